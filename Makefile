@@ -1,0 +1,45 @@
+# The targets of README; `make help` lists them. Everything is installed into $(VENV), nothing outside this folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+# make caption IMAGE=~/me.jpg
+IMAGE ?= demo/examples
+# make train DATA=... ENCODER=... ARGS="--optimization.epochs 3"; the defaults are on the Hub unless ../shared has them
+DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
+ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
+
+.PHONY: help caption test lint train clean
+.DEFAULT_GOAL = help
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*##/  make \1 \t/p' Makefile | expand -t 18
+
+caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
+	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
+
+test: $(VENV)/.installed-dev  ## run every test, the slow ones too
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(VENV)/.installed-dev  ## train the shipped checkpoint anew from photos, into runs/flickr8k
+	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/flickr8k.yaml \
+		--data.source "$(DATA)" --model.encoder "$(ENCODER)" $(ARGS)
+
+clean:  ## remove the virtual environment and the caches of the tools
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,49 @@
+"""A small image captioner: any vision encoder, a GRU decoder that attends over image regions, transformers' generate().
+
+Names load when they are used, so that importing the package costs nothing. Importing `hf_gru_captioner.model` (which any
+of the model's names does) makes transformers' auto classes know the model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Caption": "captioning",
+    "Captioner": "captioning",
+    "GRUCaptionerConfig": "model",
+    "GRUCaptionerForConditionalGeneration": "model",
+    "GRUCaptionerProcessor": "model",
+    "build_tokenizer": "tokenization",
+    "draw_attention": "visualization",
+    "load_captions": "data",
+}
+
+__all__ = [
+    "Caption",
+    "Captioner",
+    "GRUCaptionerConfig",
+    "GRUCaptionerForConditionalGeneration",
+    "GRUCaptionerProcessor",
+    "build_tokenizer",
+    "draw_attention",
+    "load_captions",
+]
+
+if TYPE_CHECKING:
+    from .captioning import Caption, Captioner
+    from .data import load_captions
+    from .model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+    from .tokenization import build_tokenizer
+    from .visualization import draw_attention
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,186 @@
+"""Photos in, captions out: what the command line, the demo and the scorer call."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+
+from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource
+
+SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and what the model thought of it.
+
+    Args:
+        text: The caption.
+        score: Its log-probability in nats, end token included, divided by `length ** length_penalty`: what beam search
+            ranks by. Nearer to 0 is better; comparable between captions of one photo.
+        words: Its tokens, as text.
+        log_probabilities: Log-probability of each word given those before it, in nats.
+        attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
+            heads; each word's sums to 1. None when the model has no attention.
+    """
+
+    text: str
+    score: float
+    words: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    attention: np.ndarray | None
+
+
+class Captioner:
+    """Captions photos.
+
+    Args:
+        model: A captioner; it is put into evaluation mode.
+        processor: Its processor.
+
+    Raises:
+        ValueError: The processor's vocabulary is not the model's.
+    """
+
+    def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
+        if len(processor.tokenizer) != model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
+                "they are not of one checkpoint."
+            )
+        self.model = model.eval()
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | PathLike | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Captioner":
+        """
+        Args:
+            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given.
+            revision, token: As in `AutoModel.from_pretrained`.
+            device: Where the model runs.
+            dtype: Precision it runs in, whatever that of the file.
+
+        Raises:
+            FileNotFoundError: Nothing of that name.
+            ValueError: Not a checkpoint of a GRU captioner.
+        """
+        name = fspath(checkpoint or SHIPPED_CHECKPOINT)
+        location = {"revision": revision, "token": token}
+        try:
+            settings, _ = PreTrainedConfig.get_config_dict(name, **location)
+        except OSError as error:
+            if Path(name).is_dir():
+                raise ValueError(f"{name} is not a checkpoint: it has no readable config.json.") from error
+            raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
+        if settings.get("model_type") != "gru_captioner":
+            raise ValueError(
+                f"{name} is not a GRU captioner but a model of type {settings.get('model_type', 'unknown')!r}."
+            )
+        try:
+            processor = GRUCaptionerProcessor.from_pretrained(name, **location)
+            model = GRUCaptionerForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, **location
+            )
+        except OSError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"the checkpoint {name} is not whole: {reason}") from error
+        return cls(model.to(device), processor)
+
+    @overload
+    def __call__(self, images: ImageSource, *, num_captions: None = None, **generation: Any) -> Caption: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageSource], *, num_captions: None = None, **generation: Any
+    ) -> list[Caption]: ...
+
+    @overload
+    def __call__(self, images: ImageSource, *, num_captions: int, **generation: Any) -> list[Caption]: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageSource], *, num_captions: int, **generation: Any
+    ) -> list[list[Caption]]: ...
+
+    @torch.inference_mode()
+    def __call__(self, images, *, num_captions=None, batch_size=16, **generation):
+        """
+        Args:
+            images: One photo (path, address, bytes, PIL image, array or tensor), or a list of them.
+            num_captions: How many captions of each photo, the best first; then each photo gives a list. At most
+                `num_beams`, unless `do_sample=True`.
+            batch_size: Photos captioned at once.
+            generation: Arguments of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
+
+        Returns:
+            One [`Caption`] a photo, or a list of `num_captions` of them.
+        """
+        is_one = isinstance(images, ImageSource) and getattr(images, "ndim", 0) != 4
+        sources = [images] if is_one else list(images)
+        captions: list[list[Caption]] = []
+        for start in range(0, len(sources), batch_size):
+            captions += self._caption_batch(sources[start : start + batch_size], num_captions or 1, generation)
+        results = captions if num_captions is not None else [of_image[0] for of_image in captions]
+        return results[0] if is_one else results
+
+    def _caption_batch(self, images, num_captions: int, generation: dict[str, Any]) -> list[list[Caption]]:
+        model = self.model
+        pixel_values = self.processor(images=images)["pixel_values"].to(model.device)
+        encoder_outputs = model.get_encoder()(pixel_values)
+        sequences = model.generate(
+            encoder_outputs=copy.copy(encoder_outputs),  # generate() repeats what it is given for each beam, in place
+            **{**generation, "num_return_sequences": num_captions, "return_dict_in_generate": False},
+        )  # (N, 1 + T)
+        labels = self._labels(sequences)
+        # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
+        output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
+        targets = labels.clamp(min=0)[..., None]  # (N, T, 1)
+        log_probabilities = output.logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (N, T)
+        attention = output.cross_attentions[0].float().mean(dim=1) if output.cross_attentions else None  # (N, T, P)
+        length_penalty = generation.get("length_penalty", model.generation_config.length_penalty)
+        length_penalty = 1.0 if length_penalty is None else length_penalty
+        captions = [
+            self._caption(
+                labels[row], log_probabilities[row], None if attention is None else attention[row], length_penalty
+            )
+            for row in range(len(labels))
+        ]
+        return [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
+
+    def _labels(self, sequences: torch.LongTensor) -> torch.LongTensor:
+        """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""
+        labels = sequences[:, 1:]
+        ended = (labels == self.model.config.eos_token_id).cumsum(dim=1)
+        is_behind_end = (ended - (labels == self.model.config.eos_token_id).long()) > 0
+        return labels.masked_fill(is_behind_end, IGNORE_INDEX)
+
+    def _caption(self, labels, log_probabilities, attention, length_penalty: float) -> Caption:
+        token_ids = labels[labels != IGNORE_INDEX]  # (T,), the end token included
+        log_probabilities = log_probabilities[: len(token_ids)]
+        num_words = int((token_ids != self.model.config.eos_token_id).sum())
+        if attention is not None:
+            rows = math.isqrt(attention.shape[-1])
+            attention = attention[:num_words].unflatten(-1, (rows, -1)).cpu().numpy()  # (words, rows, columns)
+        return Caption(
+            text=self.processor.decode(token_ids),
+            score=log_probabilities.sum().item() / len(token_ids) ** length_penalty,
+            words=tuple(self.processor.decode(token_ids[index : index + 1]) for index in range(num_words)),
+            log_probabilities=tuple(log_probabilities[:num_words].tolist()),
+            attention=attention,
+        )

@@ -1,0 +1,38 @@
+"""Rows -> one batch, whose keys are the arguments of the model's forward."""
+
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class CaptionCollator:
+    """Puts images and all of their captions into one batch, so that each image is encoded once, not once a caption.
+
+    Args:
+        processor: A `GRUCaptionerProcessor`.
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """
+        Args:
+            rows: Each with `captions`, and either `image` or `regions` `(P, D)`, the encoder's output for it.
+
+        Returns:
+            `pixel_values` `(B, 3, height, width)` or `encoder_outputs` with `(B, P, D)`; `labels` `(N, T)` of all
+            captions, image by image; `image_index` `(N,)`.
+        """
+        batch: dict[str, Any] = {}
+        if "regions" in rows[0]:
+            regions = torch.stack([row["regions"] for row in rows])  # (B, P, D)
+            batch["encoder_outputs"] = BaseModelOutput(last_hidden_state=regions)
+        else:
+            batch["pixel_values"] = self.processor(images=[row["image"] for row in rows])["pixel_values"]
+        captions = [row["captions"] for row in rows]
+        batch["labels"] = self.processor.encode_captions([caption for each in captions for caption in each])  # (N, T)
+        counts = torch.tensor([len(each) for each in captions])
+        batch["image_index"] = torch.arange(len(rows)).repeat_interleave(counts)  # (N,)
+        return batch

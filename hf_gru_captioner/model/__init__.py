@@ -1,0 +1,36 @@
+"""The room that travels to the Hub: configuration, model and processor, known to transformers' auto classes.
+
+Importing this module makes `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`, `AutoModelForMultimodalLM` and
+`AutoProcessor` take these classes for checkpoints of type `gru_captioner`, whether or not they carry code of their own.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+from .configuration_gru_captioner import GRUCaptionerConfig
+from .modeling_gru_captioner import GRUCache, GRUCaptionerForConditionalGeneration, GRUCaptionerPreTrainedModel
+from .processing_gru_captioner import GRUCaptionerProcessor, load_image
+
+AutoConfig.register("gru_captioner", GRUCaptionerConfig, exist_ok=True)
+for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_class.register(GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(GRUCaptionerConfig, GRUCaptionerProcessor, exist_ok=True)
+
+# Copies the code into every checkpoint, so that it loads where this package is not installed.
+GRUCaptionerConfig.register_for_auto_class()
+GRUCaptionerForConditionalGeneration.register_for_auto_class("AutoModel")
+GRUCaptionerProcessor.register_for_auto_class()
+
+__all__ = [
+    "GRUCache",
+    "GRUCaptionerConfig",
+    "GRUCaptionerForConditionalGeneration",
+    "GRUCaptionerPreTrainedModel",
+    "GRUCaptionerProcessor",
+    "load_image",
+]

@@ -1,0 +1,681 @@
+"""A GRU captioner: a vision encoder, and two GRUs with attention over image regions between them.
+
+    regions                     r = VisionEncoder(image)                      any transformers or timm encoder
+    keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once an image
+    language GRU                h1_t = GRU1(embed(w_t), h1_{t-1})             h1_0, h2_0 = tanh(W m)
+    attention                   c_t = Attention(h1_t, k, v)                   none | additive | multihead
+    fusion GRU                  h2_t = GRU2([h1_t; c_t], h2_{t-1})
+    output                      logits_t = E tanh(W [h2_t; c_t]) + b          E shared with the word embeddings
+
+After Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) in the two-layer arrangement of
+Bottom-Up and Top-Down Attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998), with GRUs (Cho et al. 2014,
+https://arxiv.org/abs/1406.1078). Where it differs: the attention's query is the state of the lower GRU, which sees only
+words, not last step's context. So nothing but the two recurrences is sequential, and teacher forcing takes two
+whole-sequence GRU calls and one attention call instead of a Python loop over words.
+
+Letters in shape comments:
+    B images    N captions (N = B x captions of an image)    P regions    T words of a caption    D region features
+    H hidden    E embedding    V vocabulary    A attention heads    S words of all captions together    W words of an image
+"""
+
+from dataclasses import dataclass
+from inspect import signature
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.utils import ModelOutput
+
+from .configuration_gru_captioner import GRUCaptionerConfig
+
+IGNORE_INDEX = -100  # labels of this value take no part in the loss
+
+
+@dataclass
+class GRUCaptionerEncoderOutput(ModelOutput):
+    """What the decoder needs to know of `B` images.
+
+    Args:
+        last_hidden_state: Regions as the vision encoder gives them, `(B, P, D)`.
+        projected_regions: Keys `(B, P, H)`, values `(B, P, H)` and mean region `(B, H)`, what the decoder works with.
+            A tuple on purpose: generate() repeats every tensor of this output for each beam, but leaves tuples alone,
+            and the decoder lets all beams of an image share one row.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    projected_regions: tuple[torch.FloatTensor, torch.FloatTensor, torch.FloatTensor] | None = None
+
+
+class GRUCaptionerVisionEncoder(nn.Module):
+    """Makes regions `(B, P, D)` out of what any encoder of transformers or timm gives.
+
+    The backbone keeps no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation mode,
+    BatchNorm statistics included, whatever `train()` says.
+    """
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__()
+        self.backbone = AutoModel.from_config(config.encoder_config, **_without_pooling(config.encoder_config))
+        self.region_size = _region_size(self.backbone)
+        self.set_frozen(config.freeze_encoder)
+
+    def set_frozen(self, frozen: bool) -> None:
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        dtype = next(self.backbone.parameters()).dtype
+        # Channels last: the same numbers, and convolutions that are twice as fast on a CPU.
+        pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.backbone(pixel_values, return_dict=True).last_hidden_state
+        if isinstance(features, list | tuple):  # timm's features_only: one map a stage, the wanted one last
+            features = features[-1]  # (B, D, height, width)
+        if features.ndim == 3:
+            return features[:, _num_prefix_tokens(self.backbone) :]  # (B, P, D)
+        if _is_channels_last(self.backbone):
+            return features.flatten(1, 2)  # (B, P, D)
+        return features.flatten(2).transpose(1, 2)  # (B, P, D)
+
+
+def _without_pooling(encoder_config) -> dict[str, bool]:
+    """Arguments that keep transformers' ViT, Swin and their kin from making a pooling layer that nothing here reads."""
+    model_class = MODEL_MAPPING.get(type(encoder_config), None)
+    takes_argument = model_class is not None and "add_pooling_layer" in signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if takes_argument else {}
+
+
+def _region_size(backbone: PreTrainedModel) -> int:
+    """Width D of one region."""
+    if hasattr(backbone, "timm_model"):
+        if getattr(backbone, "features_only", False):
+            return backbone.timm_model.feature_info.channels()[-1]
+        return backbone.timm_model.num_features
+    hidden_sizes = getattr(backbone.config, "hidden_sizes", None)
+    return hidden_sizes[-1] if hidden_sizes else backbone.config.hidden_size
+
+
+def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
+    """How many class, distillation and register tokens stand before the patch tokens of a `(B, tokens, D)` output."""
+    if hasattr(backbone, "timm_model"):
+        return getattr(backbone.timm_model, "num_prefix_tokens", 0)
+    embeddings = getattr(backbone, "embeddings", None)
+    tokens = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token", "register_tokens"))
+    return sum(token.shape[1] for token in tokens if token is not None)
+
+
+def _is_channels_last(backbone: PreTrainedModel) -> bool:
+    """Whether a map comes as `(B, height, width, D)`, as timm's Swin gives it, instead of `(B, D, height, width)`."""
+    return str(getattr(getattr(backbone, "timm_model", None), "output_fmt", "NCHW")) == "NHWC"
+
+
+class GRUCaptionerRegionProjection(nn.Module):
+    """Regions `(B, P, D)` -> what every word of every caption shares: keys, values `(B, P, H)` and mean `(B, H)`."""
+
+    def __init__(self, region_size: int, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(region_size)
+        self.keys_and_values = nn.Linear(region_size, 2 * hidden_size)
+
+    def forward(self, regions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        regions = regions.to(self.keys_and_values.weight.dtype)  # cached regions may be fp16 while the weights are fp32
+        keys, values = self.keys_and_values(self.norm(regions)).chunk(2, dim=-1)  # (B, P, H) each
+        return keys, values, values.mean(dim=1)  # (B, H)
+
+
+class GRUCaptionerEncoder(nn.Module):
+    """Images, or regions computed earlier, -> [`GRUCaptionerEncoderOutput`]."""
+
+    main_input_name = "pixel_values"  # read by generate()
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__()
+        self.vision = GRUCaptionerVisionEncoder(config)
+        self.projection = GRUCaptionerRegionProjection(self.vision.region_size, config.hidden_size)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        regions: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> GRUCaptionerEncoderOutput:
+        """
+        Args:
+            pixel_values: Images, `(B, channels, height, width)`.
+            regions: The vision encoder's output for these images instead, `(B, P, D)`, e.g. from a feature cache.
+            output_attentions, output_hidden_states, return_dict: What generate() passes to every encoder. Not used:
+                few backbones can give attentions, and the output is always a `ModelOutput`.
+        """
+        if (pixel_values is None) == (regions is None):
+            raise ValueError("pass either pixel_values or regions (the vision encoder's output for them).")
+        if regions is None:
+            regions = self.vision(pixel_values)
+        return GRUCaptionerEncoderOutput(last_hidden_state=regions, projected_regions=self.projection(regions))
+
+
+class MeanRegion(nn.Module):
+    """`attention_type="none"`: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+
+    def forward(self, query, keys, values):
+        mean = values.mean(dim=1, keepdim=True)  # (B, 1, H)
+        return mean.expand_as(query), None  # (B, W, H)
+
+
+class AdditiveAttention(nn.Module):
+    """softmax(v . tanh(k_p + W q)) over the regions: Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the keys bring the bias
+        self.score = nn.Linear(hidden_size, 1, bias=False)  # a constant would cancel in the softmax
+
+    def forward(self, query, keys, values):
+        hidden = torch.tanh(keys[:, None] + self.query(query)[:, :, None])  # (B, W, P, H)
+        weights = self.score(hidden).squeeze(-1).softmax(dim=-1)  # (B, W, P)
+        return weights @ values, weights[:, None]  # (B, W, H), (B, 1, W, P)
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(q . k / sqrt(H / A)) over the regions, in A heads: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
+
+    It has no output projection of its own: the fusion GRU and the output layer, its two readers, begin with one.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, query, keys, values):
+        query, keys, values = map(self._split_heads, (self.query(query), keys, values))  # (B, A, W or P, H / A)
+        scores = query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, A, W, P)
+        weights = scores.softmax(dim=-1)  # (B, A, W, P)
+        return (weights @ values).transpose(1, 2).flatten(2), weights  # (B, W, H)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _make_attention(config: GRUCaptionerConfig) -> nn.Module:
+    if config.attention_type == "none":
+        return MeanRegion()
+    if config.attention_type == "additive":
+        return AdditiveAttention(config.hidden_size)
+    return MultiHeadAttention(config.hidden_size, config.num_attention_heads)
+
+
+class GRUCache(Cache):
+    """The decoder's memory of a caption so far: both GRU states, `(2, N, H)`, and how many tokens they have seen.
+
+    Whatever its length, a caption costs the same memory and each step the same time.
+    """
+
+    is_compileable = False
+    is_croppable = False  # a GRU cannot forget its last token; the base class would say yes for a cache without layers
+
+    def __init__(self, states: torch.Tensor | None = None, seen_tokens: int = 0):
+        super().__init__(layers=[])
+        self.states = states
+        self.seen_tokens = seen_tokens
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.states is not None
+
+    @property
+    def batch_size(self) -> int:
+        return 0 if self.states is None else self.states.shape[1]
+
+    def __len__(self) -> int:
+        return 0 if self.states is None else self.states.shape[0]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.seen_tokens
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self._select(beam_idx)
+
+    def batch_select_indices(self, indices: torch.LongTensor) -> None:
+        self._select(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.states is not None:
+            self.states = self.states.repeat_interleave(repeats, dim=1)  # (2, N x repeats, H)
+
+    def reset(self) -> None:
+        self.states, self.seen_tokens = None, 0
+
+    def crop(self, max_length: int) -> None:
+        raise NotImplementedError("a GRU state cannot be rolled back; decode again from the start token.")
+
+    def _select(self, rows: torch.LongTensor) -> None:
+        if self.states is not None:
+            self.states = self.states.index_select(1, rows.to(self.states.device))  # a new tensor: the old may be shared
+
+
+class _WordLayout:
+    """Moves words between the order of the captions and a table with a row of words an image, for the attention.
+
+    All captions of an image look at the same regions, so attention is one batched product an image. Words that stand
+    packed (`PackedSequence.data`), or captions whose number differs from image to image, are sorted into that table.
+    """
+
+    def __init__(self, image_of_word: torch.Tensor, num_images: int):  # (S,)
+        words_an_image = torch.bincount(image_of_word, minlength=num_images)  # (B,)
+        order = image_of_word.argsort(stable=True)  # (S,)
+        first_of_image = words_an_image.cumsum(0) - words_an_image  # (B,)
+        column = torch.empty_like(order)
+        column[order] = torch.arange(len(order), device=order.device) - first_of_image[image_of_word[order]]
+        self.shape = (num_images, int(words_an_image.max()))  # (B, W)
+        self.cell = image_of_word * self.shape[1] + column  # (S,)
+
+    def by_image(self, words: torch.Tensor) -> torch.Tensor:  # (S, H) -> (B, W, H)
+        table = words.new_zeros(self.shape[0] * self.shape[1], words.shape[-1])
+        return table.index_copy(0, self.cell, words).view(*self.shape, -1)
+
+    def by_word(self, table: torch.Tensor) -> torch.Tensor:  # (B, W, ...) -> (S, ...)
+        return table.flatten(0, 1).index_select(0, self.cell)
+
+
+@dataclass
+class GRUCaptionerDecoderOutput(ModelOutput):
+    """Output of the decoder; `words` below is `(S,)` packed words, or `(N, T)` where nothing was packed.
+
+    Args:
+        output_embeddings: Input of the output layer, `words + (E,)`.
+        language_states, fusion_states: The GRUs' outputs, `words + (H,)`.
+        attention_weights: `words + (A, P)`, or None for `attention_type="none"`.
+        states: Last state of both GRUs, `(2, N, H)`.
+        packed: How the words are packed, or None.
+    """
+
+    output_embeddings: torch.FloatTensor | None = None
+    language_states: torch.FloatTensor | None = None
+    fusion_states: torch.FloatTensor | None = None
+    attention_weights: torch.FloatTensor | None = None
+    states: torch.FloatTensor | None = None
+    packed: PackedSequence | None = None
+
+    def pad(self, words: torch.Tensor, total_length: int) -> torch.Tensor:
+        """`words + (...)` -> `(N, T, ...)`, with zeros behind the end of each caption."""
+        if self.packed is None:
+            return words
+        return pad_packed_sequence(self.packed._replace(data=words), batch_first=True, total_length=total_length)[0]
+
+
+class GRUCaptionerDecoder(nn.Module):
+    """Language GRU, attention, fusion GRU and output projection; see the top of this file."""
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.initial_states = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.language_gru = nn.GRU(config.embedding_size, config.hidden_size, batch_first=True)
+        self.attention = _make_attention(config)
+        self.fusion_gru = nn.GRU(2 * config.hidden_size, config.hidden_size, batch_first=True)
+        self.output_projection = nn.Linear(2 * config.hidden_size, config.embedding_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        projected_regions: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        states: torch.Tensor | None = None,
+        lengths: torch.LongTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+    ) -> GRUCaptionerDecoderOutput:
+        """
+        Args:
+            input_ids: `(N, T)`.
+            projected_regions: Keys, values `(B, P, H)` and mean region `(B, H)`.
+            states: Both GRU states before the first of these tokens, `(2, N, H)`; None at the start of a caption.
+            lengths: Words of each caption, `(N,)`. Given, the captions are packed and nothing is computed for padding.
+            image_index: Image of each caption, `(N,)`; None when the captions stand image by image, N / B of each.
+        """
+        keys, values, mean_region = projected_regions
+        num_images, num_captions = len(mean_region), len(input_ids)
+        embeddings = self.dropout(self.embed_tokens(input_ids))  # (N, T, E)
+        if states is None:
+            states = torch.tanh(self.initial_states(mean_region)).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, B, H)
+            if image_index is None:
+                states = states.repeat_interleave(num_captions // num_images, dim=1)  # (2, N, H)
+            else:
+                states = states.index_select(1, image_index)  # (2, N, H)
+        language_state, fusion_state = states[:1].contiguous(), states[1:].contiguous()  # (1, N, H)
+
+        if lengths is None and image_index is None:
+            language, language_state = self.language_gru(embeddings, language_state)  # (N, T, H)
+            query = language.reshape(num_images, -1, language.shape[-1])  # (B, W, H)
+            context, weights = self.attention(query, keys, values)  # (B, W, H), (B, A, W, P)
+            context = context.reshape(language.shape)  # (N, T, H)
+            fusion, fusion_state = self.fusion_gru(torch.cat((language, context), dim=-1), fusion_state)  # (N, T, H)
+            if weights is not None:
+                weights = weights.transpose(1, 2).reshape(*input_ids.shape, *weights.shape[1::2])  # (N, T, A, P)
+            packed = None
+        else:
+            if image_index is None:
+                image_index = _image_by_image(num_captions, num_images, input_ids.device)
+            if lengths is None:
+                lengths = torch.full((num_captions,), input_ids.shape[1])
+            packed = pack_padded_sequence(embeddings, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            layout = _WordLayout(_pack_like(packed, image_index[:, None].expand_as(input_ids)), num_images)
+
+            output, language_state = self.language_gru(packed, language_state)
+            language = output.data  # (S, H)
+            context, weights = self.attention(layout.by_image(language), keys, values)  # (B, W, H), (B, A, W, P)
+            context = layout.by_word(context)  # (S, H)
+            output, fusion_state = self.fusion_gru(
+                packed._replace(data=torch.cat((language, context), dim=-1)), fusion_state
+            )
+            fusion = output.data  # (S, H)
+            if weights is not None:
+                weights = layout.by_word(weights.transpose(1, 2))  # (S, A, P)
+
+        projected = torch.tanh(self.output_projection(torch.cat((fusion, context), dim=-1)))  # (S, E) or (N, T, E)
+        return GRUCaptionerDecoderOutput(
+            output_embeddings=self.dropout(projected),
+            language_states=language,
+            fusion_states=fusion,
+            attention_weights=weights,
+            states=torch.cat((language_state, fusion_state)),  # (2, N, H)
+            packed=packed,
+        )
+
+
+def _image_by_image(num_captions: int, num_images: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(num_images, device=device).repeat_interleave(num_captions // num_images)  # (N,)
+
+
+def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
+    """Packs `(N, T)` rows as `packed` is packed, `(S,)`."""
+    rows = rows.index_select(0, packed.sorted_indices)  # (N, T)
+    num_rows = torch.arange(len(rows), device=rows.device)[None] < packed.batch_sizes.to(rows.device)[:, None]
+    return rows[:, : len(packed.batch_sizes)].T[num_rows]  # (S,)
+
+
+class GRUCaptionerPreTrainedModel(PreTrainedModel):
+    """Weight initialization and what transformers asks of a model class."""
+
+    config: GRUCaptionerConfig
+    config_class = GRUCaptionerConfig
+    base_model_prefix = "gru_captioner"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    accepts_loss_kwargs = True
+    _is_stateful = True  # a recurrent state can't be rolled back: assisted decoding is refused with a clear message
+    _no_split_modules = ["GRUCaptionerDecoder"]
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # generate() must not make a key-value cache: the state is a GRUCache, made by forward
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.GRU):
+            for name, parameter in module.named_parameters(recurse=False):
+                for gate in parameter.chunk(3):  # reset, update and new gate, stacked
+                    if name.startswith("weight_hh"):
+                        init.orthogonal_(gate)
+                    elif name.startswith("weight_ih"):
+                        init.xavier_uniform_(gate)
+                    else:
+                        init.zeros_(gate)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        else:
+            super()._init_weights(module)
+
+
+class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, GenerationMixin):
+    """Writes captions of images: `model.generate(pixel_values=...)`, or `model(pixel_values=..., labels=...)` to train."""
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__(config)
+        self.encoder = GRUCaptionerEncoder(config)
+        self.decoder = GRUCaptionerDecoder(config)
+        self.lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.post_init()
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls, encoder_name_or_path: str, revision: str | None = None, token: str | bool | None = None, **config_kwargs
+    ) -> "GRUCaptionerForConditionalGeneration":
+        """A captioner with a pretrained vision encoder and a new decoder, ready to train.
+
+        Args:
+            encoder_name_or_path: Hub id or folder of the encoder, e.g. `"timm/tf_efficientnet_lite0.in1k"`.
+            revision, token: As in `AutoModel.from_pretrained`.
+            config_kwargs: Fields of [`GRUCaptionerConfig`], e.g. `vocab_size=len(tokenizer)`.
+
+        Raises:
+            TypeError: A keyword is not a field of the configuration.
+            OSError: The encoder is not found.
+        """
+        unknown = sorted(set(config_kwargs) - set(signature(GRUCaptionerConfig).parameters))
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)} is not a field of GRUCaptionerConfig.")
+        location = {"revision": revision, "token": token}
+        encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **location)
+        encoder = AutoModel.from_pretrained(
+            encoder_name_or_path, dtype=torch.float32, **location, **_without_pooling(encoder_config)
+        )
+        encoder_config.dtype = None  # else the encoder of a half-precision checkpoint stays half inside a float model
+        encoder_weights = encoder.state_dict()
+        if str(getattr(encoder_config, "architecture", "")).startswith("vgg"):
+            # timm's VGG ends in 120 M weights of classifier. Show, Attend and Tell looks at conv5 before the last pooling.
+            encoder_config.model_args = {"features_only": True, "out_indices": [-2]}
+            encoder_weights = {
+                name.replace("timm_model.features.", "timm_model.features_"): weight
+                for name, weight in encoder_weights.items()
+                if "pre_logits" not in name
+            }
+        model = cls(GRUCaptionerConfig(encoder_config=encoder_config, **config_kwargs))
+        model.encoder.vision.backbone.load_state_dict(encoder_weights)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers, which loads every weight as trainable; here a frozen encoder stays frozen."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+        model.encoder.vision.set_frozen(model.config.freeze_encoder)
+        return loaded
+
+    def set_encoder_trainable(self, trainable: bool = True) -> None:
+        """Unfreezes the vision encoder (gradients, and BatchNorm as `train()` says), or freezes it again."""
+        self.config.freeze_encoder = not trainable
+        self.encoder.vision.set_frozen(not trainable)
+
+    def get_encoder(self, modality: str | None = None) -> GRUCaptionerEncoder:
+        return self.encoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.decoder.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """Labels `(N, T)` one to the right behind the start token; ignored labels become padding."""
+        input_ids = labels.roll(1, dims=-1)
+        input_ids[:, 0] = self.config.decoder_start_token_id
+        return input_ids.masked_fill(input_ids == IGNORE_INDEX, self.config.pad_token_id)  # (N, T)
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        encoder_outputs: GRUCaptionerEncoderOutput | tuple | None = None,
+        past_key_values: GRUCache | None = None,
+        labels: torch.LongTensor | None = None,
+        image_index: torch.LongTensor | None = None,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        skip_logits: bool = False,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Seq2SeqLMOutput | tuple:
+        """
+        Args:
+            pixel_values: Images, `(B, channels, height, width)`.
+            decoder_input_ids: Tokens so far, the start token first, `(N, T)`; made from `labels` when not given.
+            encoder_outputs: Output of `get_encoder()` for these images, or any output whose `last_hidden_state` (or
+                first element) is the vision encoder's `(B, P, D)`; then `pixel_values` are not needed.
+            past_key_values: State after the tokens before `decoder_input_ids`.
+            labels: Next tokens, end token included, start token not, filled up with -100, `(N, T)`. With labels,
+                captions are packed: no work is done, and logits are zero, behind the last label of each caption.
+            image_index: Image of each caption, `(N,)`, rows in any order and number. Without it, captions stand image
+                by image, the same number of each.
+            label_smoothing: Share of the target spread over all words (https://arxiv.org/abs/1512.00567), in [0, 1).
+            num_items_in_batch: Number that the summed loss is divided by; the number of labels in this call when not
+                given. For exact gradient accumulation.
+            skip_logits: Leave `logits` out of the output; saves a `(N, T, V)` copy in training.
+            use_cache: Return `past_key_values`; yes, unless labels are given.
+            output_attentions: Return `cross_attentions`, a tuple of one `(N, A, T, P)`; rows sum to 1 over the regions.
+            output_hidden_states: Return `decoder_hidden_states`, language and fusion GRU, `(N, T, H)` each.
+            return_dict: A `ModelOutput` (the default), or a tuple.
+
+        Raises:
+            ValueError: When inputs are missing, or their numbers of rows don't fit together.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        output_hidden_states = (
+            self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        encoder_outputs = self._encode(pixel_values, encoder_outputs)
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("forward needs labels or decoder_input_ids; to write captions call generate().")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        self._check_rows(decoder_input_ids, labels, image_index, len(encoder_outputs.projected_regions[0]))
+
+        lengths = None
+        if labels is not None:
+            position = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+            lengths = ((labels != IGNORE_INDEX) * position).amax(dim=1).clamp(min=1)  # (N,), the last label counts
+        decoded = self.decoder(
+            decoder_input_ids,
+            encoder_outputs.projected_regions,
+            states=past_key_values.states if past_key_values is not None else None,
+            lengths=lengths,
+            image_index=image_index,
+        )
+        words = self.lm_head(decoded.output_embeddings)  # (S, V) or (N, T, V)
+
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(
+                words.float(),
+                _pack_like(decoded.packed, labels),
+                ignore_index=IGNORE_INDEX,
+                reduction="mean" if num_items_in_batch is None else "sum",
+                label_smoothing=label_smoothing,
+            )
+            if num_items_in_batch is not None:
+                loss = loss / num_items_in_batch
+
+        total_length = decoder_input_ids.shape[1]
+        cache = None
+        if labels is None if use_cache is None else use_cache:
+            seen_tokens = past_key_values.seen_tokens if past_key_values is not None else 0
+            cache = GRUCache(decoded.states, seen_tokens + total_length)
+        attentions = hidden_states = None
+        if output_attentions and decoded.attention_weights is not None:
+            attentions = (decoded.pad(decoded.attention_weights, total_length).transpose(1, 2),)  # (N, A, T, P)
+        if output_hidden_states:
+            hidden_states = (
+                decoded.pad(decoded.language_states, total_length),  # (N, T, H)
+                decoded.pad(decoded.fusion_states, total_length),  # (N, T, H)
+            )
+        output = Seq2SeqLMOutput(
+            loss=loss,
+            logits=None if skip_logits else decoded.pad(words, total_length),  # (N, T, V)
+            past_key_values=cache,
+            decoder_hidden_states=hidden_states,
+            cross_attentions=attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _encode(self, pixel_values, encoder_outputs) -> GRUCaptionerEncoderOutput:
+        if encoder_outputs is None:
+            if pixel_values is None:
+                raise ValueError("forward needs pixel_values or encoder_outputs.")
+            return self.encoder(pixel_values)
+        if getattr(encoder_outputs, "projected_regions", None) is not None:
+            return encoder_outputs
+        return self.encoder(regions=encoder_outputs[0])
+
+    @staticmethod
+    def _check_rows(decoder_input_ids, labels, image_index, num_images: int) -> None:
+        num_captions = len(decoder_input_ids)
+        if labels is not None and labels.shape != decoder_input_ids.shape:
+            raise ValueError(
+                f"labels and decoder_input_ids must have the same shape, found {tuple(labels.shape)} and "
+                f"{tuple(decoder_input_ids.shape)}."
+            )
+        if image_index is not None and image_index.shape != (num_captions,):
+            raise ValueError(
+                f"image_index names the image of each of the {num_captions} captions, found shape "
+                f"{tuple(image_index.shape)}."
+            )
+        if image_index is None and num_captions % num_images:
+            raise ValueError(
+                f"{num_captions} captions can't be shared out evenly among {num_images} images: pass image_index, the "
+                "image of each caption."
+            )
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, past_key_values=None, is_first_iteration=False, **kwargs
+    ):
+        """Feeds only what the state has not seen when generation goes on from a user's `past_key_values`."""
+        if is_first_iteration and past_key_values is not None and past_key_values.get_seq_length() > 0:
+            next_sequence_length = max(input_ids.shape[1] - past_key_values.get_seq_length(), 1)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with every auto class that leads to this model written into the configuration."""
+        reference = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+        doors = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+        self.config.auto_map = dict.fromkeys(doors, reference)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+__all__ = ["GRUCache", "GRUCaptionerForConditionalGeneration", "GRUCaptionerPreTrainedModel"]

@@ -1,0 +1,223 @@
+"""Processor of the GRU captioner: image -> `pixel_values`, captions -> `labels`, token ids -> text.
+
+Photos of any shape are squashed to the encoder's square. MEASURED_PLACEHOLDER
+"""
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from transformers import AutoConfig, AutoImageProcessor, CLIPImageProcessor, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import ProcessorMixin
+
+ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
+
+IGNORE_INDEX = -100  # fills the labels of short captions; takes no part in the loss
+
+
+def load_image(source: ImageSource, timeout: float = 10.0) -> Image.Image:
+    """Any image as it would be looked at: upright, RGB, 8 bits, transparent parts over white.
+
+    Args:
+        source: Path, `http(s)://` address, the bytes of an image file, PIL image, or an array or tensor `(H, W)`,
+            `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
+            Of an animation, the first frame.
+        timeout: Seconds to wait for an address to answer.
+
+    Raises:
+        FileNotFoundError: No file at that path.
+        ValueError: Not an image, or a damaged one. Says which.
+        TypeError: Not one of the kinds above.
+    """
+    if isinstance(source, Image.Image):
+        image, name = source, "the image"
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        image, name = _from_array(np.asarray(source.detach().cpu() if isinstance(source, torch.Tensor) else source)), ""
+    elif isinstance(source, bytes | str | os.PathLike):
+        image, name = _open(source, timeout)
+    else:
+        raise TypeError(
+            f"an image is a path, an address, bytes, a PIL image, an array or a tensor; found {type(source).__name__}."
+        )
+    try:
+        image = next(iter(ImageSequence.Iterator(image))) if getattr(image, "is_animated", False) else image
+        return _flatten_to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} can't be read to its end, it may be damaged: {error}.") from error
+
+
+def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Image, str]:
+    name = "the image" if isinstance(source, bytes) else os.fspath(source)
+    if isinstance(source, bytes):
+        file: BytesIO | Path = BytesIO(source)
+    elif name.startswith(("http://", "https://")):
+        import httpx  # comes with huggingface_hub
+
+        try:
+            response = httpx.get(name, timeout=timeout, follow_redirects=True).raise_for_status()
+        except httpx.HTTPError as error:
+            raise ValueError(f"{name} can't be fetched: {error}.") from error
+        file = BytesIO(response.content)
+    else:
+        file = Path(source).expanduser()
+        if not file.exists():
+            raise FileNotFoundError(f"{name}: no such file.")
+        if file.is_dir():
+            raise ValueError(f"{name} is a folder, not an image.")
+    try:
+        return Image.open(file), name
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image of a known format.") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} can't be read: {error}.") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[-1] not in channels and array.shape[0] in channels:
+        array = array.transpose(1, 2, 0)  # (H, W, C)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in channels) or 0 in array.shape:
+        raise ValueError(f"an image array is (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, found {array.shape}.")
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # also refuses nan
+            raise ValueError(
+                f"a float image has values in [0, 1], found {array.min():g} to {array.max():g}: pass 8-bit integers."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        if array.min() < 0 or array.max() > 255:
+            raise ValueError(f"an integer image has values in [0, 255], found {array.min()} to {array.max()}.")
+        array = array.astype(np.uint8)
+    return Image.fromarray(array)
+
+
+def _flatten_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((levels >> 8 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        image = _from_array(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        image = canvas
+    return image.convert("RGB")
+
+
+class GRUCaptionerProcessor(ProcessorMixin):
+    """Wraps an image processor and a caption tokenizer into the one object that a captioner needs.
+
+    Args:
+        image_processor: Any of transformers' image processors; [`from_encoder_pretrained`] makes the fitting one.
+        tokenizer: Tokenizer of captions that ends each with its end token and does not begin it with the start token.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        encoder_name_or_path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        image_size: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> "GRUCaptionerProcessor":
+        """The processor that fits a pretrained vision encoder: its size, mean and standard deviation.
+
+        Args:
+            encoder_name_or_path: Hub id or folder of the encoder.
+            tokenizer: Tokenizer of the captions.
+            image_size: Side of the square in pixels; the encoder's own when not given.
+            revision, token: As in `AutoImageProcessor.from_pretrained`.
+        """
+        location = {"revision": revision, "token": token}
+        config = AutoConfig.from_pretrained(encoder_name_or_path, **location)
+        timm_settings = getattr(config, "pretrained_cfg", None)
+        if timm_settings is not None:
+            encoder_size = timm_settings["input_size"][-1]
+            mean, std = timm_settings["mean"], timm_settings["std"]
+        else:
+            encoder_processor = AutoImageProcessor.from_pretrained(encoder_name_or_path, **location)
+            size = getattr(encoder_processor, "crop_size", None) or encoder_processor.size
+            encoder_size = size.get("height") or size["shortest_edge"]
+            mean, std = encoder_processor.image_mean, encoder_processor.image_std
+        side = image_size or encoder_size
+        image_processor = CLIPImageProcessor(
+            size={"height": side, "width": side},
+            do_center_crop=False,
+            resample=PILImageResampling.BICUBIC,
+            image_mean=list(mean),
+            image_std=list(std),
+        )
+        return cls(image_processor, tokenizer)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "labels"]
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource] | None = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str = "pt",
+    ) -> BatchFeature:
+        """
+        Args:
+            images: One image or several, of any kind that [`load_image`] takes; a 4-d array or tensor is a batch.
+            text: Captions, all of the first image, then all of the second, and so on.
+            return_tensors: Only `"pt"`.
+
+        Returns:
+            `pixel_values` `(B, 3, side, side)` for images; `labels` `(N, T)` for text: token ids up to and including
+            the end token, then -100.
+        """
+        if images is None and text is None:
+            raise ValueError("pass images, text (captions), or both.")
+        if return_tensors != "pt":
+            raise ValueError(f'return_tensors must be "pt", found {return_tensors!r}: the model takes torch tensors.')
+        inputs = BatchFeature()
+        if images is not None:
+            inputs["pixel_values"] = self.image_processor(self.load_images(images), return_tensors="pt")["pixel_values"]
+        if text is not None:
+            inputs["labels"] = self.encode_captions(text)
+        return inputs
+
+    @staticmethod
+    def load_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
+        """One image, a sequence of images or a 4-d array -> upright RGB images."""
+        is_one = isinstance(images, ImageSource) and getattr(images, "ndim", 0) != 4
+        return [load_image(image) for image in ([images] if is_one else images)]
+
+    def encode_captions(self, captions: str | Sequence[str]) -> torch.LongTensor:
+        """Captions -> labels `(N, T)`."""
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        encoded = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
+        return encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, IGNORE_INDEX)
+
+    def batch_decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> list[str]:
+        """Generated ids or labels `(N, T)` -> captions."""
+        ids = torch.as_tensor(token_ids)
+        ids = ids.masked_fill(ids == IGNORE_INDEX, self.tokenizer.pad_token_id)
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> str:
+        """Ids of one caption `(T,)` -> text."""
+        return self.batch_decode(torch.as_tensor(token_ids)[None], skip_special_tokens, **kwargs)[0]
+
+
+__all__ = ["GRUCaptionerProcessor", "load_image"]

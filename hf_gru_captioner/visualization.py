@@ -1,0 +1,55 @@
+"""Attention weights -> a picture of where the model looked at each word."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+PANEL_HEIGHT = 200  # pixels
+LABEL_HEIGHT = 26  # pixels
+DARKEST = 0.2  # brightness of a region without attention; the word's strongest region has 1
+
+
+def draw_attention(
+    image: Image.Image, words: Sequence[str], attention: np.ndarray, max_columns: int = 6
+) -> Image.Image:
+    """The photo, then once a word with the regions lit that the word looked at.
+
+    Args:
+        image: The photo that was captioned.
+        words: Words of the caption.
+        attention: `(words, rows, columns)`, as in `Caption.attention`.
+        max_columns: Panels side by side.
+
+    Raises:
+        ValueError: Not one map a word.
+    """
+    if attention is None or len(attention) != len(words):
+        raise ValueError(
+            f"draw_attention needs one map a word, found {0 if attention is None else len(attention)} maps for "
+            f"{len(words)} words; a model with attention_type='none' has no maps."
+        )
+    width = max(1, round(image.width * PANEL_HEIGHT / image.height))
+    photo = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
+    panels = [("", photo)] + [
+        (word, _light(photo, weights)) for word, weights in zip(words, attention, strict=True)
+    ]
+    columns = min(max_columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    sheet = Image.new("RGB", (columns * width, rows * (PANEL_HEIGHT + LABEL_HEIGHT)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=18)
+    for index, (word, panel) in enumerate(panels):
+        left, top = index % columns * width, index // columns * (PANEL_HEIGHT + LABEL_HEIGHT)
+        sheet.paste(panel, (left, top + LABEL_HEIGHT))
+        draw.text((left + 4, top + 3), word, fill="black", font=font)
+    return sheet
+
+
+def _light(photo: Image.Image, weights: np.ndarray) -> Image.Image:
+    """The photo, as bright as each place's weight is against the largest."""
+    relative = np.round(weights / weights.max() * 255).astype(np.uint8)
+    smooth = Image.fromarray(relative).resize(photo.size, Image.Resampling.BICUBIC)
+    brightness = DARKEST + (1 - DARKEST) * np.asarray(smooth, dtype=np.float32)[..., None] / 255  # (height, width, 1)
+    return Image.fromarray(np.round(np.asarray(photo) * brightness).astype(np.uint8))

@@ -1,0 +1,107 @@
+"""Tiny captioners with random weights, and photos made on the spot. Nothing here or in the tests reaches the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: a test that would download must fail at once
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from transformers import CLIPImageProcessor, TimmWrapperConfig
+
+from hf_gru_captioner.model import (
+    GRUCaptionerConfig,
+    GRUCaptionerForConditionalGeneration,
+    GRUCaptionerProcessor,
+)
+from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
+
+torch.set_num_threads(1)  # the tests' matrices are small; more threads only wait for each other
+
+CAPTIONS = (
+    "A brown dog runs through the grass .",
+    "Two children play on the beach .",
+    "The man's bike isn't red , it is blue .",
+    "A girl in a pink T-shirt jumps .",
+)
+IMAGE_SIZE = 96  # pixels; the tiny encoder makes 3x3 regions of it
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer(CAPTIONS, min_count=1)
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer):
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return GRUCaptionerProcessor(CLIPImageProcessor(size=size, do_center_crop=False), tokenizer)
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """Makes a tiny captioner; keywords are fields of its configuration."""
+
+    def make(seed: int = 0, **overrides) -> GRUCaptionerForConditionalGeneration:
+        torch.manual_seed(seed)
+        fields = {
+            "encoder_config": TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False),
+            "embedding_size": 12,
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            **special_token_ids(tokenizer),
+            **overrides,
+        }
+        return GRUCaptionerForConditionalGeneration(GRUCaptionerConfig(**fields)).eval()
+
+    return make
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def checkpoint(model, processor, tmp_path):
+    """Folder of a whole tiny checkpoint."""
+    folder = tmp_path / "checkpoint"
+    model.generation_config.update(max_new_tokens=6, num_beams=2)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_photo():
+    """Makes a photo-like picture: a smooth colour gradient with noise."""
+
+    def make(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
+        random = np.random.default_rng(seed)
+        corners = random.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+        return Image.fromarray((smooth + random.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+    return make
+
+
+@pytest.fixture
+def photo(make_photo) -> Image.Image:
+    return make_photo()
+
+
+@pytest.fixture
+def make_dataset(make_photo):
+    """Makes a captioned data set of `size` photos in memory, each with two captions."""
+
+    def make(size: int = 4) -> Dataset:
+        rows = {
+            "image": [make_photo(seed) for seed in range(size)],
+            "captions": [[CAPTIONS[seed % 4], CAPTIONS[(seed + 1) % 4]] for seed in range(size)],
+        }
+        return Dataset.from_dict(rows, features=Features({"image": ImageFeature(), "captions": List(Value("string"))}))
+
+    return make

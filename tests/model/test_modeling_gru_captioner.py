@@ -1,0 +1,644 @@
+import copy
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModel,
+    ConvNextConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    ResNetConfig,
+    SwinConfig,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTConfig,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from hf_gru_captioner.model import GRUCache, GRUCaptionerForConditionalGeneration
+from hf_gru_captioner.model.modeling_gru_captioner import IGNORE_INDEX
+
+ATTENTION_TYPES = ("none", "additive", "multihead")
+every_attention = pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+
+
+def random_regions(model, num_images=2, num_regions=9, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_images, num_regions, model.encoder.vision.region_size, generator=generator)
+
+
+def random_labels(model, lengths=(5, 2, 7, 3), seed=2):
+    """Labels of words, then the end token, then -100."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.full((len(lengths), max(lengths)), IGNORE_INDEX)
+    for row, length in enumerate(lengths):
+        labels[row, :length] = torch.randint(4, model.config.vocab_size, (length,), generator=generator)
+        labels[row, length - 1] = model.config.eos_token_id
+    return labels
+
+
+def words_of(sequence):
+    """A generated sequence without its start token and what stands behind its end token."""
+    words = sequence[1:].tolist()
+    return tuple(words[: words.index(2) + 1] if 2 in words else words)
+
+
+def encode(model, **kwargs):
+    return model.get_encoder()(regions=random_regions(model, **kwargs))
+
+
+# ------------------------------------------------------------------------------------------------------- the decoder
+
+
+def gru_step(gru, x, h):
+    """Cho et al. 2014 in the form of torch's nn.GRU, written out."""
+    W_r, W_z, W_n = gru.weight_ih_l0.chunk(3)
+    U_r, U_z, U_n = gru.weight_hh_l0.chunk(3)
+    b_r, b_z, b_n = gru.bias_ih_l0.chunk(3)
+    c_r, c_z, c_n = gru.bias_hh_l0.chunk(3)
+    r = torch.sigmoid(W_r @ x + b_r + U_r @ h + c_r)
+    z = torch.sigmoid(W_z @ x + b_z + U_z @ h + c_z)
+    n = torch.tanh(W_n @ x + b_n + r * (U_n @ h + c_n))
+    return (1 - z) * n + z * h
+
+
+def attend_by_hand(attention, attention_type, query, keys, values):
+    if attention_type == "none":
+        return values.mean(0)
+    if attention_type == "additive":
+        scores = torch.stack([attention.score.weight[0] @ torch.tanh(k + attention.query.weight @ query) for k in keys])
+        return sum(weight * value for weight, value in zip(scores.softmax(0), values, strict=True))
+    query = attention.query.weight @ query + attention.query.bias
+    size = len(query) // attention.num_heads
+    context = []
+    for head in range(attention.num_heads):
+        part = slice(head * size, (head + 1) * size)
+        weights = torch.stack([k[part] @ query[part] / size**0.5 for k in keys]).softmax(0)
+        context.append(sum(weight * value[part] for weight, value in zip(weights, values, strict=True)))
+    return torch.cat(context)
+
+
+def decode_by_hand(model, regions, token_ids):
+    """The equations at the top of the model's file, one word of one caption at a time -> logits `(T, V)`."""
+    decoder, projection, hidden_size = model.decoder, model.encoder.projection, model.config.hidden_size
+    normalized = torch.stack([(r - r.mean()) / (r.var(unbiased=False) + 1e-5).sqrt() for r in regions])
+    projected = normalized @ projection.keys_and_values.weight.T + projection.keys_and_values.bias
+    keys, values = projected[:, :hidden_size], projected[:, hidden_size:]
+    start = torch.tanh(decoder.initial_states.weight @ values.mean(0) + decoder.initial_states.bias)
+    h1, h2 = start[:hidden_size], start[hidden_size:]
+    logits = []
+    for token in token_ids:
+        h1 = gru_step(decoder.language_gru, decoder.embed_tokens.weight[token], h1)
+        context = attend_by_hand(decoder.attention, model.config.attention_type, h1, keys, values)
+        h2 = gru_step(decoder.fusion_gru, torch.cat((h1, context)), h2)
+        output = torch.tanh(decoder.output_projection.weight @ torch.cat((h2, context)) + decoder.output_projection.bias)
+        logits.append(decoder.embed_tokens.weight @ output + model.lm_head.bias)
+    return torch.stack(logits)
+
+
+@torch.no_grad()
+@every_attention
+def test_the_decoder_follows_the_equations_written_out_by_hand(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    for parameter in model.decoder.parameters():  # biases start at zero, which would hide a missing one
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    token_ids = [0, 4, 9, 5]
+    regions = random_regions(model, num_images=1)
+    logits = model(encoder_outputs=(regions,), decoder_input_ids=torch.tensor([token_ids])).logits
+    by_hand = decode_by_hand(model, regions[0], token_ids)
+    torch.testing.assert_close(logits[0], by_hand, atol=1e-5, rtol=1e-5)
+
+    broken = copy.deepcopy(model)
+    broken.decoder.language_gru.weight_hh_l0.copy_(broken.decoder.language_gru.weight_hh_l0.roll(1, 0))
+    twin = broken(encoder_outputs=(regions,), decoder_input_ids=torch.tensor([token_ids])).logits
+    assert (twin[0] - by_hand).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@every_attention
+def test_packed_padded_chunked_and_stepwise_decoding_agree(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    encoder_outputs, labels = encode(model), random_labels(model)
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    is_word = labels != IGNORE_INDEX
+
+    packed = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True, output_hidden_states=True)
+    padded = model(
+        encoder_outputs=encoder_outputs, decoder_input_ids=input_ids, output_attentions=True, output_hidden_states=True
+    )
+    torch.testing.assert_close(packed.logits[is_word], padded.logits[is_word])
+    assert (packed.logits[~is_word] == 0).all()
+    for of_packed, of_padded in zip(packed.decoder_hidden_states, padded.decoder_hidden_states, strict=True):
+        torch.testing.assert_close(of_packed[is_word], of_padded[is_word])
+    if attention_type == "none":
+        assert packed.cross_attentions is None
+        assert padded.cross_attentions is None
+    else:
+        of_packed, of_padded = (each.cross_attentions[0].transpose(1, 2)[is_word] for each in (packed, padded))
+        torch.testing.assert_close(of_packed, of_padded)
+        torch.testing.assert_close(of_padded.sum(-1), torch.ones_like(of_padded.sum(-1)))
+
+    for chunk in (1, 3):
+        cache, logits = None, []
+        for ids in input_ids.split(chunk, dim=1):
+            output = model(encoder_outputs=encoder_outputs, decoder_input_ids=ids, past_key_values=cache)
+            cache = output.past_key_values
+            logits.append(output.logits)
+        torch.testing.assert_close(torch.cat(logits, dim=1), padded.logits)
+        assert cache.get_seq_length() == input_ids.shape[1]
+
+
+@torch.no_grad()
+@every_attention
+def test_captions_that_share_an_image_see_what_they_would_see_alone(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    regions, labels = random_regions(model), random_labels(model)
+    together = model(encoder_outputs=(regions,), labels=labels)
+    for row in range(4):
+        image = row // 2
+        alone = model(encoder_outputs=(regions[image : image + 1],), labels=labels[row : row + 1])
+        length = int((labels[row] != IGNORE_INDEX).sum())
+        torch.testing.assert_close(together.logits[row, :length], alone.logits[0, :length])
+
+
+@torch.no_grad()
+@every_attention
+def test_captions_come_in_any_order_and_number_when_image_index_names_their_images(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    regions = random_regions(model, num_images=3)
+    labels = random_labels(model, lengths=(5, 2, 7, 3, 4))
+    image_index = torch.tensor([2, 0, 2, 2, 0])  # none of image 1
+    output = model(encoder_outputs=(regions,), labels=labels, image_index=image_index)
+    alone = model(encoder_outputs=(regions[image_index],), labels=labels)
+    torch.testing.assert_close(output.logits, alone.logits)
+    padded = model(
+        encoder_outputs=(regions,),
+        decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+        image_index=image_index,
+    )
+    torch.testing.assert_close(padded.logits[labels != IGNORE_INDEX], output.logits[labels != IGNORE_INDEX])
+
+
+def test_the_loss_is_the_mean_over_words_and_packing_leaves_its_gradients_alone(model):
+    model.train()  # the tiny model's dropout is drawn per element, so it is switched off for the comparison
+    model.decoder.dropout.p = 0.0
+    regions, labels = random_regions(model), random_labels(model)
+    packed = model(encoder_outputs=(regions,), labels=labels, label_smoothing=0.1)
+    packed.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    logits = model(encoder_outputs=(regions,), decoder_input_ids=input_ids).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, label_smoothing=0.1)
+    loss.backward()
+    torch.testing.assert_close(packed.loss, loss)
+    assert gradients.keys() == {name for name, p in model.named_parameters() if p.grad is not None}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_num_items_in_batch_replaces_the_mean(model):
+    regions, labels = random_regions(model), random_labels(model)
+    mean = model(encoder_outputs=(regions,), labels=labels).loss
+    num_words = (labels != IGNORE_INDEX).sum()
+    divided = model(encoder_outputs=(regions,), labels=labels, num_items_in_batch=2 * num_words).loss
+    torch.testing.assert_close(divided, mean / 2)
+
+
+@torch.no_grad()
+def test_labels_inside_a_caption_can_be_ignored(model):
+    regions, labels = random_regions(model), random_labels(model)
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    masked = labels.clone()
+    masked[2, 3] = IGNORE_INDEX
+    logits = model(encoder_outputs=(regions,), decoder_input_ids=input_ids).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), masked.flatten(), ignore_index=IGNORE_INDEX)
+    torch.testing.assert_close(
+        model(encoder_outputs=(regions,), decoder_input_ids=input_ids, labels=masked).loss, expected
+    )
+
+
+def test_labels_become_decoder_inputs_behind_the_start_token(model):
+    labels = torch.tensor([[7, 8, 2], [9, 2, IGNORE_INDEX]])
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    assert input_ids.tolist() == [[0, 7, 8], [0, 9, 2]]
+    assert labels.tolist() == [[7, 8, 2], [9, 2, IGNORE_INDEX]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "pixel_values or encoder_outputs"),
+        ({"encoder_outputs": (torch.zeros(2, 9, 256),)}, "labels or decoder_input_ids"),
+        ({"encoder_outputs": (torch.zeros(2, 9, 256),), "labels": torch.zeros(3, 4).long()}, "pass image_index"),
+        (
+            {
+                "encoder_outputs": (torch.zeros(2, 9, 256),),
+                "labels": torch.zeros(3, 4).long(),
+                "image_index": torch.zeros(2).long(),
+            },
+            "image of each of the 3 captions",
+        ),
+        (
+            {
+                "encoder_outputs": (torch.zeros(2, 9, 256),),
+                "labels": torch.zeros(2, 4).long(),
+                "decoder_input_ids": torch.zeros(2, 3).long(),
+            },
+            "must have the same shape",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(model, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+def test_logits_can_be_skipped_and_outputs_can_be_a_tuple(model):
+    regions, labels = random_regions(model), random_labels(model)
+    assert model(encoder_outputs=(regions,), labels=labels, skip_logits=True).logits is None
+    loss, logits, *_ = model(encoder_outputs=(regions,), labels=labels, return_dict=False)
+    assert loss.ndim == 0
+    assert logits.shape == (*labels.shape, model.config.vocab_size)
+
+
+# -------------------------------------------------------------------------------------------------------- generate()
+
+
+@every_attention
+def test_a_wide_beam_search_finds_what_exhaustive_search_finds(make_model, attention_type):
+    model = make_model(attention_type=attention_type, vocab_size=6, seed=3)
+    model.decoder.embed_tokens.weight.data.mul_(4)  # sharper distributions, so that scores differ
+    encoder_outputs = encode(model, num_images=1)
+    max_length = 3
+    scored = {}
+    for words in itertools.product(range(6), repeat=max_length):
+        ended = words.index(2) + 1 if 2 in words else max_length
+        scored[words[:ended]] = None
+    for words in scored:
+        output = model(encoder_outputs=encoder_outputs, labels=torch.tensor([words]))
+        log_probabilities = output.logits.log_softmax(-1)[0, range(len(words)), list(words)]
+        scored[words] = log_probabilities.sum().item() / len(words) ** 0.7
+    best = sorted(scored, key=scored.get, reverse=True)[:5]
+
+    found = model.generate(
+        encoder_outputs=copy.copy(encoder_outputs),
+        num_beams=len(scored),
+        num_return_sequences=5,
+        max_new_tokens=max_length,
+        length_penalty=0.7,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    assert [words_of(row) for row in found.sequences] == best
+    torch.testing.assert_close(found.sequences_scores, torch.tensor([scored[words] for words in best]))
+
+
+@every_attention
+def test_beam_search_with_and_without_cache_writes_the_same(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    encoder_outputs = encode(model, num_images=3)
+    settings = {"num_beams": 4, "num_return_sequences": 3, "max_new_tokens": 8}
+    cached = model.generate(encoder_outputs=copy.copy(encoder_outputs), **settings)
+    uncached = model.generate(encoder_outputs=copy.copy(encoder_outputs), use_cache=False, **settings)
+    assert cached.tolist() == uncached.tolist()
+    assert len(cached) == 9
+
+
+def test_a_cache_whose_beams_are_not_reordered_is_noticed(model, monkeypatch):
+    encoder_outputs = encode(model, num_images=3)
+    settings = {"num_beams": 4, "num_return_sequences": 3, "max_new_tokens": 8}
+    right = model.generate(encoder_outputs=copy.copy(encoder_outputs), **settings)
+    monkeypatch.setattr(GRUCache, "reorder_cache", lambda self, beam_idx: None)
+    wrong = model.generate(encoder_outputs=copy.copy(encoder_outputs), **settings)
+    assert right.tolist() != wrong.tolist()
+
+
+@every_attention
+def test_a_batch_writes_what_its_images_get_alone(make_model, attention_type):
+    model = make_model(attention_type=attention_type)
+    regions = random_regions(model, num_images=3)
+    for settings in ({}, {"num_beams": 3}):
+        batch = model.generate(
+            encoder_outputs=model.get_encoder()(regions=regions), max_new_tokens=8, **settings
+        ).tolist()
+        for row in range(3):
+            alone = model.generate(
+                encoder_outputs=model.get_encoder()(regions=regions[row : row + 1]), max_new_tokens=8, **settings
+            )
+            assert batch[row][: alone.shape[1]] == alone[0].tolist()
+
+
+def test_sequence_scores_are_those_of_teacher_forced_rescoring(model):
+    encoder_outputs = encode(model)
+    found = model.generate(
+        encoder_outputs=copy.copy(encoder_outputs),
+        num_beams=4,
+        num_return_sequences=4,
+        max_new_tokens=6,
+        length_penalty=0.8,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    for index, (sequence, score) in enumerate(zip(found.sequences, found.sequences_scores, strict=True)):
+        words, regions = words_of(sequence), encoder_outputs.last_hidden_state[index // 4][None]
+        logits = model(encoder_outputs=(regions,), labels=torch.tensor([words])).logits
+        log_probabilities = logits.log_softmax(-1)[0, range(len(words)), list(words)]
+        torch.testing.assert_close(log_probabilities.sum() / len(words) ** 0.8, score)
+
+
+def test_images_and_their_encoder_outputs_lead_to_the_same_captions(model):
+    pixel_values = torch.randn(2, 3, 96, 96)
+    settings = {"num_beams": 3, "max_new_tokens": 6}
+    from_pixels = model.generate(pixel_values=pixel_values, **settings)
+    regions = model.encoder.vision(pixel_values)
+    encoded = model.generate(encoder_outputs=model.get_encoder()(regions=regions), **settings)
+    plain = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=regions), **settings)
+    assert from_pixels.tolist() == encoded.tolist() == plain.tolist()
+
+
+def test_the_encoder_runs_once_and_projects_once_an_image(model, monkeypatch):
+    sizes = []
+    projection = model.encoder.projection.forward
+    monkeypatch.setattr(model.encoder.projection, "forward", lambda r: sizes.append(len(r)) or projection(r))
+    model.generate(pixel_values=torch.randn(2, 3, 96, 96), num_beams=5, max_new_tokens=6)
+    assert sizes == [2]
+
+
+def test_settings_of_generate_do_what_they_say(model):
+    def generate(**settings):
+        return model.generate(
+            encoder_outputs=encode(model), max_new_tokens=settings.pop("max_new_tokens", 10), **settings
+        )
+
+    model.lm_head.bias.data[2] = 2.0  # would end soon
+    assert (generate(min_new_tokens=7)[:, 1:8] != 2).all()
+    assert (generate(min_length=7)[:, 1:7] != 2).all()
+    model.lm_head.bias.data[2] = -9.0
+    for row in generate(no_repeat_ngram_size=2, num_beams=3).tolist():
+        pairs = list(itertools.pairwise(row))
+        assert len(pairs) == len(set(pairs))
+    torch.manual_seed(0)
+    samples = generate(do_sample=True, num_return_sequences=20, top_k=0)
+    assert len(samples) == 40
+    assert len({tuple(row) for row in samples.tolist()}) > 30
+    assert (generate(suppress_tokens=[5, 6, 7]).unsqueeze(-1) != torch.tensor([5, 6, 7])).all()
+    output = generate(
+        output_attentions=True, output_hidden_states=True, output_logits=True, return_dict_in_generate=True
+    )
+    assert len(output.logits) == len(output.cross_attentions) == 10
+    assert output.cross_attentions[0][0].shape == (2, 2, 1, 9)
+    assert output.decoder_hidden_states[0][0].shape == (2, 1, 16)
+
+
+def test_attentions_of_generate_are_those_of_one_teacher_forced_forward(model):
+    encoder_outputs = encode(model)
+    output = model.generate(
+        encoder_outputs=copy.copy(encoder_outputs),
+        max_new_tokens=5,
+        min_new_tokens=5,
+        output_attentions=True,
+        return_dict_in_generate=True,
+    )
+    stepwise = torch.cat([step[0] for step in output.cross_attentions], dim=2)
+    whole = model(encoder_outputs=encoder_outputs, labels=output.sequences[:, 1:], output_attentions=True)
+    torch.testing.assert_close(stepwise, whole.cross_attentions[0])
+
+
+def test_generation_goes_on_from_a_prefix_and_from_a_state(model):
+    encoder_outputs = encode(model)
+    whole = model.generate(encoder_outputs=copy.copy(encoder_outputs), max_new_tokens=8, min_new_tokens=8)
+    prefix = whole[:, :4]
+    from_prefix = model.generate(
+        encoder_outputs=copy.copy(encoder_outputs), decoder_input_ids=prefix, max_new_tokens=5, min_new_tokens=5
+    )
+    assert from_prefix.tolist() == whole.tolist()
+    state = model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, :3]).past_key_values
+    from_state = model.generate(
+        encoder_outputs=copy.copy(encoder_outputs),
+        decoder_input_ids=prefix,
+        past_key_values=state,
+        max_new_tokens=5,
+        min_new_tokens=5,
+    )
+    assert from_state.tolist() == whole.tolist()
+
+
+def test_what_a_recurrent_state_cannot_do_is_refused(model):
+    with pytest.raises(NotImplementedError, match="decode again"):
+        GRUCache().crop(1)
+    with pytest.raises(ValueError, match="stateful"):
+        model.generate(pixel_values=torch.randn(1, 3, 96, 96), prompt_lookup_num_tokens=2)
+
+
+def test_a_cache_never_changes_the_states_it_was_given():
+    states = torch.arange(12.0).view(2, 3, 2)
+    cache = GRUCache(states, seen_tokens=4)
+    cache.reorder_cache(torch.tensor([2, 0, 0]))
+    assert cache.states[0].tolist() == [[4, 5], [0, 1], [0, 1]]
+    cache.batch_select_indices(torch.tensor([0]))
+    cache.batch_repeat_interleave(2)
+    assert cache.states[0].tolist() == [[4, 5], [4, 5]]
+    assert (cache.batch_size, len(cache), cache.get_seq_length(), cache.is_initialized) == (2, 2, 4, True)
+    assert states.flatten().tolist() == list(range(12))
+    cache.reset()
+    assert (cache.batch_size, cache.get_seq_length(), cache.is_initialized) == (0, 0, False)
+
+
+# ------------------------------------------------------------------------------------------------ the vision encoder
+
+SMALL_TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SMALL_CNN = {"hidden_sizes": [16, 24], "depths": [1, 1]}
+FAMILIES = {
+    # name: configuration, image size, regions, region size
+    "resnet": (lambda: ResNetConfig(embedding_size=8, layer_type="basic", **SMALL_CNN), 64, 64, 24),
+    "convnext": (lambda: ConvNextConfig(num_stages=2, **SMALL_CNN), 64, 64, 24),
+    "vit": (lambda: ViTConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 64, 16, 32),
+    "dinov2": (lambda: Dinov2Config(image_size=56, patch_size=14, **SMALL_TRANSFORMER), 56, 16, 32),
+    "dinov2-registers": (
+        lambda: Dinov2WithRegistersConfig(image_size=56, patch_size=14, num_register_tokens=3, **SMALL_TRANSFORMER),
+        56,
+        16,
+        32,
+    ),
+    "swin": (
+        lambda: SwinConfig(image_size=64, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4),
+        64,
+        64,
+        16,
+    ),
+    "timm-vgg16": (
+        lambda: TimmWrapperConfig(architecture="vgg16", model_args={"features_only": True, "out_indices": [-2]}),
+        64,
+        16,
+        512,
+    ),
+    "timm-inception-v3": (lambda: TimmWrapperConfig(architecture="inception_v3", do_pooling=False), 107, 4, 2048),
+    "timm-resnet50": (lambda: TimmWrapperConfig(architecture="resnet50", do_pooling=False), 64, 4, 2048),
+    "timm-efficientnet-lite0": (
+        lambda: TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False),
+        224,
+        49,
+        1280,
+    ),
+    "timm-vit": (lambda: TimmWrapperConfig(architecture="test_vit", do_pooling=False), 160, 100, 64),
+    "timm-swin": (
+        lambda: TimmWrapperConfig(
+            architecture="swin_tiny_patch4_window7_224",
+            do_pooling=False,
+            model_args={"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]},
+        ),
+        224,
+        49,
+        96,
+    ),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_encoders_gives_the_same_regions_after_saving(make_model, tmp_path, family):
+    make_config, image_size, num_regions, region_size = FAMILIES[family]
+    model = make_model(encoder_config=make_config())
+    pixel_values = torch.randn(2, 3, image_size, image_size)
+    regions = model.encoder.vision(pixel_values)
+    assert regions.shape == (2, num_regions, region_size)
+    assert regions.std() > 0
+
+    model.save_pretrained(tmp_path)
+    loaded, info = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert torch.equal(loaded.encoder.vision(pixel_values), regions)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_layer_is_kept_that_the_regions_do_not_need(make_model, family):
+    make_config, image_size, _, _ = FAMILIES[family]
+    model = make_model(encoder_config=make_config(), freeze_encoder=False)
+    model.encoder.vision(torch.randn(2, 3, image_size, image_size)).sum().backward()
+    dead = {name for name, parameter in model.encoder.vision.named_parameters() if parameter.grad is None}
+    # transformers' ConvNextModel and DINOv2 always have these; together they are as large as one region
+    assert dead <= {"backbone.layernorm.weight", "backbone.layernorm.bias", "backbone.embeddings.mask_token"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_regions_stand_row_by_row_as_the_photo_does(make_model, family):
+    """A change in the top left corner must move the first region more than the last."""
+    make_config, image_size, _, _ = FAMILIES[family]
+    model = make_model(encoder_config=make_config())
+    pixel_values = torch.randn(1, 3, image_size, image_size)
+    changed = pixel_values.clone()
+    changed[:, :, : image_size // 8, : image_size // 8] += 3
+    difference = (model.encoder.vision(changed) - model.encoder.vision(pixel_values)).abs().mean(-1)[0]
+    assert difference[0] > difference[-1]
+
+
+def batch_norm_statistics(model):
+    return torch.cat([buffer.flatten() for name, buffer in model.named_buffers() if "running_" in name]).clone()
+
+
+def test_a_frozen_encoder_stays_as_it_is_whatever_train_says(model):
+    model.train()
+    before = batch_norm_statistics(model)
+    loss = model(pixel_values=torch.randn(2, 3, 96, 96), labels=random_labels(model)).loss
+    loss.backward()
+    assert model.decoder.training
+    assert not model.encoder.vision.backbone.training
+    assert torch.equal(batch_norm_statistics(model), before)
+    assert all(p.grad is None and not p.requires_grad for p in model.encoder.vision.parameters())
+    assert model.encoder.projection.keys_and_values.weight.grad is not None
+
+
+def test_one_switch_unfreezes_the_encoder_and_freezes_it_again(model, tmp_path):
+    model.train()
+    model.set_encoder_trainable()
+    before = batch_norm_statistics(model)
+    model(pixel_values=torch.randn(2, 3, 96, 96), labels=random_labels(model)).loss.backward()
+    assert all(p.grad is not None for p in model.encoder.vision.parameters())
+    assert not torch.equal(batch_norm_statistics(model), before)
+    assert not model.config.freeze_encoder
+    model.set_encoder_trainable(False)
+    assert not model.encoder.vision.backbone.training
+    assert model.config.freeze_encoder
+
+    model.save_pretrained(tmp_path)
+    frozen = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    assert not any(p.requires_grad for p in frozen.encoder.vision.parameters())
+    trainable = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path, freeze_encoder=False)
+    assert all(p.requires_grad for p in trainable.encoder.vision.parameters())
+
+
+# ------------------------------------------------------------------------------------------- loading, saving, sizes
+
+
+def test_a_pretrained_encoder_keeps_its_weights_in_a_new_captioner(tmp_path):
+    encoder = AutoModel.from_config(TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False)).eval()
+    encoder.to(torch.bfloat16).save_pretrained(tmp_path)
+    model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(tmp_path, vocab_size=20, hidden_size=16)
+    pixel_values = torch.randn(1, 3, 96, 96)
+    expected = encoder.float()(pixel_values).last_hidden_state.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.eval().encoder.vision(pixel_values), expected)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.vocab_size == 20
+
+
+def test_a_whole_vgg_loses_its_classifier_and_keeps_its_convolutions(tmp_path):
+    TimmWrapperModel(TimmWrapperConfig(architecture="vgg11", do_pooling=False)).eval().save_pretrained(tmp_path)
+    whole = TimmWrapperModel.from_pretrained(tmp_path)
+    model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(tmp_path)
+    pixel_values = torch.randn(1, 3, 64, 64)
+    conv5 = whole.timm_model.features[:-1](pixel_values)  # all but the last pooling
+    torch.testing.assert_close(model.encoder.vision(pixel_values), conv5.flatten(2).transpose(1, 2))
+    assert sum(p.numel() for p in model.encoder.vision.parameters()) < 10e6
+
+
+def test_a_misspelt_field_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="vocabulary_size is not a field"):
+        GRUCaptionerForConditionalGeneration.from_encoder_pretrained(tmp_path, vocabulary_size=9)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_output_layer_and_embeddings_share_weights_when_tied(make_model, tmp_path, tie):
+    model = make_model(tie_word_embeddings=tie)
+    model.save_pretrained(tmp_path)
+    loaded = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    for each in (model, loaded):
+        assert (each.lm_head.weight is each.decoder.embed_tokens.weight) == tie
+    regions, labels = random_regions(model), random_labels(model)
+    assert torch.equal(
+        model(encoder_outputs=(regions,), labels=labels).logits, loaded(encoder_outputs=(regions,), labels=labels).logits
+    )
+
+
+def test_the_vocabulary_can_grow(model):
+    model.resize_token_embeddings(60, mean_resizing=False)
+    assert model.config.vocab_size == 60
+    assert model(encoder_outputs=encode(model), labels=random_labels(model)).logits.shape[-1] == 60
+
+
+def test_weights_missing_from_a_checkpoint_are_initialized_not_left_as_memory(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if "gru" not in name}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    recurrent = loaded.decoder.language_gru.weight_hh_l0.chunk(3)
+    for gate in recurrent:
+        torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=1e-5, rtol=1e-5)
+    assert (loaded.decoder.fusion_gru.bias_ih_l0 == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_end_to_end(model, dtype):
+    model.to(dtype)
+    pixel_values = torch.randn(2, 3, 96, 96)
+    sequences = model.generate(pixel_values=pixel_values, num_beams=2, max_new_tokens=4)
+    assert sequences.shape[0] == 2
+    assert model(pixel_values=pixel_values, labels=random_labels(model)).loss.isfinite()
