@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource
+from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
@@ -86,8 +86,10 @@ class Captioner:
             settings, _ = PreTrainedConfig.get_config_dict(name, **location)
         except OSError as error:
             if Path(name).is_dir():
-                raise ValueError(f"{name} is not a checkpoint: it has no readable config.json.") from error
+                raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
             raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
+        if not settings:
+            raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
         if settings.get("model_type") != "gru_captioner":
             raise ValueError(
                 f"{name} is not a GRU captioner but a model of type {settings.get('model_type', 'unknown')!r}."
@@ -131,7 +133,7 @@ class Captioner:
         Returns:
             One [`Caption`] a photo, or a list of `num_captions` of them.
         """
-        is_one = isinstance(images, ImageSource) and getattr(images, "ndim", 0) != 4
+        is_one = is_one_image(images)
         sources = [images] if is_one else list(images)
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
@@ -163,7 +165,7 @@ class Captioner:
         ]
         return [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
 
-    def _labels(self, sequences: torch.LongTensor) -> torch.LongTensor:
+    def _labels(self, sequences: torch.Tensor) -> torch.Tensor:
         """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""
         labels = sequences[:, 1:]
         ended = (labels == self.model.config.eos_token_id).cumsum(dim=1)

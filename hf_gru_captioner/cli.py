@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 BAD_INPUT = 2  # exit code
 
@@ -60,9 +61,13 @@ def _add_caption_command(commands) -> None:
         description="Writes a caption of each photo.",
         epilog="Exit code 0 when every photo was captioned, 2 when something could not be read.",
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="photo, address, folder of photos, or pattern ('*.jpg')")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="photo, address, folder of photos, or pattern ('*.jpg')"
+    )
     parser.add_argument("--checkpoint", help="folder or Hub id; the checkpoint of the package when not given")
-    parser.add_argument("--json", action="store_true", help='one object a line: {"path", "caption", "score"} or {"path", "error"}')
+    parser.add_argument(
+        "--json", action="store_true", help='one object a line: {"path", "caption", "score"} or {"path", "error"}'
+    )
     parser.add_argument("--num-beams", type=_positive, help="beams of the search; the checkpoint's own when not given")
     parser.add_argument("--num-captions", type=_positive, default=1, help="captions of each photo, the best first")
     parser.add_argument("--batch-size", type=_positive, default=16, help="photos captioned at once")
@@ -97,7 +102,9 @@ def caption(arguments: argparse.Namespace) -> int:
         arguments.attention.mkdir(parents=True, exist_ok=True)
 
     failures = 0
-    progress = tqdm(total=len(paths), unit="photo", disable=len(paths) <= arguments.batch_size or not sys.stderr.isatty())
+    progress = tqdm(
+        total=len(paths), unit="photo", disable=len(paths) <= arguments.batch_size or not sys.stderr.isatty()
+    )
     with progress:
         for start in range(0, len(paths), arguments.batch_size):
             batch = paths[start : start + arguments.batch_size]
@@ -198,7 +205,7 @@ def train(argv: Sequence[str]) -> int:
     import torch
     from accelerate import Accelerator
     from accelerate.utils import set_seed
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, TensorDataset
     from tqdm import tqdm
 
     from .data import CaptionCollator, CaptionedRegions, cache_regions, load_captions
@@ -215,11 +222,10 @@ def train(argv: Sequence[str]) -> int:
         validation_set = load_captions(config.data.source, config.data.validation_split)
     captions = list(training_set["captions"])
     tokenizer = build_tokenizer((each for of_image in captions for each in of_image), **vars(config.tokenizer))
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("encoder", "image_size")}
     processor = GRUCaptionerProcessor.from_encoder_pretrained(config.model.encoder, tokenizer, config.model.image_size)
-    model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(
-        config.model.encoder, **sizes, **special_token_ids(tokenizer)
-    )
+    fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
+    del fields["image_size"]  # the processor's
+    model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(fields.pop("encoder"), **fields)
     model.generation_config.update(
         num_beams=validation.num_beams,
         length_penalty=validation.length_penalty,
@@ -243,15 +249,17 @@ def train(argv: Sequence[str]) -> int:
 
     with accelerator.main_process_first():
         views = [regions_of(training_set, flip) for flip in ([False, True] if config.data.flip else [False])]
-        validation_regions = torch.from_numpy(regions_of(validation_set))
+        validation_regions = TensorDataset(torch.from_numpy(regions_of(validation_set)))
 
     references = list(validation_set["captions"])
     validation_batches = accelerator.prepare(DataLoader(validation_regions, batch_size=validation.images_per_batch))
 
     def validate(averaged_model) -> dict[str, float]:
-        written = write_captions(averaged_model, processor, validation_batches, accelerator)
-        scores = score_captions(written, references, metrics=("bleu", "cider"), tokenizer="simple", bootstrap=0)
-        return scores.figures
+        regions = (batch for (batch,) in validation_batches)
+        written = write_captions(averaged_model, processor, regions, accelerator)
+        return score_captions(
+            written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
+        ).figures
 
     batches = DataLoader(
         CaptionedRegions(views, captions),
@@ -282,7 +290,7 @@ def _training_config(argv: Sequence[str]):
     parser.add_argument("--config", action="config", help="YAML file of these knobs")
     parser.add_class_arguments(TrainingConfig)
     try:
-        parsed = parser.instantiate_classes(parser.parse_args(list(argv)))
+        parsed = parser.instantiate(parser.parse_args(list(argv)))
     except ArgumentError as error:
         raise UsageError(f"{error}. The knobs: gru-captioner train --help") from error
     return TrainingConfig(**{name: value for name, value in vars(parsed).items() if name != "config"})

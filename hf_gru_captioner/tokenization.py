@@ -45,8 +45,11 @@ def build_tokenizer(
     unknown = SPECIAL_TOKENS["unk_token"]
     if kind == "word":
         tokenizer = Tokenizer(models.WordLevel(unk_token=unknown))
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=vocab_size or 2**31 - 1, min_frequency=min_count, special_tokens=special_tokens, show_progress=False
+        trainer: trainers.Trainer = trainers.WordLevelTrainer(
+            vocab_size=vocab_size or 2**31 - 1,
+            min_frequency=min_count,
+            special_tokens=special_tokens,
+            show_progress=False,
         )
     elif kind == "bpe":
         tokenizer = Tokenizer(models.BPE(unk_token=unknown, continuing_subword_prefix="##"))

@@ -32,9 +32,7 @@ def draw_attention(
         )
     width = max(1, round(image.width * PANEL_HEIGHT / image.height))
     photo = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
-    panels = [("", photo)] + [
-        (word, _light(photo, weights)) for word, weights in zip(words, attention, strict=True)
-    ]
+    panels = [("", photo)] + [(word, _light(photo, weights)) for word, weights in zip(words, attention, strict=True)]
     columns = min(max_columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     sheet = Image.new("RGB", (columns * width, rows * (PANEL_HEIGHT + LABEL_HEIGHT)), "white")

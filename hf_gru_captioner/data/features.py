@@ -77,7 +77,7 @@ def _write(dataset, encoder, to_pixel_values, path: Path, flip, batch_size, prog
                 images = [ImageOps.mirror(image) for image in images]
             regions = encoder(to_pixel_values(images).to(device)).to("cpu", torch.float16).numpy()  # (B, P, D)
             if not np.isfinite(regions).all():
-                raise ValueError("the encoder's output doesn't fit into half precision: train without a feature cache.")
+                raise ValueError("the encoder's output doesn't fit into half precision: it can't be cached.")
             if start == 0:
                 shape = (len(dataset), *regions.shape[1:])
                 _check_free_disk(path, int(np.prod(shape)) * regions.itemsize)
@@ -106,8 +106,8 @@ class CaptionedRegions(torch.utils.data.Dataset):
     """Rows `{"regions": (P, D) tensor, "captions": [...]}`: a data set whose images were encoded before.
 
     Args:
-        views: One cache an augmentation of the images, all of shape `(images, P, D)`; each reading of a row draws one of
-            them with torch's random generator.
+        views: One cache an augmentation of the images, all of shape `(images, P, D)`; each reading of a row draws one
+            of them with torch's random generator.
         captions: The captions of each image.
     """
 

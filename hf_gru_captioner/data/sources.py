@@ -46,7 +46,8 @@ def load_captions(source: str | Path, split: str = "train") -> Dataset:
     caption_columns = _caption_columns(columns)
     if not caption_columns:
         raise ValueError(
-            f"{name} has no captions in a known layout. Columns found: {', '.join(columns)}. Known layouts: {KNOWN_LAYOUTS}."
+            f"{name} has no captions in a known layout. Columns found: {', '.join(columns)}. "
+            f"Known layouts: {KNOWN_LAYOUTS}."
         )
     id_column = next((column for column in ("image_id", "filename", "file_name") if column in columns), None)
     features = dataset.features.copy()

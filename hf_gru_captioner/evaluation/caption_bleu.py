@@ -1,11 +1,13 @@
 """BLEU-1 to BLEU-4 of captions, as an `evaluate` metric and as functions.
 
-Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", https://aclanthology.org/P02-1040.
+Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation",
+https://aclanthology.org/P02-1040.
 
-The figures are those of pycocoevalcap's `Bleu`, which differs from the paper in two guards: 1e-15 is added to every count of matches and
-1e-9 to every count of n-grams, so nothing divides by zero. They are invisible on a test set, but a single short caption without a 4-gram
-match scores 0.02 where the paper says 0. Not comparable with these: `evaluate.load("bleu")`, which keeps punctuation and case and counts
-the shortest reference as the length to reach, and most papers before 2015, which leave out the brevity penalty (`brevity_penalty=False`).
+The figures are those of pycocoevalcap's `Bleu`, which differs from the paper in two guards: 1e-15 is added to every
+count of matches and 1e-9 to every count of n-grams, so nothing divides by zero. They are invisible on a test set, but a
+single short caption without a 4-gram match scores 0.02 where the paper says 0. Not comparable with these:
+`evaluate.load("bleu")`, which keeps punctuation and case and counts the shortest reference as the length to reach, and
+most papers before 2015, which leave out the brevity penalty (`brevity_penalty=False`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .caption_set import CaptionSet
-from .ngrams import MAX_ORDER, NgramCounts, count_ngrams
+from .caption_set import MAX_ORDER, CaptionSet
 from .ptb import Tokenizer
 
 ReferenceLength = Literal["closest", "shortest", "average"]
@@ -33,40 +34,36 @@ class BleuScores:
     """BLEU-1 to BLEU-4, each 0 to 1.
 
     Attributes:
-        corpus: Shape (4,). N-grams are summed over images before anything is divided, so this is no mean of `per_image`.
+        corpus: Shape (4,). N-grams are summed over images before anything is divided, so this is no mean of
+            `per_image`.
         per_image: Shape (images, 4). Each image as a corpus of its own; of little meaning for a single short caption.
-        statistics: Shape (images, 10), as `bleu_statistics` returns them: whatever is resampled is summed from these rows.
-        length_ratio: Words in the hypotheses by words in the references they are held against; below 1 the brevity penalty bites.
-        signature: Tokenizer, length rule, references, images and length ratio.
+        statistics: Shape (images, 10), as `bleu_statistics` returns them: whatever is resampled is summed from these
+            rows.
+        length_ratio: Words in the hypotheses by words in the references they are held against; below 1 the brevity
+            penalty bites.
+        settings: Tokenizer, references, images, length rule: what must be equal for two figures to be comparable.
     """
 
     corpus: np.ndarray
     per_image: np.ndarray
     statistics: np.ndarray
     length_ratio: float
-    signature: str
+    settings: str
 
 
-def bleu(captions: CaptionSet, reference_length: ReferenceLength = "closest", brevity_penalty: bool = True) -> BleuScores:
+def bleu_scores(
+    captions: CaptionSet, reference_length: ReferenceLength = "closest", brevity_penalty: bool = True
+) -> BleuScores:
     """Score captions by BLEU.
 
     Args:
         captions: Tokenized hypotheses and references.
-        reference_length: Which of an image's references sets the length that the brevity penalty asks for: the one closest to
-            the hypothesis (the shorter of two as close), the shortest, or the mean of all. Published captioning figures use "closest".
+        reference_length: Which of an image's references sets the length that the brevity penalty asks for: the one
+            closest to the hypothesis (the shorter of two as close), the shortest, or the mean of all. Published
+            captioning figures use "closest".
         brevity_penalty: False gives the figures of early captioning papers, which reward short captions.
     """
-    rows = []
-    for hypothesis, references in captions:
-        reference_counts = [count_ngrams(reference) for reference in references]
-        rows.append(bleu_statistics(count_ngrams(hypothesis), reference_counts, reference_length))
-    return bleu_scores(np.array(rows), captions, reference_length, brevity_penalty)
-
-
-def bleu_scores(
-    statistics: np.ndarray, captions: CaptionSet, reference_length: ReferenceLength, brevity_penalty: bool
-) -> BleuScores:
-    """Finish BLEU from the rows of `bleu_statistics`, one an image; the arguments are those of `bleu`."""
+    statistics = bleu_statistics(captions, reference_length)
     total = statistics.sum(axis=0)
     ratio = total[0] / max(total[1], 1)
     penalty = "" if brevity_penalty else "|brevity:off"
@@ -75,32 +72,45 @@ def bleu_scores(
         per_image=bleu_from_statistics(statistics, brevity_penalty),
         statistics=statistics,
         length_ratio=float(ratio),
-        signature=f"{captions.signature}|reflen:{reference_length}{penalty}|ratio:{ratio:.2f}",
+        settings=f"{captions.signature}|reflen:{reference_length}{penalty}",
     )
 
 
-def bleu_statistics(
-    hypothesis: NgramCounts, references: Sequence[NgramCounts], reference_length: ReferenceLength = "closest"
-) -> list[float]:
-    """Return one image's sufficient statistics: hypothesis length, reference length, then n-grams and matched n-grams of order 1 to 4.
+def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "closest") -> np.ndarray:
+    """Return what BLEU needs to know of each image, shape (images, 10), float64.
 
-    A hypothesis n-gram matches as often as it occurs in the reference that holds it most often ("clipping").
+    The columns are the words of the hypothesis, the words of its references as `reference_length` says, the hypothesis'
+    n-grams of order 1 to 4, and those of them that match. An n-gram matches as often as the reference that holds it
+    most often has it ("clipping").
     """
-    lengths = [reference.words for reference in references]
-    if reference_length == "closest":
-        target = min(lengths, key=lambda length: (abs(length - hypothesis.words), length))
-    elif reference_length == "shortest":
-        target = min(lengths)
-    elif reference_length == "average":
-        target = sum(lengths) / len(lengths)
-    else:
-        raise ValueError(f'reference_length={reference_length!r} is unknown. Choose "closest", "shortest" or "average".')
-    matches = [0] * MAX_ORDER
-    for ngram, count in hypothesis.counts.items():
-        most = max([reference.counts.get(ngram, 0) for reference in references])
-        matches[len(ngram) - 1] += min(count, most)
-    ngrams = [max(0, hypothesis.words - order) for order in range(MAX_ORDER)]
-    return [hypothesis.words, target, *ngrams, *matches]
+    images = len(captions)
+    length = captions.length[:images]
+    matches = []
+    for table in captions.ngrams:
+        hypothesis_row, reference_row = captions.common_rows(table)
+        most = np.zeros_like(table.count)
+        np.maximum.at(most, hypothesis_row, table.count[reference_row])
+        row = np.unique(hypothesis_row)
+        matches.append(np.bincount(table.caption[row], np.minimum(most, table.count)[row], minlength=images))
+    ngrams = [np.maximum(length - order, 0) for order in range(MAX_ORDER)]
+    return np.stack([length, _reference_length(captions, reference_length), *ngrams, *matches], axis=1).astype(
+        np.float64
+    )
+
+
+def _reference_length(captions: CaptionSet, rule: ReferenceLength) -> np.ndarray:
+    """Return the words that the brevity penalty holds each hypothesis against, shape (images,)."""
+    images = len(captions)
+    image, length = captions.image[images:], captions.length[images:]
+    first = np.searchsorted(image, np.arange(images))  # each image's first reference
+    if rule == "shortest":
+        return np.minimum.reduceat(length, first)
+    if rule == "average":
+        return np.add.reduceat(length, first) / np.bincount(image)
+    if rule == "closest":
+        distance = np.abs(length - captions.length[image])
+        return length[np.lexsort((length, distance, image))][first]
+    raise ValueError(f'reference_length={rule!r} is unknown. Choose "closest", "shortest" or "average".')
 
 
 def bleu_from_statistics(statistics: np.ndarray, brevity_penalty: bool = True) -> np.ndarray:
@@ -116,16 +126,20 @@ def bleu_from_statistics(statistics: np.ndarray, brevity_penalty: bool = True) -
 
 
 class CaptionBleu(evaluate.Metric):
-    """BLEU as an `evaluate` metric: `CaptionBleu().compute(predictions=["a dog runs"], references=[["a dog runs fast"]])`."""
+    """BLEU as an `evaluate` metric: `CaptionBleu().compute(predictions=["a dog runs"], references=[["a dog runs
+    fast"]])`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="BLEU-1 to BLEU-4 of image captions, equal to pycocoevalcap's; published captioning figures use this.",
+            description=(
+                "BLEU-1 to BLEU-4 of image captions, equal to pycocoevalcap's; published captioning figures use this."
+            ),
             citation="Papineni et al., 2002, BLEU: a Method for Automatic Evaluation of Machine Translation",
             inputs_description=(
                 "predictions: list of str, one caption an image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". reference_length: "closest", "shortest" or "average". '
-                "brevity_penalty: False for the way of early papers. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, bleu_signature."
+                "brevity_penalty: False for the way of early papers. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, "
+                "bleu_signature."
             ),
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
@@ -142,6 +156,10 @@ class CaptionBleu(evaluate.Metric):
         brevity_penalty: bool = True,
     ) -> dict[str, Any]:
         captions = CaptionSet.from_text(predictions, references, tokenizer)
-        scores = bleu(captions, reference_length, brevity_penalty)
+        scores = bleu_scores(captions, reference_length, brevity_penalty)
         by_order = {f"bleu_{order}": float(score) for order, score in enumerate(scores.corpus, start=1)}
-        return {**by_order, "length_ratio": scores.length_ratio, "bleu_signature": scores.signature}
+        return {
+            **by_order,
+            "length_ratio": scores.length_ratio,
+            "bleu_signature": f"{scores.settings}|ratio:{scores.length_ratio:.2f}",
+        }

@@ -1,11 +1,62 @@
-"""What every metric is handed: one hypothesis and some references an image, checked and tokenized once."""
+"""Captions to be scored: checked, tokenized once and their n-grams counted once, for every metric.
+
+Arrays are described in the terms `images` (one hypothesis each), `captions` (all hypotheses in order, then all
+references, image by image), `rows` (different pairs of a caption and an n-gram of one order) and `ngrams` (different
+n-grams of one order).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from .ptb import Tokenizer, tokenize
+
+MAX_ORDER = 4  # BLEU-4 and CIDEr both stop at four words
+
+
+@dataclass(frozen=True)
+class NgramTable:
+    """Which captions hold which n-grams of one order, and how often: a sparse matrix sorted by caption, then by n-gram.
+
+    Attributes:
+        caption: Position of the caption, shape (rows,).
+        ngram: Number of the n-gram, 0 to ngrams - 1, shape (rows,).
+        count: How often the caption holds the n-gram, at least once, shape (rows,).
+        texts: The words of each n-gram joined by spaces, ngrams of them.
+    """
+
+    caption: np.ndarray
+    ngram: np.ndarray
+    count: np.ndarray
+    texts: list[str]
+
+
+def count_ngrams(captions: Sequence[str]) -> list[NgramTable]:
+    """Count the n-grams of one to four words in captions whose tokens are joined by spaces; one table an order."""
+    split = [caption.split() for caption in captions]
+    words = [word for caption in split for word in caption]
+    lengths = np.array([len(caption) for caption in split], dtype=np.int64)
+    numbers: dict[str, int] = {}
+    word = np.array([numbers.setdefault(text, len(numbers)) for text in words], dtype=np.int64)
+    caption = np.repeat(np.arange(len(captions)), lengths)
+    room = np.repeat(lengths.cumsum(), lengths) - np.arange(len(words))  # words from here to the caption's end
+    tables = []
+    start, prefix = np.arange(len(words)), np.zeros(len(words), dtype=np.int64)
+    for order in range(1, MAX_ORDER + 1):
+        fits = room[start] >= order
+        start, prefix = start[fits], prefix[fits]
+        # An n-gram is the n-gram one word shorter and its last word; renumbering keeps the product far below 2**63.
+        _, first, prefix = np.unique(
+            prefix * len(numbers) + word[start + order - 1], return_index=True, return_inverse=True
+        )
+        texts = [" ".join(words[position : position + order]) for position in start[first]]
+        rows, count = np.unique(caption[start] * len(texts) + prefix, return_counts=True)
+        tables.append(NgramTable(*np.divmod(rows, max(len(texts), 1)), count, texts))
+    return tables
 
 
 @dataclass(frozen=True)
@@ -13,8 +64,8 @@ class CaptionSet:
     """Tokenized captions of the same images in the same order.
 
     Attributes:
-        hypotheses: The caption to score, one an image; tokens joined by a space.
-        references: What people wrote, one or more an image; tokens joined by a space.
+        hypotheses: The caption to score, one an image; tokens joined by spaces.
+        references: What people wrote, one or more an image; tokens joined by spaces.
         tokenizer: What made the tokens. Figures made by different tokenizers are not comparable.
     """
 
@@ -29,14 +80,16 @@ class CaptionSet:
         """Check captions as written and tokenize them all in one call.
 
         Raises:
-            ValueError: No captions at all, as many predictions as references are not, or an image without references.
+            ValueError: No captions at all, not as many predictions as lists of references, or an image without
+                references.
             TypeError: The references of an image are one string instead of a list.
         """
         check_captions(predictions, references)
-        captions = [*predictions, *(reference for image in references for reference in image)]
-        tokens = iter(tokenize(captions, tokenizer))
+        tokens = iter(
+            tokenize([*predictions, *(caption for captions in references for caption in captions)], tokenizer)
+        )
         hypotheses = [next(tokens) for _ in predictions]
-        return cls(hypotheses, [[next(tokens) for _ in image] for image in references], tokenizer)
+        return cls(hypotheses, [[next(tokens) for _ in captions] for captions in references], tokenizer)
 
     def __len__(self) -> int:
         return len(self.hypotheses)
@@ -44,18 +97,51 @@ class CaptionSet:
     def __iter__(self) -> Iterator[tuple[str, list[str]]]:
         return zip(self.hypotheses, self.references, strict=True)
 
+    @cached_property
+    def captions(self) -> list[str]:
+        """All hypotheses, then all references."""
+        return [*self.hypotheses, *(caption for captions in self.references for caption in captions)]
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The image of each caption, shape (captions,)."""
+        images = np.arange(len(self))
+        return np.concatenate([images, np.repeat(images, [len(captions) for captions in self.references])])
+
+    @cached_property
+    def length(self) -> np.ndarray:
+        """Words in each caption, shape (captions,)."""
+        return np.array([len(caption.split()) for caption in self.captions])
+
+    @cached_property
+    def ngrams(self) -> list[NgramTable]:
+        """The n-grams of all captions, one table an order from 1 to 4."""
+        return count_ngrams(self.captions)
+
+    def common_rows(self, table: NgramTable) -> tuple[np.ndarray, np.ndarray]:
+        """Return each pair of rows, one of a hypothesis and one of a reference of its image, that stand for the same
+        n-gram."""
+        key = self.image[table.caption] * len(table.texts) + table.ngram
+        references = int(np.searchsorted(table.caption, len(self)))  # the first row of a reference
+        hypothesis_key, reference_key = key[:references], key[references:]  # the former ascending, each once
+        row = np.searchsorted(hypothesis_key, reference_key)
+        row[row == references] = 0
+        common = np.flatnonzero(hypothesis_key[row] == reference_key) if references else row[:0]
+        return row[common], common + references
+
     @property
     def signature(self) -> str:
-        """What two figures must share to be comparable, as in `tok:ptb|refs:5.0|images:1000` (mean references an image)."""
-        references = sum(map(len, self.references)) / len(self)
-        return f"tok:{self.tokenizer}|refs:{references:.1f}|images:{len(self)}"
+        """What two figures must share to be comparable, as in `tok:ptb|refs:5.0|images:1000` (mean references an
+        image)."""
+        return f"tok:{self.tokenizer}|refs:{len(self.captions) / len(self) - 1:.1f}|images:{len(self)}"
 
 
 def check_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     """Raise where captions cannot be scored: what was found, at which image, and what to do."""
     if len(predictions) != len(references):
         raise ValueError(
-            f"Found {len(predictions)} predictions and {len(references)} lists of references. Pass one list of references a prediction."
+            f"Found {len(predictions)} predictions and {len(references)} lists of references. Pass one list of "
+            "references a prediction."
         )
     if not predictions:
         raise ValueError("There are no captions to score. Pass at least one prediction with its references.")
@@ -63,4 +149,7 @@ def check_captions(predictions: Sequence[str], references: Sequence[Sequence[str
         if isinstance(captions, str):
             raise TypeError(f"The references of image {image} are a string, {captions!r}. Pass a list of strings.")
         if not captions:
-            raise ValueError(f"Image {image} has no references (its prediction: {predictions[image]!r}). Add one or leave the image out.")
+            raise ValueError(
+                f"Image {image} has no references (its prediction: {predictions[image]!r}). Add one or leave the "
+                "image out."
+            )

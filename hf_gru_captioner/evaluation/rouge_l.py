@@ -1,13 +1,14 @@
 """ROUGE-L: the longest common subsequence of a caption and its references.
 
-Lin and Och, 2004, "Automatic Evaluation of Machine Translation Quality Using Longest Common Subsequence and Skip-Bigram Statistics",
-https://aclanthology.org/P04-1077.
+Lin and Och, 2004, "Automatic Evaluation of Machine Translation Quality Using Longest Common Subsequence and Skip-Bigram
+Statistics", https://aclanthology.org/P04-1077.
 
-The figures are those of pycocoevalcap's `Rouge`: F with beta 1.2, precision and recall each the best over the references, so the two may come
-from different references; the paper takes the reference with the best F. An empty caption counts as one empty word there, and so here.
+The figures are those of pycocoevalcap's `Rouge`: F with beta 1.2, precision and recall each the best over the
+references, so the two may come from different references; the paper takes the reference with the best F. An empty
+caption counts as one empty word there, and so here.
 
-The length of the subsequence is found with one big integer a caption instead of a table: Hyyrö, 2004, "Bit-parallel LCS-length
-computation revisited", https://www.sis.uta.fi/~hh56766/publications.html.
+The length of the subsequence is found with one big integer a caption instead of a table: Hyyrö, 2004, "Bit-parallel
+LCS-length computation revisited", https://www.sis.uta.fi/~hh56766/publications.html.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .ptb import Tokenizer
 _BETA = 1.2  # recall counts 1.44 times as much as precision
 
 
-def rouge_l(captions: CaptionSet) -> np.ndarray:
+def rouge_l_scores(captions: CaptionSet) -> np.ndarray:
     """Return each image's ROUGE-L, shape (images,), 0 to 1; the corpus score is their mean."""
     return np.array([_score(hypothesis, references) for hypothesis, references in captions])
 
@@ -47,12 +48,41 @@ def _score(hypothesis: str, references: Sequence[str]) -> float:
 
 
 def longest_common_subsequence(positions: dict[str, int], length: int, words: Sequence[str]) -> int:
-    """Return the length of the longest common subsequence of a caption of `length` words, given by `positions`, and `words`.
+    """Return the length of the longest common subsequence of a caption of `length` words, given by `positions`, and
+    `words`.
 
-    A bit of `row` is 0 where the row of the usual table steps up by one; adding lets a carry run to the end of each such step.
+    A bit of `row` is 0 where the row of the usual table steps up by one; adding lets a carry run to the end of each
+    such step.
     """
     row = everywhere = (1 << length) - 1
     for word in words:
         matches = row & positions.get(word, 0)
         row = (row + matches) | (row - matches)
     return length - (row & everywhere).bit_count()
+
+
+class RougeL(evaluate.Metric):
+    """ROUGE-L as an `evaluate` metric: `RougeL().compute(predictions=[...], references=[[...], ...])`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="ROUGE-L of image captions, equal to pycocoevalcap's.",
+            citation=(
+                "Lin and Och, 2004, Automatic Evaluation of Machine Translation Quality Using LCS and "
+                "Skip-Bigram Statistics"
+            ),
+            inputs_description=(
+                "predictions: list of str, one caption an image. references: list of lists of str. "
+                'tokenizer: "ptb", "simple" or "none". Returns rouge_l (0 to 1) and rouge_l_signature.'
+            ),
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+            ),
+            reference_urls=["https://aclanthology.org/P04-1077"],
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "ptb"
+    ) -> dict[str, Any]:
+        captions = CaptionSet.from_text(predictions, references, tokenizer)
+        return {"rouge_l": float(rouge_l_scores(captions).mean()), "rouge_l_signature": captions.signature}

@@ -15,7 +15,7 @@ whole-sequence GRU calls and one attention call instead of a Python loop over wo
 
 Letters in shape comments:
     B images    N captions (N = B x captions of an image)    P regions    T words of a caption    D region features
-    H hidden    E embedding    V vocabulary    A attention heads    S words of all captions together    W words of an image
+    H hidden    E embedding    V vocabulary    A attention heads    S words of all captions    W words of an image
 """
 
 from dataclasses import dataclass
@@ -47,15 +47,15 @@ class GRUCaptionerEncoderOutput(ModelOutput):
             and the decoder lets all beams of an image share one row.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    projected_regions: tuple[torch.FloatTensor, torch.FloatTensor, torch.FloatTensor] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    projected_regions: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
 
 class GRUCaptionerVisionEncoder(nn.Module):
     """Makes regions `(B, P, D)` out of what any encoder of transformers or timm gives.
 
-    The backbone keeps no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation mode,
-    BatchNorm statistics included, whatever `train()` says.
+    The backbone keeps no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation
+    mode, BatchNorm statistics included, whatever `train()` says.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
@@ -248,10 +248,10 @@ class GRUCache(Cache):
     def get_max_length(self, layer_idx: int | None = None) -> int:
         return -1
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         self._select(beam_idx)
 
-    def batch_select_indices(self, indices: torch.LongTensor) -> None:
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
         self._select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -264,9 +264,11 @@ class GRUCache(Cache):
     def crop(self, max_length: int) -> None:
         raise NotImplementedError("a GRU state cannot be rolled back; decode again from the start token.")
 
-    def _select(self, rows: torch.LongTensor) -> None:
+    def _select(self, rows: torch.Tensor) -> None:
         if self.states is not None:
-            self.states = self.states.index_select(1, rows.to(self.states.device))  # a new tensor: the old may be shared
+            self.states = self.states.index_select(
+                1, rows.to(self.states.device)
+            )  # a new tensor: the old may be shared
 
 
 class _WordLayout:
@@ -305,11 +307,11 @@ class GRUCaptionerDecoderOutput(ModelOutput):
         packed: How the words are packed, or None.
     """
 
-    output_embeddings: torch.FloatTensor | None = None
-    language_states: torch.FloatTensor | None = None
-    fusion_states: torch.FloatTensor | None = None
-    attention_weights: torch.FloatTensor | None = None
-    states: torch.FloatTensor | None = None
+    output_embeddings: torch.Tensor | None = None
+    language_states: torch.Tensor | None = None
+    fusion_states: torch.Tensor | None = None
+    attention_weights: torch.Tensor | None = None
+    states: torch.Tensor | None = None
     packed: PackedSequence | None = None
 
     def pad(self, words: torch.Tensor, total_length: int) -> torch.Tensor:
@@ -334,11 +336,11 @@ class GRUCaptionerDecoder(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         projected_regions: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         states: torch.Tensor | None = None,
-        lengths: torch.LongTensor | None = None,
-        image_index: torch.LongTensor | None = None,
+        lengths: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
     ) -> GRUCaptionerDecoderOutput:
         """
         Args:
@@ -404,7 +406,7 @@ def _image_by_image(num_captions: int, num_images: int, device: torch.device) ->
 
 def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
     """Packs `(N, T)` rows as `packed` is packed, `(S,)`."""
-    rows = rows.index_select(0, packed.sorted_indices)  # (N, T)
+    rows = rows[packed.sorted_indices]  # (N, T)
     num_rows = torch.arange(len(rows), device=rows.device)[None] < packed.batch_sizes.to(rows.device)[:, None]
     return rows[:, : len(packed.batch_sizes)].T[num_rows]  # (S,)
 
@@ -447,7 +449,7 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
 
 
 class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, GenerationMixin):
-    """Writes captions of images: `model.generate(pixel_values=...)`, or `model(pixel_values=..., labels=...)` to train."""
+    """Captions images: `model.generate(pixel_values=...)`; `model(pixel_values=..., labels=...).loss` trains it."""
 
     _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
 
@@ -484,7 +486,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         encoder_config.dtype = None  # else the encoder of a half-precision checkpoint stays half inside a float model
         encoder_weights = encoder.state_dict()
         if str(getattr(encoder_config, "architecture", "")).startswith("vgg"):
-            # timm's VGG ends in 120 M weights of classifier. Show, Attend and Tell looks at conv5 before the last pooling.
+            # timm's VGG ends in 120 M weights of classifier. Show, Attend and Tell looks at conv5 before its pooling.
             encoder_config.model_args = {"features_only": True, "out_indices": [-2]}
             encoder_weights = {
                 name.replace("timm_model.features.", "timm_model.features_"): weight
@@ -523,20 +525,20 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels `(N, T)` one to the right behind the start token; ignored labels become padding."""
         input_ids = labels.roll(1, dims=-1)
-        input_ids[:, 0] = self.config.decoder_start_token_id
+        input_ids[:, 0] = self.config.decoder_start_token_id  # type: ignore[assignment]  # never None once made
         return input_ids.masked_fill(input_ids == IGNORE_INDEX, self.config.pad_token_id)  # (N, T)
 
     def forward(
         self,
-        pixel_values: torch.FloatTensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         encoder_outputs: GRUCaptionerEncoderOutput | tuple | None = None,
         past_key_values: GRUCache | None = None,
-        labels: torch.LongTensor | None = None,
-        image_index: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
         label_smoothing: float = 0.0,
         num_items_in_batch: int | torch.Tensor | None = None,
         skip_logits: bool = False,
@@ -578,7 +580,8 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             if labels is None:
                 raise ValueError("forward needs labels or decoder_input_ids; to write captions call generate().")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        self._check_rows(decoder_input_ids, labels, image_index, len(encoder_outputs.projected_regions[0]))
+        projected_regions = encoder_outputs["projected_regions"]
+        self._check_rows(decoder_input_ids, labels, image_index, num_images=len(projected_regions[0]))
 
         lengths = None
         if labels is not None:
@@ -586,7 +589,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             lengths = ((labels != IGNORE_INDEX) * position).amax(dim=1).clamp(min=1)  # (N,), the last label counts
         decoded = self.decoder(
             decoder_input_ids,
-            encoder_outputs.projected_regions,
+            projected_regions,
             states=past_key_values.states if past_key_values is not None else None,
             lengths=lengths,
             image_index=image_index,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,11 @@ def load_image(source: ImageSource, timeout: float = 10.0) -> Image.Image:
         raise ValueError(f"{name} can't be read to its end, it may be damaged: {error}.") from error
 
 
+def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
+    """Tells one image from a sequence of them; a 4-d array or tensor is a sequence."""
+    return isinstance(images, ImageSource) and getattr(images, "ndim", 0) != 4
+
+
 def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Image, str]:
     name = "the image" if isinstance(source, bytes) else os.fspath(source)
     if isinstance(source, bytes):
@@ -83,7 +89,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] not in channels and array.shape[0] in channels:
         array = array.transpose(1, 2, 0)  # (H, W, C)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in channels) or 0 in array.shape:
-        raise ValueError(f"an image array is (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, found {array.shape}.")
+        raise ValueError(
+            f"an image array is (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, found {array.shape}."
+        )
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if np.issubdtype(array.dtype, np.floating):
@@ -192,18 +200,14 @@ class GRUCaptionerProcessor(ProcessorMixin):
             raise ValueError(f'return_tensors must be "pt", found {return_tensors!r}: the model takes torch tensors.')
         inputs = BatchFeature()
         if images is not None:
-            inputs["pixel_values"] = self.image_processor(self.load_images(images), return_tensors="pt")["pixel_values"]
+            sources: Any = [images] if is_one_image(images) else images
+            loaded = [load_image(source) for source in sources]
+            inputs["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
         if text is not None:
             inputs["labels"] = self.encode_captions(text)
         return inputs
 
-    @staticmethod
-    def load_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
-        """One image, a sequence of images or a 4-d array -> upright RGB images."""
-        is_one = isinstance(images, ImageSource) and getattr(images, "ndim", 0) != 4
-        return [load_image(image) for image in ([images] if is_one else images)]
-
-    def encode_captions(self, captions: str | Sequence[str]) -> torch.LongTensor:
+    def encode_captions(self, captions: str | Sequence[str]) -> torch.Tensor:
         """Captions -> labels `(N, T)`."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         encoded = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")

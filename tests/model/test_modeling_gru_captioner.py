@@ -4,6 +4,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     ConvNextConfig,
@@ -54,13 +55,13 @@ def encode(model, **kwargs):
 
 def gru_step(gru, x, h):
     """Cho et al. 2014 in the form of torch's nn.GRU, written out."""
-    W_r, W_z, W_n = gru.weight_ih_l0.chunk(3)
-    U_r, U_z, U_n = gru.weight_hh_l0.chunk(3)
+    w_r, w_z, w_n = gru.weight_ih_l0.chunk(3)
+    u_r, u_z, u_n = gru.weight_hh_l0.chunk(3)
     b_r, b_z, b_n = gru.bias_ih_l0.chunk(3)
     c_r, c_z, c_n = gru.bias_hh_l0.chunk(3)
-    r = torch.sigmoid(W_r @ x + b_r + U_r @ h + c_r)
-    z = torch.sigmoid(W_z @ x + b_z + U_z @ h + c_z)
-    n = torch.tanh(W_n @ x + b_n + r * (U_n @ h + c_n))
+    r = torch.sigmoid(w_r @ x + b_r + u_r @ h + c_r)
+    z = torch.sigmoid(w_z @ x + b_z + u_z @ h + c_z)
+    n = torch.tanh(w_n @ x + b_n + r * (u_n @ h + c_n))
     return (1 - z) * n + z * h
 
 
@@ -82,9 +83,10 @@ def attend_by_hand(attention, attention_type, query, keys, values):
 
 def decode_by_hand(model, regions, token_ids):
     """The equations at the top of the model's file, one word of one caption at a time -> logits `(T, V)`."""
-    decoder, projection, hidden_size = model.decoder, model.encoder.projection, model.config.hidden_size
+    decoder, hidden_size = model.decoder, model.config.hidden_size
     normalized = torch.stack([(r - r.mean()) / (r.var(unbiased=False) + 1e-5).sqrt() for r in regions])
-    projected = normalized @ projection.keys_and_values.weight.T + projection.keys_and_values.bias
+    keys_and_values = model.encoder.projection.keys_and_values
+    projected = normalized @ keys_and_values.weight.T + keys_and_values.bias
     keys, values = projected[:, :hidden_size], projected[:, hidden_size:]
     start = torch.tanh(decoder.initial_states.weight @ values.mean(0) + decoder.initial_states.bias)
     h1, h2 = start[:hidden_size], start[hidden_size:]
@@ -93,7 +95,8 @@ def decode_by_hand(model, regions, token_ids):
         h1 = gru_step(decoder.language_gru, decoder.embed_tokens.weight[token], h1)
         context = attend_by_hand(decoder.attention, model.config.attention_type, h1, keys, values)
         h2 = gru_step(decoder.fusion_gru, torch.cat((h1, context)), h2)
-        output = torch.tanh(decoder.output_projection.weight @ torch.cat((h2, context)) + decoder.output_projection.bias)
+        projection = decoder.output_projection
+        output = torch.tanh(projection.weight @ torch.cat((h2, context)) + projection.bias)
         logits.append(decoder.embed_tokens.weight @ output + model.lm_head.bias)
     return torch.stack(logits)
 
@@ -233,11 +236,11 @@ def test_labels_become_decoder_inputs_behind_the_start_token(model):
     ("inputs", "message"),
     [
         ({}, "pixel_values or encoder_outputs"),
-        ({"encoder_outputs": (torch.zeros(2, 9, 256),)}, "labels or decoder_input_ids"),
-        ({"encoder_outputs": (torch.zeros(2, 9, 256),), "labels": torch.zeros(3, 4).long()}, "pass image_index"),
+        ({"encoder_outputs": (torch.zeros(2, 9, 96),)}, "labels or decoder_input_ids"),
+        ({"encoder_outputs": (torch.zeros(2, 9, 96),), "labels": torch.zeros(3, 4).long()}, "pass image_index"),
         (
             {
-                "encoder_outputs": (torch.zeros(2, 9, 256),),
+                "encoder_outputs": (torch.zeros(2, 9, 96),),
                 "labels": torch.zeros(3, 4).long(),
                 "image_index": torch.zeros(2).long(),
             },
@@ -245,7 +248,7 @@ def test_labels_become_decoder_inputs_behind_the_start_token(model):
         ),
         (
             {
-                "encoder_outputs": (torch.zeros(2, 9, 256),),
+                "encoder_outputs": (torch.zeros(2, 9, 96),),
                 "labels": torch.zeros(2, 4).long(),
                 "decoder_input_ids": torch.zeros(2, 3).long(),
             },
@@ -578,7 +581,7 @@ def test_one_switch_unfreezes_the_encoder_and_freezes_it_again(model, tmp_path):
 
 
 def test_a_pretrained_encoder_keeps_its_weights_in_a_new_captioner(tmp_path):
-    encoder = AutoModel.from_config(TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False)).eval()
+    encoder = AutoModel.from_config(TimmWrapperConfig(architecture="test_resnet", do_pooling=False)).eval()
     encoder.to(torch.bfloat16).save_pretrained(tmp_path)
     model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(tmp_path, vocab_size=20, hidden_size=16)
     pixel_values = torch.randn(1, 3, 96, 96)
@@ -611,9 +614,8 @@ def test_output_layer_and_embeddings_share_weights_when_tied(make_model, tmp_pat
     for each in (model, loaded):
         assert (each.lm_head.weight is each.decoder.embed_tokens.weight) == tie
     regions, labels = random_regions(model), random_labels(model)
-    assert torch.equal(
-        model(encoder_outputs=(regions,), labels=labels).logits, loaded(encoder_outputs=(regions,), labels=labels).logits
-    )
+    before, after = (each(encoder_outputs=(regions,), labels=labels).logits for each in (model, loaded))
+    assert torch.equal(before, after)
 
 
 def test_the_vocabulary_can_grow(model):
@@ -623,11 +625,10 @@ def test_the_vocabulary_can_grow(model):
 
 
 def test_weights_missing_from_a_checkpoint_are_initialized_not_left_as_memory(model, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     model.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({name: w for name, w in weights.items() if "gru" not in name}, tmp_path / "model.safetensors", {"format": "pt"})
+    weights = {name: weight for name, weight in weights.items() if "gru" not in name}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     loaded = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
     recurrent = loaded.decoder.language_gru.weight_hh_l0.chunk(3)
     for gate in recurrent:

@@ -1,0 +1,97 @@
+"""How varied a system's captions are: what n-gram scores do not see, and a captioner that says "a man in a red shirt"
+of everyone hides behind.
+
+distinct-n is that of Li et al., 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
+https://aclanthology.org/N16-1014: different n-grams over all n-grams of all captions together. It falls with the number
+of captions, so compare it on the same images only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from .ptb import Tokenizer, tokenize
+
+
+@dataclass(frozen=True)
+class DiversityScores:
+    """Diversity of a system's captions.
+
+    Attributes:
+        distinct_1, distinct_2: Different words (pairs of adjacent words) by all of them, 0 to 1.
+        vocabulary: How many different words the captions use.
+        length: Words in each caption, shape (captions,).
+        repeats_word: Whether the same word follows itself in the caption, shape (captions,).
+        novel: Whether the caption, as tokens, is none of the training set's, shape (captions,); None without a training
+            set.
+    """
+
+    distinct_1: float
+    distinct_2: float
+    vocabulary: int
+    length: np.ndarray
+    repeats_word: np.ndarray
+    novel: np.ndarray | None
+
+
+def diversity_scores(captions: Sequence[str], training_captions: Collection[str] | None = None) -> DiversityScores:
+    """Describe tokenized captions; `training_captions` must be tokenized alike."""
+    words = [caption.split() for caption in captions]
+    unigrams = [word for caption in words for word in caption]
+    bigrams = [pair for caption in words for pair in pairwise(caption)]
+    known = None if training_captions is None else frozenset(training_captions)
+    return DiversityScores(
+        distinct_1=len(set(unigrams)) / max(len(unigrams), 1),
+        distinct_2=len(set(bigrams)) / max(len(bigrams), 1),
+        vocabulary=len(set(unigrams)),
+        length=np.array([len(caption) for caption in words]),
+        repeats_word=np.array([any(word == following for word, following in pairwise(caption)) for caption in words]),
+        novel=None if known is None else np.array([caption not in known for caption in captions]),
+    )
+
+
+class Diversity(evaluate.Metric):
+    """Diversity as an `evaluate` metric: `Diversity().compute(predictions=[...], training_captions=[...])`; it reads no
+    references."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=(
+                "Diversity of captions: distinct-1, distinct-2, vocabulary, length, repeated words, "
+                "captions not in the training set."
+            ),
+            citation="Li et al., 2016, A Diversity-Promoting Objective Function for Neural Conversation Models",
+            inputs_description=(
+                'predictions: list of str. tokenizer: "ptb", "simple" or "none". training_captions: list of str, '
+                "optional. Returns distinct_1, "
+                "distinct_2, vocabulary, mean_length, repeated_word_share, novel_share (with training_captions) and "
+                "diversity_signature."
+            ),
+            features=datasets.Features({"predictions": datasets.Value("string")}),
+            reference_urls=["https://aclanthology.org/N16-1014"],
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], tokenizer: Tokenizer = "ptb", training_captions: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        if not predictions:
+            raise ValueError("There are no captions to describe. Pass at least one prediction.")
+        known = None if training_captions is None else tokenize(training_captions, tokenizer)
+        scores = diversity_scores(tokenize(predictions, tokenizer), known)
+        figures: dict[str, Any] = {
+            "distinct_1": scores.distinct_1,
+            "distinct_2": scores.distinct_2,
+            "vocabulary": scores.vocabulary,
+            "mean_length": float(scores.length.mean()),
+            "repeated_word_share": float(scores.repeats_word.mean()),
+        }
+        if scores.novel is not None:
+            figures["novel_share"] = float(scores.novel.mean())
+        return {**figures, "diversity_signature": f"tok:{tokenizer}|images:{len(predictions)}"}

@@ -1,0 +1,116 @@
+"""METEOR 1.5: words, stems, synonyms and paraphrases that a caption shares with its references, and how scattered they
+are.
+
+Denkowski and Lavie, 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language",
+https://aclanthology.org/W14-3348.
+
+The alignment of words is the work of the authors' Java program, the jar inside pycocoevalcap; it hands back the counts
+of each image's best reference and this module turns counts into scores. So the corpus score is that of the counts' sum,
+as with pycocoevalcap's `Meteor`, and a bootstrap can sum them again. Where pycocoevalcap starts a JVM a `Meteor` object
+and lets it run on, here one runs for the length of a call.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+from .caption_set import CaptionSet
+from .ptb import Tokenizer, java_command
+
+# The jar's parameters for English (task "rank"): weight of recall, exponent and weight of the fragmentation penalty,
+# weight of content words.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
+_MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_COLUMNS = 23
+
+
+def meteor_statistics(captions: CaptionSet) -> np.ndarray:
+    """Return the jar's counts for each image and its best reference, shape (images, 23), float64; they may be summed
+    over images.
+
+    In pairs, of the hypothesis and of the reference: words, function words, then for each of the four matchers content
+    words and function words matched; at the end the chunks of adjacent matches and the pair of all matched words. One
+    JVM serves the call; any thread may make it.
+
+    Raises:
+        ImportError: There is no Java, or no pycocoevalcap.
+        RuntimeError: The JVM ended early; its last words are in the message.
+    """
+    command = [*java_command("meteor/meteor-1.5.jar", "-Xmx2G"), "Meteor", "-", "-", "-stdio", "-l", "en", "-norm"]
+    rows = []
+    with (
+        tempfile.TemporaryFile() as errors,  # a pipe that nobody reads would fill up and stop the JVM
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
+        ) as jvm,
+    ):
+        if jvm.stdin is None or jvm.stdout is None:
+            raise RuntimeError("The pipes to the METEOR process could not be opened.")
+        try:
+            for hypothesis, references in captions:
+                fields = [" ".join(caption.replace("|||", "").split()) for caption in (*references, hypothesis)]
+                jvm.stdin.write(" ||| ".join(["SCORE", *fields]) + "\n")
+                jvm.stdin.flush()  # one question, one answer: neither side can wait for the other for ever
+                rows.append([float(count) for count in jvm.stdout.readline().split()])
+                if len(rows[-1]) != _COLUMNS:
+                    raise BrokenPipeError
+        except BrokenPipeError as error:
+            jvm.kill()
+            errors.seek(0)
+            message = errors.read().decode(errors="replace").strip()[-500:]
+            raise RuntimeError(f"METEOR gave up at image {len(rows)} ({fields[-1]!r}): {message}") from error
+    statistics = np.array(rows)
+    matched = statistics[:, 4:20].reshape(-1, 8, 2).sum(axis=1)  # (images, 2)
+    # A caption that is its reference word for word is one chunk, which the jar does not count as fragmentation.
+    statistics[(matched == statistics[:, :2]).all(axis=1) & (statistics[:, 20] == 1), 20] = 0
+    return statistics
+
+
+def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
+    """Return METEOR, shape (...), 0 to 1, from statistics or sums of statistics, shape (..., 23)."""
+    words, function_words = statistics[..., 0:2], statistics[..., 2:4]
+    content, function = np.split(statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 2, 2), 2, axis=-2)
+    matches = ((_DELTA * content + (1 - _DELTA) * function)[..., 0, :] * _MATCHER_WEIGHTS[:, None]).sum(
+        axis=-2
+    )  # (..., 2)
+    lengths = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing written or nothing matched: not a number, hence 0
+        precision, recall = np.moveaxis(matches / lengths, -1, 0)
+        f_mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        fragmentation = statistics[..., 20] / (statistics[..., 21:23].sum(axis=-1) / 2)
+        return np.maximum(np.nan_to_num(f_mean * (1 - _GAMMA * fragmentation**_BETA)), 0.0)
+
+
+class Meteor(evaluate.Metric):
+    """METEOR as an `evaluate` metric: `Meteor().compute(predictions=[...], references=[[...], ...])`. Needs Java."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="METEOR 1.5 of image captions, equal to pycocoevalcap's.",
+            citation=(
+                "Denkowski and Lavie, 2014, Meteor Universal: Language Specific Translation Evaluation for "
+                "Any Target Language"
+            ),
+            inputs_description=(
+                "predictions: list of str, one caption an image. references: list of lists of str. "
+                'tokenizer: "ptb", "simple" or "none". Returns meteor (0 to 1) and meteor_signature.'
+            ),
+            features=datasets.Features(
+                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+            ),
+            reference_urls=["https://aclanthology.org/W14-3348"],
+        )
+
+    def _compute(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "ptb"
+    ) -> dict[str, Any]:
+        captions = CaptionSet.from_text(predictions, references, tokenizer)
+        statistics = meteor_statistics(captions).sum(axis=0)
+        return {"meteor": float(meteor_from_statistics(statistics)), "meteor_signature": captions.signature}

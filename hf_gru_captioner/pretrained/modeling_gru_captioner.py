@@ -1,0 +1,1 @@
+../model/modeling_gru_captioner.py

@@ -1,0 +1,1 @@
+../model/processing_gru_captioner.py

@@ -1,0 +1,30 @@
+import torch
+
+from hf_gru_captioner.data import CaptionCollator
+
+
+def test_an_image_and_all_of_its_captions_travel_together(processor, model, make_photo):
+    rows = [
+        {"image": make_photo(0), "captions": ["A brown dog runs", "Two children"]},
+        {"image": make_photo(1), "captions": ["A girl in a pink T-shirt jumps ."]},
+    ]
+    batch = CaptionCollator(processor)(rows)
+    assert batch["pixel_values"].shape == (2, 3, 96, 96)
+    assert batch["image_index"].tolist() == [0, 0, 1]
+    assert processor.batch_decode(batch["labels"]) == [
+        "a brown dog runs",
+        "two children",
+        "a girl in a pink t-shirt jumps",
+    ]
+    assert model(**batch).loss.isfinite()
+
+
+def test_regions_go_through_the_other_door_with_the_same_loss(processor, model, make_photo):
+    captions = ["A brown dog runs", "Two children"]
+    photos = [make_photo(seed) for seed in range(2)]
+    from_images = CaptionCollator(processor)([{"image": photo, "captions": captions} for photo in photos])
+    with torch.no_grad():
+        regions = model.encoder.vision(from_images["pixel_values"])
+        from_regions = CaptionCollator(processor)([{"regions": each, "captions": captions} for each in regions])
+        assert "pixel_values" not in from_regions
+        torch.testing.assert_close(model(**from_regions).loss, model(**from_images).loss)

@@ -1,0 +1,231 @@
+import http.server
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, TimmWrapperConfig, ViTConfig, ViTImageProcessor
+
+from hf_gru_captioner.model import GRUCaptionerProcessor, load_image
+
+
+def encode(image, file_format, **kwargs) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **kwargs)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def served_photo(photo, tmp_path):
+    """The photo's address on a server on loopback, the photo, and an address where nothing is."""
+    (tmp_path / "photo.png").write_bytes(encode(photo, "PNG"))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/photo.png"
+    server.shutdown()
+    server.server_close()
+
+
+def test_every_kind_of_source_gives_the_same_image(photo, tmp_path, served_photo):
+    path = tmp_path / "photo.png"
+    array = np.asarray(photo)
+    sources = {
+        "path": str(path),
+        "Path": path,
+        "address": served_photo,
+        "bytes": path.read_bytes(),
+        "PIL": photo,
+        "numpy": array,
+        "numpy, channels first": array.transpose(2, 0, 1),
+        "tensor": torch.from_numpy(array.copy()),
+        "tensor, channels first": torch.from_numpy(array.copy()).permute(2, 0, 1),
+        "floats": array / 255,
+        "16 bits": array.astype(np.uint16) * 257,
+        "64-bit integers": array.astype(np.int64),
+    }
+    for kind, source in sources.items():
+        assert np.array_equal(np.asarray(load_image(source)), array), kind
+
+
+def test_sideways_photos_are_turned_upright(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown turned by 90 degrees
+    turned = load_image(encode(photo, "PNG", exif=exif))
+    assert turned.size == (photo.height, photo.width)
+    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(photo), -1))
+
+
+def test_transparent_parts_become_white():
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    pixels[0, 1] = (200, 0, 0, 51)  # a fifth opaque
+    rgb = np.asarray(load_image(pixels))
+    assert rgb[0, 0].tolist() == [10, 20, 30]
+    assert rgb[0, 1].tolist() == [244, 204, 204]
+    assert rgb[1].tolist() == [[255, 255, 255]] * 2
+
+
+def test_palettes_with_a_transparent_colour_become_white_there():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 0), 1)
+    assert np.asarray(load_image(encode(image, "PNG", transparency=0))).tolist() == [[[255, 255, 255], [0, 255, 0]]]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "F"])
+def test_every_mode_becomes_rgb_that_looks_the_same(photo, mode):
+    if mode == "F":
+        image = Image.fromarray(np.asarray(photo.convert("L"), np.float32) / 255)
+    elif mode == "LAB":
+        image = Image.new("LAB", photo.size, (200, 128, 128))
+    else:
+        image = photo.convert(mode)
+    loaded = load_image(image)
+    assert loaded.mode == "RGB"
+    if mode in ("L", "LA", "F"):
+        grey = np.asarray(photo.convert("L"), np.int16)
+        assert np.abs(np.asarray(loaded, np.int16) - grey[..., None]).max() <= 1
+    elif mode not in ("1", "P", "LAB"):
+        assert np.abs(np.asarray(loaded, np.int16) - np.asarray(photo, np.int16)).mean() < 6
+
+
+def test_16_bit_grey_keeps_its_tones_instead_of_turning_white(photo):
+    grey = np.asarray(photo.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert deep.mode.startswith("I")
+    assert np.array_equal(np.asarray(load_image(encode(deep, "PNG")))[..., 0], grey)
+    assert np.array_equal(np.asarray(load_image(encode(deep, "TIFF")))[..., 0], grey)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_stands_for_an_animation(file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    animation = Image.open(io.BytesIO(encode(frames[0], file_format, save_all=True, append_images=frames[1:])))
+    assert animation.n_frames == 3
+    animation.seek(2)
+    red, green, blue = np.asarray(load_image(animation), np.int16)[4, 4]
+    assert red > 250
+    assert max(green, blue) < 5
+
+
+def test_what_is_no_image_is_refused_by_name(photo, tmp_path, served_photo):
+    text = tmp_path / "text.jpg"
+    text.write_text("not a photo")
+    torn = tmp_path / "torn.jpg"
+    torn.write_bytes(encode(photo.resize((300, 300)), "JPEG")[:2000])
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg: no such file"):
+        load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(ValueError, match=r"text\.jpg is not an image"):
+        load_image(text)
+    with pytest.raises(ValueError, match=r"torn\.jpg can't be read to its end"):
+        load_image(torn)
+    with pytest.raises(ValueError, match=r"empty\.png is not an image"):
+        load_image(str(empty))
+    with pytest.raises(ValueError, match="is a folder"):
+        load_image(tmp_path)
+    with pytest.raises(ValueError, match=r"nothing\.png can't be fetched: .*404"):
+        load_image(served_photo.replace("photo.png", "nothing.png"))
+    with pytest.raises(TypeError, match="found int"):
+        load_image(3)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((4, 4), 200.0), r"\[0, 1\], found 200 to 200"),
+        (np.full((4, 4), np.nan), r"\[0, 1\], found nan"),
+        (np.full((4, 4), -1), r"\[0, 255\], found -1"),
+        (np.zeros((5, 4, 5), np.uint8), r"found \(5, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"found \(0, 4, 3\)"),
+        (np.zeros(7, np.uint8), r"found \(7,\)"),
+    ],
+)
+def test_arrays_that_could_mean_anything_are_refused(array, message):
+    with pytest.raises(ValueError, match=message):
+        load_image(array)
+
+
+def test_photos_of_any_shape_are_squashed_to_the_square_whole(processor, make_photo):
+    wide = make_photo(width=120, height=40)
+    pixel_values = processor(images=wide).pixel_values
+    assert pixel_values.shape == (1, 3, 96, 96)
+    squashed = np.asarray(wide.resize((96, 96), Image.Resampling.BICUBIC), np.float32) / 255
+    mean, std = (np.array(getattr(processor.image_processor, name)) for name in ("image_mean", "image_std"))
+    assert np.abs(pixel_values[0].permute(1, 2, 0).numpy() - (squashed - mean) / std).max() < 0.03
+
+
+def test_one_image_a_list_and_a_batch_array_are_told_apart(processor, make_photo):
+    photos = [make_photo(0), make_photo(1, width=33)]
+    both = processor(images=photos).pixel_values
+    assert torch.equal(processor(images=photos[1]).pixel_values[0], both[1])
+    batch = np.stack([np.asarray(photos[0])] * 3)
+    assert torch.equal(processor(images=batch).pixel_values[2], both[0])
+
+
+def test_labels_end_with_the_end_token_and_never_begin_with_the_start_token(processor, tokenizer):
+    labels = processor(text=["A dog runs .", "A brown dog runs through the grass ."]).labels
+    assert (labels[:, 0] != tokenizer.bos_token_id).all()
+    assert labels[0].tolist()[3:] == [tokenizer.eos_token_id] + [-100] * (labels.shape[1] - 4)
+    assert labels[1, -1] == tokenizer.eos_token_id
+    assert processor.batch_decode(labels) == ["a dog runs", "a brown dog runs through the grass"]
+    assert processor.decode(labels[0]) == "a dog runs"
+
+
+def test_images_and_captions_go_in_together(processor, photo):
+    batch = processor(images=photo, text=["A dog", "Two children"])
+    assert set(batch) == {"pixel_values", "labels"} == set(processor.model_input_names)
+    with pytest.raises(ValueError, match="pass images, text"):
+        processor()
+    with pytest.raises(ValueError, match="return_tensors"):
+        processor(images=photo, return_tensors="np")
+
+
+def test_the_processor_survives_the_way_to_disk_and_back(processor, photo, tmp_path):
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is GRUCaptionerProcessor
+    before, after = (each(images=photo, text="A man's dog isn't red") for each in (processor, loaded))
+    assert torch.equal(before.pixel_values, after.pixel_values)
+    assert torch.equal(before.labels, after.labels)
+    assert loaded.batch_decode(after.labels) == processor.batch_decode(before.labels)
+
+
+def test_size_mean_and_deviation_come_from_a_timm_encoder(tokenizer, tmp_path):
+    TimmWrapperConfig(
+        architecture="test_efficientnet",
+        pretrained_cfg={"input_size": [3, 260, 260], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]},
+    ).save_pretrained(tmp_path)
+    image_processor = GRUCaptionerProcessor.from_encoder_pretrained(tmp_path, tokenizer).image_processor
+    assert list(image_processor.image_mean) == [0.5, 0.4, 0.3]
+    assert list(image_processor.image_std) == [0.2, 0.2, 0.1]
+    assert (image_processor.size["height"], image_processor.size["width"]) == (260, 260)
+    resized = GRUCaptionerProcessor.from_encoder_pretrained(tmp_path, tokenizer, image_size=128).image_processor
+    assert resized.size["height"] == 128
+
+
+def test_size_mean_and_deviation_come_from_a_transformers_encoder(tokenizer, tmp_path):
+    ViTConfig().save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 192, "width": 192}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    image_processor = GRUCaptionerProcessor.from_encoder_pretrained(str(tmp_path), tokenizer).image_processor
+    assert list(image_processor.image_mean) == [0.1, 0.2, 0.3]
+    assert image_processor.size["height"] == 192
+
+
+def test_paths_with_a_tilde_lead_home(photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photo.save(tmp_path / "me.png")
+    assert load_image("~/me.png").size == photo.size
+    assert load_image(Path("~/me.png")).size == photo.size

@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
+from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+from hf_gru_captioner.tokenization import build_tokenizer
+
+
+@pytest.fixture
+def captioner(checkpoint):
+    return Captioner.from_pretrained(checkpoint)
+
+
+def test_one_image_gives_a_caption_and_a_list_gives_a_list(captioner, make_photo):
+    photos = [make_photo(seed) for seed in range(3)]
+    one = captioner(photos[1])
+    many = captioner(photos, batch_size=2)
+    assert isinstance(one, Caption)
+    assert [type(each) for each in many] == [Caption] * 3
+    assert many[1].text == one.text
+    assert many[1].score == pytest.approx(one.score, abs=1e-5)
+    assert captioner([]) == []
+
+
+def test_the_score_is_what_beam_search_ranked_by(captioner, photo):
+    pixel_values = captioner.processor(images=photo).pixel_values
+    for length_penalty in (0.0, 0.8, 2.0):
+        settings = {"num_beams": 4, "length_penalty": length_penalty}
+        captions = captioner(photo, num_captions=4, **settings)
+        found = captioner.model.generate(
+            pixel_values, num_return_sequences=4, return_dict_in_generate=True, output_scores=True, **settings
+        )
+        assert [each.score for each in captions] == pytest.approx(found.sequences_scores.tolist(), abs=1e-5)
+        assert [each.text for each in captions] == captioner.processor.batch_decode(found.sequences)
+
+
+def test_words_probabilities_and_attention_belong_together(captioner, photo):
+    captioner.model.lm_head.bias.data[4] = 3.0
+    caption = captioner(photo, num_beams=1, min_new_tokens=4, max_new_tokens=5)
+    assert 4 <= len(caption.words) <= 5
+    assert len(caption.log_probabilities) == len(caption.words)
+    assert caption.attention.shape == (len(caption.words), 3, 3)
+    np.testing.assert_allclose(caption.attention.sum((1, 2)), 1, rtol=1e-5)
+    assert "".join(caption.words).replace(" ", "") == caption.text.replace(" ", "")
+    assert all(value < 0 for value in caption.log_probabilities)
+
+
+def test_the_end_token_counts_in_the_score_but_is_no_word(captioner, photo):
+    captioner.model.lm_head.bias.data[2] = 50.0  # ends at once
+    caption = captioner(photo, num_beams=1)
+    assert (caption.text, caption.words, caption.log_probabilities) == ("", (), ())
+    assert caption.score == pytest.approx(0, abs=1e-3)
+    assert caption.attention.shape == (0, 3, 3)
+
+
+def test_a_model_without_attention_gives_no_maps(make_model, processor, photo):
+    caption = Captioner(make_model(attention_type="none"), processor)(photo, max_new_tokens=3)
+    assert caption.attention is None
+    assert len(caption.words) > 0
+
+
+def test_captioning_leaves_dropout_off(make_model, processor, photo):
+    model = make_model(dropout=0.9).train()
+    captioner = Captioner(model, processor)
+    scores = {captioner(photo, max_new_tokens=6).score for _ in range(3)}
+    assert len(scores) == 1
+    assert not model.training
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(model, processor):
+    small = GRUCaptionerProcessor(processor.image_processor, build_tokenizer(["a dog"], min_count=1))
+    with pytest.raises(ValueError, match=r"the tokenizer has 6 tokens, the model \d+"):
+        Captioner(model, small)
+
+
+def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a model"):
+        Captioner.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        Captioner.from_pretrained(tmp_path / "empty")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text('{"model_type": "gru_c')
+    with pytest.raises(ValueError, match=r"its config\.json can't be read"):
+        Captioner.from_pretrained(tmp_path / "torn")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ValueError, match="not a GRU captioner but a model of type 'bert'"):
+        Captioner.from_pretrained(tmp_path / "bert")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="is not whole"):
+        Captioner.from_pretrained(checkpoint)
+
+
+def test_pickled_weights_are_never_loaded(checkpoint, model):
+    (checkpoint / "model.safetensors").unlink()
+    torch.save(model.state_dict(), checkpoint / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is not whole"):
+        Captioner.from_pretrained(checkpoint)
+
+
+def test_the_shipped_checkpoint_is_small_whole_and_safe():
+    files = {path.name for path in SHIPPED_CHECKPOINT.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "processor_config.json"} <= files
+    assert {"tokenizer.json", "tokenizer_config.json"} <= files
+    assert not {name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
+    assert sum(path.stat().st_size for path in SHIPPED_CHECKPOINT.iterdir()) <= 25e6
+    for name in ("configuration", "modeling", "processing"):
+        code = f"{name}_gru_captioner.py"
+        assert (SHIPPED_CHECKPOINT / code).read_bytes() == (SHIPPED_CHECKPOINT.parent / "model" / code).read_bytes()

@@ -1,0 +1,127 @@
+import json
+
+import pytest
+from PIL import Image
+
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.cli import main
+
+
+@pytest.fixture
+def photos(make_photo, tmp_path):
+    """A folder of three photos."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, name in enumerate(["a.png", "b.JPG", "c.webp"]):
+        make_photo(seed).save(folder / name)
+    (folder / "notes.txt").write_text("not a photo")
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, capsys):
+    """Runs `gru-captioner caption` with the tiny checkpoint -> exit code, lines of output, lines of errors."""
+
+    def run(*arguments):
+        capsys.readouterr()  # what the test has printed so far
+        code = main(["caption", "--checkpoint", str(checkpoint), *map(str, arguments)])
+        output = capsys.readouterr()
+        return code, output.out.splitlines(), output.err.splitlines()
+
+    return run
+
+
+def test_files_folders_and_patterns_are_captioned_in_order_each_once(run, photos, checkpoint):
+    captioner = Captioner.from_pretrained(checkpoint)
+    expected = [f"{photos / name}: {captioner(photos / name).text}" for name in ("a.png", "b.JPG", "c.webp")]
+    assert run(photos) == (0, expected, [])
+    assert run(photos / "*.png", photos / "b.JPG", photos) == (0, expected, [])
+    assert run(photos / "*", "--batch-size", 1)[1][:2] == expected[:2]
+
+
+def test_json_has_one_object_a_line(run, photos, checkpoint):
+    (photos / "d.jpg").write_text("not a photo")
+    code, lines, errors = run(photos, "--json")
+    rows = [json.loads(line) for line in lines]
+    assert code == 2
+    assert errors == []
+    assert [set(row) for row in rows] == [{"path", "caption", "score"}] * 3 + [{"path", "error"}]
+    caption = Captioner.from_pretrained(checkpoint)(photos / "a.png")
+    assert rows[0]["caption"] == caption.text
+    assert rows[0]["score"] == pytest.approx(caption.score, abs=1e-4)
+    assert "d.jpg is not an image" in rows[3]["error"]
+
+
+def test_a_photo_that_cannot_be_read_is_reported_and_the_rest_go_on(run, photos):
+    content = (photos / "b.JPG").read_bytes()
+    (photos / "b.JPG").write_bytes(content[: len(content) // 2])
+    code, lines, errors = run(photos)
+    assert code == 2
+    assert len(lines) == 2
+    assert len(errors) == 1
+    assert "b.JPG can't be read" in errors[0]
+
+
+def test_several_captions_come_best_first(run, photos):
+    code, lines, _ = run(photos / "a.png", "--num-captions", 3, "--num-beams", 4, "--json")
+    scores = [json.loads(line)["score"] for line in lines]
+    assert code == 0
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_attention_pictures_are_drawn(run, photos, tmp_path):
+    code, _, _ = run(photos, "--attention", tmp_path / "drawn" / "here")
+    assert code == 0
+    drawn = sorted((tmp_path / "drawn" / "here").iterdir())
+    assert [path.name for path in drawn] == [f"{name}.attention.png" for name in ("a.png", "b.JPG", "c.webp")]
+    assert Image.open(drawn[0]).size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{folder}/nowhere.jpg"], "nowhere.jpg: no such file"),
+        (["{folder}/notes.txt"], "notes.txt is not an image"),
+        (["{folder}/*.bmp"], "no file matches"),
+        (["{empty}"], "no images in this folder"),
+        (["{folder}", "--num-captions", "5", "--num-beams", "2"], "add --num-beams 5"),
+        (["{folder}", "--checkpoint", "{empty}"], "is not a checkpoint"),
+        (["{folder}", "--checkpoint", "{empty}/nowhere"], "neither a folder nor a model"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(run, photos, tmp_path, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, lines, errors = run(*(each.format(folder=photos, empty=empty) for each in arguments))
+    assert (code, lines) == (2, [])
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def test_a_vocabulary_that_does_not_fit_ends_in_one_line(run, photos, checkpoint):
+    config = json.loads((checkpoint / "tokenizer.json").read_text())
+    last = max(config["model"]["vocab"], key=config["model"]["vocab"].get)
+    del config["model"]["vocab"][last]
+    (checkpoint / "tokenizer.json").write_text(json.dumps(config))
+    code, _, errors = run(photos)
+    assert code == 2
+    assert len(errors) == 1
+    assert "they are not of one checkpoint" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir", "x"], "data.source"),
+        (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "--optimization.epoch"),
+        (["--data.source", "x", "--output_dir", "y", "--model.attention_type", "soft"], "attention_type"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere is not a folder"),
+    ],
+)
+def test_mistakes_in_the_knobs_of_training_end_in_one_line(capsys, arguments, message):
+    assert main(["train", *arguments]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]

@@ -1,0 +1,95 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_gru_captioner
+
+PACKAGE = Path(hf_gru_captioner.__file__).parent
+
+# The laws of arrows (DESIGN): who may import whom, by room. A module not named here may import nothing of ours.
+MAY_IMPORT = {
+    "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
+    "captioning": {"model"},
+    "training": {"evaluation"},
+    "cli": {"captioning", "data", "evaluation", "model", "tokenization", "training", "visualization"},
+}
+ROOMS = sorted(
+    {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")} - {"pretrained"}
+)
+
+
+def modules_of(room: str) -> list[Path]:
+    return sorted((PACKAGE / room).rglob("*.py")) if (PACKAGE / room).is_dir() else [PACKAGE / f"{room}.py"]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Our modules that a file imports, as dotted names below the package."""
+    found = set()
+    folder = path.relative_to(PACKAGE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = folder[: len(folder) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {".".join([*base, name]) for name in names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not [name for name in names if name.split(".")[0] in ("scripts", "demo", "tests")], path
+            found |= {name.partition(".")[2] for name in names if name.split(".")[0] == "hf_gru_captioner"}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_it_may(room):
+    for path in modules_of(room):
+        rooms = {name.split(".")[0] for name in imports_of(path)} - {room}
+        assert rooms <= MAY_IMPORT.get(room, set()), f"{path.name} imports {rooms}"
+
+
+def test_the_room_that_travels_imports_nothing_but_siblings():
+    siblings = {path.stem for path in (PACKAGE / "model").glob("*.py")}
+    for path in (PACKAGE / "model").glob("*.py"):
+        for name in imports_of(path):
+            room, _, module = name.partition(".")
+            assert room == "model", path
+            assert module in siblings, path
+
+
+def test_a_forbidden_import_is_noticed(tmp_path):
+    intruder = PACKAGE / "data" / "intruder.py"  # never written: only its place matters
+    tree = "from ..model import load_image\nfrom .collator import CaptionCollator\nimport hf_gru_captioner.training\n"
+    path = tmp_path / "intruder.py"
+    path.write_text(tree)
+
+    class Placed(type(path)):
+        def relative_to(self, *_):
+            return intruder.relative_to(PACKAGE)
+
+    assert imports_of(Placed(path)) == {"model", "data.collator", "training"}
+
+
+def test_public_names_are_sorted_and_all_there():
+    assert sorted(hf_gru_captioner.__all__) == hf_gru_captioner.__all__
+    for name in hf_gru_captioner.__all__:
+        assert getattr(hf_gru_captioner, name).__name__ == name
+        assert name in dir(hf_gru_captioner)
+    with pytest.raises(AttributeError, match="no attribute 'Captionner'"):
+        _ = hf_gru_captioner.Captionner
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy():
+    code = (
+        "import sys, hf_gru_captioner.cli\n"
+        "try: hf_gru_captioner.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+    assert "caption" in output
+
+
+def test_type_checkers_are_told_that_the_package_is_typed():
+    assert (PACKAGE / "py.typed").exists()

@@ -1,0 +1,53 @@
+"""Checkpoints load through transformers' auto classes in a process that has nothing of ours on its path."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+
+WITHOUT_PACKAGE = """
+import json, sys
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+folder, photo, resaved = sys.argv[1:]
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "gru_captioner"
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+captions = []
+for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    model = auto_class.from_pretrained(folder, trust_remote_code=True, dtype="float32")
+    captions += processor.batch_decode(model.generate(**processor(images=photo)))
+model.save_pretrained(resaved)
+processor.save_pretrained(resaved)
+again = AutoModel.from_pretrained(resaved, trust_remote_code=True)
+captions += processor.batch_decode(again.generate(**processor(images=photo)))
+assert not [name for name in sys.modules if name.split(".")[0] == "hf_gru_captioner"], "the package was imported"
+print(json.dumps(captions))
+"""
+
+
+@pytest.mark.parametrize("which", ["saved", "shipped"])
+def test_a_process_without_our_package_writes_the_same_captions(which, checkpoint, photo, tmp_path):
+    folder = checkpoint if which == "saved" else SHIPPED_CHECKPOINT
+    photo.save(tmp_path / "photo.png")
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path / "home"),
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    # -S leaves out the editable install; the libraries' folder is put back by hand
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    code = f"import sys; sys.path[1:1] = {libraries!r}\n{WITHOUT_PACKAGE}"
+    process = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(folder), str(tmp_path / "photo.png"), str(tmp_path / "resaved")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    captions = json.loads(process.stdout.splitlines()[-1])
+    assert captions == [Captioner.from_pretrained(folder)(tmp_path / "photo.png").text] * 4
