@@ -90,12 +90,11 @@ def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "c
         hypothesis_row, reference_row = captions.common_rows(table)
         most = np.zeros_like(table.count)
         np.maximum.at(most, hypothesis_row, table.count[reference_row])
-        row = np.unique(hypothesis_row)
+        row = np.flatnonzero(most)
         matches.append(np.bincount(table.caption[row], np.minimum(most, table.count)[row], minlength=images))
     ngrams = [np.maximum(length - order, 0) for order in range(MAX_ORDER)]
-    return np.stack([length, _reference_length(captions, reference_length), *ngrams, *matches], axis=1).astype(
-        np.float64
-    )
+    columns = [length, _reference_length(captions, reference_length), *ngrams, *matches]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _reference_length(captions: CaptionSet, rule: ReferenceLength) -> np.ndarray:
@@ -126,8 +125,7 @@ def bleu_from_statistics(statistics: np.ndarray, brevity_penalty: bool = True) -
 
 
 class CaptionBleu(evaluate.Metric):
-    """BLEU as an `evaluate` metric: `CaptionBleu().compute(predictions=["a dog runs"], references=[["a dog runs
-    fast"]])`."""
+    """BLEU as an `evaluate` metric: `CaptionBleu().compute(predictions=[...], references=[[...], ...])`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

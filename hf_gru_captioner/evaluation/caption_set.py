@@ -50,9 +50,8 @@ def count_ngrams(captions: Sequence[str]) -> list[NgramTable]:
         fits = room[start] >= order
         start, prefix = start[fits], prefix[fits]
         # An n-gram is the n-gram one word shorter and its last word; renumbering keeps the product far below 2**63.
-        _, first, prefix = np.unique(
-            prefix * len(numbers) + word[start + order - 1], return_index=True, return_inverse=True
-        )
+        longer = prefix * len(numbers) + word[start + order - 1]
+        _, first, prefix = np.unique(longer, return_index=True, return_inverse=True)
         texts = [" ".join(words[position : position + order]) for position in start[first]]
         rows, count = np.unique(caption[start] * len(texts) + prefix, return_counts=True)
         tables.append(NgramTable(*np.divmod(rows, max(len(texts), 1)), count, texts))
@@ -85,9 +84,8 @@ class CaptionSet:
             TypeError: The references of an image are one string instead of a list.
         """
         check_captions(predictions, references)
-        tokens = iter(
-            tokenize([*predictions, *(caption for captions in references for caption in captions)], tokenizer)
-        )
+        written = [*predictions, *(caption for captions in references for caption in captions)]
+        tokens = iter(tokenize(written, tokenizer))
         hypotheses = [next(tokens) for _ in predictions]
         return cls(hypotheses, [[next(tokens) for _ in captions] for captions in references], tokenizer)
 
@@ -119,8 +117,10 @@ class CaptionSet:
         return count_ngrams(self.captions)
 
     def common_rows(self, table: NgramTable) -> tuple[np.ndarray, np.ndarray]:
-        """Return each pair of rows, one of a hypothesis and one of a reference of its image, that stand for the same
-        n-gram."""
+        """Pair the rows of hypotheses and of their images' references that stand for the same n-gram.
+
+        Returns the hypothesis' row and the reference's row of each pair, shape (pairs,) each.
+        """
         key = self.image[table.caption] * len(table.texts) + table.ngram
         references = int(np.searchsorted(table.caption, len(self)))  # the first row of a reference
         hypothesis_key, reference_key = key[:references], key[references:]  # the former ascending, each once
@@ -131,8 +131,7 @@ class CaptionSet:
 
     @property
     def signature(self) -> str:
-        """What two figures must share to be comparable, as in `tok:ptb|refs:5.0|images:1000` (mean references an
-        image)."""
+        """What two figures must share to be comparable, as in `tok:ptb|refs:5.0|images:1000`; references are a mean."""
         return f"tok:{self.tokenizer}|refs:{len(self.captions) / len(self) - 1:.1f}|images:{len(self)}"
 
 

@@ -101,6 +101,7 @@ class CiderDReward:
         self.tokenizer = tokenizer
         self.references = captions.references
         self.frequencies = frequencies or DocumentFrequencies.from_captions(captions)
+        _check_tokenizer(self.frequencies, tokenizer)
 
     def __call__(self, hypotheses: Sequence[str], images: Sequence[int]) -> np.ndarray:
         """Score captions as written; `images[i]` is the image of `hypotheses[i]`, so an image may come with several.
@@ -135,7 +136,7 @@ class Cider(evaluate.Metric):
                 'tokenizer: "ptb", "simple" or "none". document_frequencies: path of a file that '
                 "DocumentFrequencies.save wrote; "
                 'without it they come from the references. form: "cider-d" or "cider", the plain cosine. '
-                "Returns cider (0 to 10) and cider_signature."
+                "Returns cider (cider_cosine for the cosine), 0 to 10, and cider_signature."
             ),
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
@@ -155,6 +156,6 @@ class Cider(evaluate.Metric):
         frequencies = DocumentFrequencies.load(document_frequencies) if document_frequencies else None
         source = f"{frequencies.images} images of a file" if frequencies else "references"
         return {
-            "cider": float(cider_scores(captions, frequencies, form).mean()),
+            "cider" if form == "cider-d" else "cider_cosine": float(cider_scores(captions, frequencies, form).mean()),
             "cider_signature": f"{captions.signature}|form:{form}|df:{source}",
         }

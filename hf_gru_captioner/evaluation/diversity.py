@@ -58,8 +58,7 @@ def diversity_scores(captions: Sequence[str], training_captions: Collection[str]
 
 
 class Diversity(evaluate.Metric):
-    """Diversity as an `evaluate` metric: `Diversity().compute(predictions=[...], training_captions=[...])`; it reads no
-    references."""
+    """Diversity as an `evaluate` metric: `Diversity().compute(predictions=[...])`; it reads no references."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -76,6 +76,8 @@ class OptimizationConfig:
     """Weights are averaged over about 1 / (1 - this) steps; validation and checkpoints use the average."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the matrix products."""
+    checkpoint_precision: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Precision of the weights in the checkpoint's file; captions are written in float32 whatever it is."""
     seed: int = 0
     """Seed of initialization, data order and dropout."""
 

@@ -4,6 +4,7 @@ AdamW (https://arxiv.org/abs/1711.05101) with warm-up and a cosine, label smooth
 exponential moving average of the weights, which is what is validated and saved.
 """
 
+import copy
 import json
 import math
 import time
@@ -105,7 +106,8 @@ class CaptionTrainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         is_best = history[-1][self.select_by] >= max(record[self.select_by] for record in history)
         if is_best:
-            save_whole(self.output_dir / "checkpoint", model, self.processor)
+            precision = getattr(torch, self.config.checkpoint_precision)
+            save_whole(self.output_dir / "checkpoint", copy.deepcopy(model).to(precision), self.processor)
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         aside = self.output_dir / "history.jsonl.partial"
         aside.write_text("\n".join(lines) + "\n")
