@@ -111,3 +111,13 @@ def test_the_shipped_checkpoint_is_small_whole_and_safe():
     for name in ("configuration", "modeling", "processing"):
         code = f"{name}_gru_captioner.py"
         assert (SHIPPED_CHECKPOINT / code).read_bytes() == (SHIPPED_CHECKPOINT.parent / "model" / code).read_bytes()
+
+
+def test_the_shipped_checkpoint_sees_the_dogs():
+    captioner = Captioner.from_pretrained()
+    examples = SHIPPED_CHECKPOINT.parents[1] / "demo" / "examples"
+    for photo in ("dogs_lawn.jpg", "dog_floor.jpg"):
+        caption = captioner(examples / photo)
+        assert "dog" in caption.text
+        assert 4 <= len(caption.words) <= 20
+        assert caption.attention.shape == (len(caption.words), 7, 7)

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -125,3 +126,9 @@ def test_mistakes_in_the_knobs_of_training_end_in_one_line(capsys, arguments, me
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_a_missing_extra_is_named_with_the_way_to_install_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert main(["train", "--data.source", "x", "--output_dir", "y"]) == 2
+    assert 'accelerate is not installed: pip install "hf_gru_captioner[train]"' in capsys.readouterr().err

@@ -1,5 +1,4 @@
-"""METEOR 1.5: words, stems, synonyms and paraphrases that a caption shares with its references, and how scattered they
-are.
+"""METEOR 1.5: words, stems, synonyms and paraphrases shared with the references, and how scattered they are.
 
 Denkowski and Lavie, 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language",
 https://aclanthology.org/W14-3348.
@@ -13,7 +12,6 @@ and lets it run on, here one runs for the length of a call.
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,45 +26,33 @@ from .ptb import Tokenizer, java_command
 # weight of content words.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
 _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
-_COLUMNS = 23
 
 
 def meteor_statistics(captions: CaptionSet) -> np.ndarray:
-    """Return the jar's counts for each image and its best reference, shape (images, 23), float64; they may be summed
-    over images.
+    """Return the jar's counts for each image and its best reference, shape (images, 23), float64; sums of them score too.
 
     In pairs, of the hypothesis and of the reference: words, function words, then for each of the four matchers content
     words and function words matched; at the end the chunks of adjacent matches and the pair of all matched words. One
-    JVM serves the call; any thread may make it.
+    JVM serves the call, which any thread may make; it takes seconds to start.
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
-        RuntimeError: The JVM ended early; its last words are in the message.
+        RuntimeError: The JVM ended early or answered less than it was asked; its last words are in the message.
     """
     command = [*java_command("meteor/meteor-1.5.jar", "-Xmx2G"), "Meteor", "-", "-", "-stdio", "-l", "en", "-norm"]
-    rows = []
-    with (
-        tempfile.TemporaryFile() as errors,  # a pipe that nobody reads would fill up and stop the JVM
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8"
-        ) as jvm,
-    ):
-        if jvm.stdin is None or jvm.stdout is None:
-            raise RuntimeError("The pipes to the METEOR process could not be opened.")
-        try:
-            for hypothesis, references in captions:
-                fields = [" ".join(caption.replace("|||", "").split()) for caption in (*references, hypothesis)]
-                jvm.stdin.write(" ||| ".join(["SCORE", *fields]) + "\n")
-                jvm.stdin.flush()  # one question, one answer: neither side can wait for the other for ever
-                rows.append([float(count) for count in jvm.stdout.readline().split()])
-                if len(rows[-1]) != _COLUMNS:
-                    raise BrokenPipeError
-        except BrokenPipeError as error:
-            jvm.kill()
-            errors.seek(0)
-            message = errors.read().decode(errors="replace").strip()[-500:]
-            raise RuntimeError(f"METEOR gave up at image {len(rows)} ({fields[-1]!r}): {message}") from error
-    statistics = np.array(rows)
+    questions = []
+    for hypothesis, references in captions:
+        fields = [" ".join(caption.replace("|||", "").split()) for caption in (*references, hypothesis)]
+        questions.append(" ||| ".join(["SCORE", *fields]) + "\n")
+    # All questions at once, answers read meanwhile: neither side can wait for the other for ever.
+    finished = subprocess.run(command, input="".join(questions), capture_output=True, encoding="utf-8")
+    answers = finished.stdout.splitlines()
+    if finished.returncode or len(answers) != len(questions):
+        raise RuntimeError(
+            f"METEOR answered {len(answers)} of {len(questions)} questions and ended with exit code "
+            f"{finished.returncode}: {finished.stderr.strip()[-500:]}"
+        )
+    statistics = np.array([answer.split() for answer in answers], dtype=np.float64)
     matched = statistics[:, 4:20].reshape(-1, 8, 2).sum(axis=1)  # (images, 2)
     # A caption that is its reference word for word is one chunk, which the jar does not count as fragmentation.
     statistics[(matched == statistics[:, :2]).all(axis=1) & (statistics[:, 20] == 1), 20] = 0
@@ -77,9 +63,8 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
     """Return METEOR, shape (...), 0 to 1, from statistics or sums of statistics, shape (..., 23)."""
     words, function_words = statistics[..., 0:2], statistics[..., 2:4]
     content, function = np.split(statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 2, 2), 2, axis=-2)
-    matches = ((_DELTA * content + (1 - _DELTA) * function)[..., 0, :] * _MATCHER_WEIGHTS[:, None]).sum(
-        axis=-2
-    )  # (..., 2)
+    weighted = (_DELTA * content + (1 - _DELTA) * function)[..., 0, :] * _MATCHER_WEIGHTS[:, None]  # (..., 4, 2)
+    matches = weighted.sum(axis=-2)  # (..., 2)
     lengths = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing written or nothing matched: not a number, hence 0
         precision, recall = np.moveaxis(matches / lengths, -1, 0)

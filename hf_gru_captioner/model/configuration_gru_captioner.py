@@ -26,7 +26,8 @@ class GRUCaptionerConfig(PreTrainedConfig):
         attention_type: How a word looks at the image regions. `"none"`: it sees their mean (Show and Tell),
             `"additive"`: one softmax over a small network (Show, Attend and Tell), `"multihead"`: scaled dot products.
         num_attention_heads: Heads of `"multihead"` attention; must divide `hidden_size`. The other types have one.
-        dropout: Probability of zeroing a unit of the word embeddings and of the output layer's input, in [0, 1).
+        dropout: Probability of zeroing a unit of the word embeddings, of the fusion GRU's input and of the output
+            layer's input, in [0, 1). Regions are never dropped.
         tie_word_embeddings: Share the weights of the word embeddings and the output layer.
         bos_token_id: The start token. It opens `decoder_input_ids`; labels never contain it.
         pad_token_id: Fills short rows. Not 0: transformers' beam search takes a pad id of 0 for "none given".
@@ -49,7 +50,7 @@ class GRUCaptionerConfig(PreTrainedConfig):
     hidden_size: int = 512
     attention_type: str = "multihead"
     num_attention_heads: int = 8
-    dropout: float | int = 0.4
+    dropout: float | int = 0.5
     tie_word_embeddings: bool = True
     is_encoder_decoder: bool = True
     bos_token_id: int = 0

@@ -366,7 +366,8 @@ class GRUCaptionerDecoder(nn.Module):
             query = language.reshape(num_images, -1, language.shape[-1])  # (B, W, H)
             context, weights = self.attention(query, keys, values)  # (B, W, H), (B, A, W, P)
             context = context.reshape(language.shape)  # (N, T, H)
-            fusion, fusion_state = self.fusion_gru(torch.cat((language, context), dim=-1), fusion_state)  # (N, T, H)
+            fusion_input = self.dropout(torch.cat((language, context), dim=-1))  # (N, T, 2 H)
+            fusion, fusion_state = self.fusion_gru(fusion_input, fusion_state)  # (N, T, H)
             if weights is not None:
                 weights = weights.transpose(1, 2).reshape(*input_ids.shape, *weights.shape[1::2])  # (N, T, A, P)
             packed = None
@@ -382,9 +383,8 @@ class GRUCaptionerDecoder(nn.Module):
             language = output.data  # (S, H)
             context, weights = self.attention(layout.by_image(language), keys, values)  # (B, W, H), (B, A, W, P)
             context = layout.by_word(context)  # (S, H)
-            output, fusion_state = self.fusion_gru(
-                packed._replace(data=torch.cat((language, context), dim=-1)), fusion_state
-            )
+            fusion_input = self.dropout(torch.cat((language, context), dim=-1))  # (S, 2 H)
+            output, fusion_state = self.fusion_gru(packed._replace(data=fusion_input), fusion_state)
             fusion = output.data  # (S, H)
             if weights is not None:
                 weights = layout.by_word(weights.transpose(1, 2))  # (S, A, P)

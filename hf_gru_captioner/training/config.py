@@ -50,8 +50,8 @@ class ModelConfig:
     """How a word looks at the regions."""
     num_attention_heads: int = 8
     """Heads of multihead attention."""
-    dropout: float = 0.4
-    """Share of embedding and output units zeroed in training."""
+    dropout: float = 0.5
+    """Share of units zeroed in training: of the embeddings, between the GRUs and before the output layer."""
 
 
 @dataclass(frozen=True)

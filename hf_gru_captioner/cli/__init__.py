@@ -1,0 +1,29 @@
+"""The command `gru-captioner`, and the one room that wires the others together.
+
+Heavy imports stand inside the commands, so that `--help` is quick.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import caption, train
+from .shell import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["train"]:  # has a parser of its own, made from the configuration's dataclasses
+        return guarded(train.run, argv[1:])
+    parser = argparse.ArgumentParser(prog="gru-captioner", description="Captions photos on a plain CPU.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    caption.add_command(commands)
+    commands.add_parser("train", help="train a captioner: gru-captioner train --config FILE", add_help=False)
+    arguments = parser.parse_args(argv)
+    return guarded(arguments.run, arguments)
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())
