@@ -2,8 +2,8 @@
 
     python benchmarks/photo_shape.py --data ../shared/flickr8k [--checkpoint FOLDER] [--photos 1000]
 
-Flickr8k is at hand as 224x224 pictures, squashed from photos of mostly 4:3. They are stretched back to 4:3 (to 3:4 every
-third one, about the share of upright photos), which restores their true proportions, and then prepared either way.
+Flickr8k is at hand as 224x224 pictures, squashed from photos of mostly 4:3. They are stretched back to 4:3 (to 3:4
+every third one, about the share of upright photos), which restores their proportions, and then prepared either way.
 """
 
 import argparse

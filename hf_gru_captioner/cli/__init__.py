@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import caption, train
+from . import caption, score, train
 from .shell import guarded
 
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gru-captioner", description="Captions photos on a plain CPU.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     caption.add_command(commands)
+    score.add_command(commands)
     commands.add_parser("train", help="train a captioner: gru-captioner train --config FILE", add_help=False)
     arguments = parser.parse_args(argv)
     return guarded(arguments.run, arguments)

@@ -29,7 +29,7 @@ _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, parap
 
 
 def meteor_statistics(captions: CaptionSet) -> np.ndarray:
-    """Return the jar's counts for each image and its best reference, shape (images, 23), float64; sums of them score too.
+    """Return the jar's counts for each image and its best reference, shape (images, 23); sums of them score too.
 
     In pairs, of the hypothesis and of the reference: words, function words, then for each of the four matchers content
     words and function words matched; at the end the chunks of adjacent matches and the pair of all matched words. One

@@ -60,6 +60,7 @@ class CaptionScores:
         human: The mean figures of people, each scored against the others; empty if not asked for.
         settings: What must be equal for two figures to be comparable, as in
             `tok:ptb|refs:5.0|images:1000|reflen:closest`.
+        decoding: How the system wrote its captions, as in `num_beams:5|length_penalty:0.8`; empty if not known.
         length_ratio: Words in the hypotheses by words in the references they are held against; None without BLEU.
         captions: The tokenized captions.
         metrics: The sums over images behind the figures, for bootstraps of one's own.
@@ -70,14 +71,16 @@ class CaptionScores:
     per_image: dict[str, np.ndarray]
     human: dict[str, float]
     settings: str
+    decoding: str
     length_ratio: float | None
     captions: CaptionSet
     metrics: list[Metric]
 
     @property
     def signature(self) -> str:
-        """The settings and the length ratio, as in `tok:ptb|refs:5.0|images:1000|reflen:closest|ratio:0.98`."""
-        return self.settings if self.length_ratio is None else f"{self.settings}|ratio:{self.length_ratio:.2f}"
+        """Settings, length ratio, decoding: `tok:ptb|refs:5.0|images:1000|reflen:closest|ratio:0.98|num_beams:5`."""
+        ratio = "" if self.length_ratio is None else f"ratio:{self.length_ratio:.2f}"
+        return "|".join(filter(None, (self.settings, ratio, self.decoding)))
 
     def table(self) -> str:
         """Return a table for the terminal: score, 95 % interval and what people score; all times 100."""
@@ -102,6 +105,7 @@ def score_captions(
     brevity_penalty: bool = True,
     document_frequencies: DocumentFrequencies | None = None,
     training_captions: Sequence[str] | None = None,
+    decoding: str = "",
     human: bool = True,
     bootstrap: int = 1000,
     seed: int = 0,
@@ -118,6 +122,7 @@ def score_captions(
         reference_length, brevity_penalty: How BLEU counts, see `bleu_scores`.
         document_frequencies: For CIDEr, in place of those of `references`.
         training_captions: As written; with "diversity", for the share of captions that are new.
+        decoding: How the captions were written, for the signature.
         human: Also score people against each other, where an image has two references or more. With "meteor" this takes
             about as many times as long as there are references an image.
         bootstrap: Resamples for the intervals; 0 for none.
@@ -185,6 +190,7 @@ def score_captions(
         per_image=per_image,
         human=people,
         settings=settings,
+        decoding=decoding,
         length_ratio=bleus[0].length_ratio if bleus else None,
         captions=captions,
         metrics=sums,

@@ -1,0 +1,135 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_gru_captioner.cli import main
+
+QUICK = ("--tokenizer", "simple", "--metrics", "cider", "bleu", "diversity", "--bootstrap", "50")
+REFERENCES = {1: ["a dog runs", "a brown dog"], 2: ["two children play", "children on a beach"], 3: ["a red bike"]}
+
+
+@pytest.fixture
+def photos(make_dataset, tmp_path):
+    """Folder of a data set of seven photos."""
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    make_dataset(7).to_parquet(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """COCO-format annotations and a function that writes a result file -> its path."""
+    rows = [{"image_id": image, "caption": text} for image, texts in REFERENCES.items() for text in texts]
+    images = [{"id": image} for image in REFERENCES]
+    (tmp_path / "annotations.json").write_text(json.dumps({"images": images, "annotations": rows}))
+
+    def results(name, captions):
+        rows = [{"image_id": image, "caption": caption} for image, caption in captions]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        return str(tmp_path / f"{name}.json")
+
+    return str(tmp_path / "annotations.json"), results
+
+
+def test_a_checkpoint_is_scored_and_all_that_comparisons_need_is_written(checkpoint, photos, tmp_path, capsys):
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: mit\n---\n# Card\n")
+    where = ("--data", photos, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
+    assert main(["score", *map(str, where), *QUICK, "--num-beams", "1"]) == 0
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["image_id"] for row in written] == list(range(7))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["generation"]["num_beams"] == 1
+    assert len(metrics["checkpoint_sha256"]) == 64
+    assert {"torch", "transformers", "python"} <= set(metrics["versions"])
+    (system,) = metrics["systems"].values()
+    assert set(system["figures"]) >= {"cider", "bleu_4", "distinct_1"}
+    low, high = system["intervals"]["cider"]
+    assert low <= system["figures"]["cider"] <= high
+    assert system["signature"].startswith("tok:simple|refs:2.0|images:7|reflen:closest|ratio:")
+    assert system["signature"].endswith("|num_beams:1")
+    assert system["people"]["cider"] > 0
+    output = capsys.readouterr().out
+    assert "CIDEr" in output
+    assert "people" in output
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    values = {result.metric_name: result.metric_value for result in ModelCard.load(card).data.eval_results}
+    assert values["CIDEr"] == round(100 * system["figures"]["cider"], 1)
+
+
+def test_result_files_of_other_systems_are_scored_side_by_side(coco, tmp_path, capsys):
+    annotations, results = coco
+    good = results("good", [(3, "a red bike"), (1, "a dog runs"), (2, "two children play")])
+    bad = results("bad", [(1, "a red bike"), (2, "a dog"), (3, "children")])
+    assert main(["score", good, bad, "--references", annotations, *QUICK, "--output", str(tmp_path / "out")]) == 0
+    systems = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]
+    assert systems["good"]["figures"]["bleu_1"] == pytest.approx(1)
+    assert systems["bad"]["figures"]["bleu_1"] < 0.5
+    assert systems["bad"]["less_first"]["cider"]["difference"] < 0
+    assert "bad less good" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([(1, "a"), (2, "b")], "3"),
+        ([(1, "a"), (2, "b"), (3, "c"), (9, "d")], "9"),
+        ([(1, "a"), (1, "b"), (2, "b"), (3, "c")], "1"),
+        ([], "empty.json"),
+    ],
+)
+def test_result_files_that_do_not_fit_end_in_one_line(coco, capsys, captions, message):
+    annotations, results = coco
+    assert main(["score", results("empty", captions), "--references", annotations, *QUICK]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--references", "{annotations}"], "needs RESULTS"),
+        (["{results}", "--references", "{annotations}", "--checkpoint", "x"], "--checkpoint needs the photos"),
+        (["{results}", "--references", "{annotations}", "--card", "x"], "--card takes the figures of a checkpoint"),
+        (["{results}", "--references", "nowhere.json"], "nowhere.json"),
+        (["{results}", "--references", "{annotations}", "--metrics", "spice"], "cider"),
+    ],
+)
+def test_mistakes_end_in_one_line(coco, capsys, arguments, message):
+    annotations, results = coco
+    path = results("system", [(1, "a"), (2, "b"), (3, "c")])
+    assert main(["score", *(each.format(annotations=annotations, results=path) for each in arguments)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(checkpoint, photos, tmp_path):
+    arguments = ["--data", str(photos), "--checkpoint", str(checkpoint), *QUICK]
+    assert main(["score", *arguments, "--output", str(tmp_path / "one")]) == 0
+    code = (
+        f"from hf_gru_captioner.cli import main; main(['score', *{arguments!r}, '--output', {str(tmp_path / 'two')!r}])"
+    )
+    (tmp_path / "run.py").write_text(code)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            "2",
+            "--master_port",
+            "0",
+            tmp_path / "run.py",
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    for name in ("predictions.json", "metrics.json"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
