@@ -116,7 +116,7 @@ class CaptionTrainer:
 
 
 def _moving_average(decay: float):
-    """Exponential moving average that warms up: its memory is never longer than about a tenth of the steps so far.
+    """Exponential moving average that warms up: its memory is never longer than half of the steps so far.
 
     At a fixed decay of 0.999 a run of 2,000 steps would end with an average that is one seventh initial weights.
     """
@@ -124,8 +124,7 @@ def _moving_average(decay: float):
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor) -> None:
         steps = int(num_averaged)
-        weight = 1 - min(decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(averaged, current, weight)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (3 + steps)))
 
     return update
 

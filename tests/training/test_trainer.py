@@ -65,7 +65,7 @@ def test_the_frozen_encoder_does_not_move(fit, make_model):
     assert not torch.equal(model.decoder.embed_tokens.weight, make_model().decoder.embed_tokens.weight)
 
 
-def test_the_average_remembers_no_longer_than_a_tenth_of_the_run():
+def test_the_average_soon_forgets_the_initial_weights():
     update = _moving_average(0.999)
     averaged, current = [torch.zeros(1)], [torch.ones(1)]
     for steps in range(1, 100):
