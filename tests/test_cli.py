@@ -79,6 +79,27 @@ def test_attention_pictures_are_drawn(run, photos, tmp_path):
     assert Image.open(drawn[0]).size[0] > 300
 
 
+def test_photos_of_the_same_name_keep_a_picture_each(run, photos, make_photo, tmp_path):
+    (tmp_path / "others").mkdir()
+    make_photo(9).save(tmp_path / "others" / "a.png")
+    assert run(photos / "a.png", tmp_path / "others", "--attention", tmp_path / "drawn")[0] == 0
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"a.png.attention.png", "a.png.2.attention.png"}
+
+
+def test_a_checkpoint_without_attention_has_nothing_to_draw(run, photos, make_model, checkpoint, tmp_path):
+    make_model(attention_type="none").save_pretrained(checkpoint)
+    code, _, errors = run(photos, "--attention", tmp_path / "drawn")
+    assert code == 2
+    assert "no attention to draw" in errors[0]
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_addresses_with_a_question_mark_are_no_patterns(run):
+    code, _, errors = run("http://127.0.0.1:9/photo.jpg?size=1")
+    assert code == 2
+    assert "photo.jpg?size=1 can't be fetched" in errors[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -42,3 +42,9 @@ def test_every_example_photo_has_its_licence():
     photos = [path.name for path in (ROOT / "demo" / "examples").glob("*.jpg")]
     assert len(photos) >= 6
     assert not [name for name in photos if f"| {name} |" not in licences]
+
+
+def test_the_python_of_the_scoring_page_runs_as_it_stands():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scoring.md").read_text(), re.DOTALL)
+    output = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert "cider_signature" in output

@@ -4,6 +4,7 @@ import argparse
 import glob
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,8 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.num_captions} captions of a photo need at least as many beams, found {beams}: add "
             f"--num-beams {arguments.num_captions}."
         )
+    sheets: dict[str, Path] = {}
     if arguments.attention is not None:
+        if captioner.model.config.attention_type == "none":
+            raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
         arguments.attention.mkdir(parents=True, exist_ok=True)
+        sheets = _name_sheets(arguments.attention, paths)
 
     failures = 0
     progress = tqdm(
@@ -69,8 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
                 of_photo = next(captions)
                 for each in of_photo:
                     _print_caption(path, each, arguments.json)
-                if arguments.attention is not None:
-                    _save_attention(arguments.attention, path, images[path], of_photo[0])
+                if sheets:
+                    _save_attention(sheets[path], images[path], of_photo[0])
             progress.update(len(batch))
     return BAD_INPUT if failures else 0
 
@@ -83,7 +88,9 @@ def _find_photos(patterns: Sequence[str]) -> Iterator[str]:
     found: dict[str, None] = {}
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        if path.is_dir():
+        if pattern.startswith(("http://", "https://")):
+            found[pattern] = None
+        elif path.is_dir():
             inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings)
             if not inside:
                 raise UsageError(f"{pattern}: no images in this folder.")
@@ -125,10 +132,21 @@ def _report_failure(path: str, error: str, as_json: bool) -> None:
         print(f"gru-captioner: {error}", file=sys.stderr)
 
 
-def _save_attention(folder: Path, path: str, image, each) -> None:
+def _name_sheets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
+    """A file of its own for each photo, though two in different folders may have the same name."""
+    sheets: dict[str, Path] = {}
+    seen: Counter[str] = Counter()
+    for path in paths:
+        name = Path(path).name
+        seen[name] += 1
+        number = f".{seen[name]}" if seen[name] > 1 else ""
+        sheets[path] = folder / f"{name}{number}.attention.png"
+    return sheets
+
+
+def _save_attention(target: Path, image, each) -> None:
     from ..visualization import draw_attention
 
-    target = folder / f"{Path(path).name}.attention.png"
     aside = target.with_suffix(".partial")
     draw_attention(image, each.words, each.attention).save(aside, format="PNG")
     aside.replace(target)
