@@ -1,9 +1,8 @@
 """Photos in, captions out: what the command line, the demo and the scorer call."""
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, overload
@@ -14,6 +13,19 @@ from transformers import PreTrainedConfig
 
 from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
+
+# Arguments of generate() that change what it is given or returns, not how it decodes.
+NOT_SETTINGS = {
+    "inputs",
+    "encoder_outputs",
+    "decoder_input_ids",
+    "input_ids",
+    "past_key_values",
+    "generation_config",
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "streamer",
+}
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
@@ -36,7 +48,7 @@ class Caption:
     score: float
     words: tuple[str, ...]
     log_probabilities: tuple[float, ...]
-    attention: np.ndarray | None
+    attention: np.ndarray | None = field(compare=False)
 
 
 class Captioner:
@@ -96,12 +108,17 @@ class Captioner:
             )
         try:
             processor = GRUCaptionerProcessor.from_pretrained(name, **location)
-            model = GRUCaptionerForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, **location
+            model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, output_loading_info=True, **location
             )
-        except OSError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"the checkpoint {name} is not whole: {reason}") from error
+        except Exception as error:  # a damaged file or field raises whatever the library that reads it raises
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
+            ) from error
+        if loading["missing_keys"]:
+            missing = sorted(loading["missing_keys"])
+            raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
         return cls(model.to(device), processor)
 
     @overload
@@ -125,14 +142,23 @@ class Captioner:
         """
         Args:
             images: One photo (path, address, bytes, PIL image, array or tensor), or a list of them.
-            num_captions: How many captions of each photo, the best first; then each photo gives a list. At most
-                `num_beams`, unless `do_sample=True`.
+            num_captions: How many captions of each photo, the best first; then each photo gives a list. Beam search
+                writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
             batch_size: Photos captioned at once.
-            generation: Arguments of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
+            generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
 
         Returns:
             One [`Caption`] a photo, or a list of `num_captions` of them.
+
+        Raises:
+            ValueError: An image that can't be read, or a number below 1.
+            TypeError: An argument of generate() that is no setting.
         """
+        if batch_size < 1 or (num_captions is not None and num_captions < 1):
+            raise ValueError(f"batch_size and num_captions are at least 1, found {batch_size} and {num_captions}.")
+        refused = sorted(set(generation) & NOT_SETTINGS)
+        if refused:
+            raise TypeError(f"Captioner takes no {refused[0]}: call captioner.model.generate() for that.")
         is_one = is_one_image(images)
         sources = [images] if is_one else list(images)
         captions: list[list[Caption]] = []
@@ -146,8 +172,9 @@ class Captioner:
         pixel_values = self.processor(images=images)["pixel_values"].to(model.device)
         encoder_outputs = model.get_encoder()(pixel_values)
         sequences = model.generate(
-            encoder_outputs=copy.copy(encoder_outputs),  # generate() repeats what it is given for each beam, in place
-            **{**generation, "num_return_sequences": num_captions, "return_dict_in_generate": False},
+            encoder_outputs=encoder_outputs,
+            num_return_sequences=num_captions,
+            **generation,
         )  # (N, 1 + T)
         labels = self._labels(sequences)
         # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
@@ -163,7 +190,8 @@ class Captioner:
             )
             for row in range(len(labels))
         ]
-        return [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
+        by_image = [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
+        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in by_image]
 
     def _labels(self, sequences: torch.Tensor) -> torch.Tensor:
         """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""

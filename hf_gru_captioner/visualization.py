@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PANEL_HEIGHT = 200  # pixels
+PANEL_WIDTHS = (120, 400)  # pixels; photos narrower or wider than that are squashed into them
 LABEL_HEIGHT = 26  # pixels
 DARKEST = 0.2  # brightness of a region without attention; the word's strongest region has 1
 
@@ -30,7 +31,7 @@ def draw_attention(
             f"draw_attention needs one map a word, found {0 if attention is None else len(attention)} maps for "
             f"{len(words)} words; a model with attention_type='none' has no maps."
         )
-    width = max(1, round(image.width * PANEL_HEIGHT / image.height))
+    width = int(np.clip(round(image.width * PANEL_HEIGHT / image.height), *PANEL_WIDTHS))
     photo = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
     panels = [("", photo)] + [(word, _light(photo, weights)) for word, weights in zip(words, attention, strict=True)]
     columns = min(max_columns, len(panels))

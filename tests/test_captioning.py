@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
 from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
@@ -91,14 +92,71 @@ def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="not a GRU captioner but a model of type 'bert'"):
         Captioner.from_pretrained(tmp_path / "bert")
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is damaged or its files"):
         Captioner.from_pretrained(checkpoint)
+
+
+def damage_weights(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+
+
+def damage_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+
+
+DAMAGES = {
+    "truncated weights": damage_weights,
+    "a pointer of Git LFS": lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs..."),
+    "a larger vocabulary in the configuration": lambda folder: damage_config(folder, vocab_size=99),
+    "other sizes in the configuration": lambda folder: damage_config(folder, hidden_size=32),
+    "a field of another type": lambda folder: damage_config(folder, hidden_size="wide"),
+    "an encoder that timm does not know": lambda folder: damage_config(
+        folder, encoder_config={"model_type": "timm_wrapper", "architecture": "nonsense"}
+    ),
+    "an empty tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named(checkpoint, damage):
+    DAMAGES[damage](checkpoint)
+    with pytest.raises(ValueError, match=f"the checkpoint {checkpoint} is damaged or its files"):
+        Captioner.from_pretrained(checkpoint)
+
+
+def test_missing_weights_are_not_made_up(checkpoint):
+    weights = load_file(checkpoint / "model.safetensors")
+    del weights["decoder.language_gru.bias_hh_l0"]
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, decoder\.language_gru\.bias_hh_l0"):
+        Captioner.from_pretrained(checkpoint)
+
+
+def test_sampled_captions_come_best_first(captioner, photo):
+    torch.manual_seed(0)
+    captions = captioner(photo, num_captions=8, do_sample=True, num_beams=1)
+    scores = [caption.score for caption in captions]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 4
+
+
+def test_what_is_no_setting_is_refused(captioner, photo):
+    with pytest.raises(TypeError, match="takes no decoder_input_ids"):
+        captioner(photo, decoder_input_ids=torch.zeros(1, 1).long())
+    with pytest.raises(ValueError, match="at least 1, found 16 and 0"):
+        captioner(photo, num_captions=0)
+
+
+def test_captions_can_be_compared_and_put_into_sets(captioner, photo):
+    assert len({captioner(photo), captioner(photo)}) == 1
 
 
 def test_pickled_weights_are_never_loaded(checkpoint, model):
     (checkpoint / "model.safetensors").unlink()
     torch.save(model.state_dict(), checkpoint / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is damaged or its files"):
         Captioner.from_pretrained(checkpoint)
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -94,6 +96,21 @@ def test_a_checkpoint_without_attention_has_nothing_to_draw(run, photos, make_mo
     assert not (tmp_path / "drawn").exists()
 
 
+def test_folders_inside_a_folder_are_no_photos(run, photos):
+    (photos / "more.jpg").mkdir()
+    assert run(photos)[0] == 0
+
+
+def test_file_names_that_no_terminal_can_show_are_captioned(photos, checkpoint):
+    os.rename(photos / "a.png", os.fsencode(photos) + b"/\xff.png")
+    command = [sys.executable, "-m", "hf_gru_captioner.cli", "caption", "--checkpoint", str(checkpoint), str(photos)]
+    for flags in ([], ["--json"]):
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment, check=True)
+        assert len(process.stdout.splitlines()) == 3
+        assert "udcff" in process.stdout
+
+
 def test_addresses_with_a_question_mark_are_no_patterns(run):
     code, _, errors = run("http://127.0.0.1:9/photo.jpg?size=1")
     assert code == 2
@@ -105,6 +122,9 @@ def test_addresses_with_a_question_mark_are_no_patterns(run):
     [
         (["{folder}/nowhere.jpg"], "nowhere.jpg: no such file"),
         (["{folder}/notes.txt"], "notes.txt is not an image"),
+        ([""], "an empty path"),
+        (["http://[::1/x.jpg"], "can't be fetched"),
+        (["~nobody-of-that-name/x.jpg"], "no such file"),
         (["{folder}/*.bmp"], "no file matches"),
         (["{empty}"], "no images in this folder"),
         (["{folder}", "--num-captions", "5", "--num-beams", "2"], "add --num-beams 5"),

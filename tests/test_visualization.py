@@ -28,3 +28,9 @@ def test_long_captions_take_more_rows():
 def test_one_map_a_word_is_needed(attention):
     with pytest.raises(ValueError, match="one map a word"):
         draw_attention(Image.new("RGB", (9, 9)), ["a", "dog", "runs"], attention)
+
+
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000)])
+def test_panoramas_and_slivers_give_sheets_of_ordinary_size(size):
+    sheet = draw_attention(Image.new("RGB", size), ["a"] * 3, np.ones((3, 3, 3)))
+    assert 400 < sheet.width < 2000

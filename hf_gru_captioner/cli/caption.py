@@ -3,6 +3,7 @@
 import argparse
 import glob
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -87,11 +88,13 @@ def _find_photos(patterns: Sequence[str]) -> Iterator[str]:
     endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
     found: dict[str, None] = {}
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
+        if not pattern:
+            raise UsageError("an empty path: name a photo, a folder or a pattern.")
         if pattern.startswith(("http://", "https://")):
             found[pattern] = None
         elif path.is_dir():
-            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings)
+            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings and file.is_file())
             if not inside:
                 raise UsageError(f"{pattern}: no images in this folder.")
             found.update(dict.fromkeys(inside))

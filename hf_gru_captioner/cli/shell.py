@@ -1,6 +1,7 @@
 """What the commands share of a command line's manners: a user's mistake ends in one line and exit code 2."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ class UsageError(Exception):
 
 def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     """Runs a command; its exit code. GRU_CAPTIONER_DEBUG=1 in the environment shows the traceback of a mistake."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
     try:
         return command(arguments)
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough

@@ -1,6 +1,7 @@
 """`gru-captioner train`: a data set in, a checkpoint out. Its arguments are the fields of `TrainingConfig`."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from .shell import UsageError, needs_extra
@@ -14,11 +15,11 @@ def run(argv: Sequence[str]) -> int:
     with needs_extra("train"):
         import torch
         from accelerate import Accelerator
-        from accelerate.utils import set_seed
+        from accelerate.utils import InitProcessGroupKwargs, set_seed
         from torch.utils.data import DataLoader, TensorDataset
         from tqdm import tqdm
 
-        from ..data import CaptionCollator, CaptionedRegions, cache_regions, load_captions
+        from ..data import CaptionCollator, CaptionedRegions, View, cache_regions, load_captions
         from ..evaluation import score_captions
         from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
         from ..tokenization import build_tokenizer, special_token_ids
@@ -27,7 +28,8 @@ def run(argv: Sequence[str]) -> int:
         config = _training_config(argv)
 
     optimization, validation = config.optimization, config.validation
-    accelerator = Accelerator(mixed_precision=optimization.mixed_precision)
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait while one encodes the photos
+    accelerator = Accelerator(mixed_precision=optimization.mixed_precision, kwargs_handlers=[patience])
     set_seed(optimization.seed)
     with accelerator.main_process_first():
         training_set = load_captions(config.data.source, config.data.train_split)
@@ -47,21 +49,25 @@ def run(argv: Sequence[str]) -> int:
 
     encoder = model.encoder.vision.to(accelerator.device)
 
-    def regions_of(dataset, flip: bool = False):
-        title = "encoding mirrored photos" if flip else "encoding photos"
+    encoder_config: Any = model.config.encoder_config
+    settings = processor.image_processor.to_json_string() + encoder_config.to_json_string()
+
+    def regions_of(dataset, view: View):
         return cache_regions(
             dataset,
             encoder,
             lambda images: processor(images=images)["pixel_values"],
-            processor.image_processor.to_json_string(),
+            settings,
             config.data.cache_folder,
-            flip=flip,
-            progress=lambda batches, total: tqdm(batches, title, total, unit="batch"),
+            view=view,
+            progress=lambda batches, total: tqdm(batches, f"encoding photos, {view}", total, unit="batch"),
         )
 
     with accelerator.main_process_first():
-        views = [regions_of(training_set, flip) for flip in ([False, True] if config.data.flip else [False])]
-        validation_regions = TensorDataset(torch.from_numpy(regions_of(validation_set)))
+        views = [View(), *[View(mirror=True)] * config.data.mirror]
+        views += [View(crop=number + 1) for number in range(config.data.crops)]
+        training_regions = [regions_of(training_set, view) for view in views]
+        validation_regions = TensorDataset(torch.from_numpy(regions_of(validation_set, View())))
 
     references = list(validation_set["captions"])
     validation_batches = accelerator.prepare(DataLoader(validation_regions, batch_size=validation.images_per_batch))
@@ -74,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
         ).figures
 
     batches = DataLoader(
-        CaptionedRegions(views, captions),
+        CaptionedRegions(training_regions, captions),
         batch_size=optimization.images_per_step,
         shuffle=True,
         collate_fn=CaptionCollator(processor),

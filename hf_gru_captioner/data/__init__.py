@@ -1,7 +1,7 @@
 """Rows in, batches out: where captions come from, the cache of encoder outputs, the collator."""
 
 from .collator import CaptionCollator
-from .features import CaptionedRegions, cache_regions
+from .features import CaptionedRegions, View, cache_regions
 from .sources import load_captions
 
-__all__ = ["CaptionCollator", "CaptionedRegions", "cache_regions", "load_captions"]
+__all__ = ["CaptionCollator", "CaptionedRegions", "View", "cache_regions", "load_captions"]

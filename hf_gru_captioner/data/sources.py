@@ -1,5 +1,6 @@
 """Photos with their captions, from a Hub data set or a folder, as rows `{"image_id", "image", "captions"}`."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def load_captions(source: str | Path, split: str = "train") -> Dataset:
 
     Returns:
         Rows of `image_id` (the file name where there is one, else the row number), `image` and `captions`, in the order
-        of the source.
+        of the source. Photos without a caption are left out, with a warning that counts them.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -64,7 +65,15 @@ def load_captions(source: str | Path, split: str = "train") -> Dataset:
     if not isinstance(features["image"], Image):
         dataset = dataset.cast_column("image", Image())
     captions = captions.cast_column("captions", List(Value("string")))
-    return dataset.add_column("captions", captions["captions"]).add_column("image_id", captions["image_id"])
+    dataset = dataset.add_column("captions", captions["captions"]).add_column("image_id", captions["image_id"])
+    captioned = [index for index, of_image in enumerate(captions["captions"]) if of_image]
+    if len(captioned) < len(dataset):
+        warnings.warn(
+            f"{len(dataset) - len(captioned)} of {len(dataset)} photos of {name} have no caption and are left out.",
+            stacklevel=2,
+        )
+        dataset = dataset.select(captioned)
+    return dataset
 
 
 def _caption_columns(columns: list[str]) -> list[str]:

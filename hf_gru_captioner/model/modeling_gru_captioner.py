@@ -18,13 +18,14 @@ Letters in shape comments:
     H hidden    E embedding    V vocabulary    A attention heads    S words of all captions    W words of an image
 """
 
+import copy
 from dataclasses import dataclass
 from inspect import signature
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -318,7 +319,10 @@ class GRUCaptionerDecoderOutput(ModelOutput):
         """`words + (...)` -> `(N, T, ...)`, with zeros behind the end of each caption."""
         if self.packed is None:
             return words
-        return pad_packed_sequence(self.packed._replace(data=words), batch_first=True, total_length=total_length)[0]
+        is_word = _is_word(self.packed)  # (T, N)
+        table = words.new_zeros(total_length, *is_word.shape[1:], *words.shape[1:])  # (T, N, ...)
+        table[: len(is_word)][is_word] = words
+        return table[:, self.packed.unsorted_indices].transpose(0, 1)  # (N, T, ...)
 
 
 class GRUCaptionerDecoder(nn.Module):
@@ -406,9 +410,13 @@ def _image_by_image(num_captions: int, num_images: int, device: torch.device) ->
 
 def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
     """Packs `(N, T)` rows as `packed` is packed, `(S,)`."""
-    rows = rows[packed.sorted_indices]  # (N, T)
-    num_rows = torch.arange(len(rows), device=rows.device)[None] < packed.batch_sizes.to(rows.device)[:, None]
-    return rows[:, : len(packed.batch_sizes)].T[num_rows]  # (S,)
+    return rows[packed.sorted_indices, : len(packed.batch_sizes)].T[_is_word(packed)]  # (S,)
+
+
+def _is_word(packed: PackedSequence) -> torch.Tensor:
+    """Which places of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
+    num_captions = packed.batch_sizes.to(packed.data.device)  # (T,), those still going on
+    return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 
 
 class GRUCaptionerPreTrainedModel(PreTrainedModel):
@@ -539,7 +547,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         past_key_values: GRUCache | None = None,
         labels: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: int | torch.Tensor | None = None,
         skip_logits: bool = False,
         use_cache: bool | None = None,
@@ -558,7 +566,8 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 captions are packed: no work is done, and logits are zero, behind the last label of each caption.
             image_index: Image of each caption, `(N,)`, rows in any order and number. Without it, captions stand image
                 by image, the same number of each.
-            label_smoothing: Share of the target spread over all words (https://arxiv.org/abs/1512.00567), in [0, 1).
+            smoothing: Share of the target spread over all words (https://arxiv.org/abs/1512.00567), in [0, 1). Not
+                named `label_...`: transformers' Trainer takes every such argument for one of the labels.
             num_items_in_batch: Number that the summed loss is divided by; the number of labels in this call when not
                 given. For exact gradient accumulation.
             skip_logits: Leave `logits` out of the output; saves a `(N, T, V)` copy in training.
@@ -603,7 +612,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 _pack_like(decoded.packed, labels),
                 ignore_index=IGNORE_INDEX,
                 reduction="mean" if num_items_in_batch is None else "sum",
-                label_smoothing=label_smoothing,
+                label_smoothing=smoothing,
             )
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
@@ -630,6 +639,13 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
         )
         return output if return_dict else output.to_tuple()
+
+    def generate(self, *args, encoder_outputs=None, **kwargs):
+        """transformers' own. `encoder_outputs` are projected once, not at each step, and left as they are."""
+        if encoder_outputs is not None:
+            encoder_outputs = copy.copy(self._encode(None, encoder_outputs))  # generate() repeats it for each beam
+            kwargs["encoder_outputs"] = encoder_outputs
+        return super().generate(*args, **kwargs)
 
     def _encode(self, pixel_values, encoder_outputs) -> GRUCaptionerEncoderOutput:
         if encoder_outputs is None:
@@ -660,9 +676,18 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             )
 
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, past_key_values=None, is_first_iteration=False, **kwargs
+        self,
+        input_ids,
+        next_sequence_length=None,
+        past_key_values=None,
+        is_first_iteration=False,
+        image_index=None,
+        **kwargs,
     ):
-        """Feeds only what the state has not seen when generation goes on from a user's `past_key_values`."""
+        """Feeds only what the state has not seen when generation goes on from a user's `past_key_values`.
+
+        `image_index` of a training batch is dropped: generate() writes captions image by image.
+        """
         if is_first_iteration and past_key_values is not None and past_key_values.get_seq_length() > 0:
             next_sequence_length = max(input_ids.shape[1] - past_key_values.get_seq_length(), 1)
         return super().prepare_inputs_for_generation(

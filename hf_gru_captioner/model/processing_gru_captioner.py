@@ -11,11 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageSequence, UnidentifiedImageError
 from transformers import AutoConfig, AutoImageProcessor, CLIPImageProcessor, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessorMixin
+
+_TURNS = {  # what EXIF's orientation asks for
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
 
@@ -39,7 +49,7 @@ def load_image(source: ImageSource, timeout: float = 10.0) -> Image.Image:
     if isinstance(source, Image.Image):
         image, name = source, "the image"
     elif isinstance(source, np.ndarray | torch.Tensor):
-        image, name = _from_array(np.asarray(source.detach().cpu() if isinstance(source, torch.Tensor) else source)), ""
+        image, name = _from_array(_to_numpy(source)), "the array"
     elif isinstance(source, bytes | str | os.PathLike):
         image, name = _open(source, timeout)
     else:
@@ -48,8 +58,8 @@ def load_image(source: ImageSource, timeout: float = 10.0) -> Image.Image:
         )
     try:
         image = next(iter(ImageSequence.Iterator(image))) if getattr(image, "is_animated", False) else image
-        return _flatten_to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return _flatten_to_rgb(_turn_upright(image))
+    except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
         raise ValueError(f"{name} can't be read to its end, it may be damaged: {error}.") from error
 
 
@@ -67,12 +77,12 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
 
         try:
             response = httpx.get(name, timeout=timeout, follow_redirects=True).raise_for_status()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ValueError(f"{name} can't be fetched: {error}.") from error
         file = BytesIO(response.content)
     else:
-        file = Path(source).expanduser()
-        if not file.exists():
+        file = Path(os.path.expanduser(name))
+        if not name or not file.exists():
             raise FileNotFoundError(f"{name}: no such file.")
         if file.is_dir():
             raise ValueError(f"{name} is a folder, not an image.")
@@ -80,8 +90,27 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         return Image.open(file), name
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image of a known format.") from error
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # as above
         raise ValueError(f"{name} can't be read: {error}.") from error
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Turns a photo as its EXIF orientation says; ImageOps.exif_transpose fails where another tag is damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # an EXIF block that can't be read says nothing, and the picture is whole
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # numpy has no bfloat16
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"an image array holds numbers, found {array.dtype}.")
+    return array
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -112,8 +141,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _flatten_to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which convert("RGB") would clip to white
-        levels = np.asarray(image).astype(np.int64)
+    if image.mode.startswith("I;16"):  # 16-bit grey, which convert("RGB") would clip to white
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode == "I":  # 32 bits, which may hold 8-bit or 16-bit grey
+        levels = np.asarray(image)
         image = Image.fromarray((levels >> 8 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
@@ -201,6 +232,8 @@ class GRUCaptionerProcessor(ProcessorMixin):
         inputs = BatchFeature()
         if images is not None:
             sources: Any = [images] if is_one_image(images) else images
+            if len(sources) == 0:
+                raise ValueError("pass at least one image.")
             loaded = [load_image(source) for source in sources]
             inputs["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
         if text is not None:
@@ -210,18 +243,19 @@ class GRUCaptionerProcessor(ProcessorMixin):
     def encode_captions(self, captions: str | Sequence[str]) -> torch.Tensor:
         """Captions -> labels `(N, T)`."""
         captions = [captions] if isinstance(captions, str) else list(captions)
+        if not captions:
+            raise ValueError("pass at least one caption.")
         encoded = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
         return encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, IGNORE_INDEX)
 
     def batch_decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> list[str]:
-        """Generated ids or labels `(N, T)` -> captions."""
-        ids = torch.as_tensor(token_ids)
-        ids = ids.masked_fill(ids == IGNORE_INDEX, self.tokenizer.pad_token_id)
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        """Generated ids or labels, `(N, T)` or N rows of any lengths, -> captions."""
+        return [self.decode(row, skip_special_tokens, **kwargs) for row in token_ids]
 
     def decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> str:
         """Ids of one caption `(T,)` -> text."""
-        return self.batch_decode(torch.as_tensor(token_ids)[None], skip_special_tokens, **kwargs)[0]
+        ids = [token for token in torch.as_tensor(token_ids).tolist() if token != IGNORE_INDEX]
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
 
 
 __all__ = ["GRUCaptionerProcessor", "load_image"]

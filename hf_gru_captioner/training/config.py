@@ -16,8 +16,10 @@ class DataConfig:
     """Split to choose the best epoch by."""
     cache_folder: str = "~/.cache/hf_gru_captioner"
     """Where the encoder's outputs are kept from run to run; half a gigabyte a thousand photos at 14x14 regions."""
-    flip: bool = True
-    """Also learn from mirrored photos; each epoch draws one of the two for each photo. Doubles the cache."""
+    mirror: bool = True
+    """Also learn from mirrored photos; each epoch draws one view of each photo. One more cache."""
+    crops: int = 0
+    """Also learn from so many random crops of each photo, each of 60 to 100 % of its area. One more cache each."""
 
 
 @dataclass(frozen=True)

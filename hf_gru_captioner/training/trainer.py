@@ -24,6 +24,8 @@ from .config import OptimizationConfig
 
 Scores = dict[str, float]
 
+IGNORE_INDEX = -100  # labels of this value take no part in the loss
+
 
 class CaptionTrainer:
     """Trains a captioner.
@@ -65,10 +67,13 @@ class CaptionTrainer:
         """
         config = self.config
         optimizer = torch.optim.AdamW(_decay_matrices_only(self.model, config.weight_decay), lr=config.learning_rate)
+        # Copied before prepare(), which wraps forward for mixed precision: the average is validated as it will be used.
+        averaged = AveragedModel(
+            self.model, device=self.accelerator.device, multi_avg_fn=_moving_average(config.ema_decay)
+        )
         model, optimizer, batches = self.accelerator.prepare(self.model, optimizer, batches)
         num_steps = config.epochs * len(batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(config.warmup_share * num_steps), num_steps)
-        averaged = AveragedModel(self.accelerator.unwrap_model(model), multi_avg_fn=_moving_average(config.ema_decay))
 
         history: list[dict[str, float]] = []
         for epoch in range(1, config.epochs + 1):
@@ -89,7 +94,12 @@ class CaptionTrainer:
         total_loss = torch.zeros((), device=self.accelerator.device)
         progress = tqdm(batches, desc=title, unit="step", disable=not self.accelerator.is_main_process)
         for step, batch in enumerate(progress):
-            loss = model(**batch, label_smoothing=self.config.label_smoothing, skip_logits=True).loss
+            loss = model(
+                **batch,
+                smoothing=self.config.label_smoothing,
+                num_items_in_batch=self._labels_a_process(batch["labels"]),
+                skip_logits=True,
+            ).loss
             self.accelerator.backward(loss)
             self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
             optimizer.step()
@@ -100,6 +110,11 @@ class CaptionTrainer:
             if step % 10 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.get_last_lr()[0]:.1e}")
         return self.accelerator.reduce(total_loss, reduction="mean").item() / len(batches)
+
+    def _labels_a_process(self, labels: torch.Tensor) -> torch.Tensor:
+        """What each process divides its summed loss by, so that the mean gradient is that of one large batch."""
+        num_labels = (labels != IGNORE_INDEX).sum().float()
+        return self.accelerator.reduce(num_labels, reduction="mean")
 
     def _record(self, history: list[dict[str, float]], model) -> None:
         """Appends the last epoch to the log, and keeps the model when it is the best so far. Runs on one process."""

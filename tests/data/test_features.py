@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import ImageOps
 
-from hf_gru_captioner.data import CaptionedRegions, cache_regions
+from hf_gru_captioner.data import CaptionedRegions, View, cache_regions
 from hf_gru_captioner.data import features as features_module
 
 
@@ -39,7 +39,7 @@ def test_cached_regions_are_the_encoders(cache, model, processor, make_dataset):
     for regions in (cache(batch_size=2), cache(batch_size=2)):
         assert regions.dtype == np.float16
         np.testing.assert_allclose(regions, expected.numpy(), atol=2e-3, rtol=2e-3)
-    np.testing.assert_allclose(cache(flip=True), mirrored.numpy(), atol=2e-3, rtol=2e-3)
+    np.testing.assert_allclose(cache(view=View(mirror=True)), mirrored.numpy(), atol=2e-3, rtol=2e-3)
     assert (mirrored - expected).abs().max() > 1e-2
 
 
@@ -59,6 +59,31 @@ def test_the_key_covers_weights_settings_and_images(cache, make_dataset):
     cache()
     assert len(cache.calls) == 4
     assert len(list(cache.folder.iterdir())) == 4
+
+
+def test_views_are_told_apart(cache):
+    views = [View(), View(mirror=True), View(crop=1), View(crop=2)]
+    regions = [np.asarray(cache(view=view)) for view in views]
+    assert len(cache.calls) == len(list(cache.folder.iterdir())) == 4
+    for index, each in enumerate(regions):
+        assert all(np.abs(each - other).max() > 1e-2 for other in regions[:index])
+
+
+def test_a_crop_is_a_part_of_the_image_and_always_the_same(photo):
+    sizes = set()
+    for index in range(20):
+        crop = View(crop=1)(photo, index)
+        assert crop.tobytes() == View(crop=1)(photo, index).tobytes()
+        share = crop.width * crop.height / (photo.width * photo.height)
+        assert 0.55 < share <= 1.0
+        assert abs(crop.width / crop.height - photo.width / photo.height) < 0.1
+        pixels = {crop.tobytes(), ImageOps.mirror(crop).tobytes()}
+        width, height = crop.size
+        boxes = [(x, y, x + width, y + height) for x in range(41 - width) for y in range(31 - height)]
+        assert any(photo.crop(box).tobytes() in pixels for box in boxes)
+        sizes.add(crop.size)
+    assert len(sizes) > 5
+    assert len({View(crop=number)(photo, 0).tobytes() for number in range(1, 9)}) == 8
 
 
 def test_a_killed_run_leaves_no_cache_behind(cache, monkeypatch):

@@ -44,6 +44,13 @@ def test_file_names_become_image_ids(save):
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]
 
 
+def test_photos_without_a_caption_are_left_out_with_a_warning(save):
+    with pytest.warns(UserWarning, match="1 of 2 photos of .* have no caption"):
+        dataset = load_captions(save({"captions": [["", " "], ["a cat"]]}))
+    assert list(dataset["captions"]) == [["a cat"]]
+    assert list(dataset["image_id"]) == ["1"]
+
+
 def test_images_with_a_metadata_file_are_read(make_photo, tmp_path):
     folder = tmp_path / "photos" / "train"
     folder.mkdir(parents=True)

@@ -17,6 +17,7 @@ from transformers import (
     ViTConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import find_labels
 
 from hf_gru_captioner.model import GRUCache, GRUCaptionerForConditionalGeneration
 from hf_gru_captioner.model.modeling_gru_captioner import IGNORE_INDEX
@@ -188,7 +189,7 @@ def test_the_loss_is_the_mean_over_words_and_packing_leaves_its_gradients_alone(
     model.train()  # the tiny model's dropout is drawn per element, so it is switched off for the comparison
     model.decoder.dropout.p = 0.0
     regions, labels = random_regions(model), random_labels(model)
-    packed = model(encoder_outputs=(regions,), labels=labels, label_smoothing=0.1)
+    packed = model(encoder_outputs=(regions,), labels=labels, smoothing=0.1)
     packed.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -370,6 +371,38 @@ def test_the_encoder_runs_once_and_projects_once_an_image(model, monkeypatch):
     monkeypatch.setattr(model.encoder.projection, "forward", lambda r: sizes.append(len(r)) or projection(r))
     model.generate(pixel_values=torch.randn(2, 3, 96, 96), num_beams=5, max_new_tokens=6)
     assert sizes == [2]
+
+
+def test_regions_given_to_generate_are_projected_once_and_left_alone(model, monkeypatch):
+    sizes = []
+    projection = model.encoder.projection.forward
+    monkeypatch.setattr(model.encoder.projection, "forward", lambda r: sizes.append(len(r)) or projection(r))
+    given = BaseModelOutput(last_hidden_state=random_regions(model))
+    first = model.generate(encoder_outputs=given, num_beams=4, max_new_tokens=6)
+    assert sizes == [2]
+    assert len(given.last_hidden_state) == 2
+    again = model.generate(encoder_outputs=(given.last_hidden_state,), num_beams=4, max_new_tokens=6)
+    assert first.tolist() == again.tolist()
+
+
+def test_a_training_batch_can_be_handed_to_generate(model):
+    regions = random_regions(model)
+    image_index = torch.tensor([0, 0, 1])  # of three captions: generate() writes one an image
+    sequences = model.generate(encoder_outputs=(regions,), image_index=image_index, num_beams=2, max_new_tokens=4)
+    assert len(sequences) == 2
+
+
+def test_the_model_compiles_with_and_without_labels(model):
+    regions, labels = random_regions(model), random_labels(model)
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    compiled = torch.compile(model, backend="eager")
+    for inputs in ({"labels": labels}, {"decoder_input_ids": input_ids}):
+        expected = model(encoder_outputs=(regions,), **inputs).logits
+        torch.testing.assert_close(compiled(encoder_outputs=(regions,), **inputs).logits, expected)
+
+
+def test_transformers_trainer_sees_one_kind_of_labels():
+    assert find_labels(GRUCaptionerForConditionalGeneration) == ["labels"]
 
 
 def test_settings_of_generate_do_what_they_say(model):

@@ -229,3 +229,56 @@ def test_paths_with_a_tilde_lead_home(photo, tmp_path, monkeypatch):
     photo.save(tmp_path / "me.png")
     assert load_image("~/me.png").size == photo.size
     assert load_image(Path("~/me.png")).size == photo.size
+
+
+def test_damaged_files_raise_nothing_but_value_errors(photo):
+    """Bytes of small files are overwritten at random: each file is read, or refused with a ValueError."""
+    random = np.random.default_rng(0)
+    refused = 0
+    for file_format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "DDS"):
+        content = encode(photo, file_format)
+        for _ in range(60):
+            damaged = bytearray(content)
+            for place in random.integers(len(content), size=8):
+                damaged[place] = random.integers(256)
+            try:
+                assert load_image(bytes(damaged)).mode == "RGB"
+            except ValueError:
+                refused += 1
+    assert refused > 50
+
+
+def test_a_photo_with_a_damaged_exif_block_is_read(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x8769] = {0x9286: b"x"}
+    content = encode(photo, "JPEG", exif=exif)
+    damaged = content.replace(b"Exif\x00\x00II*\x00", b"Exif\x00\x00II*\xff").replace(b"MM\x00*", b"MM\xff*")
+    assert damaged != content
+    assert load_image(damaged).size == photo.size
+
+
+def test_dark_16_bit_photos_stay_dark():
+    dark = Image.fromarray(np.full((4, 4), 200, np.uint16))
+    assert np.asarray(load_image(dark)).max() == 0
+    assert np.asarray(load_image(np.full((4, 4), 200, np.uint16))).max() == 0
+
+
+def test_half_precision_tensors_are_images(photo):
+    tensor = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1)
+    assert np.array_equal(np.asarray(load_image((tensor / 255).to(torch.float16).float())), np.asarray(photo))
+    assert np.abs(np.asarray(load_image((tensor / 255).bfloat16()), np.int16) - np.asarray(photo, np.int16)).max() <= 2
+    with pytest.raises(ValueError, match="holds numbers, found complex"):
+        load_image(np.zeros((4, 4), complex))
+
+
+def test_rows_of_different_lengths_are_decoded(processor):
+    ids = processor(text=["A brown dog runs", "Two children"]).labels.tolist()
+    assert processor.batch_decode([ids[0], ids[1][:3]]) == ["a brown dog runs", "two children"]
+
+
+def test_nothing_to_process_is_refused(processor):
+    with pytest.raises(ValueError, match="at least one image"):
+        processor(images=[])
+    with pytest.raises(ValueError, match="at least one caption"):
+        processor(text=[])

@@ -1,0 +1,127 @@
+"""Captions in COCO's file formats, which most captioners read and write: https://cocodataset.org/#format-data.
+
+Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row an image; annotations are
+`{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row a reference.
+Image ids are numbers there; here they are text, because other data sets have file names for ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_SHOWN = 5  # ids that an error names
+
+
+def read_results(path: str | Path) -> dict[str, str]:
+    """Return the caption of each image id, in the order of the file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, no JSON or not in the results format, or an image has two captions.
+    """
+    content = _read_json(path)
+    if not isinstance(content, list):
+        raise ValueError(f'{path} is no list of results, [{{"image_id": ..., "caption": ...}}, ...].')
+    results: dict[str, str] = {}
+    for image_id, caption in _captions(path, content):
+        if image_id in results:
+            raise ValueError(f"{path} has more than one caption of image {image_id}. Keep one caption an image.")
+        results[image_id] = caption
+    return results
+
+
+def read_references(path: str | Path) -> dict[str, list[str]]:
+    """Return the references of each image id, in the order in which the ids first appear: in "images", if the file has
+    that list, then in "annotations".
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, no JSON or not in the annotations format, or an image has no caption.
+    """
+    content = _read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise ValueError(
+            f'{path} holds no annotations, {{"images": [...], "annotations": [{{"image_id": ..., "caption": ...}}]}}.'
+        )
+    references: dict[str, list[str]] = {}
+    for number, image in enumerate(content.get("images") or [], start=1):
+        if not isinstance(image, dict) or "id" not in image:
+            raise ValueError(f'{path}: image {number} needs an "id", found {_shortened(image)}.')
+        references[str(image["id"])] = []
+    for image_id, caption in _captions(path, content["annotations"]):
+        references.setdefault(image_id, []).append(caption)
+    without = [image_id for image_id, captions in references.items() if not captions]
+    if without:
+        raise ValueError(
+            f'{path} has no caption for {_some(without)}. Add captions, or take the images out of "images".'
+        )
+    return references
+
+
+def write_results(path: str | Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
+    """Write captions in the results format, whole or not at all. Ids that are whole numbers become numbers, as COCO's
+    own tools expect. Runs on one process."""
+    path = Path(path)
+    rows = [
+        {"image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id, "caption": caption}
+        for image_id, caption in zip(image_ids, captions, strict=True)
+    ]
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def match(
+    results: Mapping[str, str], references: Mapping[str, list[str]]
+) -> tuple[list[str], list[str], list[list[str]]]:
+    """Return image ids, predictions and references, all in the order of the references.
+
+    Raises:
+        ValueError: The results are not of the images that the references are of.
+    """
+    unknown = [image_id for image_id in results if image_id not in references]
+    missing = [image_id for image_id in references if image_id not in results]
+    if unknown or missing:
+        found = [f"results without annotations for {_some(unknown)}"] if unknown else []
+        found += [f"no result for {_some(missing)}"] if missing else []
+        raise ValueError(f"Found {' and '.join(found)}. Pass results and annotations of the same images.")
+    return list(references), [results[image_id] for image_id in references], list(references.values())
+
+
+def _read_json(path: str | Path) -> Any:
+    text = Path(path).read_bytes()
+    if not text.strip():
+        raise ValueError(f"{path} is empty.")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}.") from error
+
+
+def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the image id and the caption of each row."""
+    if not rows:
+        raise ValueError(f"{path} has no captions.")
+    for number, row in enumerate(rows, start=1):
+        match row:
+            case {"image_id": int() | str() as image_id, "caption": str() as caption}:
+                yield str(image_id), caption
+            case _:
+                raise ValueError(
+                    f'{path}: row {number} needs an "image_id" (number or text) and a "caption" (text), '
+                    f"found {_shortened(row)}."
+                )
+
+
+def _shortened(row: Any) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def _some(image_ids: list[str]) -> str:
+    images = "1 image" if len(image_ids) == 1 else f"{len(image_ids):,} images"
+    return f"{images} ({', '.join(image_ids[:_SHOWN])}{', ...' if len(image_ids) > _SHOWN else ''})"
