@@ -1,6 +1,6 @@
 """Which settings of generate() score best on validation photos; the shipped generation_config.json holds the winner.
 
-    python benchmarks/decoding_settings.py --data ../shared/flickr8k [--checkpoint FOLDER]
+python benchmarks/decoding_settings.py --data ../shared/flickr8k [--checkpoint FOLDER]
 """
 
 import argparse

@@ -16,10 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from .shell import UsageError, needs_extra, positive, quiet_transformers
 
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
-LIBRARIES = ("hf_gru_captioner", "torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
 
 
 def add_command(commands) -> None:
@@ -119,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for name, predictions in systems.items()
     }
-    settings["versions"] = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    settings["versions"] = {"hf_gru_captioner": __version__, "python": platform.python_version()}
+    settings["versions"] |= {name: version(name) for name in LIBRARIES}
 
     first, *others = scores
     comparisons = {name: compare(scores[first], scores[name]) for name in others} if arguments.bootstrap else {}

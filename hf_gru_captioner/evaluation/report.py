@@ -173,7 +173,7 @@ def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
     for share in np.arange(0, ceiling + 1, step):
         parts.append(f'<path class="grid" d="M{left} {y(share):.1f}H{width - right}"/>')
         parts.append(f'<text x="{left - 6}" y="{y(share) + 5:.1f}" text-anchor="end">{share:.0f}%</text>')
-    for i in range(0, bins, -(-bins // 14)):
+    for i in range(bins - 1, -1, -(bins // 14 + 1)):
         more = "+" if i == bins - 1 and longest < together.max() else ""
         parts.append(
             f'<text x="{x[i]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{shortest + i}{more}</text>'
