@@ -90,7 +90,7 @@ class ValidationConfig:
 
     num_beams: int = 5
     """Beams of the search."""
-    length_penalty: float = 0.8
+    length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
     max_new_tokens: int = 24
     """Tokens of a caption at the most, the end token included."""
