@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from .scoring import _ROWS, CaptionScores, compare
+from .scoring import TABLE_ROWS, CaptionScores, compare
 
 PHOTO_SIDE = 320  # pixels, the longer one
 SHEET_SIDE = 960  # pixels, the longer one; the words above the panels stay legible
@@ -108,7 +108,7 @@ def write_report(
         systems=systems,
         rows=[
             (figure, title, scale)
-            for figure, (title, scale) in _ROWS.items()
+            for figure, (title, scale) in TABLE_ROWS.items()
             if any(figure in scores.figures for scores in systems.values())
         ],
         leader=leader,

@@ -27,7 +27,7 @@ from .statistics import Comparison, Metric, bootstrap_interval, paired_bootstrap
 METRICS = ("bleu", "meteor", "rouge_l", "cider", "cider_cosine", "diversity", "evaluate/bleu")
 
 # Figure -> its title and what the table multiplies it by, in the order of the table's rows.
-_ROWS = {
+TABLE_ROWS = {
     "cider": ("CIDEr", 100),
     "meteor": ("METEOR", 100),
     "bleu_4": ("BLEU-4", 100),
@@ -85,7 +85,7 @@ class CaptionScores:
     def table(self) -> str:
         """Return a table for the terminal: score, 95 % interval and what people score; all times 100."""
         lines = [f"{'':<31}{'score':>8}  {'95 % interval':<18}{'people':>8}".rstrip()]
-        for name, (title, scale) in _ROWS.items():
+        for name, (title, scale) in TABLE_ROWS.items():
             if name not in self.figures:
                 continue
             low, high = self.intervals.get(name, (None, None))
