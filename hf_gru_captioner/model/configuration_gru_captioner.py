@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+IGNORE_INDEX = -100  # fills the labels of short captions; labels of this value take no part in the loss
 ATTENTION_TYPES = ("none", "additive", "multihead")
 
 

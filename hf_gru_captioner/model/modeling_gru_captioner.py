@@ -32,9 +32,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
-from .configuration_gru_captioner import GRUCaptionerConfig
-
-IGNORE_INDEX = -100  # labels of this value take no part in the loss
+from .configuration_gru_captioner import IGNORE_INDEX, GRUCaptionerConfig
 
 
 @dataclass

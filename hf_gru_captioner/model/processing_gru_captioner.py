@@ -19,6 +19,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessorMixin
 
+from .configuration_gru_captioner import IGNORE_INDEX
+
 _TURNS = {  # what EXIF's orientation asks for
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,8 +32,6 @@ _TURNS = {  # what EXIF's orientation asks for
 }
 
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
-
-IGNORE_INDEX = -100  # fills the labels of short captions; takes no part in the loss
 
 
 def load_image(source: ImageSource, timeout: float = 10.0) -> Image.Image:
