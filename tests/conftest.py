@@ -108,13 +108,17 @@ def photo(make_photo) -> Image.Image:
 
 @pytest.fixture
 def make_dataset(make_photo):
-    """Makes a captioned data set of `size` photos in memory, each with two captions."""
+    """Makes a captioned data set of `size` photos in memory, each with two captions, as `load_captions` gives it."""
 
     def make(size: int = 4) -> Dataset:
         rows = {
             "image": [make_photo(seed) for seed in range(size)],
             "captions": [[CAPTIONS[seed % 4], CAPTIONS[(seed + 1) % 4]] for seed in range(size)],
+            "image_id": [str(seed) for seed in range(size)],
+            "image_digest": [f"digest of {seed}" for seed in range(size)],
         }
-        return Dataset.from_dict(rows, features=Features({"image": ImageFeature(), "captions": List(Value("string"))}))
+        text = Value("string")
+        features = {"image": ImageFeature(), "captions": List(text), "image_id": text, "image_digest": text}
+        return Dataset.from_dict(rows, features=Features(features))
 
     return make

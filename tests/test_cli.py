@@ -152,23 +152,6 @@ def test_a_vocabulary_that_does_not_fit_ends_in_one_line(run, photos, checkpoint
     assert "they are not of one checkpoint" in errors[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--output_dir", "x"], "data.source"),
-        (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "--optimization.epoch"),
-        (["--data.source", "x", "--output_dir", "y", "--model.attention_type", "soft"], "attention_type"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml"),
-        (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere is not a folder"),
-    ],
-)
-def test_mistakes_in_the_knobs_of_training_end_in_one_line(capsys, arguments, message):
-    assert main(["train", *arguments]) == 2
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 1
-    assert message in errors[0]
-
-
 def test_a_missing_extra_is_named_with_the_way_to_install_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert main(["train", "--data.source", "x", "--output_dir", "y"]) == 2

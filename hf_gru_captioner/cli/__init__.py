@@ -7,19 +7,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import caption, score, train
+from . import caption, features, score, train
 from .shell import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv[:1] == ["train"]:  # has a parser of its own, made from the configuration's dataclasses
-        return guarded(train.run, argv[1:])
+    if argv[:1] == ["train"] or argv[:1] == ["features"]:  # their parser is made from the configuration's dataclasses
+        return guarded({"train": train.run, "features": features.run}[argv[0]], argv[1:])
     parser = argparse.ArgumentParser(prog="gru-captioner", description="Captions photos on a plain CPU.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     caption.add_command(commands)
     score.add_command(commands)
+    commands.add_parser("features", help="encode the photos of a training run ahead of it", add_help=False)
     commands.add_parser("train", help="train a captioner: gru-captioner train --config FILE", add_help=False)
     arguments = parser.parse_args(argv)
     return guarded(arguments.run, arguments)

@@ -54,7 +54,10 @@ def positive(text: str) -> int:
 
 
 def quiet_transformers() -> None:
-    """A command that prints captions shows no bars of the weights it loads."""
-    from transformers.utils import logging
+    """A command shows no bars of the weights it loads or saves, nor warns of weights stored once for two uses."""
+    import logging
 
-    logging.disable_progress_bar()
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)

@@ -1,114 +1,271 @@
 """`gru-captioner train`: a data set in, a checkpoint out. Its arguments are the fields of `TrainingConfig`."""
 
+import hashlib
+import os
+import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from .shell import UsageError, needs_extra
+from .shell import UsageError, needs_extra, quiet_transformers
+
+# Knobs that may change between the runs of the same command: where things lie, and what is only looked at.
+PLACES = {
+    "output_dir": "",
+    "dry_run": "",
+    "tracker": "",
+    "data": ("cache_folder", "num_workers"),
+    "optimization": ("state_steps", "states_kept"),
+    "validation": ("shown",),
+}
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process.
 
-    Everything that a cache or a checkpoint is written to is written by the main process alone.
+    The main process writes what is in `output_dir`, but for `state/`: there every process writes its part, and the
+    first one of each machine the rest. The cache of features is written by all.
     """
     with needs_extra("train"):
-        import torch
         from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs, set_seed
-        from torch.utils.data import DataLoader, TensorDataset
-        from tqdm import tqdm
+        from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
-        from ..data import CaptionCollator, CaptionedRegions, View, cache_regions, load_captions
+        from ..data import CaptionCollator, CaptionedImages, CaptionedRegions, EpochBatches, StreamedBatches, View
         from ..evaluation import score_captions
-        from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-        from ..tokenization import build_tokenizer, special_token_ids
         from ..training import CaptionTrainer, write_captions
+        from ..training.curves import plot_curves, summary
+        from .assembly import Assembly, read_config
 
-        config = _training_config(argv)
+        config, resolved = read_config(argv, "train", "Trains a captioner; knobs not given keep their defaults.")
 
+    quiet_transformers()
     optimization, validation = config.optimization, config.validation
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # the others wait while one encodes the photos
-    accelerator = Accelerator(mixed_precision=optimization.mixed_precision, kwargs_handlers=[patience])
-    set_seed(optimization.seed)
-    with accelerator.main_process_first():
-        training_set = load_captions(config.data.source, config.data.train_split)
-        validation_set = load_captions(config.data.source, config.data.validation_split)
-    captions = list(training_set["captions"])
-    tokenizer = build_tokenizer((each for of_image in captions for each in of_image), **vars(config.tokenizer))
-    processor = GRUCaptionerProcessor.from_encoder_pretrained(config.model.encoder, tokenizer, config.model.image_size)
-    fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
-    del fields["image_size"]  # the processor's
-    model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(fields.pop("encoder"), **fields)
-    model.generation_config.update(
-        num_beams=validation.num_beams,
-        length_penalty=validation.length_penalty,
-        max_new_tokens=validation.max_new_tokens,
-        suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
+    output_dir = Path(config.output_dir)
+    accelerator = Accelerator(
+        mixed_precision=optimization.mixed_precision,
+        log_with=None if config.tracker == "none" or config.dry_run else config.tracker,
+        project_config=ProjectConfiguration(str(output_dir), save_on_each_node=True),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # encoding the photos may take long
     )
+    set_seed(optimization.seed)
+    assembly = Assembly(config, accelerator)
+    model, processor, collator = assembly.model, assembly.processor, CaptionCollator(assembly.processor)
+    if config.dry_run:
+        if accelerator.is_main_process:
+            print(_estimates(assembly, collator))
+        return 0
+    run_name = _claim(output_dir, resolved, assembly)
 
-    encoder = model.encoder.vision.to(accelerator.device)
-
-    encoder_config: Any = model.config.encoder_config
-    settings = processor.image_processor.to_json_string() + encoder_config.to_json_string()
-
-    def regions_of(dataset, view: View):
-        return cache_regions(
-            dataset,
-            encoder,
-            lambda images: processor(images=images)["pixel_values"],
-            settings,
-            config.data.cache_folder,
-            view=view,
-            progress=lambda batches, total: tqdm(batches, f"encoding photos, {view}", total, unit="batch"),
+    share = {"process": accelerator.process_index, "processes": accelerator.num_processes}
+    settings: dict[str, Any] = {"micro_batches": optimization.micro_batches, "seed": optimization.seed}
+    batches: EpochBatches | StreamedBatches
+    if config.data.streaming:
+        parts = accelerator.num_processes * optimization.micro_batches
+        if optimization.images_per_step % parts:
+            raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
+        stream = assembly.stream(
+            config.data.train_split,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            seed=optimization.seed,
         )
+        steps = config.data.steps_per_epoch or 0  # checked with the configuration
+        batches = StreamedBatches(
+            stream,
+            collator,
+            optimization.images_per_step // parts,
+            steps,
+            block_size=config.data.shuffle_block,
+            **settings,
+        )
+    else:
+        rows: CaptionedRegions | CaptionedImages
+        if config.caches_regions:
+            training_regions = [assembly.regions(assembly.training_set, view) for view in assembly.views]
+            rows = CaptionedRegions(training_regions, list(assembly.training_set["captions"]), optimization.seed)
+        else:
+            rows = CaptionedImages(assembly.training_set, seed=optimization.seed)
+        batches = EpochBatches(
+            rows, collator, optimization.images_per_step, num_workers=config.data.num_workers, **settings, **share
+        )
+    references = list(assembly.validation_set["captions"])
+    validation_rows: CaptionedRegions | CaptionedImages
+    if config.caches_regions:
+        validation_rows = CaptionedRegions([assembly.regions(assembly.validation_set, View())], references)
+    else:
+        validation_rows = CaptionedImages(assembly.validation_set, augment=False)
 
-    with accelerator.main_process_first():
-        views = [View(), *[View(mirror=True)] * config.data.mirror]
-        views += [View(crop=number + 1) for number in range(config.data.crops)]
-        training_regions = [regions_of(training_set, view) for view in views]
-        validation_regions = TensorDataset(torch.from_numpy(regions_of(validation_set, View())))
-
-    references = list(validation_set["captions"])
-    validation_batches = accelerator.prepare(DataLoader(validation_regions, batch_size=validation.images_per_batch))
+    trainer = CaptionTrainer(
+        model,
+        processor,
+        accelerator,
+        optimization,
+        output_dir,
+        objective=_objective(config, assembly),
+        run=run_name,
+    )
 
     def validate(averaged_model) -> dict[str, float]:
-        regions = (batch for (batch,) in validation_batches)
-        written = write_captions(averaged_model, processor, regions, accelerator)
-        return score_captions(
+        written = write_captions(
+            averaged_model,
+            processor,
+            lambda places: collator.images([validation_rows[place] for place in places]),
+            len(references),
+            accelerator,
+            validation.images_per_batch,
+        )
+        scores = score_captions(
             written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
-        ).figures
+        )
+        if accelerator.is_main_process and validation.shown:
+            epoch = len(trainer.progress.history) + 1
+            folder = output_dir / "looks" / f"epoch-{epoch:02d}"
+            _draw_looks(folder, averaged_model, processor, assembly.validation_set, validation.shown)
+        return scores.figures
 
-    batches = DataLoader(
-        CaptionedRegions(training_regions, captions),
-        batch_size=optimization.images_per_step,
-        shuffle=True,
-        collate_fn=CaptionCollator(processor),
-    )
-    trainer = CaptionTrainer(model, processor, accelerator, optimization, config.output_dir)
-    trainer.fit(batches, validate)
-    accelerator.print(f"the best checkpoint is in {trainer.output_dir / 'checkpoint'}")
+    if config.tracker != "none":
+        accelerator.init_trackers("hf_gru_captioner", config={"resolved": resolved})
+    history = trainer.fit(batches, validate)
+    if accelerator.is_main_process:
+        plot_curves(history, output_dir / "curves.png")
+        print(summary(history, trainer.select_by))
+        print(f"the best checkpoint is in {output_dir / 'checkpoint'}, the curves in {output_dir / 'curves.png'}")
     accelerator.end_training()
     return 0
 
 
-def _training_config(argv: Sequence[str]):
-    """The resolved configuration: the YAML file of `--config`, and the command line over it."""
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+def _objective(config, assembly):
+    from ..training import SelfCritical, count_ngrams
 
-    from ..training.config import TrainingConfig
+    if config.objective == "cross_entropy":
+        return None  # the trainer's own, with the options of the optimization
+    labels = (assembly.processor.tokenizer(captions)["input_ids"] for captions in assembly.known_captions)
+    return SelfCritical(count_ngrams(labels), **vars(config.self_critical))
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="gru-captioner train",
-        description="Trains a captioner; knobs not given keep their defaults.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file of these knobs")
-    parser.add_class_arguments(TrainingConfig)
-    try:
-        parsed = parser.instantiate(parser.parse_args(list(argv)))
-    except ArgumentError as error:
-        raise UsageError(f"{error}. The knobs: gru-captioner train --help") from error
-    return TrainingConfig(**{name: value for name, value in vars(parsed).items() if name != "config"})
+
+def _claim(output_dir: Path, resolved: str, assembly) -> str:
+    """Saves the resolved configuration with the run; refuses a folder that holds a run with other knobs.
+
+    Returns what tells this run from others: a digest of the knobs that matter and, where they are stored, of the data.
+    Runs on every process; the first one writes.
+    """
+    import yaml
+
+    knobs = yaml.safe_load(resolved)
+    path = output_dir / "config.yaml"
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        changed = _differences(_without_places(before), _without_places(knobs))
+        if changed:
+            raise UsageError(
+                f"{output_dir} holds a run with other knobs ({'; '.join(changed[:5])}): name another output_dir, or "
+                "remove that one."
+            )
+    assembly.accelerator.wait_for_everyone()
+    if assembly.accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        aside.write_text(resolved)
+        aside.replace(path)
+    digest = hashlib.sha256(repr(_without_places(knobs)).encode())
+    if not assembly.config.data.streaming:
+        for row in assembly.training_set.select_columns(["image_digest", "captions"]):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _without_places(knobs: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in knobs.items():
+        if isinstance(value, dict):
+            kept[name] = {knob: each for knob, each in value.items() if knob not in PLACES.get(name, ())}
+        elif name not in PLACES and name != "config":
+            kept[name] = value
+    return kept
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} was {old}, is {new}")
+    return found
+
+
+def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:
+    """Draws the first photos with their captions and where the model looked. Runs on one process."""
+    from ..captioning import Captioner
+    from ..visualization import draw_attention
+
+    images = rows[: min(num_photos, len(rows))]["image"]
+    captions = Captioner(model, processor)(list(images))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image, caption in zip(rows["image_id"], images, captions, strict=False):
+        if caption.attention is not None:
+            draw_attention(image, caption.words, caption.attention).save(folder / f"{Path(name).stem}.png")
+    (folder / "captions.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
+
+
+def _estimates(assembly, collator) -> str:
+    """What the run would cost: sizes counted, times measured on one encoding and two steps, here and now."""
+    import torch
+    from PIL import Image
+
+    config, model = assembly.config, assembly.model
+    optimization = config.optimization
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    photo = Image.new("RGB", (224, 224), "grey")
+    pixel_values = assembly.processor(images=[photo] * 8)["pixel_values"].to(model.device)
+    with torch.inference_mode():
+        model.encoder.vision(pixel_values)
+        start = time.perf_counter()
+        model.encoder.vision(pixel_values)
+        encoding = (time.perf_counter() - start) / len(pixel_values)  # seconds a photo
+
+    captions = assembly.known_captions[: optimization.images_per_step]
+    rows = [{"captions": each, "image": photo} for each in captions]
+    if config.caches_regions:
+        regions = torch.zeros(assembly.cache.region_shape)
+        rows = [{"captions": each, "regions": regions} for each in captions]
+    batch = collator(rows)
+    model.train()
+    for _ in range(2):  # the second is timed
+        start = time.perf_counter()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=optimization.mixed_precision == "bf16"):
+            loss = model(**batch, skip_logits=True).loss
+        loss.backward()
+        step = time.perf_counter() - start
+    model.zero_grad()
+    model.eval()
+
+    num_photos = None if config.data.streaming else len(assembly.training_set)
+    steps = config.data.steps_per_epoch if num_photos is None else -(-num_photos // optimization.images_per_step)
+    lines = [
+        f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them learn",
+        f"vocabulary      {model.config.vocab_size} tokens",
+        f"photos          {num_photos or 'a stream'} to learn from, {len(assembly.validation_set)} to choose by",
+        f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}",
+    ]
+    if config.caches_regions:
+        work = [(assembly.training_set, view) for view in assembly.views]
+        work.append((assembly.validation_set, assembly.views[0]))
+        missing = sum(assembly.cache.missing_bytes(*each) for each in work)
+        one = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
+        lines.append(
+            f"features        {missing / 1e9:.2f} GB to be written, about {missing / one * encoding / 60:.0f} minutes"
+        )
+    machine = f"{assembly.accelerator.num_processes} processes, {torch.get_num_threads()} threads"
+    minutes = optimization.epochs * steps * step / 60
+    states = optimization.states_kept * 4 * (parameters + 3 * trainable)  # float32; the optimizer and the average
+    checkpoint = parameters * getattr(torch, optimization.checkpoint_precision).itemsize
+    lines += [
+        f"training        about {minutes:.0f} minutes, {step:.2f} s a step ({machine})",
+        f"disk            {states / 1e6:.0f} MB of states, {checkpoint / 1e6:.0f} MB of checkpoint, in "
+        + os.path.abspath(config.output_dir),
+    ]
+    return "\n".join(lines)

@@ -1,7 +1,19 @@
-"""Rows in, batches out: where captions come from, the cache of encoder outputs, the collator."""
+"""Rows in, batches out: where captions come from, the cache of encoder outputs, the order, the collator."""
 
+from .batches import EpochBatches, StreamedBatches
 from .collator import CaptionCollator
-from .features import CaptionedRegions, View, cache_regions
-from .sources import load_captions
+from .features import CaptionedImages, CaptionedRegions, RegionCache, Regions, View
+from .sources import load_captions, stream_captions
 
-__all__ = ["CaptionCollator", "CaptionedRegions", "View", "cache_regions", "load_captions"]
+__all__ = [
+    "CaptionCollator",
+    "CaptionedImages",
+    "CaptionedRegions",
+    "EpochBatches",
+    "RegionCache",
+    "Regions",
+    "StreamedBatches",
+    "View",
+    "load_captions",
+    "stream_captions",
+]

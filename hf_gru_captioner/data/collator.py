@@ -11,10 +11,13 @@ class CaptionCollator:
 
     Args:
         processor: A `GRUCaptionerProcessor`.
+        model: A captioner, to add `decoder_input_ids` to each batch. `transformers.Trainer` needs them for its own
+            `label_smoothing_factor`, because it takes the labels out before it calls forward.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, model=None):
         self.processor = processor
+        self.model = model
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
@@ -25,14 +28,18 @@ class CaptionCollator:
             `pixel_values` `(B, 3, height, width)` or `encoder_outputs` with `(B, P, D)`; `labels` `(N, T)` of all
             captions, image by image; `image_index` `(N,)`.
         """
-        batch: dict[str, Any] = {}
-        if "regions" in rows[0]:
-            regions = torch.stack([row["regions"] for row in rows])  # (B, P, D)
-            batch["encoder_outputs"] = BaseModelOutput(last_hidden_state=regions)
-        else:
-            batch["pixel_values"] = self.processor(images=[row["image"] for row in rows])["pixel_values"]
+        batch = self.images(rows)
         captions = [row["captions"] for row in rows]
         batch["labels"] = self.processor.encode_captions([caption for each in captions for caption in each])  # (N, T)
         counts = torch.tensor([len(each) for each in captions])
         batch["image_index"] = torch.arange(len(rows)).repeat_interleave(counts)  # (N,)
+        if self.model is not None:
+            batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         return batch
+
+    def images(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The images of the rows alone, as generate() takes them."""
+        if "regions" in rows[0]:
+            regions = torch.stack([row["regions"] for row in rows])  # (B, P, D)
+            return {"encoder_outputs": BaseModelOutput(last_hidden_state=regions)}
+        return {"pixel_values": self.processor(images=[row["image"] for row in rows])["pixel_values"]}

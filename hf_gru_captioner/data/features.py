@@ -1,28 +1,43 @@
 """A cache on disk of what a frozen vision encoder says of each image, so that training runs the encoder once.
 
-    <folder>/<key>/regions.f16      (images, P, D) half-precision numbers, read through a memory map
-    <folder>/<key>/cache.json       the shape, and what made it
+    <folder>/<key>/cache.json           the shape, and what made it
+    <folder>/<key>/shard-00000.bin      (256, P, D) fp16 or bf16 numbers of the first 256 images, read by memory map
 
-The key covers all that the numbers depend on: the encoder's configuration and weights, the image processor's settings
-and the bytes of every image in their order. So a cache is never wrong, only absent. It is written beside its place and
-renamed when whole. A trainable encoder or random augmentation must not be cached, which is the caller's to see to.
+The key covers all that the numbers depend on: the encoder's configuration and weights, the image processor's settings,
+the view and the bytes of every image in their order. So a cache is never wrong, only absent. Weights enter the key in
+half precision: a checkpoint stored in fp16 finds the cache of the encoder it was made with, and the cache's own
+rounding is as coarse.
+
+A shard is written aside and renamed when whole, so a killed run goes on where it stopped. Several processes need no
+talk: each starts at its own place, goes round, and skips what is there. On a disk that machines share they share the
+work too, without one each machine makes its own cache; nothing else here assumes a shared disk.
+
+A trainable encoder or random augmentation must not be cached, which is the caller's to see to.
 """
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import nn
+from tqdm.auto import tqdm
 
+IMAGES_A_SHARD = 256
 CROPPED_AREA = (0.6, 1.0)  # share of the image that a random crop keeps
+# What a configuration says of where it came from and not of what is computed.
+PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 
 ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
 
@@ -52,103 +67,237 @@ class View:
             mirror ^= bool(random.integers(2))
         return ImageOps.mirror(image) if mirror else image
 
+    def __str__(self) -> str:
+        name = "whole" if self.crop is None else f"crop {self.crop}"
+        return f"{name}, mirrored" if self.mirror else name
 
-def cache_regions(
-    dataset: Dataset,
-    encoder: nn.Module,
-    to_pixel_values: ImageToPixels,
-    settings: str,
-    folder: str | Path,
-    *,
-    view: View | None = None,
-    batch_size: int = 32,
-    progress: Callable[[Iterator[int], int], Iterator[int]] = lambda batches, total: batches,
-) -> np.memmap:
-    """Regions of every image of a data set, from the cache or made now. Runs on one process; the others then read it.
+
+class Regions(torch.utils.data.Dataset):
+    """The regions of every image, `(P, D)` each, mapped from disk: memory does not grow with their number."""
+
+    def __init__(self, shards: Sequence[Path], shape: tuple[int, int, int], dtype: torch.dtype):
+        self.shape = shape  # (images, P, D)
+        self._shards = [
+            torch.from_file(str(path), shared=False, size=num * shape[1] * shape[2], dtype=dtype).view(num, *shape[1:])
+            for path, num in zip(shards, _images_of_shards(shape[0]), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return self._shards[index // IMAGES_A_SHARD][index % IMAGES_A_SHARD].clone()  # (P, D), writing into it is safe
+
+
+class RegionCache:
+    """Caches of one encoder with one image processor.
 
     Args:
-        dataset: Rows with a column `image`.
-        encoder: Frozen vision encoder, `(B, 3, height, width)` -> `(B, P, D)`.
-        to_pixel_values: Images -> `(B, 3, height, width)`.
-        settings: All that `to_pixel_values` and the encoder depend on but its weights, as text. Part of the key.
         folder: Where caches live.
-        view: How each image is looked at; the whole image when not given.
+        encoder: Frozen vision encoder, `(B, 3, height, width)` -> `(B, P, D)`.
+        encoder_config: Its configuration; part of the key.
+        to_pixel_values: Images -> `(B, 3, height, width)`.
+        settings: All that `to_pixel_values` depends on, the image processor's `to_dict()`; part of the key.
+        precision: `"float16"` or `"bfloat16"`, of the numbers on disk; part of the key.
         batch_size: Images a call of the encoder.
-        progress: Wraps the batches, given their number, to show a progress bar.
-
-    Returns:
-        `(images, P, D)` fp16, mapped from disk, in the order of the data set.
-
-    Raises:
-        OSError: Not enough free disk; says how much is needed.
     """
-    view = view or View()
-    key = _key(dataset, encoder, settings, view)
-    home = Path(folder).expanduser() / key
-    if not home.exists():
-        aside = home.with_name(f"{key}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        shape = _write(dataset, encoder, to_pixel_values, aside / "regions.f16", view, batch_size, progress)
-        (aside / "cache.json").write_text(
-            json.dumps({"shape": shape, "view": str(view), "settings": settings}, indent=2)
-        )
-        aside.rename(home)
-    shape = json.loads((home / "cache.json").read_text())["shape"]
-    return np.memmap(home / "regions.f16", dtype=np.float16, mode="c", shape=tuple(shape))  # "c": writes stay in memory
+
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: nn.Module,
+        encoder_config: Any,
+        to_pixel_values: ImageToPixels,
+        settings: dict[str, Any],
+        *,
+        precision: str = "float16",
+        batch_size: int = 32,
+    ):
+        self.folder = Path(folder).expanduser()
+        self.encoder = encoder
+        self.encoder_config = encoder_config
+        self.to_pixel_values = to_pixel_values
+        self.settings = _without_provenance(settings)
+        self.dtype: torch.dtype = getattr(torch, precision)
+        self.batch_size = batch_size
+
+    def regions(self, dataset: Dataset, view: View | None = None, *, process: int = 0, processes: int = 1) -> Regions:
+        """Regions of every image of a data set, from the cache, or made now together with the other processes.
+
+        Runs on every process that shares the work, with its number `process` of `processes` on this machine; the first
+        one shows a progress bar. Each process leaves when all shards are there.
+
+        Args:
+            dataset: Rows with columns `image` and `image_digest`, as `load_captions` gives them.
+            view: How each image is looked at; the whole image when not given.
+
+        Raises:
+            OSError: Not enough free disk; says how much is needed.
+            ValueError: The encoder's output doesn't fit into half precision.
+        """
+        view = view or View()
+        home = self.home(dataset, view)
+        shape = (len(dataset), *self.region_shape)
+        home.mkdir(parents=True, exist_ok=True)
+        shards = [home / f"shard-{number:05d}.bin" for number in range(len(_images_of_shards(len(dataset))))]
+        missing = self._missing(shards, shape)
+        if missing:
+            self._check_free_disk(home, sum(missing.values()))
+            made_of = {"shape": shape, "dtype": str(self.dtype), "view": str(view), "settings": self.settings}
+            _write_whole(home / "cache.json", json.dumps(made_of, indent=2).encode())
+            self._encode_missing(dataset, view, shards, shape, process, processes)
+        return Regions(shards, shape, self.dtype)
+
+    def home(self, dataset: Dataset, view: View) -> Path:
+        """Folder of this data set's cache."""
+        digest = hashlib.sha256(f"{self._encoder_digest}|{self.settings}|{self.dtype}|{view}".encode())
+        for of_image in dataset["image_digest"]:
+            digest.update(of_image.encode())
+        return self.folder / digest.hexdigest()[:32]
+
+    def missing_bytes(self, dataset: Dataset, view: View | None = None) -> int:
+        """What is still to be written for this data set."""
+        home = self.home(dataset, view or View())
+        shards = [home / f"shard-{number:05d}.bin" for number in range(len(_images_of_shards(len(dataset))))]
+        return sum(self._missing(shards, (len(dataset), *self.region_shape)).values())
+
+    @cached_property
+    def region_shape(self) -> tuple[int, int]:
+        """`(P, D)`, found by encoding a grey image."""
+        regions = self._encode([PILImage.new("RGB", (64, 64), "grey")])
+        return regions.shape[1], regions.shape[2]
+
+    @cached_property
+    def _encoder_digest(self) -> str:
+        digest = hashlib.sha256(_without_provenance(self.encoder_config.to_dict()).encode())
+        for name, tensor in self.encoder.state_dict().items():
+            tensor = tensor.detach().cpu()
+            tensor = (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def _encode(self, images: list[PILImage.Image]) -> torch.Tensor:
+        device = next(self.encoder.parameters()).device
+        regions = self.encoder(self.to_pixel_values(images).to(device)).to("cpu", self.dtype)  # (B, P, D)
+        if not regions.isfinite().all():
+            raise ValueError(
+                f"the encoder's output doesn't fit into {self.dtype}: it can't be cached so. Take bfloat16, or train "
+                "without the cache."
+            )
+        return regions
+
+    def _encode_missing(self, dataset, view, shards, shape, process: int, processes: int) -> None:
+        numbers = range(len(shards))
+        first = len(shards) * process // processes
+        progress = tqdm(total=len(dataset), desc=f"encoding photos, {view}", unit="photo", disable=process > 0)
+        with progress:
+            for number in [*numbers[first:], *numbers[:first]]:
+                start = number * IMAGES_A_SHARD
+                stop = min(start + IMAGES_A_SHARD, len(dataset))
+                if self._missing(shards[number : number + 1], shape, number):
+                    batches = []
+                    for begin in range(start, stop, self.batch_size):
+                        images = dataset[begin : min(begin + self.batch_size, stop)]["image"]
+                        batches.append(self._encode([view(image, begin + k) for k, image in enumerate(images)]))
+                        progress.update(len(images))
+                    numpy = torch.cat(batches).view(torch.int16).numpy()  # numpy has no bfloat16
+                    _write_whole(shards[number], numpy.tobytes())
+                else:
+                    progress.update(stop - start)
+
+    def _missing(self, shards: Sequence[Path], shape: tuple[int, ...], first: int = 0) -> dict[Path, int]:
+        """Shards that aren't there, and their bytes. A file of another size was torn by a power cut: it is named."""
+        missing = {}
+        for path, num in zip(shards, _images_of_shards(shape[0])[first:], strict=False):
+            size = num * shape[1] * shape[2] * self.dtype.itemsize
+            if not path.exists():
+                missing[path] = size
+            elif path.stat().st_size != size:
+                warnings.warn(f"{path} is torn ({path.stat().st_size} of {size} bytes): it is made anew.", stacklevel=4)
+                missing[path] = size
+        return missing
+
+    def _check_free_disk(self, folder: Path, needed: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise OSError(
+                f"the feature cache needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: make room, or "
+                "name another data.cache_folder."
+            )
 
 
-def _write(dataset, encoder, to_pixel_values, path: Path, view: View, batch_size, progress) -> tuple[int, ...]:
-    shape: tuple[int, ...] = (0,)
-    device = next(encoder.parameters()).device
-    starts = range(0, len(dataset), batch_size)
-    with path.open("wb") as file, torch.inference_mode():
-        for start in progress(iter(starts), len(starts)):
-            images = dataset[start : start + batch_size]["image"]
-            images = [view(image, start + offset) for offset, image in enumerate(images)]
-            regions = encoder(to_pixel_values(images).to(device)).to("cpu", torch.float16).numpy()  # (B, P, D)
-            if not np.isfinite(regions).all():
-                raise ValueError("the encoder's output doesn't fit into half precision: it can't be cached.")
-            if start == 0:
-                shape = (len(dataset), *regions.shape[1:])
-                _check_free_disk(path, int(np.prod(shape)) * regions.itemsize)
-            regions.tofile(file)
-    return shape
+def _without_provenance(settings: dict[str, Any]) -> str:
+    kept = {name: value for name, value in settings.items() if name not in PROVENANCE}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
-def _check_free_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise OSError(f"the feature cache needs {needed / 1e9:.1f} GB, {path.parent} has {free / 1e9:.1f} GB free.")
+def _images_of_shards(num_images: int) -> list[int]:
+    """How many images each shard holds."""
+    return [min(IMAGES_A_SHARD, num_images - start) for start in range(0, num_images, IMAGES_A_SHARD)]
 
 
-def _key(dataset: Dataset, encoder: nn.Module, settings: str, view: View) -> str:
-    digest = hashlib.sha256(f"{settings}|{view}".encode())
-    for name, tensor in encoder.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for row in dataset.select_columns(["image"]).cast_column("image", Image(decode=False)):
-        content = row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()[:32]
+def _write_whole(path: Path, content: bytes) -> None:
+    aside = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 class CaptionedRegions(torch.utils.data.Dataset):
     """Rows `{"regions": (P, D) tensor, "captions": [...]}`: a data set whose images were encoded before.
 
     Args:
-        views: One cache an augmentation of the images, all of shape `(images, P, D)`; each reading of a row draws one
-            of them with torch's random generator.
+        views: One cache an augmentation of the images; each epoch draws one of them for each image.
         captions: The captions of each image.
+        seed: Of the draw, which depends on nothing but seed, epoch and image.
     """
 
-    def __init__(self, views: Sequence[np.ndarray], captions: Sequence[list[str]]):
+    def __init__(self, views: Sequence[Regions], captions: Sequence[list[str]], seed: int = 0):
         self.views = views
         self.captions = captions
+        self.seed = seed
+        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict:
-        view = int(torch.randint(len(self.views), ())) if len(self.views) > 1 else 0
-        return {"regions": torch.from_numpy(self.views[view][index]), "captions": self.captions[index]}
+        view = 0
+        if len(self.views) > 1:
+            view = int(np.random.default_rng((self.seed, self.epoch, index)).integers(len(self.views)))
+        return {"regions": self.views[view][index], "captions": self.captions[index]}
+
+
+class CaptionedImages(torch.utils.data.Dataset):
+    """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that learns too.
+
+    Args:
+        dataset: Rows with columns `image` and `captions`.
+        augment: A new random crop of each image each epoch, mirrored half of the time.
+        seed: Of the crops, which depend on nothing but seed, epoch and image.
+    """
+
+    def __init__(self, dataset: Dataset, augment: bool = True, seed: int = 0):
+        self.images = dataset.select_columns(["image"])
+        self.captions = list(dataset["captions"])
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, index: int) -> dict:
+        image = ImageOps.exif_transpose(self.images[index]["image"])
+        if self.augment:
+            image = View(crop=1 + self.seed * 1_000_003 + self.epoch)(image, index)
+        return {"image": image, "captions": self.captions[index]}

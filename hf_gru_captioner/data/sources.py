@@ -1,95 +1,473 @@
-"""Photos with their captions, from a Hub data set or a folder, as rows `{"image_id", "image", "captions"}`."""
+"""Photos with their captions, from wherever they are, as rows of one form, whole or as a stream.
 
+`caption_files.py` reads what `datasets` can't; here a source is recognised, its rows are brought into one form and
+checked. A photo is known by the digest of its encoded bytes, so that a cache notices another photo of the same name.
+"""
+
+import glob
+import hashlib
+import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datasets import Dataset, Image, List, Value, get_dataset_split_names, load_dataset
+import fsspec  # type: ignore[import-untyped]
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    concatenate_datasets,
+    get_dataset_split_names,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.data_files import EmptyDatasetError
+from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DataFilesNotFoundError
+from PIL import Image as PILImage
 
-KNOWN_LAYOUTS = (
-    "captions (a list of strings), caption or text (a string or a list), caption_0 ... caption_4 (strings), "
-    "sentences (a list of strings or of {'raw': string})"
+from .caption_files import (
+    KNOWN_FILES,
+    KNOWN_LAYOUTS,
+    SPLIT_NAMES,
+    SUFFIXES,
+    FoundPhoto,
+    caption_columns,
+    caption_files,
+    captions_of,
+    find_photos,
+    read_photos,
+    split_of,
+)
+
+VALIDATION_SHARE = 0.05  # of the photos of a source that has only a train split
+PHOTOS_A_SHARD = 256  # of a stream of single files; a shard is what `seed` puts in another order
+NO_CAPTION = "no caption"
+ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is asked for
+NAMED_ROWS = 5  # of the skipped ones
+IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
+CHECKED = Features(
+    {
+        "captions": List(Value("string")),
+        "image_id": Value("string"),
+        "image_digest": Value("string"),
+        "key": Value("string"),
+        "problem": Value("string"),
+    }
 )
 
 
-def load_captions(source: str | Path, split: str = "train") -> Dataset:
-    """Reads one split of a captioned data set.
+def load_captions(
+    source: str | Path, split: str = "train", *, images: str | Path | None = None, max_skipped: float = 0.01
+) -> Dataset:
+    """Reads one split of captioned photos. What the source is shows in the source.
 
     Args:
-        source: Hub id (`"jxie/flickr8k"`), or a folder that `datasets.load_dataset` reads: parquet files, a saved data
-            set's repository, images with `metadata.jsonl` or `metadata.csv`.
-        split: Name of the split.
+        source: One of
+
+            - a Hub id (`"jxie/flickr8k"`) or a folder that `datasets.load_dataset` reads: parquet files, images with
+              `metadata.jsonl` or `metadata.csv`;
+            - a folder written by `save_to_disk`;
+            - a CSV, TSV, JSON or JSON lines file of image paths and captions, with a column `split` or without;
+            - COCO captions, a json file or the root folder with `annotations/` in it;
+            - Karpathy's json, or a folder with it;
+            - `Flickr8k.token.txt` or Kaggle's `captions.txt`, or a folder with it, with the split lists or without;
+            - webdataset shards: a folder with `*.tar`, one file, or a pattern like `"shards/train-*.tar"`.
+        split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. Where the
+            source has only a train split, or tells nothing of splits, 5 % of the photos (at least one), chosen by a
+            hash of the image_id (of the image where it has no name), are the validation split and the others are the
+            train split.
+        images: Folder of the photos of a caption file; the usual places beside the file when not given.
+        max_skipped: Share of the rows, 0 to 1, that may be left out because the photo can't be read or has no caption.
 
     Returns:
-        Rows of `image_id` (the file name where there is one, else the row number), `image` and `captions`, in the order
-        of the source. Photos without a caption are left out, with a warning that counts them.
+        Rows of `image`, decoded when asked for, `captions`, `image_id` (the name or number that the source gives it,
+        else the row number) and `image_digest` (the sha256 of the encoded image), in the order of the source. Rows
+        that had to be left out are counted and named in a warning.
 
     Raises:
-        FileNotFoundError: No such folder.
-        ValueError: No such split, no image column, or captions in no known layout; shows the columns that were found.
+        FileNotFoundError: No such folder or file, or not one photo of a caption file; names the places tried.
+        ValueError: No such split, a layout that is not known (shows what was found), or too many rows to be left out.
     """
-    name = str(source)
-    looks_like_path = name.startswith(("/", ".", "~")) or isinstance(source, Path) or name.count("/") > 1
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        name = str(folder)
-    elif looks_like_path or folder.exists():
-        raise FileNotFoundError(f"{name} is not a folder of a captioned data set.")
-
-    splits = get_dataset_split_names(name)
-    if split not in splits:
-        raise ValueError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
-    dataset = load_dataset(name, split=split)
-    columns = dataset.column_names
-    if "image" not in columns:
-        raise ValueError(f"{name} has no column 'image'. Columns found: {', '.join(columns)}.")
-    caption_columns = _caption_columns(columns)
-    if not caption_columns:
-        raise ValueError(
-            f"{name} has no captions in a known layout. Columns found: {', '.join(columns)}. "
-            f"Known layouts: {KNOWN_LAYOUTS}."
-        )
-    id_column = next((column for column in ("image_id", "filename", "file_name") if column in columns), None)
-    features = dataset.features.copy()
-    captions = dataset.select_columns(caption_columns + ([id_column] if id_column else [])).map(
-        lambda row, index: {
-            "image_id": str(row[id_column]) if id_column else str(index),
-            "captions": _captions_of_row([row[column] for column in caption_columns]),
-        },
+    found = _find(source, split, images)
+    rows = found.load(False)
+    layout = _Layout.of(found, rows.features)
+    photos = rows.select_columns([layout.image])
+    if layout.image != "image":
+        photos = photos.rename_column(layout.image, "image")
+    if not isinstance(photos.features["image"], Image):
+        photos = photos.cast_column("image", Image())
+    checked = rows.cast_column(layout.image, Image(decode=False)).map(
+        _check_row,
         with_indices=True,
-        remove_columns=[column for column in caption_columns if column != "captions"],
-        desc="reading captions",
+        fn_kwargs={"layout": layout._asdict()},
+        remove_columns=rows.column_names,
+        features=CHECKED,
+        desc="checking photos",
     )
-    dataset = dataset.select_columns(["image"])
-    if not isinstance(features["image"], Image):
-        dataset = dataset.cast_column("image", Image())
-    captions = captions.cast_column("captions", List(Value("string")))
-    dataset = dataset.add_column("captions", captions["captions"]).add_column("image_id", captions["image_id"])
-    captioned = [index for index, of_image in enumerate(captions["captions"]) if of_image]
-    if len(captioned) < len(dataset):
-        warnings.warn(
-            f"{len(dataset) - len(captioned)} of {len(dataset)} photos of {name} have no caption and are left out.",
-            stacklevel=2,
+    kept: Sequence[int] = range(len(rows))
+    if found.divided:
+        kept = _half(checked["key"][:], split)
+    tally = _Tally(found.name, max_skipped)
+    problems, image_ids = checked["problem"][:], checked["image_id"][:]
+    kept = [index for index in kept if tally.keeps(image_ids[index], problems[index])]
+    tally.close()
+    if not kept:
+        raise ValueError(f"{found.name} has no photo in its split {split!r}.")
+    dataset = concatenate_datasets([photos, checked.remove_columns(["key", "problem"])], axis=1)
+    return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+
+def stream_captions(
+    source: str | Path,
+    split: str = "train",
+    *,
+    images: str | Path | None = None,
+    max_skipped: float = 0.01,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int | None = None,
+) -> IterableDataset:
+    """Reads one split of captioned photos row by row, for sets too large to be copied or looked through first.
+
+    Runs on every process, each with its `rank`. `state_dict()` and `load_state_dict()` of the stream mark a place and
+    go on there. Cheapest where `world_size` divides the number of shards: then no process reads another's photos.
+
+    Args:
+        source, split, images: As for `load_captions`.
+        max_skipped: As for `load_captions`, of the rows that this process has seen; judged from 100 rows on and when
+            the stream ends, which is also when the warning comes.
+        rank, world_size: This process, and how many share the rows.
+        seed: Of another order of the shards, and of yet another after each `set_epoch`. Inside of a shard the order
+            stays. The order of the source when not given.
+
+    Returns:
+        Rows of `image`, `captions` and `image_id`, the same as `load_captions` gives, but for photos without a name:
+        their image_id is the beginning of the image's digest.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_captions`, those of rows when they are read.
+    """
+    found = _find(source, split, images)
+    rows = found.load(True, world_size)
+    features: Mapping[str, Any] = rows.features or next(iter(rows), {})
+    layout = _Layout.of(found, features)
+    if isinstance(features[layout.image], Image):
+        rows = rows.cast_column(layout.image, Image(decode=False))
+    if seed is not None:
+        rows = rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
+    tally = _Tally(found.name, max_skipped, wanted=split if found.divided else None)
+    rows = rows.map(
+        _check_row, fn_kwargs={"layout": layout._asdict(), "with_image": True}, remove_columns=list(features)
+    )
+    rows = rows.filter(tally).remove_columns(["image_digest", "key", "problem"])
+    rows = rows.cast(Features({"image": Image(), "captions": CHECKED["captions"], "image_id": CHECKED["image_id"]}))
+    return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
+
+
+class _Found(NamedTuple):
+    """A source that was recognised, and one split of it."""
+
+    name: str
+    load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset of the source's own columns
+    divided: bool = False  # whether train and validation are still to be divided
+    root: str | None = None  # the folder that paths of images begin with
+
+
+def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
+    name = str(source)
+    path = Path(name).expanduser()
+    looks_like_path = (
+        isinstance(source, Path) or name.startswith(("/", ".", "~")) or name.count("/") > 1 or path.suffix in SUFFIXES
+    )
+    if any(letter in name for letter in "*?[") and not path.exists():
+        tars = [Path(each) for each in sorted(glob.glob(str(path)))]
+        if not tars:
+            raise FileNotFoundError(f"{name} matches no file.")
+    elif path.suffix == ".tar" and path.is_file():
+        tars = [path]
+    else:
+        tars = sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]) if path.is_dir() else []
+    files = [] if tars else caption_files(path)
+    if files:
+        return _find_listed(name, files, split, images)
+    if images is not None:
+        raise ValueError(f"{name} is not a caption file: its photos are in it. Leave images= out.")
+    if tars:
+        return _find_shards(name, tars, split)
+    if not path.is_dir() and (looks_like_path or path.exists()):
+        raise FileNotFoundError(
+            f"{name} is not there: neither a file of captions nor a folder of a captioned data set."
         )
-        dataset = dataset.select(captioned)
-    return dataset
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _find_saved(name, path, split)
+    hub_id_or_folder = str(path) if path.is_dir() else name
+    try:
+        splits = get_dataset_split_names(hub_id_or_folder)
+    except (EmptyDatasetError, DataFilesNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{name} holds no captioned data set: nothing that datasets reads, and no caption file ({KNOWN_FILES})."
+        ) from error
+    own_split, divided = _choose(name, split, splits)
+
+    def load(streaming: bool, world_size: int = 1):
+        return load_dataset(hub_id_or_folder, split=own_split, streaming=streaming)
+
+    return _Found(name, load, divided, str(path.absolute()) if path.is_dir() else None)
 
 
-def _caption_columns(columns: list[str]) -> list[str]:
-    for column in ("captions", "caption", "text", "sentences"):
-        if column in columns:
-            return [column]
-    return sorted(column for column in columns if column.startswith("caption_") and column[8:].isdigit())
+def _find_listed(name: str, files: list[Path], split: str, images: str | Path | None) -> _Found:
+    photos = [photo for file in files for photo in read_photos(file)]
+    splits = {photo.split or "train": None for photo in photos}
+    own_split, divided = _choose(name, split, list(splits))
+    photos = [photo for photo in photos if (photo.split or "train") == own_split]
+    if divided:
+        photos = [photos[index] for index in _half([photo.image_id for photo in photos], split)]
+    if not photos:
+        raise ValueError(f"{name} has no photo in its split {split!r}.")
+    folder = Path(images).expanduser().absolute() if images is not None else None
+    if folder and not folder.is_dir():
+        raise FileNotFoundError(f"images={images} is not a folder.")
+    found = tuple(find_photos(photos, files[0].absolute().parent, folder))
+
+    def load(streaming: bool, world_size: int = 1):
+        features = Features({"image": Image(), "captions": List(Value("string")), "image_id": Value("string")})
+        if not streaming:  # a tuple: `datasets` takes lists for shards, and numbers and times into its cache's key
+            return Dataset.from_generator(_rows_of_photos, features, gen_kwargs={"shards": (found,)})
+        number = _number_of_shards(len(found), world_size)
+        shards = [found[len(found) * i // number : len(found) * (i + 1) // number] for i in range(number)]
+        return IterableDataset.from_generator(_rows_of_photos, features, gen_kwargs={"shards": shards})
+
+    return _Found(name, load)
 
 
-def _captions_of_row(cells: list[Any]) -> list[str]:
-    captions: list[str] = []
-    for cell in cells:
-        if cell is None:
-            continue
-        for caption in [cell] if isinstance(cell, str | Mapping) else cell:
-            text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
-            if text and text.strip():
-                captions.append(text.strip())
-    return captions
+def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
+    """Webdataset shards; their split is the name of the folder, else a word of the file's."""
+    if not all(tar.suffix == ".tar" for tar in tars):
+        other = next(tar for tar in tars if tar.suffix != ".tar")
+        raise ValueError(f"{name} matches {other}: a pattern may match webdataset shards (.tar) only.")
+    files: dict[str, list[str]] = {}
+    for tar in tars:
+        own = SPLIT_NAMES.get(tar.parent.name) or split_of(tar.stem) or "train"
+        files.setdefault(own, []).append(str(tar.absolute()))
+    own_split, divided = _choose(name, split, list(files))
+
+    def load(streaming: bool, world_size: int = 1):
+        data_files = {own_split: files[own_split]}
+        return load_dataset("webdataset", data_files=data_files, split=own_split, streaming=streaming)
+
+    return _Found(name, load, divided)
+
+
+def _find_saved(name: str, path: Path, split: str) -> _Found:
+    saved = load_from_disk(str(path))
+    splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
+    own_split, divided = _choose(name, split, list(splits))
+    rows = splits[own_split]
+
+    def load(streaming: bool, world_size: int = 1):
+        if not streaming:
+            return rows
+        return rows.to_iterable_dataset(max(1, min(len(rows), _number_of_shards(len(rows), world_size))))
+
+    return _Found(name, load, divided)
+
+
+def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
+    """The source's own name of the split, and whether it is still to be divided into train and validation."""
+    canonical = {SPLIT_NAMES.get(own, own): own for own in splits}
+    wanted = SPLIT_NAMES.get(split, split)
+    if list(canonical) == ["train"] and wanted in ("train", "validation"):
+        return canonical["train"], True
+    if split in splits:
+        return split, False
+    if wanted in canonical:
+        return canonical[wanted], False
+    raise ValueError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
+
+
+def _half(keys: Sequence[str], split: str) -> list[int]:
+    """Indices of the photos of one split, where train and validation are divided here."""
+    draws = [_draw(key) for key in keys]
+    border = max(VALIDATION_SHARE, min(draws, default=0.0))
+    wants_validation = SPLIT_NAMES.get(split) == "validation"
+    return [index for index, draw in enumerate(draws) if (draw <= border) == wants_validation]
+
+
+def _draw(key: str) -> float:
+    """A number from 0 to 1 that looks random and is always the same for the same text."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) / 16**12
+
+
+def _number_of_shards(num_photos: int, world_size: int) -> int:
+    return world_size * max(1, -(-num_photos // (PHOTOS_A_SHARD * world_size)))
+
+
+def _rows_of_photos(shards: Iterable[Iterable[FoundPhoto]]) -> Iterator[dict[str, Any]]:
+    for photos in shards:
+        for photo in photos:
+            image = {"path": photo.path, "bytes": None}
+            yield {"image": image, "captions": list(photo.captions), "image_id": photo.image_id}
+
+
+class _Layout(NamedTuple):
+    """Which columns hold what."""
+
+    image: str
+    captions: list[str]
+    image_id: str | None
+    root: str | None
+
+    @classmethod
+    def of(cls, found: _Found, features: Mapping[str, Any]) -> "_Layout":
+        columns = list(features)
+        if isinstance(features.get("json"), Mapping):  # of a webdataset: the captions may be in its fields
+            columns += [column for column in features["json"] if column not in columns]
+        image = next((column for column in IMAGE_COLUMNS if column in features), None)
+        captions = caption_columns(columns)
+        shown = ", ".join(columns) or "none"
+        if image is None:
+            raise ValueError(f"{found.name} has no column 'image'. Columns found: {shown}.")
+        if not captions:
+            raise ValueError(
+                f"{found.name} has no captions in a known layout. Columns found: {shown}. "
+                f"Known layouts: {KNOWN_LAYOUTS}."
+            )
+        image_id = next((column for column in ID_COLUMNS if column in columns), None)
+        return cls(image, captions, image_id, found.root)
+
+
+def _check_row(
+    row: Mapping[str, Any], index: int | None = None, *, layout: Mapping[str, Any], with_image: bool = False
+) -> dict[str, Any]:
+    """Brings a row with an undecoded image into the one form; `problem` says why it can't be used, if so."""
+    if isinstance(row.get("json"), Mapping):
+        row = {**row["json"], **row}
+    image = row[layout["image"]]
+    encoded, problem = _read_image(image)
+    digest = hashlib.sha256(encoded).hexdigest()
+    captions = captions_of(row[column] for column in layout["captions"])
+    if layout["image_id"]:
+        name = str(row[layout["image_id"]])
+    elif layout["root"] and image and Path(image["path"] or "").is_relative_to(layout["root"]):
+        name = Path(image["path"]).relative_to(layout["root"]).as_posix()
+    else:
+        name = None
+    key = name or digest[:16]  # that photos are divided by: never the row number, which a stream doesn't know
+    checked = {
+        "captions": captions,
+        "image_id": name or (key if index is None else str(index)),
+        "image_digest": digest,
+        "key": key,
+        "problem": problem or (None if captions else NO_CAPTION),
+    }
+    return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
+
+
+def _read_image(image: str | Mapping[str, Any] | None) -> tuple[bytes, str | None]:
+    """The encoded image, and why it can't be decoded, if so."""
+    path, encoded = (image, None) if isinstance(image, str) else ((image or {}).get("path"), (image or {}).get("bytes"))
+    if encoded is None:
+        if not path:
+            return b"", "no image"
+        try:
+            with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+                encoded = file.read()
+        except OSError as error:
+            return b"", f"{path}: {error.strerror or error}"
+    try:
+        with PILImage.open(io.BytesIO(encoded)) as decoded:
+            decoded.draft(None, (1, 1))  # a JPEG is then decoded small, which is quick, but to its last byte
+            decoded.load()
+            decoded.getexif()  # `datasets` turns photos by it
+    except PILImage.UnidentifiedImageError:
+        return encoded, "not an image that Pillow knows"
+    except Exception as error:  # Pillow raises nearly anything over a broken file
+        return encoded, f"{type(error).__name__}: {error}"
+    return encoded, None
+
+
+class _Tally:
+    """Counts rows and says which to keep: not those with a problem, and of a divided source only those `wanted`.
+
+    Args:
+        name: Of the source.
+        max_skipped: Share of rows that may have a problem.
+        wanted: Split to keep, where train and validation are divided here.
+    """
+
+    def __init__(self, name: str, max_skipped: float, wanted: str | None = None):
+        if not 0 <= max_skipped <= 1:
+            raise ValueError(f"max_skipped is a share from 0 to 1, found {max_skipped}.")
+        self.name = name
+        self.max_skipped = max_skipped
+        self.wanted = wanted and SPLIT_NAMES[wanted]
+        self.open()
+
+    def open(self) -> None:
+        """Begins to count."""
+        self.num_rows = self.num_without_caption = self.num_unreadable = 0
+        self.named: list[str] = []
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        """Whether to keep this row of a stream."""
+        if self.wanted and (_draw(row["key"]) <= VALIDATION_SHARE) != (self.wanted == "validation"):
+            return False
+        keeps = self.keeps(row["image_id"], row["problem"])
+        if self.num_rows >= ROWS_TO_JUDGE:
+            self._judge()
+        return keeps
+
+    def keeps(self, image_id: str, problem: str | None) -> bool:
+        self.num_rows += 1
+        if problem is None:
+            return True
+        if problem == NO_CAPTION:
+            self.num_without_caption += 1
+        else:
+            self.num_unreadable += 1
+        if len(self.named) < NAMED_ROWS:
+            self.named.append(f"{image_id} ({problem})")
+        return False
+
+    def close(self) -> None:
+        """Judges all rows, and warns the caller's caller of those that were left out."""
+        self._judge()
+        if self.named:
+            warnings.warn(f"{self} and are left out: {self._names()}.", stacklevel=3)
+
+    def _judge(self) -> None:
+        num_skipped = self.num_without_caption + self.num_unreadable
+        if num_skipped > self.max_skipped * self.num_rows:
+            raise ValueError(
+                f"{self}: {self._names()}. That is more than max_skipped={self.max_skipped:g} of them: mend the "
+                f"source, or raise max_skipped to {num_skipped / self.num_rows:.2g} or more to leave them out."
+            )
+
+    def _names(self) -> str:
+        others = self.num_without_caption + self.num_unreadable - len(self.named)
+        return ", ".join(self.named) + (f" and {others} more" if others else "")
+
+    def __str__(self) -> str:
+        counts = ((self.num_without_caption, "have no caption"), (self.num_unreadable, "can't be read"))
+        faults = [f"{count} of {self.num_rows} photos of {self.name} {fault}" for count, fault in counts if count]
+        return " and ".join(faults)
+
+
+class _CheckedStream(IterableDataset):
+    """A stream that judges its rows, and warns of those left out, when it has come to its end."""
+
+    def __init__(self, rows: IterableDataset, tally: _Tally):
+        self.__dict__.update(rows.__dict__)
+        self._tally = tally
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._tally.open()
+        yield from super().__iter__()
+        self._tally.close()

@@ -54,7 +54,8 @@ class GRUCaptionerVisionEncoder(nn.Module):
     """Makes regions `(B, P, D)` out of what any encoder of transformers or timm gives.
 
     The backbone keeps no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation
-    mode, BatchNorm statistics included, whatever `train()` says.
+    mode, whatever `train()` says. BatchNorm keeps its pretrained statistics even when the backbone learns: the few
+    images of a captioning step would make poor ones.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
@@ -63,14 +64,26 @@ class GRUCaptionerVisionEncoder(nn.Module):
         self.region_size = _region_size(self.backbone)
         self.set_frozen(config.freeze_encoder)
 
-    def set_frozen(self, frozen: bool) -> None:
+    def set_frozen(self, frozen: bool, first_layer: str | None = None) -> None:
         self.frozen = frozen
         self.backbone.requires_grad_(not frozen)
+        if first_layer is not None:
+            names = [name for name, _ in self.backbone.named_parameters()]
+            first = next((place for place, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
+            if first is None:
+                raise ValueError(
+                    f"the vision encoder has no layer {first_layer!r}; parameters of some: {', '.join(names[::20])}."
+                )
+            for place, parameter in enumerate(self.backbone.parameters()):
+                parameter.requires_grad_(not frozen and place >= first)
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -426,12 +439,16 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True  # of the vision encoder
     _is_stateful = True  # a recurrent state can't be rolled back: assisted decoding is refused with a clear message
     _no_split_modules = ["GRUCaptionerDecoder"]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # generate() must not make a key-value cache: the state is a GRUCache, made by forward
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
+        self.encoder.vision.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -511,10 +528,18 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         model.encoder.vision.set_frozen(model.config.freeze_encoder)
         return loaded
 
-    def set_encoder_trainable(self, trainable: bool = True) -> None:
-        """Unfreezes the vision encoder (gradients, and BatchNorm as `train()` says), or freezes it again."""
+    def set_encoder_trainable(self, trainable: bool = True, first_layer: str | None = None) -> None:
+        """Unfreezes the vision encoder, or freezes it again. BatchNorm keeps its statistics either way.
+
+        Args:
+            trainable: Whether the encoder gets gradients.
+            first_layer: Name of the first layer that learns, e.g. `"blocks.4"`; all before it stay frozen.
+
+        Raises:
+            ValueError: No layer of that name; shows some that there are.
+        """
+        self.encoder.vision.set_frozen(not trainable, first_layer)
         self.config.freeze_encoder = not trainable
-        self.encoder.vision.set_frozen(not trainable)
 
     def get_encoder(self, modality: str | None = None) -> GRUCaptionerEncoder:
         return self.encoder

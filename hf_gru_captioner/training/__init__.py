@@ -1,17 +1,34 @@
-"""Training: the knobs, the Accelerate loop, checkpoints."""
+"""Training: the knobs, the Accelerate loop, its two objectives, checkpoints and states to go on from."""
 
-from .checkpoints import save_whole
-from .config import DataConfig, ModelConfig, OptimizationConfig, TokenizerConfig, TrainingConfig, ValidationConfig
+from .averaging import MovingAverage
+from .checkpoints import TrainingStates, save_whole
+from .config import (
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+    SelfCriticalConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    ValidationConfig,
+)
+from .cross_entropy import CrossEntropy
+from .scst import SelfCritical, count_ngrams
 from .trainer import CaptionTrainer, write_captions
 
 __all__ = [
     "CaptionTrainer",
+    "CrossEntropy",
     "DataConfig",
     "ModelConfig",
+    "MovingAverage",
     "OptimizationConfig",
+    "SelfCritical",
+    "SelfCriticalConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "TrainingStates",
     "ValidationConfig",
+    "count_ngrams",
     "save_whole",
     "write_captions",
 ]

@@ -1,8 +1,27 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there: the best model for its users, and the states that a run goes on from.
 
+    <output_dir>/checkpoint/                     model and processor
+    <output_dir>/state/step-00000400/            Accelerate's state: weights as safetensors, optimizer, generators
+                       averaged.safetensors      the moving average
+                       progress.json             steps, losses, scores
+                       manifest.json             whose state it is; size and SHA-256 of each file above
+
+Everything is written aside, flushed to the disk and renamed, the manifest being the last. A folder without a fitting
+manifest was torn or is of another run.
+"""
+
+import hashlib
+import json
+import os
 import shutil
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from accelerate.utils import gather_object
+
+MANIFEST = "manifest.json"
 
 
 class Savable(Protocol):
@@ -26,7 +45,110 @@ def save_whole(folder: str | Path, *parts: Savable) -> None:
     aside.mkdir(parents=True)
     for part in parts:
         part.save_pretrained(str(aside))
+    _flush(aside)
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+class TrainingStates:
+    """The states of one run, the newest few.
+
+    Each machine keeps the states of its own processes, so no disk is shared; on one that is, machines write side by
+    side. Saving and finding run on every process.
+
+    Args:
+        folder: Where they live.
+        run: What tells this run from others: a state of another is passed over.
+        accelerator: The processes.
+        keep: States to keep.
+    """
+
+    def __init__(self, folder: str | Path, run: str, accelerator: Any, keep: int = 2):
+        machine = int(os.environ.get("GROUP_RANK", 0))  # torchrun's and accelerate launch's number of the machine
+        self.folder = Path(folder) if machine == 0 else Path(f"{folder}-machine-{machine}")
+        self.run = run
+        self.accelerator = accelerator
+        self.keep = keep
+
+    def save(self, step: int, write: Callable[[Path], None]) -> None:
+        """Has every process `write` its part of a new state, then drops the oldest.
+
+        Raises:
+            OSError: It can't be written; the states before it are as they were.
+        """
+        aside = self.folder / f"step-{step:08d}.partial"
+        first = self.accelerator.is_local_main_process
+        if first:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            write(aside)
+            self.accelerator.wait_for_everyone()
+            if first:
+                files = [file for file in sorted(aside.rglob("*")) if file.is_file()]
+                content = {str(file.relative_to(aside)): _size_and_digest(file) for file in files}
+                (aside / MANIFEST).write_text(json.dumps({"run": self.run, "step": step, "files": content}, indent=2))
+                _flush(aside)
+                shutil.rmtree(self._home(step), ignore_errors=True)  # torn, else the run would have gone on from it
+                aside.rename(self._home(step))
+                for old in self._folders()[: -self.keep]:
+                    shutil.rmtree(old)
+        except (OSError, RuntimeError) as error:  # torch.save and safetensors raise what they like on a full disk
+            shutil.rmtree(aside, ignore_errors=True)
+            kept = [folder.name for folder in self._folders()]
+            raise OSError(
+                f"the state after step {step} can't be written to {self.folder} ({error}). "
+                f"{f'{kept[-1]} is whole' if kept else 'There is none before it'}: make room and run the same command "
+                "again."
+            ) from error
+        self.accelerator.wait_for_everyone()
+
+    def newest(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest state that is whole on every machine. Names those that it passes over."""
+        whole: dict[int, Path] = {}
+        for folder in self._folders():
+            problem = self._problem(folder)
+            if problem is None:
+                whole[int(folder.name.removeprefix("step-"))] = folder
+            elif self.accelerator.is_local_main_process:
+                warnings.warn(f"{folder} is passed over: {problem}.", stacklevel=3)
+        everywhere = set(whole).intersection(*gather_object([set(whole)]))
+        return (max(everywhere), whole[max(everywhere)]) if everywhere else None
+
+    def _problem(self, folder: Path) -> str | None:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["run"] != self.run:
+                return "it is the state of another run"
+            for name, size_and_digest in manifest["files"].items():
+                if _size_and_digest(folder / name) != size_and_digest:
+                    return f"{name} is torn"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except (ValueError, KeyError, TypeError) as error:
+            return f"{MANIFEST} is torn ({error})"
+        return None
+
+    def _home(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _folders(self) -> Sequence[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if path.name.removeprefix("step-").isdigit())
+
+
+def _size_and_digest(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _flush(folder: Path) -> None:
+    """Has the disk write down what the system may still hold in memory."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,30 +1,65 @@
-"""The Accelerate loop: cross-entropy over all captions of a photo at once, validated by the captions it writes.
+"""The Accelerate loop: any objective over all captions of a photo at once, validated by the captions it writes.
 
-AdamW (https://arxiv.org/abs/1711.05101) with warm-up and a cosine, label smoothing, gradient clipping, and an
-exponential moving average of the weights, which is what is validated and saved.
+AdamW (https://arxiv.org/abs/1711.05101) with warm-up and a cosine, gradient clipping, and an exponential moving average
+of the weights, which is what is validated and saved.
+
+A run can be killed at any moment: started again it goes on from its newest whole state and ends, on a CPU, with the
+very weights it would have had. For that, everything random is either a function of step and photo (data order, views,
+crops) or drawn from the generators that a state holds (dropout, sampling).
 """
 
 import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object, send_to_device, set_seed
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
 
-from .checkpoints import save_whole
+from .averaging import MovingAverage
+from .checkpoints import TrainingStates, save_whole
 from .config import OptimizationConfig
+from .cross_entropy import CrossEntropy
 
+Batch = dict[str, Any]
 Scores = dict[str, float]
 
-IGNORE_INDEX = -100  # labels of this value take no part in the loss
+
+class Objective(Protocol):
+    """What a step minimizes."""
+
+    figures: dict[str, float]  # of the last batch, for the log
+
+    def prepare(self, model, batch: Batch, share_done: float) -> Batch: ...
+    def num_items(self, batch: Batch) -> torch.Tensor: ...
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor: ...
+
+
+class Batches(Protocol):
+    """Batches of each step of an epoch, from any step on."""
+
+    steps_per_epoch: int
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all that a state holds beside weights, optimizer and random generators."""
+
+    step: int = 0  # of the optimizer, over all epochs
+    history: list[dict[str, float]] = field(default_factory=list)  # a record an epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and figures, over its steps
+    seconds: float = 0.0  # of training in this epoch
 
 
 class CaptionTrainer:
@@ -35,7 +70,9 @@ class CaptionTrainer:
         processor: Its processor, saved with each checkpoint.
         accelerator: Devices, processes and precision.
         config: The knobs.
-        output_dir: Gets `checkpoint/`, the best one so far, and `history.jsonl`, one line an epoch.
+        output_dir: Gets `checkpoint/`, the best one so far; `state/`, to go on from; `history.jsonl`, a line an epoch.
+        objective: What to minimize; cross-entropy with the config's options when not given.
+        run: What tells this run from others: only states of the same run are gone on from.
         select_by: Name of the validation score by which an epoch is the best.
     """
 
@@ -46,6 +83,9 @@ class CaptionTrainer:
         accelerator: Accelerator,
         config: OptimizationConfig,
         output_dir: str | Path,
+        *,
+        objective: Objective | None = None,
+        run: str = "",
         select_by: str = "cider",
     ):
         self.model = model
@@ -53,76 +93,168 @@ class CaptionTrainer:
         self.accelerator = accelerator
         self.config = config
         self.output_dir = Path(output_dir)
+        self.objective: Objective = objective or CrossEntropy(
+            config.label_smoothing, config.scheduled_sampling, config.attention_penalty
+        )
+        self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
         self.select_by = select_by
+        self.progress = Progress()
 
-    def fit(self, batches: DataLoader, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
-        """Runs on every process; the first one writes.
+    def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
+        """Runs on every process; the first one writes checkpoint and log, the first of each machine its states.
 
         Args:
-            batches: Batches whose keys are arguments of the model's forward.
+            batches: Batches whose keys are arguments of the model's forward, of this process.
             validate: Scores the averaged model; called on every process after each epoch.
 
         Returns:
             One record an epoch: loss, scores, seconds.
+
+        Raises:
+            FloatingPointError: The loss is no longer a number; the best checkpoint and the states stay as they are.
+            OSError: A state or checkpoint can't be written; those before it are as they were.
         """
-        config = self.config
-        optimizer = torch.optim.AdamW(_decay_matrices_only(self.model, config.weight_decay), lr=config.learning_rate)
-        # Copied before prepare(), which wraps forward for mixed precision: the average is validated as it will be used.
-        averaged = AveragedModel(
-            self.model, device=self.accelerator.device, multi_avg_fn=_moving_average(config.ema_decay)
-        )
-        model, optimizer, batches = self.accelerator.prepare(self.model, optimizer, batches)
-        num_steps = config.epochs * len(batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(config.warmup_share * num_steps), num_steps)
+        config, progress = self.config, self.progress
+        set_seed(config.seed, device_specific=True)  # each process drops other units
+        optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate)
+        self.average = MovingAverage(self.model, config.ema_decay, self.accelerator.device)
+        # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.num_steps = config.epochs * batches.steps_per_epoch
+        self._resume(batches)
 
-        history: list[dict[str, float]] = []
-        for epoch in range(1, config.epochs + 1):
+        while len(progress.history) < config.epochs and not self._is_patience_over():
+            epoch = len(progress.history) + 1
+            self._train_epoch(epoch, batches)
             start = time.perf_counter()
-            loss = self._train_epoch(model, optimizer, schedule, averaged, batches, f"epoch {epoch}/{config.epochs}")
-            train_seconds = time.perf_counter() - start
-            scores = validate(averaged.module.eval())
-            seconds = time.perf_counter() - start
-            history.append({"epoch": epoch, "loss": loss, **scores, "train_seconds": train_seconds, "seconds": seconds})
+            scores = validate(self.average.model)
+            steps = batches.steps_per_epoch
+            means = {name: total / steps for name, total in progress.sums.items()}
+            record = {"epoch": epoch, **means, **scores, "train_seconds": progress.seconds}
+            progress.history.append({**record, "validation_seconds": time.perf_counter() - start})
+            progress.sums, progress.seconds = {}, 0.0
             if self.accelerator.is_main_process:
-                self._record(history, averaged.module)
-            self.accelerator.wait_for_everyone()
-        return history
+                self._record()
+            self.accelerator.log(record, step=progress.step)
+            self._save_state(batches)
+        return progress.history
 
-    def _train_epoch(self, model, optimizer, schedule, averaged, batches, title: str) -> float:
-        """One pass over the photos; returns the mean loss of a label, in nats."""
-        model.train()
-        total_loss = torch.zeros((), device=self.accelerator.device)
-        progress = tqdm(batches, desc=title, unit="step", disable=not self.accelerator.is_main_process)
-        for step, batch in enumerate(progress):
-            loss = model(
-                **batch,
-                smoothing=self.config.label_smoothing,
-                num_items_in_batch=self._labels_a_process(batch["labels"]),
-                skip_logits=True,
-            ).loss
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            averaged.update_parameters(self.accelerator.unwrap_model(model))
-            total_loss += loss.detach()
-            if step % 10 == 0:
-                progress.set_postfix(loss=f"{loss.item():.3f}", lr=f"{schedule.get_last_lr()[0]:.1e}")
-        return self.accelerator.reduce(total_loss, reduction="mean").item() / len(batches)
+    def _train_epoch(self, epoch: int, batches: Batches) -> None:
+        progress, steps = self.progress, batches.steps_per_epoch
+        first_step = progress.step - (epoch - 1) * steps
+        self.wrapped.train()
+        bar = tqdm(
+            total=steps,
+            initial=first_step,
+            desc=f"epoch {epoch}/{self.config.epochs}",
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        captions, start = 0, time.perf_counter()
+        with bar:
+            for step in batches.epoch(epoch, first_step):
+                before = time.perf_counter()
+                captions += sum(len(batch["labels"]) for batch in step) * self.accelerator.num_processes
+                loss, grad_norm = self._train_step(step)
+                progress.step += 1
+                for name, value in {"loss": loss, **self.objective.figures}.items():
+                    progress.sums[name] = progress.sums.get(name, 0.0) + value
+                now = time.perf_counter()
+                progress.seconds += now - before
+                bar.update()
+                rate = captions / (now - start)
+                learning_rate = self.optimizer.param_groups[-1]["lr"]
+                bar.set_postfix(
+                    {"captions/s": f"{rate:.0f}", "loss": f"{loss:.3f}", "lr": f"{learning_rate:.1e}"}
+                    | {"grad": f"{grad_norm:.2f}"}
+                    | {name: f"{value:.3f}" for name, value in self.objective.figures.items()},
+                    refresh=False,
+                )
+                if progress.step % 10 == 0:
+                    figures = {"loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+                    self.accelerator.log({**figures, **self.objective.figures}, step=progress.step)
+                if progress.step % self.config.state_steps == 0 and progress.step < epoch * steps:
+                    self._save_state(batches)
 
-    def _labels_a_process(self, labels: torch.Tensor) -> torch.Tensor:
-        """What each process divides its summed loss by, so that the mean gradient is that of one large batch."""
-        num_labels = (labels != IGNORE_INDEX).sum().float()
-        return self.accelerator.reduce(num_labels, reduction="mean")
+    def _train_step(self, step: list[Batch]) -> tuple[float, float]:
+        """One step of the optimizer; loss an item over all processes, and the gradient's length before clipping.
 
-    def _record(self, history: list[dict[str, float]], model) -> None:
-        """Appends the last epoch to the log, and keeps the model when it is the best so far. Runs on one process."""
+        What each process divides its sums by is the mean over processes of all items of the step. Since the gradients
+        of the processes are averaged, the step is that of one large batch, however it is cut up.
+        """
+        share_done = self.progress.step / self.num_steps
+        rate = _share_of_peak(self.progress.step, self.num_steps, math.ceil(self.config.warmup_share * self.num_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_rate"] * rate
+        step = [send_to_device(batch, self.accelerator.device) for batch in step]
+        step = [self.objective.prepare(self._unwrapped(), batch, share_done) for batch in step]
+        num_items = torch.stack([self.objective.num_items(batch) for batch in step]).sum(dim=0)
+        num_items = self.accelerator.reduce(num_items, reduction="mean")
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, batch in enumerate(step):
+            is_last = number == len(step) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):  # gradients travel once a step
+                loss = self.objective.loss(self.wrapped, batch, num_items)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.max_grad_norm)
+        loss_of_step = self.accelerator.reduce(total, reduction="mean").item()
+        if not math.isfinite(loss_of_step):
+            raise FloatingPointError(
+                f"the loss of step {self.progress.step + 1} is {loss_of_step}: the weights are as good as they were in "
+                "the newest state and the best checkpoint. Take a lower learning rate, or mixed_precision no."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self._unwrapped())
+        return loss_of_step, float(grad_norm)
+
+    def _unwrapped(self):
+        return self.accelerator.unwrap_model(self.wrapped)
+
+    def _is_patience_over(self) -> bool:
+        if self.config.patience is None or not self.progress.history:
+            return False
+        scores = [record[self.select_by] for record in self.progress.history]
+        return len(scores) - 1 - scores.index(max(scores)) >= self.config.patience
+
+    def _save_state(self, batches: Batches) -> None:
+        """Runs on every process."""
+
+        def write(folder: Path) -> None:
+            self.accelerator.save_state(str(folder))
+            process = self.accelerator.process_index
+            (folder / f"batches-{process}.json").write_text(json.dumps(batches.state_dict()))
+            if self.accelerator.is_local_main_process:
+                self.average.save(str(folder / "averaged.safetensors"))
+                (folder / "progress.json").write_text(json.dumps(asdict(self.progress)))
+
+        self.states.save(self.progress.step, write)
+
+    def _resume(self, batches: Batches) -> None:
+        """Goes on from the newest whole state, if there is one. Runs on every process."""
+        found = self.states.newest()
+        if found is None:
+            return
+        step, folder = found
+        self.accelerator.print(f"going on after step {step} of {self.num_steps}, from {folder}")
+        self.accelerator.load_state(str(folder))
+        progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        vars(self.progress).update(vars(progress))
+        self.average.load(str(folder / "averaged.safetensors"), steps=step)
+        of_batches = folder / f"batches-{self.accelerator.process_index}.json"
+        if of_batches.exists():  # else this process is new: there are more of them than before
+            batches.load_state_dict(json.loads(of_batches.read_text()))
+
+    def _record(self) -> None:
+        """Writes the log, and keeps the model when it is the best so far. Runs on one process."""
+        history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
         is_best = history[-1][self.select_by] >= max(record[self.select_by] for record in history)
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
-            save_whole(self.output_dir / "checkpoint", copy.deepcopy(model).to(precision), self.processor)
+            best: Any = copy.deepcopy(self.average.model).to(precision)
+            save_whole(self.output_dir / "checkpoint", best, self.processor)
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         aside = self.output_dir / "history.jsonl.partial"
         aside.write_text("\n".join(lines) + "\n")
@@ -130,45 +262,56 @@ class CaptionTrainer:
         tqdm.write(lines[-1] + ("  best so far" if is_best else ""))
 
 
-def _moving_average(decay: float):
-    """Exponential moving average that warms up: its memory is never longer than half of the steps so far.
-
-    At a fixed decay of 0.999 a run of 2,000 steps would end with an average that is one seventh initial weights.
-    """
-
-    @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor) -> None:
-        steps = int(num_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (3 + steps)))
-
-    return update
+def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:
+    """Learning rate of a step as a share of its peak: rises in a line, falls along half a cosine."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, num_steps - warmup_steps)))
 
 
-def _decay_matrices_only(model, weight_decay: float) -> list[dict[str, Any]]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _parameter_groups(model, config: OptimizationConfig) -> list[dict[str, Any]]:
+    """What learns, in groups: the encoder at a rate of its own, and vectors without weight decay."""
+    groups = []
+    for of_encoder in (True, False):
+        rate = config.encoder_learning_rate if of_encoder else config.learning_rate
+        trainable = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and name.startswith("encoder.vision.") == of_encoder
+        ]
+        for is_matrix in (True, False):
+            parameters = [parameter for parameter in trainable if (parameter.ndim > 1) == is_matrix]
+            if parameters:
+                decay = config.weight_decay if is_matrix else 0.0
+                groups.append({"params": parameters, "weight_decay": decay, "peak_rate": rate})
+    return groups
 
 
 @torch.inference_mode()
 def write_captions(
-    model, processor, regions: Iterable[torch.Tensor], accelerator: Accelerator | None = None, **generation
+    model,
+    processor,
+    images: Callable[[Sequence[int]], Batch],
+    num_images: int,
+    accelerator: Accelerator | None = None,
+    images_per_batch: int = 64,
+    **generation,
 ) -> list[str]:
-    """Captions of images whose regions are known, in their order. With an accelerator, each process writes its share.
+    """Captions of images, in their order. With an accelerator, each process writes its share and all get everything.
 
     Args:
         model, processor: A captioner.
-        regions: Batches `(B, P, D)`, the vision encoder's output.
-        accelerator: Gathers the captions of all processes.
+        images: Gives the images at these places, as generate() takes them: `pixel_values` or `encoder_outputs`.
+        num_images: How many there are.
+        accelerator: The processes.
+        images_per_batch: Images at once.
         generation: Arguments of generate().
     """
-    captions: list[str] = []
-    for batch in regions:
-        encoder_outputs = model.get_encoder()(regions=batch.to(model.device))
-        written = processor.batch_decode(model.generate(encoder_outputs=encoder_outputs, **generation))
-        if accelerator is not None:
-            written = accelerator.gather_for_metrics(written, use_gather_object=True)
-        captions += written
-    return captions
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    share = range(process, num_images, processes)
+    written: list[tuple[int, str]] = []
+    for start in range(0, len(share), images_per_batch):
+        places = share[start : start + images_per_batch]
+        batch = send_to_device(images(places), model.device)
+        written += zip(places, processor.batch_decode(model.generate(**batch, **generation)), strict=True)
+    return [caption for _, caption in sorted(gather_object(written) if accelerator else written)]

@@ -1,72 +1,212 @@
+import copy
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import ImageOps
 
-from hf_gru_captioner.data import CaptionedRegions, View, cache_regions
+from hf_gru_captioner.data import CaptionedImages, CaptionedRegions, RegionCache, View
 from hf_gru_captioner.data import features as features_module
+
+SETTINGS = {"side": 96}
 
 
 @pytest.fixture
-def cache(model, processor, make_dataset, tmp_path):
-    """Caches the regions of three photos; counts the encoder's calls in `cache.calls`."""
-    calls = []
-    encoder = model.encoder.vision
-    encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+def small_shards(monkeypatch):
+    monkeypatch.setattr(features_module, "IMAGES_A_SHARD", 2)
 
-    def cache(dataset=None, settings="96 pixels", **kwargs):
-        dataset = dataset or make_dataset(3)
-        return cache_regions(
-            dataset,
+
+@pytest.fixture
+def make_cache(model, processor, tmp_path, small_shards):
+    """Makes a cache of shards of two images; counts the images that its encoder sees in `calls`."""
+    calls = []
+    model.encoder.vision.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+
+    def make(settings=SETTINGS, encoder=model.encoder.vision, config=model.config.encoder_config, **kwargs):
+        cache = RegionCache(
+            tmp_path / "cache",
             encoder,
+            config,
             lambda images: processor(images=images).pixel_values,
             settings,
-            tmp_path / "cache",
             **kwargs,
         )
+        assert cache.region_shape == (9, 96)  # the call of the encoder that finds it is not counted
+        calls.clear()
+        return cache
 
-    cache.calls, cache.encoder, cache.folder = calls, encoder, tmp_path / "cache"
-    return cache
+    make.calls, make.folder = calls, tmp_path / "cache"
+    return make
 
 
-def test_cached_regions_are_the_encoders(cache, model, processor, make_dataset):
-    images = make_dataset(3)["image"]
+def all_of(regions) -> np.ndarray:
+    return torch.stack([regions[index] for index in range(len(regions))]).float().numpy()
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_cached_regions_are_the_encoders(make_cache, model, processor, make_dataset, precision):
+    dataset = make_dataset(3)
+    images = list(dataset["image"])
     with torch.no_grad():
-        expected = model.encoder.vision(processor(images=list(images)).pixel_values)
-        mirrored = model.encoder.vision(processor(images=[ImageOps.mirror(image) for image in images]).pixel_values)
-    for regions in (cache(batch_size=2), cache(batch_size=2)):
-        assert regions.dtype == np.float16
-        np.testing.assert_allclose(regions, expected.numpy(), atol=2e-3, rtol=2e-3)
-    np.testing.assert_allclose(cache(view=View(mirror=True)), mirrored.numpy(), atol=2e-3, rtol=2e-3)
-    assert (mirrored - expected).abs().max() > 1e-2
+        expected = model.encoder.vision(processor(images=images).pixel_values).numpy()
+        mirrored = model.encoder.vision(processor(images=[ImageOps.mirror(each) for each in images]).pixel_values)
+    tolerance = {"float16": 2e-3, "bfloat16": 2e-2}[precision]
+    for _ in range(2):
+        regions = make_cache(precision=precision).regions(dataset)
+        assert regions[0].dtype == getattr(torch, precision)
+        np.testing.assert_allclose(all_of(regions), expected, atol=tolerance, rtol=tolerance)
+    regions = make_cache(precision=precision).regions(dataset, View(mirror=True))
+    np.testing.assert_allclose(all_of(regions), mirrored.numpy(), atol=tolerance, rtol=tolerance)
+    assert np.abs(mirrored.numpy() - expected).max() > 10 * tolerance
 
 
-def test_the_encoder_runs_only_for_what_is_not_cached(cache):
-    cache(batch_size=2)
-    assert cache.calls == [2, 1]
-    cache(batch_size=3)
-    assert cache.calls == [2, 1]
+def test_the_encoder_runs_only_for_what_is_not_cached(make_cache, make_dataset):
+    cache = make_cache()
+    cache.regions(make_dataset(5))
+    assert make_cache.calls == [2, 2, 1]
+    cache.regions(make_dataset(5))
+    make_cache().regions(make_dataset(5))
+    assert make_cache.calls == []
 
 
-def test_the_key_covers_weights_settings_and_images(cache, make_dataset):
-    cache()
-    cache(settings="128 pixels")
-    cache(dataset=make_dataset(3).select([0, 2, 1]))
+def test_the_key_covers_weights_settings_precision_view_images_and_their_order(make_cache, make_dataset, model):
+    dataset = make_dataset(3)
+    other_config = copy.deepcopy(model.config.encoder_config)
+    other_config.do_pooling = True
+    caches = [
+        make_cache(),
+        make_cache(settings={"side": 128}),
+        make_cache(precision="bfloat16"),
+        make_cache(config=other_config),
+    ]
+    homes = {cache.home(dataset, View()) for cache in caches}
+    homes |= {caches[0].home(dataset, view) for view in (View(mirror=True), View(crop=1), View(crop=2))}
+    homes |= {caches[0].home(dataset.select(order), View()) for order in ([0, 2, 1], [0, 1])}
     with torch.no_grad():
-        next(cache.encoder.parameters()).add_(0.01)
-    cache()
-    assert len(cache.calls) == 4
-    assert len(list(cache.folder.iterdir())) == 4
+        next(model.encoder.vision.parameters()).mul_(1.01)
+    homes.add(make_cache().home(dataset, View()))
+    assert len(homes) == 10
 
 
-def test_views_are_told_apart(cache):
-    views = [View(), View(mirror=True), View(crop=1), View(crop=2)]
-    regions = [np.asarray(cache(view=view)) for view in views]
-    assert len(cache.calls) == len(list(cache.folder.iterdir())) == 4
-    for index, each in enumerate(regions):
-        assert all(np.abs(each - other).max() > 1e-2 for other in regions[:index])
+def test_an_encoder_stored_in_half_precision_under_another_name_finds_the_cache(make_cache, make_dataset, model):
+    rounded = copy.deepcopy(model.encoder.vision).half().float()
+    config = copy.deepcopy(model.config.encoder_config)
+    config._name_or_path, config.dtype = "elsewhere", torch.float16
+    dataset = make_dataset(3)
+    settings = {"side": 96, "auto_map": {"AutoProcessor": "elsewhere"}}
+    assert make_cache(settings, rounded, config).home(dataset, View()) == make_cache().home(dataset, View())
+
+
+def test_a_killed_run_goes_on_where_it_stopped(make_cache, make_dataset):
+    def die(module, inputs, output):
+        if len(make_cache.calls) == 2:
+            raise KeyboardInterrupt
+
+    cache, dataset = make_cache(), make_dataset(5)
+    hook = cache.encoder.register_forward_hook(die)
+    with pytest.raises(KeyboardInterrupt):
+        cache.regions(dataset)
+    hook.remove()
+    assert sorted(path.name for path in cache.home(dataset, View()).iterdir()) == ["cache.json", "shard-00000.bin"]
+    assert cache.missing_bytes(dataset) == 3 * 9 * 96 * 2
+    make_cache.calls.clear()
+    regions = cache.regions(dataset)
+    assert make_cache.calls == [2, 1]
+    expected = all_of(make_cache(settings={"side": "of its own"}).regions(dataset))
+    np.testing.assert_array_equal(all_of(regions), expected)
+
+
+def test_a_torn_shard_is_named_and_made_anew(make_cache, make_dataset):
+    cache, dataset = make_cache(), make_dataset(5)
+    before = all_of(cache.regions(dataset))
+    torn = cache.home(dataset, View()) / "shard-00001.bin"
+    torn.write_bytes(torn.read_bytes()[:-7])
+    make_cache.calls.clear()
+    with pytest.warns(UserWarning, match=r"shard-00001.bin is torn \(3449 of 3456 bytes\)"):
+        after = all_of(cache.regions(dataset))
+    assert make_cache.calls == [2]
+    np.testing.assert_array_equal(after, before)
+
+
+def test_processes_share_the_work_without_talking(make_cache, make_dataset):
+    """The second of two begins in the middle; the first then finds that part done."""
+    cache, dataset = make_cache(), make_dataset(8)
+    home = cache.home(dataset, View())
+    order = []
+    cache.encoder.register_forward_hook(lambda *_: order.append(len(list(home.glob("shard-*")))))
+    written = []
+    write = features_module._write_whole
+
+    def spy(path, content):
+        write(path, content)
+        written.append(path.name)
+        if len(written) == 4:  # cache.json and three shards of the second process
+            cache.regions(dataset, process=0, processes=2)
+
+    features_module._write_whole, regions = spy, None
+    try:
+        regions = cache.regions(dataset, process=1, processes=2)
+    finally:
+        features_module._write_whole = write
+    shards = [name for name in written if name.startswith("shard")]
+    assert shards == ["shard-00002.bin", "shard-00003.bin", "shard-00000.bin", "shard-00001.bin"]
+    assert len(regions) == 8
+
+
+def test_a_full_disk_is_noticed_before_writing(make_cache, make_dataset, monkeypatch):
+    cache = make_cache()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(OSError, match=r"the feature cache needs 0\.0 GB, .* has 0\.0 GB free: make room"):
+        cache.regions(make_dataset(3))
+    assert make_cache.calls == []
+
+
+def test_regions_too_large_for_half_precision_are_refused(make_cache, make_dataset):
+    cache = make_cache()
+    cache.encoder.register_forward_hook(lambda module, inputs, output: output + 1e6)
+    with pytest.raises(ValueError, match=r"it can't be cached so\. Take bfloat16"):
+        cache.regions(make_dataset(3))
+    wide = make_cache(precision="bfloat16")
+    assert wide.regions(make_dataset(3))[2].float().mean() == pytest.approx(1e6, rel=0.01)
+
+
+def test_writing_into_a_row_does_not_change_the_cache(make_cache, make_dataset):
+    cache, dataset = make_cache(), make_dataset(3)
+    cache.regions(dataset)[0].fill_(7)
+    assert not (cache.regions(dataset)[0] == 7).any()
+    with pytest.raises(IndexError):
+        cache.regions(dataset)[3]
+
+
+def test_reading_regions_takes_no_memory(tmp_path):
+    """Mapped from disk: 400 MB of regions open without the process growing by as much."""
+    code = f"""
+import resource
+from pathlib import Path
+from hf_gru_captioner.data.features import Regions, IMAGES_A_SHARD
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+paths = [Path({str(tmp_path)!r}) / str(number) for number in range(4)]
+for path in paths:
+    with path.open("wb") as file:
+        file.truncate(IMAGES_A_SHARD * 400 * 512 * 2)
+regions = Regions(paths, (4 * IMAGES_A_SHARD, 400, 512), torch.float16)
+assert regions[1000].shape == (400, 512)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(grown) < 50  # MiB
+
+
+def test_the_cache_says_what_it_was_made_of(make_cache, make_dataset):
+    cache, dataset = make_cache(), make_dataset(3)
+    cache.regions(dataset, View(crop=2))
+    made_of = json.loads((cache.home(dataset, View(crop=2)) / "cache.json").read_text())
+    assert made_of == {"shape": [3, 9, 96], "dtype": "torch.float16", "view": "crop 2", "settings": '{"side": 96}'}
 
 
 def test_a_crop_is_a_part_of_the_image_and_always_the_same(photo):
@@ -86,43 +226,28 @@ def test_a_crop_is_a_part_of_the_image_and_always_the_same(photo):
     assert len({View(crop=number)(photo, 0).tobytes() for number in range(1, 9)}) == 8
 
 
-def test_a_killed_run_leaves_no_cache_behind(cache, monkeypatch):
-    def killed(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(features_module, "_check_free_disk", killed)
-    with pytest.raises(KeyboardInterrupt):
-        cache()
-    assert [path.suffix for path in cache.folder.iterdir()] == [".partial"]
-    monkeypatch.undo()
-    cache()
-    assert [path.suffix for path in cache.folder.iterdir()] == [""]
-    assert cache.calls == [3, 3]  # once in the killed run
-
-
-def test_a_full_disk_is_noticed_before_writing(cache, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
-    with pytest.raises(OSError, match=r"the feature cache needs 0\.0 GB, .* has 0\.0 GB free"):
-        cache()
-
-
-def test_regions_too_large_for_half_precision_are_refused(cache):
-    cache.encoder.register_forward_hook(lambda module, inputs, output: output + 1e6)
-    with pytest.raises(ValueError, match="it can't be cached"):
-        cache()
-
-
-def test_rows_draw_one_of_the_views():
-    views = [np.full((2, 4, 3), value, np.float16) for value in (0, 1)]
-    rows = CaptionedRegions(views, [["a dog"], ["a cat", "two cats"]])
-    assert len(rows) == 2
+def test_each_epoch_draws_one_of_the_views_by_seed_epoch_and_image():
+    views = [[torch.full((4, 3), float(value))] * 20 for value in range(2)]
+    rows = CaptionedRegions(views, [["a dog"], ["a cat", "two cats"]] * 10)
+    assert len(rows) == 20
     assert rows[1]["captions"] == ["a cat", "two cats"]
-    torch.manual_seed(0)
-    drawn = {float(rows[0]["regions"][0, 0]) for _ in range(20)}
-    assert drawn == {0.0, 1.0}
-    assert {float(CaptionedRegions(views[:1], [["a dog"]])[0]["regions"].max()) for _ in range(20)} == {0.0}
+
+    def drawn(epoch, seed=0):
+        rows.epoch, rows.seed = epoch, seed
+        return [int(rows[index]["regions"][0, 0]) for index in range(20)]
+
+    assert set(drawn(1)) == {0, 1}
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(1) != drawn(1, seed=1)
 
 
-def test_writing_into_a_row_does_not_change_the_cache(cache):
-    cache()[0] = 7
-    assert not (cache()[0] == 7).any()
+def test_images_are_cropped_anew_each_epoch_and_left_whole_without_augmentation(make_dataset):
+    rows = CaptionedImages(make_dataset(2))
+    pixels = []
+    for rows.epoch in (1, 2, 1):
+        pixels.append(rows[0]["image"].tobytes())
+    assert pixels[0] == pixels[2] != pixels[1]
+    whole = CaptionedImages(make_dataset(2), augment=False)
+    assert whole[1]["image"].tobytes() == make_dataset(2)[1]["image"].tobytes()
+    assert whole[1]["captions"] == list(make_dataset(2)[1]["captions"])

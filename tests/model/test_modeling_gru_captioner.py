@@ -597,7 +597,8 @@ def test_one_switch_unfreezes_the_encoder_and_freezes_it_again(model, tmp_path):
     before = batch_norm_statistics(model)
     model(pixel_values=torch.randn(2, 3, 96, 96), labels=random_labels(model)).loss.backward()
     assert all(p.grad is not None for p in model.encoder.vision.parameters())
-    assert not torch.equal(batch_norm_statistics(model), before)
+    assert model.encoder.vision.backbone.training
+    assert torch.equal(batch_norm_statistics(model), before)  # the pretrained ones stay
     assert not model.config.freeze_encoder
     model.set_encoder_trainable(False)
     assert not model.encoder.vision.backbone.training
@@ -608,6 +609,39 @@ def test_one_switch_unfreezes_the_encoder_and_freezes_it_again(model, tmp_path):
     assert not any(p.requires_grad for p in frozen.encoder.vision.parameters())
     trainable = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path, freeze_encoder=False)
     assert all(p.requires_grad for p in trainable.encoder.vision.parameters())
+
+
+def test_the_encoder_learns_from_a_layer_on(model):
+    model.train()
+    model.set_encoder_trainable(first_layer="layer3")
+    model(pixel_values=torch.randn(2, 3, 96, 96), labels=random_labels(model)).loss.backward()
+    learn = {name.split(".")[2] for name, p in model.encoder.vision.named_parameters() if p.grad is not None}
+    assert learn == {"layer3", "layer4"}
+    stand = {name.split(".")[2] for name, p in model.encoder.vision.named_parameters() if not p.requires_grad}
+    assert stand == {"conv1", "bn1", "layer1", "layer2"}
+    with pytest.raises(ValueError, match=r"no layer 'layer'; parameters of some: timm_model\.conv1"):
+        model.set_encoder_trainable(first_layer="layer")
+    assert not model.config.freeze_encoder
+
+
+def test_gradient_checkpointing_of_the_encoder_saves_memory_not_gradients(make_model):
+    def gradients(checkpointing):
+        model = make_model(dropout=0.0).train()
+        model.set_encoder_trainable()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(0)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+            loss = model(pixel_values=torch.randn(2, 3, 96, 96), labels=random_labels(model)).loss
+        loss.backward()
+        return sum(saved), [p.grad for p in model.encoder.vision.parameters()]
+
+    memory, expected = gradients(False)
+    less_memory, found = gradients(True)
+    assert less_memory < 0.8 * memory
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, other)
 
 
 # ------------------------------------------------------------------------------------------- loading, saving, sizes

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_gru_captioner.training import save_whole
+from hf_gru_captioner.training import TrainingStates, checkpoints, save_whole
 
 
 class Part:
@@ -38,3 +38,87 @@ def test_a_run_killed_between_the_two_renames_loses_nothing(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         save_whole(tmp_path / "checkpoint", Part("second", fails=True))
     assert (tmp_path / "checkpoint" / "part").read_text() == "first"
+
+
+class Alone:
+    """One process that saves what it is told."""
+
+    is_local_main_process = True
+
+    def wait_for_everyone(self):
+        pass
+
+
+@pytest.fixture
+def states(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "gather_object", lambda objects: objects)
+    return TrainingStates(tmp_path / "state", "this run", Alone())
+
+
+def write(folder):
+    (folder / "weights").write_text("12345")
+    (folder / "more").mkdir()
+    (folder / "more" / "generators").write_text("678")
+
+
+def test_the_newest_state_is_found_and_old_ones_are_dropped(states, tmp_path):
+    assert states.newest() is None
+    for step in (5, 10, 15, 100):
+        states.save(step, write)
+    assert states.newest() == (100, tmp_path / "state" / "step-00000100")
+    assert [path.name for path in sorted((tmp_path / "state").iterdir())] == ["step-00000015", "step-00000100"]
+
+
+@pytest.mark.parametrize(
+    ("tear", "problem"),
+    [
+        (lambda folder: (folder / "weights").write_text("1234"), "weights is torn"),
+        (lambda folder: (folder / "weights").write_text("12346"), "weights is torn"),
+        (lambda folder: (folder / "more" / "generators").unlink(), "generators is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is torn"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is torn"),
+    ],
+)
+def test_a_torn_state_is_named_and_the_one_before_taken(states, tmp_path, tear, problem):
+    states.save(5, write)
+    states.save(10, write)
+    tear(tmp_path / "state" / "step-00000010")
+    with pytest.warns(UserWarning, match=rf"step-00000010 is passed over: {problem}"):
+        assert states.newest()[0] == 5
+    states.save(10, write)  # the run comes by again
+    assert states.newest()[0] == 10
+
+
+def test_a_state_of_another_run_is_named_and_passed_over(states, tmp_path):
+    states.save(5, write)
+    states.run = "another run"
+    with pytest.warns(UserWarning, match="it is the state of another run"):
+        assert states.newest() is None
+
+
+def test_a_full_disk_is_told_in_a_clear_line_and_the_state_before_stays(states, tmp_path):
+    def fill_the_disk(folder):
+        write(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"after step 5 can't be written .*No space left.* There is none before it"):
+        states.save(5, fill_the_disk)
+    states.save(5, write)
+    with pytest.raises(OSError, match=r"step-00000005 is whole: make room and run the same command again"):
+        states.save(10, fill_the_disk)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000005"]
+    assert states.newest()[0] == 5
+
+
+def test_leftovers_of_a_killed_save_are_no_states(states, tmp_path):
+    states.save(5, write)
+    (tmp_path / "state" / "step-00000010.partial").mkdir()
+    assert states.newest()[0] == 5
+    states.save(10, write)
+    assert not (tmp_path / "state" / "step-00000010.partial").exists()
+
+
+def test_machines_write_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("GROUP_RANK", "1")
+    assert TrainingStates(tmp_path / "state", "", Alone()).folder == tmp_path / "state-machine-1"

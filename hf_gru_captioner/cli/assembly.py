@@ -1,0 +1,171 @@
+"""What `features` and `train` build alike from a configuration: data sets, model, processor, cached regions."""
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, get_type_hints
+
+import torch
+from datasets import Dataset
+
+from ..data import RegionCache, Regions, View, load_captions, stream_captions
+from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from ..tokenization import build_tokenizer, special_token_ids
+from ..training import TrainingConfig
+from .shell import UsageError
+
+
+def read_config(argv: Sequence[str], command: str, description: str) -> tuple[TrainingConfig, str]:
+    """The resolved configuration, that is the YAML file of `--config` and the command line over it; and its YAML.
+
+    Raises:
+        UsageError: A knob is unknown, missing or of the wrong kind; names the nearest known one.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"gru-captioner {command}", description=description, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file of these knobs")
+    parser.add_class_arguments(TrainingConfig)
+    try:
+        parsed = parser.parse_args(list(argv))
+        resolved = parser.dump(parsed, skip_unset=False)
+        fields = vars(parser.instantiate(parsed))
+    except ArgumentError as error:
+        raise UsageError(f"{error}.{_nearest_knob(str(error))} The knobs: gru-captioner {command} --help") from error
+    return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"}), resolved
+
+
+def _nearest_knob(complaint: str) -> str:
+    """What the caller may have meant by a knob that jsonargparse doesn't know."""
+    unknown = re.search(r"arguments: --([\w.]+)", complaint) or re.search(r"Option '(.+)' is not accepted", complaint)
+    in_group = re.search(r"Group '(.+)' does not accept option '(.+)'", complaint)
+    if not unknown and not in_group:
+        return ""
+    name = f"{in_group[1]}.{in_group[2]}" if in_group else unknown[1]  # type: ignore[index]
+    nearest = difflib.get_close_matches(name, list(_knobs(TrainingConfig)), 1, cutoff=0)[0]
+    return f" Did you mean {nearest}?"
+
+
+def _knobs(config_class: type, prefix: str = "") -> Iterator[str]:
+    hints = get_type_hints(config_class)
+    for knob in dataclasses.fields(config_class):
+        kind = hints[knob.name]
+        if dataclasses.is_dataclass(kind) and not isinstance(kind, types.UnionType):
+            yield from _knobs(kind, f"{prefix}{knob.name}.")  # type: ignore[arg-type]
+        else:
+            yield prefix + knob.name
+
+
+class Assembly:
+    """What a configuration describes, each part made when it is first asked for. The same on every process.
+
+    Args:
+        config: The knobs.
+        accelerator: The processes; the first of each machine reads the data first, the others find it read.
+    """
+
+    def __init__(self, config: TrainingConfig, accelerator: Any):
+        self.config = config
+        self.accelerator = accelerator
+
+    @cached_property
+    def training_set(self):
+        """Rows of the photos to learn from; not with streaming."""
+        return _first(self._load(self.config.data.train_split), self.config.data.max_photos)
+
+    @cached_property
+    def validation_set(self):
+        """Rows of the photos to choose by; a list with streaming."""
+        most = self.config.validation.max_images
+        if self.config.data.streaming:
+            return Dataset.from_list(list(self.stream(self.config.data.validation_split).take(most)))
+        return _first(self._load(self.config.data.validation_split), most)
+
+    @cached_property
+    def known_captions(self) -> list[list[str]]:
+        """Captions of each photo that vocabulary and document frequencies are counted on."""
+        if not self.config.data.streaming:
+            return list(self.training_set["captions"])
+        rows = self.stream(self.config.data.train_split).take(self.config.data.streamed_vocabulary)
+        return [row["captions"] for row in rows]
+
+    def stream(self, split: str, **share):
+        data = self.config.data
+        return stream_captions(data.source, split, images=data.images, max_skipped=data.max_skipped, **share)
+
+    def _load(self, split: str):
+        data = self.config.data
+        with self.accelerator.local_main_process_first():
+            return load_captions(data.source, split, images=data.images, max_skipped=data.max_skipped)
+
+    @cached_property
+    def processor(self) -> GRUCaptionerProcessor:
+        model = self.config.model
+        if model.checkpoint is not None:
+            return GRUCaptionerProcessor.from_pretrained(model.checkpoint)
+        captions = (caption for of_image in self.known_captions for caption in of_image)
+        tokenizer = build_tokenizer(captions, **vars(self.config.tokenizer))
+        return GRUCaptionerProcessor.from_encoder_pretrained(model.encoder, tokenizer, model.image_size)
+
+    @cached_property
+    def model(self) -> GRUCaptionerForConditionalGeneration:
+        config, tokenizer = self.config, self.processor.tokenizer
+        optimization = config.optimization
+        if config.model.checkpoint is not None:
+            model = GRUCaptionerForConditionalGeneration.from_pretrained(
+                config.model.checkpoint, dtype=torch.float32, dropout=config.model.dropout
+            )
+        else:
+            fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
+            del fields["image_size"], fields["checkpoint"]  # the processor's, and not given
+            model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(fields.pop("encoder"), **fields)
+        if optimization.attention_penalty and model.config.attention_type == "none":
+            raise UsageError("optimization.attention_penalty: this checkpoint has no attention to penalize.")
+        validation = config.validation
+        model.generation_config.update(
+            num_beams=validation.num_beams,
+            length_penalty=validation.length_penalty,
+            max_new_tokens=validation.max_new_tokens,
+            suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
+        )
+        model.set_encoder_trainable(optimization.encoder_learning_rate is not None, optimization.encoder_first_layer)
+        if optimization.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        if optimization.compile:
+            model.encoder.vision.backbone.compile()
+        return model.to(self.accelerator.device)
+
+    @cached_property
+    def cache(self) -> RegionCache:
+        processor, model = self.processor, self.model.eval()
+        return RegionCache(
+            self.config.data.cache_folder,
+            model.encoder.vision,
+            model.config.encoder_config,
+            lambda images: processor(images=images)["pixel_values"],
+            processor.image_processor.to_dict(),
+            precision=self.config.data.cache_precision,
+        )
+
+    @property
+    def views(self) -> list[View]:
+        """How the photos to learn from are looked at."""
+        data = self.config.data
+        mirrored = [View(mirror=True)] if data.mirror else []
+        return [View(), *mirrored, *(View(crop=number + 1) for number in range(data.crops))]
+
+    def regions(self, dataset, view: View) -> Regions:
+        """From the cache, or made now by the processes of this machine together."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's and accelerate's: those of this machine
+        return self.cache.regions(dataset, view, process=self.accelerator.local_process_index, processes=processes)
+
+
+def _first(rows, number: int | None):
+    return rows if number is None else rows.select(range(min(number, len(rows))))

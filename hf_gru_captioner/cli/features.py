@@ -1,0 +1,39 @@
+"""`gru-captioner features`: encodes the photos of a training run ahead of it. Its knobs are those of `train`."""
+
+from collections.abc import Sequence
+
+from .shell import UsageError, needs_extra, quiet_transformers
+
+
+def run(argv: Sequence[str]) -> int:
+    """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the photos."""
+    with needs_extra("train"):
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+
+        from ..data import View
+        from .assembly import Assembly, read_config
+
+        config, _ = read_config(
+            argv, "features", "Encodes the photos of a training run ahead of it, into data.cache_folder."
+        )
+    if not config.caches_regions:
+        raise UsageError(
+            "nothing to encode ahead: the cache is for an encoder that doesn't learn and photos that are stored "
+            "(data.cache true, data.streaming false, optimization.encoder_learning_rate null)."
+        )
+    quiet_transformers()
+    accelerator = Accelerator()
+    set_seed(config.optimization.seed)
+    assembly = Assembly(config, accelerator)
+    work = [(assembly.training_set, view) for view in assembly.views] + [(assembly.validation_set, View())]
+    missing = [assembly.cache.missing_bytes(dataset, view) for dataset, view in work]
+    accelerator.print(f"to be written: {sum(missing) / 1e9:.2f} GB, into {assembly.cache.folder}")
+    if config.dry_run:
+        return 0
+    for dataset, view in work:
+        regions = assembly.regions(dataset, view)
+        places, width = regions.shape[1:]
+        home = assembly.cache.home(dataset, view)
+        accelerator.print(f"{home.name}  {len(dataset)} photos, {view}: {places} regions of {width} numbers")
+    return 0

@@ -1,0 +1,62 @@
+"""Teacher forcing: the cross-entropy of every next word, with label smoothing, and two options from the papers.
+
+Scheduled sampling (Bengio et al. 2015, https://arxiv.org/abs/1506.03099) shows the decoder words of its own in place of
+some of the people's. Here in two passes, as in https://arxiv.org/abs/1906.04331: a first one without gradient writes a
+word at every place at once, the second learns from the mixed caption. So nothing becomes a loop over words.
+
+The doubly stochastic penalty (Xu et al. 2015, https://arxiv.org/abs/1502.03044, equation 14) asks that every region be
+looked at about once in a caption. With several heads, their mean is held to it.
+"""
+
+from typing import Any
+
+import torch
+
+Batch = dict[str, Any]
+
+
+class CrossEntropy:
+    """What a step minimizes, a caption at a time: -log p(caption) + penalty, divided by the labels of the whole step.
+
+    Args:
+        label_smoothing: Share of each target that is spread over all words, [0, 1).
+        scheduled_sampling: Share of input words that are the model's own at the end of training, [0, 1]; it grows from
+            0 in proportion to the steps.
+        attention_penalty: Weight of the doubly stochastic penalty; 1 in the paper.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, scheduled_sampling: float = 0.0, attention_penalty: float = 0.0):
+        self.label_smoothing = label_smoothing
+        self.scheduled_sampling = scheduled_sampling
+        self.attention_penalty = attention_penalty
+        self.figures: dict[str, float] = {}
+
+    def prepare(self, model, batch: Batch, share_done: float) -> Batch:
+        """What the step learns from: the batch, or the batch with some of the model's own words."""
+        share = self.scheduled_sampling * share_done
+        if share == 0:
+            return batch
+        input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
+        with torch.no_grad():
+            logits = model(**batch).logits  # (N, T, V)
+        written = torch.distributions.Categorical(logits=logits.float()).sample()  # (N, T)
+        is_own = torch.rand(input_ids[:, 1:].shape, device=input_ids.device) < share  # (N, T - 1)
+        mixed = torch.where(is_own, written[:, :-1], input_ids[:, 1:])  # (N, T - 1)
+        return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
+
+    def num_items(self, batch: Batch) -> torch.Tensor:
+        """What the sum over this batch is a part of, to be added up over the step: its labels."""
+        return (batch["labels"] >= 0).sum().float()
+
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
+        output = model(
+            **batch,
+            smoothing=self.label_smoothing,
+            num_items_in_batch=num_items,
+            skip_logits=True,
+            output_attentions=self.attention_penalty > 0,
+        )
+        if self.attention_penalty == 0:
+            return output.loss
+        looks = output.cross_attentions[0].mean(dim=1).sum(dim=1)  # (N, P), how much each region was looked at
+        return output.loss + self.attention_penalty * ((1 - looks) ** 2).sum() / num_items

@@ -1,0 +1,54 @@
+"""What a run looked like: curves as a PNG, and a table for the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+Record = dict[str, float]
+
+SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # drawn and printed times 100
+
+
+def plot_curves(history: Sequence[Record], path: str | Path) -> None:
+    """Draws the training loss, the reward where there is one, and the validation scores of each epoch.
+
+    Runs on one process; writes aside and renames.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [record["epoch"] for record in history]
+    panels = {"training loss, nats a token": {"loss": [record["loss"] for record in history]}}
+    if "reward" in history[0]:
+        panels["training reward, CIDEr-D"] = {"reward": [record["reward"] for record in history]}
+    panels["validation score x 100"] = {
+        title: [100 * record[name] for record in history] for name, title in SCORES.items() if name in history[0]
+    }
+    figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, values in lines.items():
+            axes.plot(epochs, values, marker="o", label=name)
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend()
+    aside = Path(path).with_suffix(".partial")
+    figure.savefig(aside, format="png", dpi=120)
+    aside.replace(path)
+
+
+def summary(history: Sequence[Record], select_by: str = "cider") -> str:
+    """A table of the epochs; a star marks the best one."""
+    best = max(history, key=lambda record: record[select_by])
+    scores = {name: title for name, title in SCORES.items() if name in history[0]}
+    extra = ["reward"] if "reward" in history[0] else []
+    lines = ["epoch      loss" + "".join(f"{name:>10}" for name in [*extra, *scores.values(), "minutes"])]
+    for record in history:
+        minutes = (record["train_seconds"] + record["validation_seconds"]) / 60
+        cells = [record["loss"], *(record[name] for name in extra), *(100 * record[name] for name in scores), minutes]
+        mark = " *" if record is best else ""
+        formats = [".3f", *[".3f"] * len(extra), *[".1f"] * len(scores), ".1f"]
+        row = "".join(f"{cell:>10{form}}" for cell, form in zip(cells, formats, strict=True))
+        lines.append(f"{record['epoch']:>5.0f}{row}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,232 @@
+"""`gru-captioner features` and `train`, from a folder of photos to captions, through every room."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModel, TimmWrapperConfig
+
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.cli import main
+from hf_gru_captioner.data import RegionCache
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def knobs(make_dataset, tmp_path):
+    """Knobs of a run on a few photos with a tiny encoder."""
+    for split, size in (("train", 6), ("validation", 3)):
+        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
+        rows = make_dataset(size).select_columns(["image", "captions"])
+        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    settings = {"input_size": [3, 96, 96], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = TimmWrapperConfig(architecture="test_resnet", do_pooling=False, pretrained_cfg=settings)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    return {
+        "data.source": tmp_path / "set",
+        "data.cache_folder": tmp_path / "cache",
+        "tokenizer.min_count": 1,
+        "model.encoder": tmp_path / "encoder",
+        "model.hidden_size": 16,
+        "model.embedding_size": 12,
+        "optimization.epochs": 2,
+        "optimization.images_per_step": 2,
+        "optimization.checkpoint_precision": "float32",
+        "validation.num_beams": 2,
+        "validation.max_new_tokens": 9,
+        "validation.shown": 2,
+        "output_dir": tmp_path / "run",
+    }
+
+
+def arguments_of(knobs) -> list[str]:
+    return [f"--{name}={value}" for name, value in knobs.items()]
+
+
+def run(command, knobs, capsys) -> tuple[int, str, list[str]]:
+    code = main([command, *arguments_of(knobs)])
+    output = capsys.readouterr()
+    return code, output.out, [line for line in output.err.splitlines() if line.startswith("gru-captioner")]
+
+
+@pytest.mark.slow
+def test_features_then_cross_entropy_then_self_critical_training(knobs, make_dataset, capsys, monkeypatch, tmp_path):
+    assert run("features", {**knobs, "dry_run": True}, capsys)[1].startswith("to be written: 0.00 GB")
+    assert not (tmp_path / "cache").exists()
+    code, output, _ = run("features", knobs, capsys)
+    assert code == 0
+    assert "6 photos, whole, mirrored: 9 regions of 96 numbers" in output
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # training photos, mirrored ones, validation photos
+    monkeypatch.setattr(RegionCache, "_encode_missing", None)  # nothing is left to be encoded
+
+    code, output, _ = run("train", {**knobs, "tracker": "tensorboard"}, capsys)
+    assert code == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint",
+        "config.yaml",
+        "curves.png",
+        "hf_gru_captioner",  # tensorboard's
+        "history.jsonl",
+        "looks",
+        "state",
+    }
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["hidden_size"] == 16
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert output.splitlines()[-4].split()[:3] == ["epoch", "loss", "CIDEr-D"]
+    assert sorted(path.name for path in (folder / "looks" / "epoch-02").iterdir()) == ["0.png", "1.png", "captions.txt"]
+    assert Image.open(folder / "looks" / "epoch-02" / "0.png").size[1] > 200
+    captioner = Captioner.from_pretrained(folder / "checkpoint")
+    assert captioner.model.generation_config.num_beams == 2
+    caption = captioner(make_dataset(1)[0]["image"], min_new_tokens=3)
+    assert len(caption.words) >= 3
+    assert not set(caption.words) & {"<unk>", "<pad>", "<s>"}
+
+    second = {
+        **knobs,
+        "objective": "self_critical",
+        "model.checkpoint": folder / "checkpoint",
+        "output_dir": tmp_path / "scst",
+    }
+    assert run("train", second, capsys)[0] == 0
+    history = [json.loads(line) for line in (tmp_path / "scst" / "history.jsonl").read_text().splitlines()]
+    assert all(record["reward"] >= 0 for record in history)
+    before, after = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("run", "scst"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert moved
+    assert not any(name.startswith("encoder.vision") for name in moved)
+
+
+def start(knobs, *environment) -> subprocess.Popen:
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments_of(knobs)],
+        env=settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder_learns", [False, True])
+def test_a_run_killed_with_signal_9_ends_with_the_same_checkpoint(knobs, tmp_path, encoder_learns):
+    knobs = {**knobs, "optimization.epochs": 6, "optimization.state_steps": 1, "validation.shown": 0}
+    if encoder_learns:
+        knobs |= {"optimization.encoder_learning_rate": 1e-4, "optimization.encoder_first_layer": "layer3"}
+    assert start(knobs).wait(timeout=300) == 0
+
+    killed = {**knobs, "output_dir": tmp_path / "killed"}
+    process = start(killed)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "state" / "step-00000007").exists():  # of 18 steps
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = start(killed)
+    output, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors[-2000:]
+    assert "going on after step" in output
+    kept = [
+        load_file(folder / "checkpoint" / "model.safetensors") for folder in (tmp_path / "run", tmp_path / "killed")
+    ]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(kept[0][name].equal(kept[1][name]) for name in kept[0])
+
+
+def test_a_dry_run_estimates_and_writes_nothing(knobs, capsys, tmp_path):
+    code, output, _ = run("train", {**knobs, "dry_run": True}, capsys)
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines()[-7:])
+    assert lines["steps"] == "2 epochs of 3 = 6"
+    assert lines["photos"] == "6 to learn from, 3 to choose by"
+    assert lines["model"].startswith("0.38 M parameters, 0.01 M")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_other_knobs_do_not_go_into_the_folder_of_a_run(knobs, capsys, tmp_path):
+    assert run("train", {**knobs, "optimization.epochs": 1}, capsys)[0] == 0
+    code, _, errors = run("train", {**knobs, "optimization.epochs": 1, "model.dropout": 0.2}, capsys)
+    assert code == 2
+    assert "holds a run with other knobs (model.dropout was 0.5, is 0.2): name another output_dir" in errors[0]
+    history = (tmp_path / "run" / "history.jsonl").read_text()
+    elsewhere = {**knobs, "optimization.epochs": 1, "optimization.state_steps": 7, "validation.shown": 0}
+    assert run("train", elsewhere, capsys)[0] == 0  # nothing that changes the weights: the run is found finished
+    assert (tmp_path / "run" / "history.jsonl").read_text() == history
+
+
+def test_other_photos_are_another_run(knobs, make_dataset, capsys, tmp_path):
+    assert run("train", {**knobs, "optimization.epochs": 1}, capsys)[0] == 0
+    rows = make_dataset(5).select_columns(["image", "captions"])
+    rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    with pytest.warns(UserWarning, match="passed over: it is the state of another run"):
+        assert run("train", {**knobs, "optimization.epochs": 1}, capsys)[0] == 0
+
+
+def test_streamed_photos_are_learned_from(knobs, capsys, tmp_path):
+    streamed = {**knobs, "data.streaming": True, "data.steps_per_epoch": 2, "optimization.images_per_step": 2}
+    assert run("train", streamed, capsys)[0] == 0
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir", "x"], "data.source"),
+        (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "Did you mean optimization.epochs?"),
+        (["--data.source", "x", "--output_dir", "y", "--model.attention_type", "soft"], "attention_type"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere"),
+        (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "name its folder in model.check"),
+    ],
+)
+def test_mistakes_in_the_knobs_end_in_one_line(capsys, arguments, message):
+    assert main(["train", *arguments]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:\n  source: x\n  mirro: true\noutput_dir: y\n", "Did you mean data.mirror?"),
+        ("data:\n  source: x\noutput_dir: y\noptimisation:\n  epochs: 3\n", "Did you mean optimization.epochs?"),
+    ],
+)
+def test_unknown_knobs_in_a_file_are_answered_with_the_nearest(capsys, tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_recipe_is_made_of_known_knobs_and_says_what_to_expect(recipe):
+    from hf_gru_captioner.cli.assembly import read_config
+
+    config, _ = read_config(["--config", str(ROOT / "configs" / recipe)], "train", "")
+    assert config.output_dir.startswith("runs/")
+    comment = [line for line in (ROOT / "configs" / recipe).read_text().splitlines() if line.startswith("#")]
+    assert "minutes" in " ".join(comment)
+    assert "CIDEr" in " ".join(comment)
+
+
+def test_a_learning_encoder_has_no_features_to_make_ahead(knobs, capsys):
+    code, _, errors = run("features", {**knobs, "optimization.encoder_learning_rate": 1e-4}, capsys)
+    assert code == 2
+    assert "nothing to encode ahead" in errors[0]

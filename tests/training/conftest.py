@@ -1,0 +1,46 @@
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hf_gru_captioner.data import CaptionCollator, CaptionedImages, EpochBatches
+from hf_gru_captioner.training import CaptionTrainer, OptimizationConfig
+
+
+@pytest.fixture
+def make_trainer(make_model, processor, tmp_path):
+    """Makes a trainer of a tiny model; keywords are knobs of the optimization."""
+
+    def make(objective=None, run="", folder="run", model=None, **knobs):
+        config = OptimizationConfig(**{"epochs": 3, "learning_rate": 1e-2, "ema_decay": 0.5, **knobs})
+        model = model or make_model(dropout=0.1)
+        if config.encoder_learning_rate is not None:
+            model.set_encoder_trainable()
+        accelerator = Accelerator(cpu=True)
+        torch.manual_seed(config.seed)
+        return CaptionTrainer(model, processor, accelerator, config, tmp_path / folder, objective=objective, run=run)
+
+    return make
+
+
+@pytest.fixture
+def make_batches(processor, make_dataset):
+    def make(size=4, images_per_step=2, **knobs):
+        rows = CaptionedImages(make_dataset(size), augment=False)
+        return EpochBatches(rows, CaptionCollator(processor), images_per_step, **knobs)
+
+    return make
+
+
+def no_scores(model):
+    return {"cider": 0.0}
+
+
+@pytest.fixture
+def fit(make_trainer, make_batches):
+    """Trains a tiny model on four photos -> model, history."""
+
+    def fit(scores=no_scores, micro_batches=1, **knobs):
+        trainer = make_trainer(micro_batches=micro_batches, **knobs)
+        return trainer.model, trainer.fit(make_batches(micro_batches=micro_batches), scores)
+
+    return fit

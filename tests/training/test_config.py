@@ -1,0 +1,46 @@
+import pytest
+
+from hf_gru_captioner.training import (
+    DataConfig,
+    ModelConfig,
+    OptimizationConfig,
+    SelfCriticalConfig,
+    TrainingConfig,
+)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"data": DataConfig("x", streaming=True)}, "set data.steps_per_epoch"),
+        ({"optimization": OptimizationConfig(encoder_first_layer="blocks.4")}, "needs optimization.encoder_learning"),
+        ({"objective": "self_critical"}, "name its folder in model.checkpoint"),
+        (
+            {"model": ModelConfig(attention_type="none"), "optimization": OptimizationConfig(attention_penalty=1.0)},
+            "needs a model.attention_type that attends",
+        ),
+        ({"optimization": OptimizationConfig(images_per_step=0)}, "images_per_step must be at least 1, found 0"),
+    ],
+)
+def test_knobs_that_do_not_fit_together_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**{"data": DataConfig("x"), "output_dir": "y", **parts})
+
+
+def test_regions_are_cached_only_where_the_encoder_stands_still_and_photos_are_stored():
+    def caches(optimization=None, **data):
+        data = DataConfig("x", steps_per_epoch=1, **data)
+        return TrainingConfig(data, "y", optimization=optimization or OptimizationConfig()).caches_regions
+
+    assert caches()
+    assert not caches(cache=False)
+    assert not caches(streaming=True)
+    assert not caches(OptimizationConfig(encoder_learning_rate=1e-5))
+
+
+def test_every_knob_of_the_objective_is_one_of_its_arguments():
+    from inspect import signature
+
+    from hf_gru_captioner.training import SelfCritical
+
+    assert set(vars(SelfCriticalConfig())) == set(signature(SelfCritical).parameters) - {"frequencies"}
