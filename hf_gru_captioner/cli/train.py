@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
-        from ..data import CaptionCollator, CaptionedImages, CaptionedRegions, EpochBatches, StreamedBatches, View
+        from ..data import CaptionCollator
         from ..evaluation import score_captions
         from ..training import CaptionTrainer, write_captions
         from ..training.curves import plot_curves, summary
@@ -40,15 +40,14 @@ def run(argv: Sequence[str]) -> int:
         config, resolved = read_config(argv, "train", "Trains a captioner; knobs not given keep their defaults.")
 
     quiet_transformers()
-    optimization, validation = config.optimization, config.validation
-    output_dir = Path(config.output_dir)
+    output_dir, validation = Path(config.output_dir), config.validation
     accelerator = Accelerator(
-        mixed_precision=optimization.mixed_precision,
+        mixed_precision=config.optimization.mixed_precision,
         log_with=None if config.tracker == "none" or config.dry_run else config.tracker,
         project_config=ProjectConfiguration(str(output_dir), save_on_each_node=True),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # encoding the photos may take long
     )
-    set_seed(optimization.seed)
+    set_seed(config.optimization.seed)
     assembly = Assembly(config, accelerator)
     model, processor, collator = assembly.model, assembly.processor, CaptionCollator(assembly.processor)
     if config.dry_run:
@@ -56,54 +55,11 @@ def run(argv: Sequence[str]) -> int:
             print(_estimates(assembly, collator))
         return 0
     run_name = _claim(output_dir, resolved, assembly)
-
-    share = {"process": accelerator.process_index, "processes": accelerator.num_processes}
-    settings: dict[str, Any] = {"micro_batches": optimization.micro_batches, "seed": optimization.seed}
-    batches: EpochBatches | StreamedBatches
-    if config.data.streaming:
-        parts = accelerator.num_processes * optimization.micro_batches
-        if optimization.images_per_step % parts:
-            raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
-        stream = assembly.stream(
-            config.data.train_split,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            seed=optimization.seed,
-        )
-        steps = config.data.steps_per_epoch or 0  # checked with the configuration
-        batches = StreamedBatches(
-            stream,
-            collator,
-            optimization.images_per_step // parts,
-            steps,
-            block_size=config.data.shuffle_block,
-            **settings,
-        )
-    else:
-        rows: CaptionedRegions | CaptionedImages
-        if config.caches_regions:
-            training_regions = [assembly.regions(assembly.training_set, view) for view in assembly.views]
-            rows = CaptionedRegions(training_regions, list(assembly.training_set["captions"]), optimization.seed)
-        else:
-            rows = CaptionedImages(assembly.training_set, seed=optimization.seed)
-        batches = EpochBatches(
-            rows, collator, optimization.images_per_step, num_workers=config.data.num_workers, **settings, **share
-        )
+    batches, validation_rows = _batches(assembly, collator), _validation_rows(assembly)
     references = list(assembly.validation_set["captions"])
-    validation_rows: CaptionedRegions | CaptionedImages
-    if config.caches_regions:
-        validation_rows = CaptionedRegions([assembly.regions(assembly.validation_set, View())], references)
-    else:
-        validation_rows = CaptionedImages(assembly.validation_set, augment=False)
-
+    objective = _objective(assembly)
     trainer = CaptionTrainer(
-        model,
-        processor,
-        accelerator,
-        optimization,
-        output_dir,
-        objective=_objective(config, assembly),
-        run=run_name,
+        model, processor, accelerator, config.optimization, output_dir, objective=objective, run=run_name
     )
 
     def validate(averaged_model) -> dict[str, float]:
@@ -119,8 +75,7 @@ def run(argv: Sequence[str]) -> int:
             written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
         )
         if accelerator.is_main_process and validation.shown:
-            epoch = len(trainer.progress.history) + 1
-            folder = output_dir / "looks" / f"epoch-{epoch:02d}"
+            folder = output_dir / "looks" / f"epoch-{len(trainer.progress.history) + 1:02d}"
             _draw_looks(folder, averaged_model, processor, assembly.validation_set, validation.shown)
         return scores.figures
 
@@ -135,13 +90,49 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _objective(config, assembly):
+def _batches(assembly, collator):
+    """This process's batches of photos to learn from."""
+    from ..data import CaptionedImages, CaptionedRegions, EpochBatches, StreamedBatches
+
+    data, optimization, accelerator = assembly.config.data, assembly.config.optimization, assembly.accelerator
+    process, processes = accelerator.process_index, accelerator.num_processes
+    settings: dict[str, Any] = {"micro_batches": optimization.micro_batches, "seed": optimization.seed}
+    if data.streaming:
+        parts = processes * optimization.micro_batches
+        if optimization.images_per_step % parts:
+            raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
+        stream = assembly.stream(data.train_split, rank=process, world_size=processes, seed=optimization.seed)
+        images = optimization.images_per_step // parts
+        return StreamedBatches(
+            stream, collator, images, data.steps_per_epoch, block_size=data.shuffle_block, **settings
+        )
+    rows: CaptionedRegions | CaptionedImages
+    if assembly.config.caches_regions:
+        views = [assembly.regions(assembly.training_set, view) for view in assembly.views]
+        rows = CaptionedRegions(views, list(assembly.training_set["captions"]), optimization.seed)
+    else:
+        rows = CaptionedImages(assembly.training_set, seed=optimization.seed)
+    settings |= {"process": process, "processes": processes, "num_workers": data.num_workers}
+    return EpochBatches(rows, collator, optimization.images_per_step, **settings)
+
+
+def _validation_rows(assembly):
+    from ..data import CaptionedImages, CaptionedRegions, View
+
+    if not assembly.config.caches_regions:
+        return CaptionedImages(assembly.validation_set, augment=False)
+    captions = list(assembly.validation_set["captions"])
+    return CaptionedRegions([assembly.regions(assembly.validation_set, View())], captions)
+
+
+def _objective(assembly):
+    """None for the trainer's own, cross-entropy with the options of the optimization."""
     from ..training import SelfCritical, count_ngrams
 
-    if config.objective == "cross_entropy":
-        return None  # the trainer's own, with the options of the optimization
+    if assembly.config.objective == "cross_entropy":
+        return None
     labels = (assembly.processor.tokenizer(captions)["input_ids"] for captions in assembly.known_captions)
-    return SelfCritical(count_ngrams(labels), **vars(config.self_critical))
+    return SelfCritical(count_ngrams(labels), **vars(assembly.config.self_critical))
 
 
 def _claim(output_dir: Path, resolved: str, assembly) -> str:
@@ -170,8 +161,7 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
         aside.replace(path)
     digest = hashlib.sha256(repr(_without_places(knobs)).encode())
     if not assembly.config.data.streaming:
-        for row in assembly.training_set.select_columns(["image_digest", "captions"]):
-            digest.update(repr(row).encode())
+        digest.update(repr([assembly.training_set["image_digest"][:], assembly.training_set["captions"][:]]).encode())
     return digest.hexdigest()
 
 

@@ -349,14 +349,17 @@ def _check_row(
     """Brings a row with an undecoded image into the one form; `problem` says why it can't be used, if so."""
     if isinstance(row.get("json"), Mapping):
         row = {**row["json"], **row}
-    image = row[layout["image"]]
-    encoded, problem = _read_image(image)
+    image = row[layout["image"]] or {}
+    if isinstance(image, str):  # of a stream that doesn't know the types of its columns
+        image = {"path": image}
+    path = image.get("path")
+    encoded, problem = _read_image(path, image.get("bytes"))
     digest = hashlib.sha256(encoded).hexdigest()
     captions = captions_of(row[column] for column in layout["captions"])
     if layout["image_id"]:
         name = str(row[layout["image_id"]])
-    elif layout["root"] and image and Path(image["path"] or "").is_relative_to(layout["root"]):
-        name = Path(image["path"]).relative_to(layout["root"]).as_posix()
+    elif layout["root"] and path and Path(path).is_relative_to(layout["root"]):
+        name = Path(path).relative_to(layout["root"]).as_posix()
     else:
         name = None
     key = name or digest[:16]  # that photos are divided by: never the row number, which a stream doesn't know
@@ -370,9 +373,8 @@ def _check_row(
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 
-def _read_image(image: str | Mapping[str, Any] | None) -> tuple[bytes, str | None]:
+def _read_image(path: str | None, encoded: bytes | None) -> tuple[bytes, str | None]:
     """The encoded image, and why it can't be decoded, if so."""
-    path, encoded = (image, None) if isinstance(image, str) else ((image or {}).get("path"), (image or {}).get("bytes"))
     if encoded is None:
         if not path:
             return b"", "no image"

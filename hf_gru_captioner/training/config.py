@@ -34,8 +34,8 @@ class DataConfig:
     """Read the photos as they come instead of storing them first; for what doesn't fit on a disk. No cache."""
     steps_per_epoch: int | None = None
     """Steps from validation to validation; needed with streaming, where an epoch has no end of its own."""
-    shuffle_block: int = 2048
-    """Photos that are held in memory to be shuffled with streaming."""
+    shuffle_block: int = 512
+    """Photos that are held in memory to be shuffled with streaming, about a megabyte each."""
     streamed_vocabulary: int = 20_000
     """Photos of a stream whose captions make the vocabulary, and the document frequencies of the reward."""
     num_workers: int = 0
