@@ -131,7 +131,7 @@ class Assembly:
         validation = config.validation
         model.generation_config.update(
             num_beams=validation.num_beams,
-            length_penalty=validation.length_penalty,
+            length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # else not to be saved
             max_new_tokens=validation.max_new_tokens,
             suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
         )

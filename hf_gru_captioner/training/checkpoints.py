@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors make of a full disk
 
 
 class Savable(Protocol):
@@ -35,6 +37,9 @@ def save_whole(folder: str | Path, *parts: Savable) -> None:
 
     Everything is written beside the folder and renamed at the end, so a run that is killed leaves the old checkpoint or
     the new one, never half of one.
+
+    Raises:
+        OSError: It can't be written; the old checkpoint is as it was.
     """
     folder = Path(folder)
     aside, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
@@ -43,9 +48,14 @@ def save_whole(folder: str | Path, *parts: Savable) -> None:
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
-    for part in parts:
-        part.save_pretrained(str(aside))
-    _flush(aside)
+    try:
+        for part in parts:
+            part.save_pretrained(str(aside))
+        _flush(aside)
+    except WRITE_ERRORS as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        before = f"The one before, {folder}, is whole" if folder.exists() else "There is none before it"
+        raise OSError(f"the checkpoint can't be written ({error}). {before}: make room and run again.") from error
     if folder.exists():
         folder.rename(old)
     aside.rename(folder)
@@ -96,7 +106,7 @@ class TrainingStates:
                 aside.rename(self._home(step))
                 for old in self._folders()[: -self.keep]:
                     shutil.rmtree(old)
-        except (OSError, RuntimeError) as error:  # torch.save and safetensors raise what they like on a full disk
+        except WRITE_ERRORS as error:
             shutil.rmtree(aside, ignore_errors=True)
             kept = [folder.name for folder in self._folders()]
             raise OSError(

@@ -34,7 +34,9 @@ class SelfCritical:
         baseline: `"sample_mean"` or `"greedy"`.
         bleu_weight: Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward.
         cross_entropy_weight: Share in [0, 1) of the cross-entropy of people's captions in the loss.
-        temperature: Of sampling; words of probability p are drawn in proportion to p ** (1 / temperature).
+        temperature: Of the policy that is sampled from and learns: words of probability p are drawn in proportion to
+            p ** (1 / temperature). Below 1 it makes up for label smoothing, after which half of what is drawn at 1 are
+            words that no search would write; learning then spends itself on making the distribution sharp.
     """
 
     def __init__(
@@ -109,10 +111,11 @@ class SelfCritical:
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
         batch = dict(batch)
         advantage, labels = batch.pop("advantage"), batch["labels"]
-        logits = model(**batch).logits.float()  # (N, T, V)
+        is_sample = ~advantage.isnan()
+        temperature = torch.where(is_sample, self.temperature, 1.0)[:, None, None]  # (N, 1, 1)
+        logits = model(**batch).logits.float() / temperature  # (N, T, V)
         log_probabilities = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)  # (N, T)
         log_probability = log_probabilities.masked_fill(labels < 0, 0).sum(dim=1)  # (N,)
-        is_sample = ~advantage.isnan()
         share = self.cross_entropy_weight
         weight = torch.where(
             is_sample,

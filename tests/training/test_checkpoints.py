@@ -1,18 +1,19 @@
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from hf_gru_captioner.training import TrainingStates, checkpoints, save_whole
 
 
 class Part:
-    def __init__(self, text, fails=False):
+    def __init__(self, text, fails=None):
         self.text, self.fails = text, fails
 
     def save_pretrained(self, save_directory):
         (Path(save_directory) / "part").write_text(self.text)
         if self.fails:
-            raise OSError("No space left on device")
+            raise self.fails("No space left on device")
 
 
 def test_a_checkpoint_replaces_the_one_before(tmp_path):
@@ -22,10 +23,12 @@ def test_a_checkpoint_replaces_the_one_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_a_failed_save_leaves_the_one_before_whole(tmp_path):
+@pytest.mark.parametrize("error", [OSError, RuntimeError, SafetensorError])
+def test_a_failed_save_leaves_the_one_before_whole(tmp_path, error):
     save_whole(tmp_path / "checkpoint", Part("first"))
-    with pytest.raises(OSError, match="No space left"):
-        save_whole(tmp_path / "checkpoint", Part("second", fails=True))
+    with pytest.raises(OSError, match=r"No space left .* The one before, .*checkpoint, is whole: make room"):
+        save_whole(tmp_path / "checkpoint", Part("second", fails=error))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
     assert (tmp_path / "checkpoint" / "part").read_text() == "first"
     save_whole(tmp_path / "checkpoint", Part("third"))
     assert (tmp_path / "checkpoint" / "part").read_text() == "third"
@@ -36,7 +39,7 @@ def test_a_run_killed_between_the_two_renames_loses_nothing(tmp_path):
     save_whole(tmp_path / "checkpoint", Part("first"))
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
     with pytest.raises(OSError, match="No space left"):
-        save_whole(tmp_path / "checkpoint", Part("second", fails=True))
+        save_whole(tmp_path / "checkpoint", Part("second", fails=OSError))
     assert (tmp_path / "checkpoint" / "part").read_text() == "first"
 
 
@@ -97,10 +100,11 @@ def test_a_state_of_another_run_is_named_and_passed_over(states, tmp_path):
         assert states.newest() is None
 
 
-def test_a_full_disk_is_told_in_a_clear_line_and_the_state_before_stays(states, tmp_path):
+@pytest.mark.parametrize("error", [OSError, RuntimeError, SafetensorError])
+def test_a_full_disk_is_told_in_a_clear_line_and_the_state_before_stays(states, tmp_path, error):
     def fill_the_disk(folder):
         write(folder)
-        raise OSError(28, "No space left on device")
+        raise error("No space left on device")
 
     with pytest.raises(OSError, match=r"after step 5 can't be written .*No space left.* There is none before it"):
         states.save(5, fill_the_disk)

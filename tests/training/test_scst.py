@@ -96,24 +96,31 @@ def test_a_caption_that_stops_in_the_middle_earns_less_than_a_whole_one(frequenc
     assert objective._rewards(whole, references, 1) > 1.05 * objective._rewards(cut, references, 1)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_loss_is_the_policy_gradients_and_the_cross_entropys(writer, batch, frequencies, share):
+@pytest.mark.parametrize(("share", "temperature"), [(0.0, 1.0), (0.3, 0.5)])
+def test_the_loss_is_the_policy_gradients_and_the_cross_entropys(writer, batch, frequencies, share, temperature):
     writer.eval()  # no dropout, to compare
     torch.manual_seed(2)
-    objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=share)
+    objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=share, temperature=temperature)
     prepared = objective.prepare(writer, batch, 0.0)
     num_items = objective.num_items(prepared)
     loss = objective.loss(writer, prepared, num_items)
     expected = 0.0
     for row in range(6):
         labels = prepared["labels"][row : row + 1]
-        length = (labels >= 0).sum()
-        nll = writer(pixel_values=batch["pixel_values"][row // 2][None], labels=labels).loss * length
+        logits = writer(pixel_values=batch["pixel_values"][row // 2][None], labels=labels).logits[0]
+        nll = torch.nn.functional.cross_entropy(logits / temperature, labels[0], reduction="sum")
         expected = expected + (1 - share) * prepared["advantage"][row] * nll / num_items[0]
     if share:
         expected = expected + share * writer(**batch).loss
         assert num_items[1] == (batch["labels"] >= 0).sum()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_low_temperature_samples_what_a_search_would_write(writer, batch, frequencies):
+    greedy = writer.eval().generate(pixel_values=batch["pixel_values"], max_new_tokens=6)
+    prepared = SelfCritical(frequencies, samples=2, temperature=1e-4).prepare(writer, batch, 0.0)
+    written = [" ".join(str(token) for token in row[1:].tolist() if token != 1) for row in greedy]
+    assert as_words(prepared["labels"]) == [caption for caption in written for _ in range(2)]
 
 
 def test_training_raises_the_reward(writer, batch, frequencies):

@@ -1,0 +1,235 @@
+"""Words trained a second and peak memory, against the soft-attention LSTM decoder as it is commonly implemented.
+
+    python benchmarks/training.py                 # about 4 minutes on one core
+
+The peer is Show, Attend and Tell (https://arxiv.org/abs/1502.03044) in the form that most tutorials have: an LSTMCell
+in a Python loop over words, additive attention, a gate on the context, one row of regions a caption, captions sorted by
+length so that the batch shrinks. Same sizes, same cached regions, same captions, same optimizer; runs are interleaved,
+medians with the spread. Memory is each system's own process's peak less what it held before its first step.
+
+Also: what an epoch costs when the data grow 1x, 2x, 4x, and how long training waits for its data.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import CLIPImageProcessor, TimmWrapperConfig
+
+from hf_gru_captioner.data import CaptionCollator, CaptionedRegions, EpochBatches, Regions
+from hf_gru_captioner.data.features import IMAGES_A_SHARD
+from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
+
+REGIONS, FEATURES, CAPTIONS_AN_IMAGE = 49, 1280, 5
+VOCABULARY = [f"word{number}" for number in range(2500)]
+OURS = ("ours, multihead", "ours, additive")
+PEER = "step by step LSTM"
+
+
+class StepByStepDecoder(nn.Module):
+    """Show, Attend and Tell's decoder, a word at a time."""
+
+    def __init__(self, vocab_size: int, size: int, dropout: float):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, size)
+        self.of_regions, self.of_state, self.score = (
+            nn.Linear(FEATURES, size),
+            nn.Linear(size, size),
+            nn.Linear(size, 1),
+        )
+        self.gate = nn.Linear(size, FEATURES)
+        self.initial_h, self.initial_c = nn.Linear(FEATURES, size), nn.Linear(FEATURES, size)
+        self.cell = nn.LSTMCell(size + FEATURES, size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(size, vocab_size)
+
+    def forward(self, regions, input_ids, labels):  # (N, P, D), (N, T), (N, T)
+        lengths, order = (labels >= 0).sum(dim=1).sort(descending=True)  # (N,)
+        regions, input_ids, labels = regions[order], input_ids[order], labels[order]
+        embeddings = self.embedding(input_ids)  # (N, T, H)
+        keys = self.of_regions(regions)  # (N, P, H)
+        mean = regions.mean(dim=1)  # (N, D)
+        h, c = self.initial_h(mean), self.initial_c(mean)  # (N, H)
+        loss = 0.0
+        for word in range(int(lengths[0])):
+            going = int((lengths > word).sum())
+            h, c = h[:going], c[:going]
+            scores = self.score(torch.relu(keys[:going] + self.of_state(h)[:, None])).squeeze(-1)  # (n, P)
+            context = (scores.softmax(dim=-1)[..., None] * regions[:going]).sum(dim=1)  # (n, D)
+            context = torch.sigmoid(self.gate(h)) * context
+            h, c = self.cell(torch.cat((embeddings[:going, word], context), dim=-1), (h, c))  # (n, H)
+            logits = self.output(self.dropout(h))  # (n, V)
+            loss = loss + nn.functional.cross_entropy(logits, labels[:going, word], reduction="sum")
+        return loss / lengths.sum()
+
+
+def make_captions(num_images: int, seed: int = 0) -> list[list[str]]:
+    """Captions as long as Flickr8k's: 11 words in the mean, 4 in the deviation."""
+    random = np.random.default_rng(seed)
+    lengths = random.normal(11, 4, (num_images, CAPTIONS_AN_IMAGE)).round().clip(3, 30).astype(int)
+    return [[" ".join(random.choice(VOCABULARY, length)) for length in of_image] for of_image in lengths]
+
+
+class System:
+    """A decoder with its optimizer, and one step of it."""
+
+    def __init__(self, name: str, size: int, processor, bf16: bool):
+        torch.manual_seed(0)
+        self.name, self.bf16 = name, bf16
+        if name == PEER:
+            self.model: nn.Module = StepByStepDecoder(len(processor.tokenizer), size, 0.4)
+        else:
+            config = GRUCaptionerConfig(
+                encoder_config=TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False),
+                embedding_size=size,
+                hidden_size=size,
+                attention_type=name.split()[-1],
+                dropout=0.4,
+                **special_token_ids(processor.tokenizer),
+            )
+            self.model = GRUCaptionerForConditionalGeneration(config)
+        self.model.train()
+        self.optimizer = torch.optim.AdamW([each for each in self.model.parameters() if each.requires_grad], lr=1e-3)
+
+    def step(self, batch) -> int:
+        """Learns one batch; the words in it, end tokens included."""
+        labels = batch["labels"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            if self.name == PEER:
+                regions = batch["encoder_outputs"].last_hidden_state[batch["image_index"]].float()  # a row a caption
+                input_ids = labels.roll(1, dims=1).clamp(min=0)
+                input_ids[:, 0] = 0
+                loss = self.model(regions, input_ids, labels)
+            else:
+                loss = self.model(**batch, skip_logits=True).loss
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return int((labels >= 0).sum())
+
+
+def make_processor():
+    tokenizer = build_tokenizer([" ".join(VOCABULARY)], min_count=1)
+    return GRUCaptionerProcessor(CLIPImageProcessor(), tokenizer)
+
+
+def make_batches(processor, num_images: int, images_per_step: int, folder: str) -> EpochBatches:
+    """Batches of regions that are mapped from disk."""
+    random = np.random.default_rng(0)
+    paths = []
+    for start in range(0, num_images, IMAGES_A_SHARD):
+        size = min(IMAGES_A_SHARD, num_images - start)
+        paths.append(Path(folder) / f"{num_images}-{start}.bin")
+        random.standard_normal((size, REGIONS, FEATURES), dtype=np.float32).astype(np.float16).tofile(paths[-1])
+    regions = Regions(paths, (num_images, REGIONS, FEATURES), torch.float16)
+    rows = CaptionedRegions([regions], make_captions(num_images))
+    return EpochBatches(rows, CaptionCollator(processor), images_per_step)
+
+
+def resident(field: str) -> float:
+    """Megabytes of this process: VmRSS now, VmHWM at the peak. Of Linux."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) / 1024
+
+
+def forget_peak() -> float:
+    """Begins a new peak; megabytes held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def words_a_second(systems, batches, repeats: int) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {system.name: [] for system in systems}
+    steps = [batch for (batch,) in batches.epoch(0)]
+    for system in systems:
+        system.step(steps[0])  # warm
+    for repeat in range(repeats):
+        for system in systems:
+            start = time.perf_counter()
+            words = system.step(steps[repeat % len(steps)])
+            rates[system.name].append(words / (time.perf_counter() - start))
+    return rates
+
+
+def peak_memory(name: str, size: int, images_per_step: int, bf16: bool, answer) -> None:
+    """In a process of its own: megabytes at the peak, less those before the first step."""
+    torch.set_num_threads(1)
+    processor = make_processor()
+    with tempfile.TemporaryDirectory() as folder:
+        batches = make_batches(processor, images_per_step, images_per_step, folder)
+        ((batch,),) = batches.epoch(0)
+        system = System(name, size, processor, bf16)
+        before = forget_peak()
+        for _ in range(3):
+            system.step(batch)
+        answer.put(resident("VmHWM") - before)
+
+
+def measure_memory(name: str, arguments, bf16: bool) -> float:
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=peak_memory, args=(name, arguments.size, arguments.images, bf16, answer))
+    process.start()
+    megabytes = answer.get(timeout=300)
+    process.join()
+    return megabytes
+
+
+def epochs_of_growing_data(processor, arguments) -> None:
+    print("\n| photos | seconds an epoch | ms a photo | memory at the peak, above the start | waiting for data |")
+    print("|---|---|---|---|---|")
+    system = System(OURS[0], arguments.size, processor, False)
+    for factor in (1, 2, 4):
+        num_images = factor * arguments.photos
+        with tempfile.TemporaryDirectory() as folder:
+            batches = make_batches(processor, num_images, arguments.images, folder)
+            before = forget_peak()
+            start, waited, asked = time.perf_counter(), 0.0, time.perf_counter()
+            for (batch,) in batches.epoch(0):
+                waited += time.perf_counter() - asked
+                system.step(batch)
+                asked = time.perf_counter()
+            seconds = time.perf_counter() - start
+        grown = resident("VmHWM") - before
+        print(
+            f"| {num_images} | {seconds:.1f} | {1000 * seconds / num_images:.1f} | {grown:.0f} MB | "
+            f"{100 * waited / seconds:.1f} % |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=384, help="hidden and embedding size (%(default)s)")
+    parser.add_argument("--images", type=int, default=32, help="photos a step, five captions each (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=9, help="timed steps of each system (%(default)s)")
+    parser.add_argument("--photos", type=int, default=320, help="photos of the smallest epoch (%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    processor = make_processor()
+    print("| decoder | precision | words a second | times the peer | peak memory | of the peer's |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        batches = make_batches(processor, 4 * arguments.images, arguments.images, folder)
+        for bf16 in (False, True):
+            systems = [System(name, arguments.size, processor, bf16) for name in (PEER, *OURS)]
+            rates = words_a_second(systems, batches, arguments.repeats)
+            memory = {name: measure_memory(name, arguments, bf16) for name in rates}
+            for name, of_system in rates.items():
+                ratio = statistics.median(ours / peer for ours, peer in zip(of_system, rates[PEER], strict=True))
+                print(
+                    f"| {name} | {'bf16' if bf16 else 'fp32'} | {statistics.median(of_system):.0f} "
+                    f"({min(of_system):.0f} to {max(of_system):.0f}) | {ratio:.2f} | {memory[name]:.0f} MB | "
+                    f"{memory[name] / memory[PEER]:.2f} |"
+                )
+    epochs_of_growing_data(processor, arguments)
+
+
+if __name__ == "__main__":
+    main()
