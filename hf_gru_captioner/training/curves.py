@@ -17,8 +17,10 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     epochs = [record["epoch"] for record in history]
-    panels = {"training loss, nats a token": {"loss": [record["loss"] for record in history]}}
-    if "reward" in history[0]:
+    is_rewarded = "reward" in history[0]
+    loss = "training loss, of the policy gradient" if is_rewarded else "training loss, nats a token"
+    panels = {loss: {"loss": [record["loss"] for record in history]}}
+    if is_rewarded:
         panels["training reward, CIDEr-D"] = {"reward": [record["reward"] for record in history]}
     panels["validation score x 100"] = {
         title: [100 * record[name] for record in history] for name, title in SCORES.items() if name in history[0]

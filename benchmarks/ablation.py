@@ -1,0 +1,81 @@
+"""The table of docs/ablation.md, out of the folders of runs: what each changed, what it scored, how long it took.
+
+    gru-captioner score --data ... --checkpoint runs/x/checkpoint --output runs/x/score    # for each run
+    python benchmarks/ablation.py runs/a runs/b runs/c > table.md
+
+Runs whose knobs differ in nothing but the seed are one row. The first row is what the others are held against. Scores
+are of the validation split with the Penn Treebank tokenizer, times 100; over several seeds the interval is of their
+mean, else it is the bootstrap's over photos, of one run.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
+NOT_COMPARED = ("output_dir", "data.source", "data.cache_folder", "model.encoder", "optimization.seed", "dry_run")
+STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> two-sided quantile of their mean
+
+
+def flatten(knobs: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in knobs.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    knobs = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    system = next(iter(json.loads((folder / "score" / "metrics.json").read_text())["systems"].values()))
+    return {
+        "knobs": {name: value for name, value in knobs.items() if name not in NOT_COMPARED},
+        "minutes": sum(each["train_seconds"] + each["validation_seconds"] for each in history) / 60,
+        "best": max(history, key=lambda each: each["cider"])["epoch"],
+        "epochs": len(history),
+        "figures": system["figures"],
+        "intervals": system["intervals"],
+    }
+
+
+def change(knobs: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """What a row changed; where it goes on from another run's checkpoint, all else belongs to the stage."""
+    names = [name for name in knobs if knobs[name] != baseline.get(name)]
+    return ", ".join(f"{name} {knobs[name]}" for name in names) or "baseline"
+
+
+def cell(runs: list[dict[str, Any]], figure: str) -> str:
+    scores = [100 * run["figures"][figure] for run in runs]
+    if len(runs) == 1:
+        low, high = (100 * bound for bound in runs[0]["intervals"][figure])
+        return f"{scores[0]:.1f} ({low:.1f} to {high:.1f})"
+    half = STUDENT_95[len(runs)] * statistics.stdev(scores) / len(runs) ** 0.5
+    return f"{statistics.mean(scores):.1f} ± {half:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for folder in parser.parse_args().runs:
+        run = read_run(folder)
+        rows.setdefault(json.dumps(run["knobs"], sort_keys=True), []).append(run)
+    print(f"| change | seeds | {' | '.join(FIGURES.values())} | best epoch | minutes |")
+    print("|---" * (4 + len(FIGURES)) + "|")
+    first = next(iter(rows.values()))[0]["knobs"]
+    for runs in rows.values():
+        cells = [cell(runs, figure) for figure in FIGURES]
+        best = "/".join(f"{run['best']:.0f}" for run in runs)
+        minutes = statistics.mean(run["minutes"] for run in runs)
+        print(
+            f"| {change(runs[0]['knobs'], first)} | {len(runs)} | {' | '.join(cells)} | {best} of {runs[0]['epochs']} "
+            f"| {minutes:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
