@@ -26,9 +26,11 @@ lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: $(VENV)/.installed-dev  ## train the shipped checkpoint anew from photos, into runs/flickr8k
+train: $(VENV)/.installed-dev  ## train the shipped checkpoint anew from photos, in three stages, into runs/
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/flickr8k.yaml \
 		--data.source "$(DATA)" --model.encoder "$(ENCODER)" $(ARGS)
+	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/fine-tune-encoder.yaml --data.source "$(DATA)" $(ARGS)
+	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/scst.yaml --data.source "$(DATA)" $(ARGS)
 
 clean:  ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
