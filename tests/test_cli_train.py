@@ -108,15 +108,28 @@ def test_features_then_cross_entropy_then_self_critical_training(knobs, make_dat
     assert not any(name.startswith("encoder.vision") for name in moved)
 
 
-def start(knobs, *environment) -> subprocess.Popen:
+def start(knobs, script="train.py", launcher=()) -> subprocess.Popen:
     settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments_of(knobs)],
-        env=settings,
+        [sys.executable, *launcher, str(ROOT / "scripts" / script), *arguments_of(knobs)],
+        env={**settings, "ACCELERATE_USE_CPU": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_features_as_one(knobs, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = start({**knobs, "data.cache_folder": tmp_path / "of-two"}, "features.py", launcher)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-2000:]
+    assert main(["features", *arguments_of(knobs)]) == 0
+    of_one = {path.relative_to(tmp_path / "cache"): path.read_bytes() for path in (tmp_path / "cache").rglob("*.bin")}
+    of_two = {path.relative_to(tmp_path / "of-two"): path.read_bytes() for path in (tmp_path / "of-two").rglob("*.bin")}
+    assert len(of_one) == 3
+    assert of_two == of_one
 
 
 @pytest.mark.slow
