@@ -3,7 +3,8 @@
     gru-captioner score --data ... --checkpoint runs/x/checkpoint --output runs/x/score    # for each run
     python benchmarks/ablation.py runs/a runs/b runs/c > table.md
 
-Runs whose knobs differ in nothing but the seed are one row. The first row is what the others are held against. Scores
+Runs whose knobs differ in nothing but the seed are one row, with the names of their folders. A row lists the knobs that
+are not as in the first one; an encoder or checkpoint is named by the run that it is of. Scores
 are of the validation split with the Penn Treebank tokenizer, times 100; over several seeds the interval is of their
 mean, else it is the bootstrap's over photos, of one run.
 """
@@ -17,7 +18,20 @@ from typing import Any
 import yaml
 
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
-NOT_COMPARED = ("output_dir", "data.source", "data.cache_folder", "model.encoder", "optimization.seed", "dry_run")
+# Knobs that name places, or of which scores don't depend.
+NOT_COMPARED = {
+    "data.cache_folder",
+    "data.num_workers",
+    "data.shuffle_block",
+    "data.source",
+    "dry_run",
+    "optimization.seed",
+    "optimization.state_steps",
+    "optimization.states_kept",
+    "output_dir",
+    "tracker",
+    "validation.shown",
+}
 STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> two-sided quantile of their mean
 
 
@@ -44,8 +58,11 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def change(knobs: dict[str, Any], baseline: dict[str, Any]) -> str:
     """What a row changed; where it goes on from another run's checkpoint, all else belongs to the stage."""
-    names = [name for name in knobs if knobs[name] != baseline.get(name)]
-    return ", ".join(f"{name} {knobs[name]}" for name in names) or "baseline"
+    changed = {name: value for name, value in knobs.items() if value != baseline.get(name)}
+    for name in ("model.checkpoint", "model.encoder"):
+        if changed.get(name):
+            changed[name] = str(changed[name]).removesuffix("/checkpoint").rsplit("/", 1)[-1]
+    return ", ".join(f"{name.split('.')[-1]} {value}" for name, value in changed.items())
 
 
 def cell(runs: list[dict[str, Any]], figure: str) -> str:
@@ -63,18 +80,22 @@ def main() -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder in parser.parse_args().runs:
         run = read_run(folder)
+        run["name"] = folder.name
         rows.setdefault(json.dumps(run["knobs"], sort_keys=True), []).append(run)
-    print(f"| change | seeds | {' | '.join(FIGURES.values())} | best epoch | minutes |")
-    print("|---" * (4 + len(FIGURES)) + "|")
+    print(f"| run | change | seeds | {' | '.join(FIGURES.values())} | best epoch | minutes |")
+    print("|---" * (5 + len(FIGURES)) + "|")
     first = next(iter(rows.values()))[0]["knobs"]
     for runs in rows.values():
-        cells = [cell(runs, figure) for figure in FIGURES]
         best = "/".join(f"{run['best']:.0f}" for run in runs)
-        minutes = statistics.mean(run["minutes"] for run in runs)
-        print(
-            f"| {change(runs[0]['knobs'], first)} | {len(runs)} | {' | '.join(cells)} | {best} of {runs[0]['epochs']} "
-            f"| {minutes:.0f} |"
-        )
+        cells = [
+            ", ".join(run["name"] for run in runs),
+            change(runs[0]["knobs"], first),
+            str(len(runs)),
+            *(cell(runs, figure) for figure in FIGURES),
+            f"{best} of {runs[0]['epochs']}",
+            f"{statistics.mean(run['minutes'] for run in runs):.0f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

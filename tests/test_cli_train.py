@@ -180,6 +180,10 @@ def test_other_knobs_do_not_go_into_the_folder_of_a_run(knobs, capsys, tmp_path)
     elsewhere = {**knobs, "optimization.epochs": 1, "optimization.state_steps": 7, "validation.shown": 0}
     assert run("train", elsewhere, capsys)[0] == 0  # nothing that changes the weights: the run is found finished
     assert (tmp_path / "run" / "history.jsonl").read_text() == history
+    (tmp_path / "run" / "config.yaml").unlink()
+    code, _, errors = run("train", elsewhere, capsys)
+    assert code == 2
+    assert "run has a checkpoint of something else: name another output_dir" in errors[0]
 
 
 def test_other_photos_are_another_run(knobs, make_dataset, capsys, tmp_path):

@@ -153,6 +153,8 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
                 f"{output_dir} holds a run with other knobs ({'; '.join(changed[:5])}): name another output_dir, or "
                 "remove that one."
             )
+    elif (output_dir / "checkpoint").exists():
+        raise UsageError(f"{output_dir} has a checkpoint of something else: name another output_dir.")
     assembly.accelerator.wait_for_everyone()
     if assembly.accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
