@@ -17,33 +17,15 @@ from typing import Any
 
 import yaml
 
+from hf_gru_captioner.training.config import PLACES, flatten_knobs
+
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
-# Knobs that name places, or of which scores don't depend.
-NOT_COMPARED = {
-    "data.cache_folder",
-    "data.num_workers",
-    "data.shuffle_block",
-    "data.source",
-    "dry_run",
-    "optimization.seed",
-    "optimization.state_steps",
-    "optimization.states_kept",
-    "output_dir",
-    "tracker",
-    "validation.shown",
-}
+NOT_COMPARED = PLACES | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
 STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> two-sided quantile of their mean
 
 
-def flatten(knobs: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in knobs.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
 def read_run(folder: Path) -> dict[str, Any]:
-    knobs = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+    knobs = flatten_knobs(yaml.safe_load((folder / "config.yaml").read_text()))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     system = next(iter(json.loads((folder / "score" / "metrics.json").read_text())["systems"].values()))
     return {

@@ -16,8 +16,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then takes memory in huge pages: up to half the time
-    if argv[:1] == ["train"] or argv[:1] == ["features"]:  # their parser is made from the configuration's dataclasses
-        return guarded({"train": train.run, "features": features.run}[argv[0]], argv[1:])
+    configured = {
+        "features": features.run,
+        "train": train.run,
+    }  # their parser is made from dataclasses
+    if argv and argv[0] in configured:
+        return guarded(configured[argv[0]], argv[1:])
     parser = argparse.ArgumentParser(prog="gru-captioner", description="Captions photos on a plain CPU.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     caption.add_command(commands)

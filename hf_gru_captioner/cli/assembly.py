@@ -4,10 +4,9 @@ import dataclasses
 import difflib
 import os
 import re
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,7 +14,8 @@ from datasets import Dataset
 from ..data import RegionCache, Regions, View, load_captions, stream_captions
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
-from ..training import TrainingConfig
+from ..training import DataConfig, TrainingConfig
+from ..training.config import flatten_knobs
 from .shell import UsageError
 
 
@@ -49,18 +49,9 @@ def _nearest_knob(complaint: str) -> str:
     if not unknown and not in_group:
         return ""
     name = f"{in_group[1]}.{in_group[2]}" if in_group else unknown[1]  # type: ignore[index]
-    nearest = difflib.get_close_matches(name, list(_knobs(TrainingConfig)), 1, cutoff=0)[0]
+    known = flatten_knobs(dataclasses.asdict(TrainingConfig(DataConfig(source=""), output_dir="")))
+    nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
     return f" Did you mean {nearest}?"
-
-
-def _knobs(config_class: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(config_class)
-    for knob in dataclasses.fields(config_class):
-        kind = hints[knob.name]
-        if dataclasses.is_dataclass(kind) and not isinstance(kind, types.UnionType):
-            yield from _knobs(kind, f"{prefix}{knob.name}.")  # type: ignore[arg-type]
-        else:
-            yield prefix + knob.name
 
 
 class Assembly:
@@ -82,7 +73,7 @@ class Assembly:
 
     @cached_property
     def validation_set(self):
-        """Rows of the photos to choose by; a list with streaming."""
+        """Rows of the photos to choose by; held in memory with streaming."""
         most = self.config.validation.max_images
         if self.config.data.streaming:
             return Dataset.from_list(list(self.stream(self.config.data.validation_split).take(most)))
@@ -160,6 +151,11 @@ class Assembly:
         data = self.config.data
         mirrored = [View(mirror=True)] if data.mirror else []
         return [View(), *mirrored, *(View(crop=number + 1) for number in range(data.crops))]
+
+    @property
+    def to_encode(self) -> list[tuple[Dataset, View]]:
+        """All that a run with cached regions reads: the photos to learn from in each view, those to choose by whole."""
+        return [*((self.training_set, view) for view in self.views), (self.validation_set, View())]
 
     def regions(self, dataset, view: View) -> Regions:
         """From the cache, or made now by the processes of this machine together."""

@@ -9,9 +9,7 @@ def run(argv: Sequence[str]) -> int:
     """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the photos."""
     with needs_extra("train"):
         from accelerate import Accelerator
-        from accelerate.utils import set_seed
 
-        from ..data import View
         from .assembly import Assembly, read_config
 
         config, _ = read_config(
@@ -24,14 +22,12 @@ def run(argv: Sequence[str]) -> int:
         )
     quiet_transformers()
     accelerator = Accelerator()
-    set_seed(config.optimization.seed)
     assembly = Assembly(config, accelerator)
-    work = [(assembly.training_set, view) for view in assembly.views] + [(assembly.validation_set, View())]
-    missing = [assembly.cache.missing_bytes(dataset, view) for dataset, view in work]
-    accelerator.print(f"to be written: {sum(missing) / 1e9:.2f} GB, into {assembly.cache.folder}")
+    missing = sum(assembly.cache.missing_bytes(*each) for each in assembly.to_encode)
+    accelerator.print(f"to be written: {missing / 1e9:.2f} GB, into {assembly.cache.folder}")
     if config.dry_run:
         return 0
-    for dataset, view in work:
+    for dataset, view in assembly.to_encode:
         regions = assembly.regions(dataset, view)
         places, width = regions.shape[1:]
         home = assembly.cache.home(dataset, view)

@@ -10,16 +10,6 @@ from typing import Any
 
 from .shell import UsageError, needs_extra, quiet_transformers
 
-# Knobs that may change between the runs of the same command: where things lie, and what is only looked at.
-PLACES = {
-    "output_dir": "",
-    "dry_run": "",
-    "tracker": "",
-    "data": ("cache_folder", "num_workers"),
-    "optimization": ("state_steps", "states_kept"),
-    "validation": ("shown",),
-}
-
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process.
@@ -143,11 +133,20 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
     """
     import yaml
 
-    knobs = yaml.safe_load(resolved)
+    from ..training.config import PLACES, flatten_knobs
+
+    def read(text: str) -> dict[str, Any]:
+        return {name: value for name, value in flatten_knobs(yaml.safe_load(text)).items() if name not in PLACES}
+
+    knobs = read(resolved)
     path = output_dir / "config.yaml"
     if path.exists():
-        before = yaml.safe_load(path.read_text())
-        changed = _differences(_without_places(before), _without_places(knobs))
+        before = read(path.read_text())
+        changed = [
+            f"{name} was {before.get(name)}, is {knobs.get(name)}"
+            for name in sorted(before.keys() | knobs.keys())
+            if before.get(name) != knobs.get(name)
+        ]
         if changed:
             raise UsageError(
                 f"{output_dir} holds a run with other knobs ({'; '.join(changed[:5])}): name another output_dir, or "
@@ -161,31 +160,10 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
         aside = path.with_suffix(".partial")
         aside.write_text(resolved)
         aside.replace(path)
-    digest = hashlib.sha256(repr(_without_places(knobs)).encode())
+    digest = hashlib.sha256(repr(knobs).encode())
     if not assembly.config.data.streaming:
         digest.update(repr([assembly.training_set["image_digest"][:], assembly.training_set["captions"][:]]).encode())
     return digest.hexdigest()
-
-
-def _without_places(knobs: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for name, value in knobs.items():
-        if isinstance(value, dict):
-            kept[name] = {knob: each for knob, each in value.items() if knob not in PLACES.get(name, ())}
-        elif name not in PLACES and name != "config":
-            kept[name] = value
-    return kept
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(f"{prefix}{name} was {old}, is {new}")
-    return found
 
 
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:
@@ -244,9 +222,7 @@ def _estimates(assembly, collator) -> str:
         f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}",
     ]
     if config.caches_regions:
-        work = [(assembly.training_set, view) for view in assembly.views]
-        work.append((assembly.validation_set, assembly.views[0]))
-        missing = sum(assembly.cache.missing_bytes(*each) for each in work)
+        missing = sum(assembly.cache.missing_bytes(*each) for each in assembly.to_encode)
         one = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
         lines.append(
             f"features        {missing / 1e9:.2f} GB to be written, about {missing / one * encoding / 60:.0f} minutes"

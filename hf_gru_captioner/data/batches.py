@@ -137,7 +137,6 @@ class StreamedBatches:
         self.micro_batches = micro_batches
         self.block_size = block_size
         self.seed = seed
-        self._round = 0  # times that the stream was begun
         self._place: dict[str, Any] = {"round": 0, "block": 0, "row": 0, "stream": None}
         self._rows: Iterator[dict[str, Any]] | None = None
 

@@ -142,27 +142,25 @@ class RegionCache:
         home = self.home(dataset, view)
         shape = (len(dataset), *self.region_shape)
         home.mkdir(parents=True, exist_ok=True)
-        shards = [home / f"shard-{number:05d}.bin" for number in range(len(_images_of_shards(len(dataset))))]
-        missing = self._missing(shards, shape)
+        shards = self._shards(home, len(dataset))
+        missing = sum(size for path, size in shards.items() if self._is_missing(path, size))
         if missing:
-            self._check_free_disk(home, sum(missing.values()))
+            self._check_free_disk(home, missing)
             made_of = {"shape": shape, "dtype": str(self.dtype), "view": str(view), "settings": self.settings}
             _write_whole(home / "cache.json", json.dumps(made_of, indent=2).encode())
-            self._encode_missing(dataset, view, shards, shape, process, processes)
-        return Regions(shards, shape, self.dtype)
+            self._encode_missing(dataset, view, shards, process, processes)
+        return Regions(list(shards), shape, self.dtype)
 
     def home(self, dataset: Dataset, view: View) -> Path:
         """Folder of this data set's cache."""
         digest = hashlib.sha256(f"{self._encoder_digest}|{self.settings}|{self.dtype}|{view}".encode())
-        for of_image in dataset["image_digest"]:
-            digest.update(of_image.encode())
+        digest.update("".join(dataset["image_digest"][:]).encode())
         return self.folder / digest.hexdigest()[:32]
 
     def missing_bytes(self, dataset: Dataset, view: View | None = None) -> int:
         """What is still to be written for this data set."""
-        home = self.home(dataset, view or View())
-        shards = [home / f"shard-{number:05d}.bin" for number in range(len(_images_of_shards(len(dataset))))]
-        return sum(self._missing(shards, (len(dataset), *self.region_shape)).values())
+        shards = self._shards(self.home(dataset, view or View()), len(dataset))
+        return sum(size for path, size in shards.items() if self._is_missing(path, size))
 
     @cached_property
     def region_shape(self) -> tuple[int, int]:
@@ -191,36 +189,40 @@ class RegionCache:
             )
         return regions
 
-    def _encode_missing(self, dataset, view, shards, shape, process: int, processes: int) -> None:
-        numbers = range(len(shards))
+    def _encode_missing(self, dataset, view, shards: dict[Path, int], process: int, processes: int) -> None:
+        numbered = list(enumerate(shards.items()))
         first = len(shards) * process // processes
         progress = tqdm(total=len(dataset), desc=f"encoding photos, {view}", unit="photo", disable=process > 0)
         with progress:
-            for number in [*numbers[first:], *numbers[:first]]:
+            for number, (path, size) in [*numbered[first:], *numbered[:first]]:
                 start = number * IMAGES_A_SHARD
                 stop = min(start + IMAGES_A_SHARD, len(dataset))
-                if self._missing(shards[number : number + 1], shape, number):
+                if self._is_missing(path, size):
                     batches = []
                     for begin in range(start, stop, self.batch_size):
                         images = dataset[begin : min(begin + self.batch_size, stop)]["image"]
                         batches.append(self._encode([view(image, begin + k) for k, image in enumerate(images)]))
                         progress.update(len(images))
                     numpy = torch.cat(batches).view(torch.int16).numpy()  # numpy has no bfloat16
-                    _write_whole(shards[number], numpy.tobytes())
+                    _write_whole(path, numpy.tobytes())
                 else:
                     progress.update(stop - start)
 
-    def _missing(self, shards: Sequence[Path], shape: tuple[int, ...], first: int = 0) -> dict[Path, int]:
-        """Shards that aren't there, and their bytes. A file of another size was torn by a power cut: it is named."""
-        missing = {}
-        for path, num in zip(shards, _images_of_shards(shape[0])[first:], strict=False):
-            size = num * shape[1] * shape[2] * self.dtype.itemsize
-            if not path.exists():
-                missing[path] = size
-            elif path.stat().st_size != size:
-                warnings.warn(f"{path} is torn ({path.stat().st_size} of {size} bytes): it is made anew.", stacklevel=4)
-                missing[path] = size
-        return missing
+    def _shards(self, home: Path, num_images: int) -> dict[Path, int]:
+        """Files of a cache in their order, with the bytes that each has when it is whole."""
+        places, width = self.region_shape
+        sizes = (num * places * width * self.dtype.itemsize for num in _images_of_shards(num_images))
+        return {home / f"shard-{number:05d}.bin": size for number, size in enumerate(sizes)}
+
+    @staticmethod
+    def _is_missing(path: Path, size: int) -> bool:
+        """Whether a shard is still to be made. A file of another size was torn by a power cut: it is named."""
+        if not path.exists():
+            return True
+        found = path.stat().st_size
+        if found != size:
+            warnings.warn(f"{path} is torn ({found} of {size} bytes): it is made anew.", stacklevel=4)
+        return found != size
 
     def _check_free_disk(self, folder: Path, needed: int) -> None:
         free = shutil.disk_usage(folder).free

@@ -40,8 +40,7 @@ class MovingAverage:
 
     def save(self, path: str) -> None:
         """Writes the averaged weights as safetensors; those that don't learn are left out. Runs on one process."""
-        weights = {name: each.detach().cpu().contiguous() for name, each in self._averaged.items()}
-        save_file(weights, path, {"steps": str(self.steps)})
+        save_file({name: each.detach().cpu().contiguous() for name, each in self._averaged.items()}, path)
 
     @torch.no_grad()
     def load(self, path: str, steps: int) -> None:

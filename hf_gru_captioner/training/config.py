@@ -1,7 +1,28 @@
 """Every knob of a training run, with its unit. A YAML file fills these; the command line overrides it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+# Knobs that may change between runs of the same command: where things lie, and what is only looked at.
+PLACES = {
+    "data.cache_folder",
+    "data.num_workers",
+    "dry_run",
+    "optimization.state_steps",
+    "optimization.states_kept",
+    "output_dir",
+    "tracker",
+    "validation.shown",
+}
+
+
+def flatten_knobs(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested knobs by their full names, as the command line has them: `{"data.source": ...}`."""
+    flat: dict[str, Any] = {}
+    for name, value in knobs.items():
+        flat |= flatten_knobs(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ class SelfCritical:
         is_training = model.training
         model.eval()
         images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
-        images = {"encoder_outputs": _encode(model, images)} if not _learns(model) else images
+        if "pixel_values" in images and model.config.freeze_encoder:  # run once for sampling and learning
+            images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
         length = model.generation_config.max_new_tokens
         suppressed = model.generation_config.suppress_tokens
         settings = {"num_beams": 1, "length_penalty": 1.0, "max_new_tokens": length, "suppress_tokens": suppressed}
@@ -138,8 +139,9 @@ class SelfCritical:
     def _labels(written: torch.Tensor, config) -> torch.Tensor:
         """Generated ids behind the start token -> labels: nothing counts behind the end token."""
         tokens = written[:, 1:]  # (N, T)
-        ended = (tokens == config.eos_token_id).int().cumsum(dim=1) - (tokens == config.eos_token_id).int()
-        return tokens.masked_fill((ended > 0) | (tokens == config.pad_token_id), IGNORED)
+        is_end = (tokens == config.eos_token_id).int()
+        ends_before = is_end.cumsum(dim=1) - is_end
+        return tokens.masked_fill((ends_before > 0) | (tokens == config.pad_token_id), IGNORED)
 
 
 def count_ngrams(labels_of_images: Iterable[Sequence[Sequence[int]]]) -> DocumentFrequencies:
@@ -165,14 +167,3 @@ def _stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     length = max(first.shape[1], second.shape[1])
     pad = torch.nn.functional.pad
     return torch.cat([pad(each, (0, length - each.shape[1]), value=IGNORED) for each in (first, second)])
-
-
-def _learns(model) -> bool:
-    return not model.config.freeze_encoder
-
-
-def _encode(model, images: Batch):
-    """Runs a frozen vision encoder once for sampling and learning; its projection learns and is run by both."""
-    if "encoder_outputs" in images:
-        return images["encoder_outputs"]
-    return (model.encoder.vision(images["pixel_values"]),)

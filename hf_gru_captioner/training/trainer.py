@@ -114,7 +114,7 @@ class CaptionTrainer:
             FloatingPointError: The loss is no longer a number; the best checkpoint and the states stay as they are.
             OSError: A state or checkpoint can't be written; those before it are as they were.
         """
-        config, progress = self.config, self.progress
+        config = self.config
         set_seed(config.seed, device_specific=True)  # each process drops other units
         optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate)
         self.average = MovingAverage(self.model, config.ema_decay, self.accelerator.device)
@@ -122,6 +122,7 @@ class CaptionTrainer:
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.num_steps = config.epochs * batches.steps_per_epoch
         self._resume(batches)
+        progress = self.progress
 
         while len(progress.history) < config.epochs and not self._is_patience_over():
             epoch = len(progress.history) + 1
@@ -239,8 +240,7 @@ class CaptionTrainer:
         step, folder = found
         self.accelerator.print(f"going on after step {step} of {self.num_steps}, from {folder}")
         self.accelerator.load_state(str(folder))
-        progress = Progress(**json.loads((folder / "progress.json").read_text()))
-        vars(self.progress).update(vars(progress))
+        self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
         of_batches = folder / f"batches-{self.accelerator.process_index}.json"
         if of_batches.exists():  # else this process is new: there are more of them than before
