@@ -16,6 +16,7 @@ from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from ..training import DataConfig, TrainingConfig
 from ..training.config import flatten_knobs
+from ..training.depthwise import use_quick_depthwise_gradients
 from .shell import UsageError
 
 
@@ -131,6 +132,8 @@ class Assembly:
             model.activation_checkpointing_enable()
         if optimization.compile:
             model.encoder.vision.backbone.compile()
+        if not (optimization.gradient_checkpointing or optimization.compile):  # both would run it in another place
+            use_quick_depthwise_gradients(model.encoder.vision.backbone)
         return model.to(self.accelerator.device)
 
     @cached_property

@@ -1,0 +1,60 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hf_gru_captioner.training.depthwise import _QuickDepthwise, use_quick_depthwise_gradients
+
+
+def gradients(model, image, precision):
+    model.zero_grad()
+    image = image.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+        output = model(image)
+    output.float().square().sum().backward()
+    return [output, image.grad, *(parameter.grad for parameter in model.parameters())]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("side", "stride", "padding"), [(3, 1, 1), (3, 2, 0), (5, 1, 2), (5, 2, 2), (7, 1, "valid")])
+def test_gradients_are_pytorchs(side, stride, padding, bias, precision):
+    torch.manual_seed(0)
+    usual = nn.Conv2d(24, 24, side, stride, padding, groups=24, bias=bias)
+    quick = copy.deepcopy(usual)
+    use_quick_depthwise_gradients(quick)
+    image = torch.randn(2, 24, 15, 12).to(memory_format=torch.channels_last)
+    tolerance = 1e-4 if precision is torch.float32 else 3e-2
+    for found, expected in zip(gradients(quick, image, precision), gradients(usual, image, precision), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+
+
+def test_other_convolutions_are_left_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr("hf_gru_captioner.training.depthwise._DepthwiseConvolution.apply", seen.append)
+    image = torch.randn(1, 8, 9, 9)
+    with _QuickDepthwise():
+        for convolution in (
+            nn.Conv2d(8, 8, 1, groups=8),
+            nn.Conv2d(8, 8, 3),
+            nn.Conv2d(8, 16, 3, groups=8),
+            nn.Conv2d(8, 8, 3, groups=8, dilation=2),
+            nn.Conv2d(8, 8, 3, groups=8, padding="same"),
+            nn.Conv2d(8, 8, (3, 5), groups=8),
+        ):
+            convolution(image)
+        with torch.no_grad():
+            nn.Conv2d(8, 8, 3, groups=8)(image)
+    assert not seen
+
+
+def test_what_runs_outside_of_the_module_is_as_before():
+    module, image = nn.Conv2d(8, 8, 5, groups=8, bias=False), torch.randn(1, 8, 9, 9)
+    usual = type(module(image).grad_fn)
+    use_quick_depthwise_gradients(module)
+    assert type(module(image).grad_fn) is not usual
+    with pytest.raises(RuntimeError):
+        module(image[:, :, :2])  # smaller than the weight
+    assert type(nn.functional.conv2d(image, module.weight, groups=8).grad_fn) is usual
