@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image as PILImage
-from PIL import ImageOps
+from PIL import ImageEnhance, ImageOps
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -286,13 +286,15 @@ class CaptionedImages(torch.utils.data.Dataset):
     Args:
         dataset: Rows with columns `image` and `captions`.
         augment: A new random crop of each image each epoch, mirrored half of the time.
-        seed: Of the crops, which depend on nothing but seed, epoch and image.
+        color_jitter: Brightness, contrast and saturation of a crop each change by up to this share, [0, 1).
+        seed: Of crops and colors, which depend on nothing but seed, epoch and image.
     """
 
-    def __init__(self, dataset: Dataset, augment: bool = True, seed: int = 0):
+    def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):
         self.images = dataset.select_columns(["image"])
         self.captions = list(dataset["captions"])
         self.augment = augment
+        self.color_jitter = color_jitter
         self.seed = seed
         self.epoch = 0
 
@@ -303,4 +305,8 @@ class CaptionedImages(torch.utils.data.Dataset):
         image = ImageOps.exif_transpose(self.images[index]["image"])
         if self.augment:
             image = View(crop=1 + self.seed * 1_000_003 + self.epoch)(image, index)
+            if self.color_jitter:
+                image, random = image.convert("RGB"), np.random.default_rng((self.seed, self.epoch, index))
+                for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                    image = enhance(image).enhance(random.uniform(1 - self.color_jitter, 1 + self.color_jitter))
         return {"image": image, "captions": self.captions[index]}

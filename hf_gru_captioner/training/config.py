@@ -51,6 +51,8 @@ class DataConfig:
     """Also learn from mirrored photos; each epoch draws one view of each photo. One more cache."""
     crops: int = 0
     """Also learn from so many random crops of each photo, each of 60 to 100 % of its area. One more cache each."""
+    color_jitter: float = 0.0
+    """Share by which brightness, contrast and saturation of photos change at random when they are encoded anew."""
     streaming: bool = False
     """Read the photos as they come instead of storing them first; for what doesn't fit on a disk. No cache."""
     steps_per_epoch: int | None = None

@@ -251,3 +251,16 @@ def test_images_are_cropped_anew_each_epoch_and_left_whole_without_augmentation(
     whole = CaptionedImages(make_dataset(2), augment=False)
     assert whole[1]["image"].tobytes() == make_dataset(2)[1]["image"].tobytes()
     assert whole[1]["captions"] == list(make_dataset(2)[1]["captions"])
+
+
+def test_colors_change_anew_each_epoch_within_the_share(make_dataset):
+    dataset = make_dataset(2)
+    plain, jittered = CaptionedImages(dataset), CaptionedImages(dataset, color_jitter=0.3)
+    looks = []
+    for plain.epoch in (1, 2, 1):
+        jittered.epoch = plain.epoch
+        ratio = np.asarray(jittered[0]["image"]).mean() / np.asarray(plain[0]["image"]).mean()
+        assert 0.65 < ratio < 1.35
+        looks.append(jittered[0]["image"].tobytes())
+        assert looks[-1] != plain[0]["image"].tobytes()
+    assert looks[0] == looks[2] != looks[1]
