@@ -12,6 +12,7 @@ from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 WITHOUT_PACKAGE = """
 import json, sys
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
+from transformers import pipeline
 folder, photo, resaved = sys.argv[1:]
 assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "gru_captioner"
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -23,6 +24,16 @@ model.save_pretrained(resaved)
 processor.save_pretrained(resaved)
 again = AutoModel.from_pretrained(resaved, trust_remote_code=True)
 captions += processor.batch_decode(again.generate(**processor(images=photo)))
+for task in ((), ("image-to-text",)):
+    captioner = pipeline(*task, model=resaved, trust_remote_code=True, dtype="float32")
+    (one,), *both = captioner(photo), *captioner([photo, photo], batch_size=2)
+    captions += [one["generated_text"], *(each["generated_text"] for (each,) in both)]
+begun = captioner(photo, text="a", num_beams=3, num_return_sequences=2)
+assert len({each["generated_text"] for each in begun}) == 2, begun
+assert all(each["generated_text"].startswith("a") for each in begun), begun
+captioner.save_pretrained(resaved + "-again")
+captioner = pipeline("image-text-to-text", model=resaved + "-again", trust_remote_code=True, dtype="float32")
+captions += [captioner(photo, text="")[0]["generated_text"]]
 assert not [name for name in sys.modules if name.split(".")[0] == "hf_gru_captioner"], "the package was imported"
 print(json.dumps(captions))
 """
@@ -50,4 +61,4 @@ def test_a_process_without_our_package_writes_the_same_captions(which, checkpoin
     )
     assert process.returncode == 0, process.stderr[-2000:]
     captions = json.loads(process.stdout.splitlines()[-1])
-    assert captions == [Captioner.from_pretrained(folder)(tmp_path / "photo.png").text] * 4
+    assert captions == [Captioner.from_pretrained(folder)(tmp_path / "photo.png").text] * 11

@@ -21,6 +21,7 @@ Letters in shape comments:
 import copy
 from dataclasses import dataclass
 from inspect import signature
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -663,11 +664,20 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         )
         return output if return_dict else output.to_tuple()
 
-    def generate(self, *args, encoder_outputs=None, **kwargs):
-        """transformers' own. `encoder_outputs` are projected once, not at each step, and left as they are."""
+    def generate(self, *args, encoder_outputs=None, decoder_input_ids=None, labels=None, **kwargs):
+        """transformers' own. `encoder_outputs` are projected once, not at each step, and left as they are; `labels`
+        are not read, so that all of what the processor makes of an image and the beginning of its caption may come.
+
+        Raises:
+            ValueError: Beginnings `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding.
+        """
         if encoder_outputs is not None:
             encoder_outputs = copy.copy(self._encode(None, encoder_outputs))  # generate() repeats it for each beam
             kwargs["encoder_outputs"] = encoder_outputs
+        if decoder_input_ids is not None:
+            if (decoder_input_ids[:, -1] == self.config.pad_token_id).any():
+                raise ValueError("captions that begin with different numbers of tokens can't be continued in one call.")
+            kwargs["decoder_input_ids"] = decoder_input_ids
         return super().generate(*args, **kwargs)
 
     def _encode(self, pixel_values, encoder_outputs) -> GRUCaptionerEncoderOutput:
@@ -722,11 +732,17 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         )
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, with every auto class that leads to this model written into the configuration."""
+        """As in transformers, with all that leads to this model from outside written into the configuration."""
         reference = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
         doors = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
         self.config.auto_map = dict.fromkeys(doors, reference)
+        pipeline = {"impl": "pipeline_gru_captioner.GRUCaptionerPipeline", "pt": [doors[1]], "type": "multimodal"}
+        self.config.custom_pipelines = {"image-to-text": pipeline}
         super().save_pretrained(save_directory, **kwargs)
+
+
+if TYPE_CHECKING:  # transformers copies what this file imports into each checkpoint, and the pipeline belongs there
+    from .pipeline_gru_captioner import GRUCaptionerPipeline  # noqa: F401
 
 
 __all__ = ["GRUCache", "GRUCaptionerForConditionalGeneration", "GRUCaptionerPreTrainedModel"]

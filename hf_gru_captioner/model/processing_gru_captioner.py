@@ -209,28 +209,34 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["pixel_values", "labels"]
+        return ["pixel_values", "labels", "decoder_input_ids"]
 
     def __call__(
         self,
         images: ImageSource | Sequence[ImageSource] | None = None,
         text: str | Sequence[str] | None = None,
         return_tensors: str = "pt",
+        padding: bool = True,
     ) -> BatchFeature:
         """
         Args:
             images: One image or several, of any kind that [`load_image`] takes; a 4-d array or tensor is a batch.
-            text: Captions, all of the first image, then all of the second, and so on.
+            text: Captions, all of the first image, then all of the second, and so on; for generate(), how the captions
+                begin.
             return_tensors: Only `"pt"`.
+            padding: Only `True`; transformers' pipelines pass it.
 
         Returns:
-            `pixel_values` `(B, 3, side, side)` for images; `labels` `(N, T)` for text: token ids up to and including
-            the end token, then -100.
+            `pixel_values` `(B, 3, side, side)` for images. For text, `labels` `(N, T)`: token ids up to and including
+            the end token, then -100, which forward learns from and generate() ignores; and `decoder_input_ids`
+            `(N, T)`: the start token and the token ids, which forward reads and generate() goes on from.
         """
         if images is None and text is None:
             raise ValueError("pass images, text (captions), or both.")
         if return_tensors != "pt":
             raise ValueError(f'return_tensors must be "pt", found {return_tensors!r}: the model takes torch tensors.')
+        if padding is not True:
+            raise ValueError(f"padding must be True, found {padding!r}: all captions become one tensor.")
         inputs = BatchFeature()
         if images is not None:
             sources: Any = [images] if is_one_image(images) else images
@@ -239,7 +245,10 @@ class GRUCaptionerProcessor(ProcessorMixin):
             loaded = [load_image(source) for source in sources]
             inputs["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
         if text is not None:
-            inputs["labels"] = self.encode_captions(text)
+            labels = self.encode_captions(text)  # (N, T)
+            tokens = labels[:, :-1].masked_fill(labels[:, 1:] == IGNORE_INDEX, self.tokenizer.pad_token_id)
+            start = torch.full((len(labels), 1), self.tokenizer.bos_token_id)
+            inputs["labels"], inputs["decoder_input_ids"] = labels, torch.cat((start, tokens), dim=1)  # (N, T)
         return inputs
 
     def encode_captions(self, captions: str | Sequence[str]) -> torch.Tensor:

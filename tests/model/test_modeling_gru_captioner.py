@@ -446,6 +446,7 @@ def test_attentions_of_generate_are_those_of_one_teacher_forced_forward(model):
 
 
 def test_generation_goes_on_from_a_prefix_and_from_a_state(model):
+    model.generation_config.suppress_tokens = [model.config.pad_token_id]
     encoder_outputs = encode(model)
     whole = model.generate(encoder_outputs=copy.copy(encoder_outputs), max_new_tokens=8, min_new_tokens=8)
     prefix = whole[:, :4]
@@ -462,6 +463,16 @@ def test_generation_goes_on_from_a_prefix_and_from_a_state(model):
         min_new_tokens=5,
     )
     assert from_state.tolist() == whole.tolist()
+
+
+def test_captions_go_on_from_what_the_processor_makes_of_their_beginning(model, processor, photo):
+    inputs = processor(images=photo, text="A brown dog")
+    written = model.generate(**inputs, num_beams=2, num_return_sequences=2, max_new_tokens=3)
+    assert all(row[:4] == inputs.decoder_input_ids[0].tolist() for row in written.tolist())
+    nothing = processor(images=photo, text="")
+    assert torch.equal(model.generate(**nothing), model.generate(pixel_values=nothing.pixel_values))
+    with pytest.raises(ValueError, match="different numbers of tokens"):
+        model.generate(**processor(images=[photo, photo], text=["A", "A dog"]))
 
 
 def test_what_a_recurrent_state_cannot_do_is_refused(model):

@@ -186,11 +186,21 @@ def test_labels_end_with_the_end_token_and_never_begin_with_the_start_token(proc
 
 def test_images_and_captions_go_in_together(processor, photo):
     batch = processor(images=photo, text=["A dog", "Two children"])
-    assert set(batch) == {"pixel_values", "labels"} == set(processor.model_input_names)
+    assert set(batch) == {"pixel_values", "labels", "decoder_input_ids"} == set(processor.model_input_names)
     with pytest.raises(ValueError, match="pass images, text"):
         processor()
     with pytest.raises(ValueError, match="return_tensors"):
         processor(images=photo, return_tensors="np")
+    with pytest.raises(ValueError, match="padding must be True"):
+        processor(images=photo, padding=False)
+
+
+def test_decoder_input_ids_are_the_beginning_that_the_model_itself_makes_of_the_labels(processor, model):
+    inputs = processor(text=["A dog runs .", "A brown dog runs through the grass .", ""])
+    expected = model.prepare_decoder_input_ids_from_labels(inputs.labels)
+    bos, pad, eos = (getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos"))
+    assert inputs.decoder_input_ids[2].tolist() == [bos] + [pad] * (expected.shape[1] - 1)
+    assert torch.equal(inputs.decoder_input_ids, expected.masked_fill(expected == eos, pad))
 
 
 def test_the_processor_survives_the_way_to_disk_and_back(processor, photo, tmp_path):

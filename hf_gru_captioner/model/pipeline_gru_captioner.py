@@ -1,0 +1,62 @@
+"""`pipeline(model=..., trust_remote_code=True)`: images -> captions.
+
+transformers 5 has no task "image-to-text" any more. A checkpoint names this class for it in its configuration
+(`custom_pipelines`) and carries this file, so `pipeline` finds the task by itself, with or without its name.
+"""
+
+from typing import Any
+
+from transformers import Pipeline
+
+from .processing_gru_captioner import load_image
+
+
+class GRUCaptionerPipeline(Pipeline):
+    """Captions images.
+
+    ```python
+    captioner = pipeline(model="user/name", trust_remote_code=True)
+    captioner("photo.jpg")                           # [{"generated_text": "two dogs run through the grass"}]
+    captioner(["a.jpg", "b.jpg"], batch_size=8)      # [[{"generated_text": ...}], [{"generated_text": ...}]]
+    captioner("photo.jpg", text="a brown", num_beams=5, num_return_sequences=3)
+    ```
+
+    Args:
+        inputs: One image, or a list of them: paths, addresses, PIL images, arrays; see `load_image`.
+        text: How the captions begin.
+        timeout: Seconds to wait for an address to answer.
+        generate_kwargs: A `dict` of arguments of `generate()`; they may also be given by name.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    _pipeline_calls_generate = True
+
+    def _sanitize_parameters(self, text=None, timeout=None, generate_kwargs=None, **kwargs):
+        preprocess = {"text": text, "timeout": timeout}
+        preprocess = {name: value for name, value in preprocess.items() if value is not None}
+        return preprocess, {**(generate_kwargs or {}), **kwargs}, {}
+
+    def preprocess(self, image, text: str = "", timeout: float = 10.0) -> dict[str, Any]:
+        inputs = self.processor(images=load_image(image, timeout), text=text)
+        return {name: inputs[name] for name in ("pixel_values", "decoder_input_ids")}  # (1, 3, side, side), (1, T)
+
+    def _forward(self, inputs, **generate_kwargs):
+        settings = self._prepare_generate_kwargs(generate_kwargs)
+        captions = self.model.generate(**inputs, **settings)  # (images x captions of each, T)
+        return {"captions": captions.unflatten(0, (len(inputs["pixel_values"]), -1))}
+
+    def postprocess(self, outputs) -> list[dict[str, str]]:
+        captions = outputs["captions"].flatten(0, -2)  # one image: (captions, T)
+        return [{"generated_text": caption} for caption in self.processor.batch_decode(captions)]
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with the processor."""
+        self.tokenizer.init_kwargs.pop("dtype", None)  # pipeline(dtype=...) puts it there, and it is not for JSON
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+
+__all__ = ["GRUCaptionerPipeline"]

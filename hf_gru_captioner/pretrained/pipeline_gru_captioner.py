@@ -1,0 +1,1 @@
+../model/pipeline_gru_captioner.py
