@@ -49,7 +49,14 @@ def run(argv: Sequence[str]) -> int:
     references = list(assembly.validation_set["captions"])
     objective = _objective(assembly)
     trainer = CaptionTrainer(
-        model, processor, accelerator, config.optimization, output_dir, objective=objective, run=run_name
+        model,
+        processor,
+        accelerator,
+        config.optimization,
+        output_dir,
+        objective=objective,
+        run=run_name,
+        record=_training_record(assembly, resolved),
     )
 
     def validate(averaged_model) -> dict[str, float]:
@@ -101,7 +108,7 @@ def _batches(assembly, collator):
         views = [assembly.regions(assembly.training_set, view) for view in assembly.views]
         rows = CaptionedRegions(views, list(assembly.training_set["captions"]), optimization.seed)
     else:
-        rows = CaptionedImages(assembly.training_set, seed=optimization.seed)
+        rows = CaptionedImages(assembly.training_set, color_jitter=data.color_jitter, seed=optimization.seed)
     settings |= {"process": process, "processes": processes, "num_workers": data.num_workers}
     return EpochBatches(rows, collator, optimization.images_per_step, **settings)
 
@@ -164,6 +171,18 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
     if not assembly.config.data.streaming:
         digest.update(repr([assembly.training_set["image_digest"][:], assembly.training_set["captions"][:]]).encode())
     return digest.hexdigest()
+
+
+def _training_record(assembly, resolved: str):
+    import yaml
+
+    from ..training import TrainingRecord
+
+    photos = captions = None
+    if not assembly.config.data.streaming:
+        photos, captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
+    processes = assembly.accelerator.num_processes
+    return TrainingRecord(yaml.safe_load(resolved), photos=photos, captions=captions, processes=processes)
 
 
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:

@@ -12,6 +12,7 @@ from .config import (
     ValidationConfig,
 )
 from .cross_entropy import CrossEntropy
+from .record import TrainingRecord, read_stages
 from .scst import SelfCritical, count_ngrams
 from .trainer import CaptionTrainer, write_captions
 
@@ -26,9 +27,11 @@ __all__ = [
     "SelfCriticalConfig",
     "TokenizerConfig",
     "TrainingConfig",
+    "TrainingRecord",
     "TrainingStates",
     "ValidationConfig",
     "count_ngrams",
+    "read_stages",
     "save_whole",
     "write_captions",
 ]

@@ -27,6 +27,7 @@ from .averaging import MovingAverage
 from .checkpoints import TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
+from .record import TrainingRecord
 
 Batch = dict[str, Any]
 Scores = dict[str, float]
@@ -74,6 +75,7 @@ class CaptionTrainer:
         objective: What to minimize; cross-entropy with the config's options when not given.
         run: What tells this run from others: only states of the same run are gone on from.
         select_by: Name of the validation score by which an epoch is the best.
+        record: What each checkpoint says of its training.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class CaptionTrainer:
         objective: Objective | None = None,
         run: str = "",
         select_by: str = "cider",
+        record: TrainingRecord | None = None,
     ):
         self.model = model
         self.processor = processor
@@ -98,6 +101,7 @@ class CaptionTrainer:
         )
         self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
         self.select_by = select_by
+        self.record = record
         self.progress = Progress()
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
@@ -254,7 +258,11 @@ class CaptionTrainer:
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
             best: Any = copy.deepcopy(self.average.model).to(precision)
-            save_whole(self.output_dir / "checkpoint", best, self.processor)
+            parts = [best, self.processor]
+            if self.record is not None:
+                self.record.history = history
+                parts.append(self.record)
+            save_whole(self.output_dir / "checkpoint", *parts)
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         aside = self.output_dir / "history.jsonl.partial"
         aside.write_text("\n".join(lines) + "\n")

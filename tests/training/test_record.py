@@ -1,0 +1,50 @@
+import json
+
+import pytest
+
+from hf_gru_captioner.training import TrainingRecord, read_stages
+
+EPOCHS = [{"train_seconds": 100.0, "validation_seconds": 20.0}] * 3
+
+
+@pytest.fixture
+def make_record(tmp_path):
+    def make(**model):
+        knobs = {
+            "data": {"source": str(tmp_path), "images": None, "cache_folder": "/secret/cache"},
+            "model": {"encoder": "timm/some.encoder", "checkpoint": None, **model},
+            "output_dir": "/secret/run",
+        }
+        return TrainingRecord(knobs, photos=6, captions=30, processes=2)
+
+    return make
+
+
+def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record, tmp_path):
+    record = make_record()
+    record.history = EPOCHS
+    record.save_pretrained(str(tmp_path))
+    assert "secret" not in (tmp_path / "training.json").read_text()
+    (stage,) = read_stages(tmp_path)
+    assert stage["knobs"]["data.source"] == tmp_path.name
+    assert stage["knobs"]["model.encoder"] == "timm/some.encoder"
+    assert (stage["photos"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
+    assert "2 x 1 threads" in stage["machine"]
+    assert stage["versions"]["torch"]
+
+
+def test_a_run_takes_over_the_stages_of_the_checkpoint_that_it_goes_on_from(make_record, tmp_path):
+    first = make_record()
+    first.save_pretrained(str(tmp_path))
+    second = make_record(checkpoint=str(tmp_path))
+    second.history = EPOCHS[:1]
+    (tmp_path / "next").mkdir()
+    second.save_pretrained(str(tmp_path / "next"))
+    assert [stage["epoch"] for stage in read_stages(tmp_path / "next")] == [0, 1]
+    assert read_stages(tmp_path / "next")[1]["knobs"]["model.checkpoint"] == tmp_path.name
+
+
+def test_a_checkpoint_of_other_means_has_no_stages(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({}))
+    assert read_stages(tmp_path) == []
+    assert read_stages(None) == []
