@@ -52,6 +52,9 @@ def add_command(commands) -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals; 0 for none")
     parser.add_argument("--output", type=Path, default=Path("runs/score"), help="folder of the files (%(default)s)")
     parser.add_argument("--card", type=Path, help="model card to write the checkpoint's figures into (model-index)")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the figures in the checkpoint's folder, where its own card finds them"
+    )
     parser.set_defaults(run=run)
 
 
@@ -62,17 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.references and arguments.checkpoint:
         raise UsageError("--checkpoint needs the photos: pass --data instead of --references.")
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
-    if arguments.card and not scores_checkpoint:
-        raise UsageError("--card takes the figures of a checkpoint, and none is scored here.")
+    for option in ("card", "keep"):
+        if getattr(arguments, option) and not scores_checkpoint:
+            raise UsageError(f"--{option} takes the figures of a checkpoint, and none is scored here.")
+    if arguments.keep and arguments.checkpoint and not Path(arguments.checkpoint).is_dir():
+        raise UsageError(f"--keep writes into the checkpoint's folder, and {arguments.checkpoint} is none.")
     quiet_transformers()
     with needs_extra("score"):
         from accelerate import PartialState
 
         from ..data import load_captions
-        from ..evaluation import compare, score_captions
+        from ..evaluation import by_length, by_word, compare, score_captions
         from ..evaluation.coco import match, read_references, read_results, write_results
         from ..evaluation.report import write_report
-        from ..hub import write_model_index
+        from ..hub import eval_results, keep_scores, write_model_index
 
     state = PartialState()
     settings: dict[str, Any] = {}
@@ -147,16 +153,20 @@ def run(arguments: argparse.Namespace) -> int:
             settings=settings,
             attention=_attention_of(rows, written) if scores_checkpoint else None,
         )
-    if arguments.card:
-        best = scores[first]
-        write_model_index(
-            arguments.card,
-            best.figures,
-            model_name=first,
-            dataset=arguments.data,
-            split=arguments.split,
-            signature=best.signature,
-        )
+    if scores_checkpoint:
+        own = scores[first]
+        if arguments.card:
+            location = {"dataset": arguments.data, "split": arguments.split, "signature": own.signature}
+            write_model_index(arguments.card, first, eval_results(own.figures, **location))
+        if arguments.keep:
+            kept = {"data": Path(arguments.data).name, "split": arguments.split, "settings": own.settings}
+            kept |= {"decoding": own.decoding, "signature": own.signature, "figures": own.figures}
+            kept |= {"intervals": own.intervals, "people": own.human}
+            kept["by_word"] = [dataclasses.asdict(record) for record in by_word(own.captions)]
+            if "cider" in own.per_image:
+                records = by_length(own.captions, own.per_image["cider"])
+                kept["by_length"] = [dataclasses.asdict(record) for record in records]
+            keep_scores(captioner.model.name_or_path, kept)
     print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
     return 0
 

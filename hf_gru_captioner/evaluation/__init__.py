@@ -9,6 +9,7 @@ try:
 except ImportError as error:
     raise ImportError('Scoring needs the evaluate library: pip install "hf_gru_captioner[score]"') from error
 
+from .breakdown import LengthRecord, WordRecord, by_length, by_word
 from .caption_bleu import BleuScores, CaptionBleu, bleu_scores
 from .caption_set import CaptionSet
 from .cider import Cider, CiderDReward, cider_scores
@@ -33,12 +34,16 @@ __all__ = [
     "Diversity",
     "DiversityScores",
     "DocumentFrequencies",
+    "LengthRecord",
     "Meteor",
     "Metric",
     "RougeL",
     "Tokenizer",
+    "WordRecord",
     "bleu_scores",
     "bootstrap_interval",
+    "by_length",
+    "by_word",
     "cider_scores",
     "compare",
     "diversity_scores",
