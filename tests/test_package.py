@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers.dynamic_module_utils import get_imports
 
 import hf_gru_captioner
 
@@ -57,6 +58,13 @@ def test_the_room_that_travels_imports_nothing_but_siblings():
             room, _, module = name.partition(".")
             assert room == "model", path
             assert module in siblings, path
+
+
+def test_the_room_that_travels_needs_only_what_a_plain_install_brings():
+    """transformers refuses a checkpoint whose code imports, anywhere in it, what is not installed."""
+    brought = {"PIL", "huggingface_hub", "numpy", "torch", "transformers", *sys.stdlib_module_names}
+    for path in (PACKAGE / "model").glob("*.py"):
+        assert {name.split(".")[0] for name in get_imports(path)} <= brought, path
 
 
 def test_a_forbidden_import_is_noticed(tmp_path):
