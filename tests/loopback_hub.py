@@ -205,7 +205,8 @@ def create_repository(client: _Handler, *, body: bytes, **_) -> None:
     address = {"url": f"{client.hub.address}/{prefix}{name}", "name": name, "id": name}
     if (kind, name) in client.hub.repositories:
         return client.answer({"error": "You already created this repo", **address}, code=409)
-    repository = Repository(name, kind, bool(wanted.get("private")), settings=wanted)
+    private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
+    repository = Repository(name, kind, private, settings=wanted)
     client.hub.repositories[kind, name] = repository
     return client.answer(address)
 

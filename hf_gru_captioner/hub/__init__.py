@@ -1,5 +1,18 @@
 """Sharing a checkpoint: its scores, its card, the way to the Hub. Knows folders and files, not the model."""
 
+from .card import Example, count_parameters, render_card
+from .push import Pushed, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
 
-__all__ = ["eval_results", "keep_scores", "read_scores", "write_model_index"]
+__all__ = [
+    "Example",
+    "Pushed",
+    "count_parameters",
+    "eval_results",
+    "files_of_checkpoint",
+    "keep_scores",
+    "push",
+    "read_scores",
+    "render_card",
+    "write_model_index",
+]

@@ -1,0 +1,67 @@
+"""`gru-captioner push`: a checkpoint, its code, its scores and its card onto the Hub, in one commit."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from .card import add_card_arguments, describe
+from .shell import UsageError
+
+
+def add_command(commands) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="publish a checkpoint on the Hub",
+        description="Publishes weights (safetensors only), settings, code, scores and card in one commit.",
+        epilog="A README.md in the checkpoint's folder is taken as its card; without one, the card of gru-captioner "
+        "card is written.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="where to on the Hub")
+    parser.add_argument("--private", action="store_true", help="of a repository that is made now")
+    parser.add_argument("--revision", help="branch; made if it is not there")
+    parser.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
+    parser.add_argument("--message", default="Upload a GRU captioner", help="of the commit (%(default)s)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the files with their sizes, show the card, send nothing"
+    )
+    add_card_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..hub import files_of_checkpoint, push
+
+    if arguments.repo_id.count("/") != 1:
+        raise UsageError(f"{arguments.repo_id!r} is no name of a repository: it has the form user/name.")
+    files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
+    card = arguments.checkpoint / "README.md"
+    if card.is_file():
+        files["README.md"] = card
+        pictures = sorted((arguments.checkpoint / "examples").glob("*.jpg"))
+        files |= {f"examples/{picture.name}": picture for picture in pictures}
+    else:
+        text, drawn = describe(arguments, arguments.repo_id, "examples")
+        files |= {"README.md": text.encode(), **drawn}
+    if arguments.dry_run:
+        _show(files)
+        return 0
+    pushed = push(
+        files,
+        arguments.repo_id,
+        message=arguments.message,
+        private=arguments.private,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+    )
+    print(pushed.url)
+    return 0
+
+
+def _show(files: Mapping[str, Path | bytes]) -> None:
+    sizes = {path: len(each) if isinstance(each, bytes) else each.stat().st_size for path, each in files.items()}
+    for path, size in sizes.items():
+        print(f"{size:>12,}  {path}")
+    print(f"{sum(sizes.values()):>12,}  bytes in {len(files)} files; nothing was sent. The card:\n")
+    card = files["README.md"]
+    print(card.decode() if isinstance(card, bytes) else card.read_text())

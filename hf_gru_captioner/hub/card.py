@@ -1,0 +1,140 @@
+"""The model card: written from what lies beside the weights, so that nothing in it is said by heart.
+
+    config.json, model.safetensors      what the model is
+    training.json                       how it was trained
+    scores.json                         how it scores, and on which words it is right or wrong
+
+What can only be had by running the model, its captions of example photos and of pictures that show nothing, is handed
+in. The text stands in card_template.md.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors import safe_open
+
+from .scores import METRICS, WEIGHTS, eval_results, read_scores
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+
+# Prefix of the weights' names -> part of the model, as the card's table has them; the first that fits counts.
+PARTS = {
+    "encoder.vision.": "vision encoder",
+    "encoder.projection.": "keys and values of the regions",
+    "decoder.embed_tokens.": "word embeddings, shared with the output layer",
+    "decoder.language_gru.": "language GRU",
+    "decoder.attention.": "attention",
+    "decoder.fusion_gru.": "fusion GRU",
+    "": "initial states, output",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and what the model says of it.
+
+    Attributes:
+        name: File name of the photo, or what the picture shows.
+        caption: What the model says.
+        picture: Where the picture with its attention lies, seen from the card; None to show none.
+    """
+
+    name: str
+    caption: str
+    picture: str | None = None
+
+
+def render_card(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    license: str = "other",  # noqa: A002, the Hub's name
+    language: str = "en",
+    terms: str = "",
+    examples: Sequence[Example] = (),
+    blanks: Sequence[Example] = (),
+) -> ModelCard:
+    """Writes a checkpoint's card.
+
+    Args:
+        checkpoint: Its folder.
+        repo_id: `user/name` on the Hub, or the folder by which the card's lines of use load it.
+        license: As the Hub knows it, e.g. "apache-2.0".
+        language: Of the captions, an ISO 639-1 code.
+        terms: Where data and encoder come from and on what terms, in Markdown.
+        examples: Photos that show what it is good and bad at.
+        blanks: Pictures that show nothing.
+    """
+    checkpoint = Path(checkpoint)
+    settings = json.loads((checkpoint / "config.json").read_text())
+    record = checkpoint / "training.json"
+    stages = json.loads(record.read_text())["stages"] if record.is_file() else []
+    scores = read_scores(checkpoint)
+    encoder = settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"]
+    datasets = list(dict.fromkeys(stage["knobs"]["data.source"] for stage in stages))
+    best: Mapping[str, Any] = scores[0] if scores else {"figures": {}, "data": "", "split": "", "signature": ""}
+    results = eval_results(best["figures"], dataset=best["data"], split=best["split"], signature=best["signature"])
+    metadata = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=["image-captioning", "image-to-text", "gru", "attention", "custom_code"],
+        datasets=[name for name in datasets if name.count("/") == 1] or None,
+        metrics=list(dict.fromkeys(METRICS[figure][0] for figure in METRICS if figure in best["figures"])) or None,
+        base_model=encoder if encoder.count("/") == 1 else None,
+        model_name=repo_id.split("/")[-1] if results else None,
+        eval_results=results or None,
+    )
+    parts = count_parameters(checkpoint / WEIGHTS)
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        repo_id=repo_id,
+        settings=settings,
+        encoder=encoder,
+        parts=parts,
+        parameters=sum(parts.values()),
+        megabytes=(checkpoint / WEIGHTS).stat().st_size / 1e6,
+        stages=[_describe(stage) for stage in stages],
+        scores=scores,
+        titles={figure: title for figure, (_, title) in METRICS.items()},
+        terms=terms.strip(),
+        examples=examples,
+        blanks=blanks,
+        num_special_tokens=4,
+    )
+
+
+def count_parameters(weights: str | Path) -> dict[str, int]:
+    """Parameters of each part of the model, read from the weights' header."""
+    counts: dict[str, int] = dict.fromkeys(PARTS.values(), 0)
+    with safe_open(weights, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118, not a dict
+            if "running_" not in name and "num_batches" not in name:  # BatchNorm's statistics are no parameters
+                part = next(title for prefix, title in PARTS.items() if name.startswith(prefix))
+                counts[part] += math.prod(file.get_slice(name).get_shape())
+    return counts
+
+
+def _describe(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage in words."""
+    knobs = stage["knobs"]
+    if knobs["objective"] == "self_critical":
+        what = f"self-critical training, {knobs['self_critical.samples']} samples a photo at temperature "
+        what += f"{knobs['self_critical.temperature']:g}"
+        if knobs["self_critical.cross_entropy_weight"]:
+            what += f", {100 * knobs['self_critical.cross_entropy_weight']:.0f} % cross-entropy"
+    else:
+        what = f"cross-entropy, label smoothing {knobs['optimization.label_smoothing']:g}"
+    if knobs["optimization.encoder_learning_rate"] is None:
+        what += "; the encoder frozen"
+    else:
+        first = knobs["optimization.encoder_first_layer"]
+        what += f"; the encoder learns too{f', from {first} on' if first else ''}"
+    return {**stage, "what": what}

@@ -1,0 +1,177 @@
+"""A checkpoint or a Space onto the Hub: what goes there, checked before anything is sent, in one commit.
+
+The Hub makes a commit whole or not at all, and large files are sent before it. So whatever breaks on the way, nothing
+half is ever seen; the same command again sends only what is missing.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from .scores import SCORES, WEIGHTS
+
+CODE = ("configuration", "modeling", "processing", "pipeline")
+PUBLISHED = (
+    "config.json",
+    "generation_config.json",
+    WEIGHTS,
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    *(f"{each}_gru_captioner.py" for each in CODE),
+    "training.json",
+    SCORES,
+)
+MAY_LACK = ("generation_config.json", "training.json", SCORES)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
+
+Content = Path | bytes
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where it went.
+
+    Attributes:
+        url: Of the commit, or of the pull request.
+        revision: Hash of the commit.
+    """
+
+    url: str
+    revision: str
+
+
+def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Path]:
+    """What of a checkpoint's folder is for others: weights, settings, code, records. Nothing else is.
+
+    Raises:
+        FileNotFoundError: Something that others need is not there.
+    """
+    checkpoint = Path(checkpoint)
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(f"{checkpoint} is no folder of a checkpoint.")
+    missing = [name for name in PUBLISHED if name not in MAY_LACK and not (checkpoint / name).is_file()]
+    pickles = sorted(path.name for path in checkpoint.iterdir() if path.suffix in PICKLES)
+    if WEIGHTS in missing and pickles:
+        raise FileNotFoundError(
+            f"{checkpoint} has its weights as {pickles[0]}, a pickle, which can run any code when it is loaded and is "
+            "not shared: load it where you trust it and save it with save_pretrained(), which writes safetensors."
+        )
+    if missing:
+        raise FileNotFoundError(
+            f"{checkpoint} lacks {', '.join(missing)}: save model and processor there with save_pretrained()."
+        )
+    return {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+
+
+def push(
+    files: Mapping[str, Content],
+    repo_id: str,
+    *,
+    kind: str = "model",
+    message: str,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | None = None,
+) -> Pushed:
+    """Publishes files in one commit, in a repository that is made if it is not there. Runs on one process.
+
+    Args:
+        files: Path in the repository -> file, or its content.
+        repo_id: `user/name`.
+        kind: `"model"`, or `"space"` for a Gradio Space.
+        message: Of the commit.
+        private: Of a repository that is made now; one that is there stays as it is.
+        revision: Branch, made from the main one if it is not there.
+        create_pr: Propose the commit instead of making it.
+        token: Access token; the one that `hf auth login` keeps when not given.
+
+    Raises:
+        ValueError: A name that the Hub doesn't have, a repository that holds something else, a file that holds an
+            access token.
+        OSError: No token, no right, no network, or the Hub failed. Nothing half is published.
+    """
+    for path, content in files.items():
+        if SECRET.search(content if isinstance(content, bytes) else content.read_bytes()):
+            raise ValueError(f"{path} holds an access token of the Hub: nothing was sent. Take it out, and revoke it.")
+    api = HfApi(token=token, library_name="hf_gru_captioner")
+    with _plainly(repo_id):
+        if kind == "model":
+            _check_is_ours(api, repo_id)
+        api.create_repo(
+            repo_id,
+            repo_type=kind,
+            private=private,
+            exist_ok=True,
+            space_sdk="gradio" if kind == "space" else None,
+        )
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
+        commit = api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path, content) for path, content in files.items()],
+            repo_type=kind,
+            commit_message=message,
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return Pushed(commit.pr_url or commit.commit_url, commit.oid)
+
+
+def _check_is_ours(api: HfApi, repo_id: str) -> None:
+    """Refuses to write over a repository of something else."""
+    try:
+        present = api.list_repo_files(repo_id)
+    except RepositoryNotFoundError:
+        return
+    if not set(present) - {".gitattributes", "README.md"}:
+        return
+    kind = None
+    if "config.json" in present:
+        kind = json.loads(Path(api.hf_hub_download(repo_id, "config.json")).read_text()).get("model_type")
+    if kind != "gru_captioner":
+        raise ValueError(f"{repo_id} holds something else, no GRU captioner: take another name.")
+
+
+@contextmanager
+def _plainly(repo_id: str) -> Iterator[None]:
+    """Says what went wrong in words for the person at the keyboard."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no name of a repository: it has the form user/name.") from error
+    except LocalTokenNotFoundError as error:
+        raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.") from error
+    except OfflineModeIsEnabled as error:
+        raise OSError("the Hub is switched off by HF_HUB_OFFLINE: unset it to publish.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == 401:
+            reason = "it doesn't know the access token: run `hf auth login` again, or set HF_TOKEN"
+        elif status == 403:
+            reason = f"the access token may not write to {repo_id}: take one with that right, or a name of your own"
+        else:
+            reason = f"it failed with status {status} ({error.server_message or 'no reason given'}): try again later"
+        raise OSError(f"the Hub refused, and nothing was published; {reason}.") from error
+    except (HTTPError, ConnectionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, HTTPError):  # else: while uploading
+            raise
+        raise OSError(
+            f"{constants.ENDPOINT} can't be reached or cut the line ({error}); nothing was published. "
+            "The same command again sends what is missing."
+        ) from error

@@ -1,0 +1,137 @@
+import json
+
+import pytest
+
+from hf_gru_captioner.hub import files_of_checkpoint, push
+
+FILES = {"config.json": b'{"model_type": "gru_captioner"}', "model.safetensors": bytes(200_000)}
+
+
+def test_everything_arrives_in_one_commit(hub, checkpoint):
+    files = files_of_checkpoint(checkpoint)
+    pushed = push({**files, "README.md": b"# hello"}, "me/captioner", message="first")
+    repository = hub.repository("me/captioner")
+    assert pushed.url.endswith(pushed.revision)
+    assert repository.messages[pushed.revision] == "first"
+    assert len(repository.commits) == 2  # the Hub's own, empty one, and ours
+    assert repository.files() == {name: path.read_bytes() for name, path in files.items()} | {"README.md": b"# hello"}
+    assert hub.large_files  # the weights went as LFS files
+    assert not repository.private
+
+
+def test_a_second_push_sends_only_what_is_new(hub):
+    push(FILES, "me/captioner", message="first", private=True)
+    assert hub.repository("me/captioner").private
+    hub.requests.clear()
+    push({**FILES, "README.md": b"new"}, "me/captioner", message="second")
+    assert not [path for method, path, _ in hub.requests if method == "PUT"]
+    assert hub.repository("me/captioner").files()["README.md"] == b"new"
+
+
+def test_a_branch_and_a_pull_request_leave_the_main_branch_alone(hub):
+    push(FILES, "me/captioner", message="first")
+    before = hub.repository("me/captioner").branches["main"]
+    branch = push({**FILES, "README.md": b"on a branch"}, "me/captioner", message="branch", revision="better")
+    proposed = push({**FILES, "README.md": b"proposed"}, "me/captioner", message="pull request", create_pr=True)
+    repository = hub.repository("me/captioner")
+    assert repository.branches["main"] == before
+    assert repository.branches["better"] == branch.revision
+    assert repository.files(proposed.revision)["README.md"] == b"proposed"
+    assert proposed.url.endswith("/discussions/1")
+
+
+def test_a_space_is_made_for_gradio(hub):
+    push({"app.py": b"", "README.md": b""}, "me/demo", kind="space", message="demo")
+    assert hub.repository("me/demo", "space").settings["sdk"] == "gradio"
+
+
+@pytest.mark.parametrize("revision", ["main", "better"])
+def test_a_line_cut_while_sending_leaves_nothing_half(hub, revision):
+    first = push(FILES, "me/captioner", message="first")
+    hub.fail("PUT /_lfs/", "cut", times=20)
+    changed = {**FILES, "model.safetensors": bytes(200_001)}
+    with pytest.raises(OSError, match=r"nothing was published.*sends what is missing"):
+        push(changed, "me/captioner", message="second", revision=revision)
+    assert hub.repository("me/captioner").branches[revision] == first.revision
+    hub.failures.clear()
+    second = push(changed, "me/captioner", message="second", revision=revision)
+    assert hub.repository("me/captioner").files(second.revision)["model.safetensors"] == bytes(200_001)
+
+
+def test_a_hub_that_fails_says_so_in_one_line(hub):
+    hub.fail("POST .*/commit/", 500, times=20)
+    with pytest.raises(OSError, match=r"nothing was published; it failed with status 500"):
+        push(FILES, "me/captioner", message="first")
+    assert hub.repository("me/captioner").files() == {}
+
+
+def test_who_may_not_write_is_told_why(hub, monkeypatch):
+    with pytest.raises(OSError, match=r"may not write to someone/captioner"):
+        push(FILES, "someone/captioner", message="first")
+    monkeypatch.setenv("HF_TOKEN", "hf_read")
+    with pytest.raises(OSError, match=r"may not write to me/captioner"):
+        push(FILES, "me/captioner", message="first")
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    with pytest.raises(OSError, match=r"doesn't know the access token"):
+        push(FILES, "me/captioner", message="first")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match=r"hf auth login"):
+        push(FILES, "me/captioner", message="first")
+    assert not hub.repositories
+
+
+def test_no_network_is_said_to_be_no_network(hub, monkeypatch):
+    hub.server.server_close()
+    hub.server.shutdown()
+    with pytest.raises(OSError, match=r"127\.0\.0\.1.*can't be reached"):
+        push(FILES, "me/captioner", message="first")
+
+
+def test_what_holds_something_else_is_not_written_over(hub):
+    push({**FILES, "config.json": b'{"model_type": "bert"}'}, "me/other", message="first")
+    with pytest.raises(ValueError, match="holds something else"):
+        push(FILES, "me/other", message="second")
+    push({"notes.txt": b"mine"}, "me/notes", message="first")
+    with pytest.raises(ValueError, match="holds something else"):
+        push(FILES, "me/notes", message="second")
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused(hub):
+    for name in ("me/with spaces", "a/b/c", "me/--"):
+        with pytest.raises(ValueError, match="no name of a repository"):
+            push(FILES, name, message="first")
+
+
+def test_an_access_token_never_leaves(hub):
+    secret = b"token: hf_" + b"a1" * 17
+    with pytest.raises(ValueError, match=r"README\.md holds an access token"):
+        push({**FILES, "README.md": secret}, "me/captioner", message="first")
+    assert not hub.requests
+
+
+def test_nothing_but_what_others_need_is_taken_from_a_checkpoint(checkpoint, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in checkpoint.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "optimizer.pt").write_bytes(b"")
+    (folder / "private-notes.txt").write_text("")
+    assert set(files_of_checkpoint(folder)) <= {path.name for path in checkpoint.iterdir()}
+
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"optimizer\.pt|pytorch_model\.bin, a pickle.*save_pretrained"):
+        files_of_checkpoint(folder)
+    for path in folder.glob("*.[bp][it]*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks model\.safetensors"):
+        files_of_checkpoint(folder)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        files_of_checkpoint(folder / "nowhere")
+
+
+def test_a_pushed_checkpoint_is_json_and_safetensors_only(checkpoint):
+    for name, path in files_of_checkpoint(checkpoint).items():
+        if name.endswith(".json"):
+            json.loads(path.read_text())
+        else:
+            assert name.endswith((".safetensors", ".py"))
