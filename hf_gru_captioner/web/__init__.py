@@ -1,0 +1,1 @@
+"""The demo: a page where people drop photos, and what keeps strangers' files harmless."""

@@ -1,0 +1,243 @@
+"""What strangers send: pictures, addresses of pictures, archives of them. Looked at before it is opened.
+
+A picture is refused by its size in bytes and in pixels before a pixel of it is decoded. An address is fetched only
+where the whole internet could fetch it too: http or https on their usual ports, every address of the host public, the
+very one that was checked connected to, each redirect checked like the first address, within limits of size and time.
+An archive is read, never unpacked onto the disk, and only as far as the limits go.
+
+Every refusal is a sentence for the person at the page, and says nothing about the server.
+"""
+
+import http.client
+import io
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+from PIL import Image
+
+ADDRESS_PORTS = {"http": 80, "https": 443}
+REDIRECTS = (301, 302, 303, 307, 308)
+MAX_REDIRECTS = 4
+CHUNK = 1 << 16  # bytes
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+Resolve = Callable[[str, int], list[str]]
+
+
+class RefusedError(ValueError):
+    """What was sent can't be taken; its text says why, to the person who sent it."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is taken.
+
+    Attributes:
+        picture_bytes: Of a picture's file.
+        picture_pixels: Of a picture, width times height.
+        archive_pictures: Pictures in an archive.
+        archive_bytes: Of all pictures of an archive, unpacked.
+        seconds: To fetch an address, from the first byte to the last, redirects included.
+    """
+
+    picture_bytes: int = 20_000_000
+    picture_pixels: int = 60_000_000
+    archive_pictures: int = 500
+    archive_bytes: int = 500_000_000
+    seconds: float = 10.0
+
+
+LIMITS = Limits()
+
+
+def open_picture(content: bytes, limits: Limits = LIMITS) -> Image.Image:
+    """Bytes of an image file -> the picture, not yet decoded.
+
+    Raises:
+        RefusedError: Too large, or not a picture.
+    """
+    if len(content) > limits.picture_bytes:
+        raise RefusedError(f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            picture = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        raise RefusedError(_too_many_pixels(limits)) from None
+    except Exception:  # Pillow's parsers raise what they happen to stumble over
+        raise RefusedError("This is not a picture, or it is damaged.") from None
+    if picture.width * picture.height > limits.picture_pixels:
+        raise RefusedError(_too_many_pixels(limits))
+    return picture
+
+
+def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
+    """The pictures of a ZIP archive, name and content; what can't be read of it is refused one by one.
+
+    Raises:
+        RefusedError: Not a ZIP archive, no pictures in it, or too many.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [info for info in opened.infolist() if _is_picture(info)]
+            if not members:
+                raise RefusedError("There is no picture in this archive.")
+            if len(members) > limits.archive_pictures:
+                raise RefusedError(
+                    f"There are {len(members)} pictures in this archive; {limits.archive_pictures} can be taken."
+                )
+            left = limits.archive_bytes
+            for info in members:
+                most = min(limits.picture_bytes, left)
+                try:
+                    with opened.open(info) as file:
+                        content: bytes | RefusedError = file.read(
+                            most + 1
+                        )  # what the archive says of sizes may be a lie
+                except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError, ValueError):
+                    content = RefusedError("This picture of the archive is damaged or encrypted.")
+                if isinstance(content, bytes):
+                    if len(content) > most:
+                        content = RefusedError(
+                            "The archive is too large when unpacked."
+                            if most < limits.picture_bytes
+                            else f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB."
+                        )
+                    else:
+                        left -= len(content)
+                yield PurePosixPath(info.filename.replace("\\", "/")).name, content
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError("This is not a ZIP archive, or it is damaged.") from None
+
+
+def fetch_picture(address: str, limits: Limits = LIMITS, resolve: Resolve | None = None) -> bytes:
+    """The bytes of a picture on the web.
+
+    Args:
+        address: Its address, http or https.
+        limits: Of size and time.
+        resolve: Host and port -> its IP addresses; the system's resolver when not given.
+
+    Raises:
+        RefusedError: Not a public address, or it doesn't answer as it should.
+    """
+    deadline = time.monotonic() + limits.seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = _get(address, limits, deadline, resolve or _resolve)
+        if isinstance(answer, bytes):
+            return answer
+        address = urljoin(address, answer)
+    raise RefusedError("This address is redirected too often.")
+
+
+def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> bytes | str:
+    """Content, or the address of a redirect."""
+    try:
+        parts = urlsplit(address.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise RefusedError("This is not an address of the web.") from None
+    if parts.scheme not in ADDRESS_PORTS or not host:
+        raise RefusedError("An address begins with http:// or https://.")
+    if port not in (None, ADDRESS_PORTS[parts.scheme]) or parts.username is not None:
+        raise RefusedError("Only plain addresses are fetched: no port, no user name.")
+    try:
+        found = resolve(host, ADDRESS_PORTS[parts.scheme])
+    except (OSError, UnicodeError):
+        raise RefusedError("There is no server of this name.") from None
+    if not found or not all(map(is_public, found)):
+        raise RefusedError("This address is not on the public web.")
+
+    target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+    connection = _connect(parts.scheme, host, found[0], deadline)
+    # Shuts the socket at the deadline: its own timeout begins anew with every byte that drips in.
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection.sock])
+    timer.daemon = True
+    timer.start()
+    try:
+        headers = {"Host": f"[{host}]" if ":" in host else host, "User-Agent": "hf_gru_captioner"}
+        headers |= {"Accept": "image/*", "Accept-Encoding": "identity"}
+        connection.request("GET", target, headers=headers)
+        response = connection.getresponse()
+        if response.status in REDIRECTS and response.headers["Location"]:
+            return response.headers["Location"]
+        if response.status != 200:
+            raise RefusedError(f"The server of this address answers with status {response.status}.")
+        content = bytearray()
+        while chunk := response.read(CHUNK):
+            content += chunk
+            if len(content) > limits.picture_bytes:
+                raise RefusedError(f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB.")
+        if time.monotonic() > deadline:  # a body without a length just ends when the socket is shut
+            raise TimeoutError
+        return bytes(content)
+    except RefusedError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError):
+        slow = time.monotonic() >= deadline
+        raise RefusedError(
+            "The server of this address is too slow." if slow else "The server of this address can't be reached."
+        ) from None
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, whatever it is wrapped into."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner and not is_public(str(inner)):
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_unspecified and not ip.is_reserved
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _connect(scheme: str, host: str, address: str, deadline: float) -> http.client.HTTPConnection:
+    """A connection to the IP address that was checked, which asks for the host by its name."""
+    seconds = max(0.1, deadline - time.monotonic())
+    port = ADDRESS_PORTS[scheme]
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
+    try:
+        plain = socket.create_connection((address, port), timeout=seconds)
+        if scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+        else:
+            connection.sock = plain
+    except (OSError, ValueError):
+        raise RefusedError("The server of this address can't be reached.") from None
+    return connection
+
+
+def _shut(connected: socket.socket) -> None:
+    with suppress(OSError):  # it may be closed already
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def _is_picture(info: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(info.filename.replace("\\", "/"))
+    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
+    return not info.is_dir() and not hidden and path.suffix.lower() in SUFFIXES
+
+
+def _too_many_pixels(limits: Limits) -> str:
+    return f"This picture has more than {limits.picture_pixels / 1e6:.0f} million pixels."
