@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
@@ -42,6 +43,8 @@ class Caption:
         log_probabilities: Log-probability of each word given those before it, in nats.
         attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
             heads; each word's sums to 1. None when the model has no attention.
+        rivals: Of each word, the likeliest tokens in its place with their probabilities, the word itself among them
+            if it is one; empty when they were not asked for.
     """
 
     text: str
@@ -49,6 +52,7 @@ class Caption:
     words: tuple[str, ...]
     log_probabilities: tuple[float, ...]
     attention: np.ndarray | None = field(compare=False)
+    rivals: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), compare=False)
 
 
 class Captioner:
@@ -163,14 +167,23 @@ class Captioner:
         sources = [images] if is_one else list(images)
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
-            captions += self._caption_batch(sources[start : start + batch_size], num_captions or 1, generation)
+            encoder_outputs = self.encode(sources[start : start + batch_size])
+            captions += self.decode(encoder_outputs, num_captions or 1, **generation)
         results = captions if num_captions is not None else [of_image[0] for of_image in captions]
         return results[0] if is_one else results
 
-    def _caption_batch(self, images, num_captions: int, generation: dict[str, Any]) -> list[list[Caption]]:
+    @torch.inference_mode()
+    def encode(self, images: Sequence[ImageSource]) -> ModelOutput:
+        """Photos -> what the decoder needs to know of them, for [`decode`]."""
+        pixel_values = self.processor(images=images)["pixel_values"].to(self.model.device)
+        return self.model.get_encoder()(pixel_values)
+
+    @torch.inference_mode()
+    def decode(
+        self, encoder_outputs: ModelOutput, num_captions: int = 1, num_rivals: int = 0, **generation: Any
+    ) -> list[list[Caption]]:
+        """Encoded photos -> `num_captions` captions of each, the best first, each word with `num_rivals` rivals."""
         model = self.model
-        pixel_values = self.processor(images=images)["pixel_values"].to(model.device)
-        encoder_outputs = model.get_encoder()(pixel_values)
         sequences = model.generate(
             encoder_outputs=encoder_outputs,
             num_return_sequences=num_captions,
@@ -179,14 +192,19 @@ class Captioner:
         labels = self._labels(sequences)
         # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
         output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
-        targets = labels.clamp(min=0)[..., None]  # (N, T, 1)
-        log_probabilities = output.logits.float().log_softmax(-1).gather(-1, targets)[..., 0]  # (N, T)
+        log_probabilities = output.logits.float().log_softmax(-1)  # (N, T, V)
+        of_words = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
+        rivals = log_probabilities.topk(num_rivals) if num_rivals else None  # (N, T, rivals)
         attention = output.cross_attentions[0].float().mean(dim=1) if output.cross_attentions else None  # (N, T, P)
         length_penalty = generation.get("length_penalty", model.generation_config.length_penalty)
         length_penalty = 1.0 if length_penalty is None else length_penalty
         captions = [
             self._caption(
-                labels[row], log_probabilities[row], None if attention is None else attention[row], length_penalty
+                labels[row],
+                of_words[row],
+                None if attention is None else attention[row],
+                None if rivals is None else (rivals.indices[row], rivals.values[row]),
+                length_penalty,
             )
             for row in range(len(labels))
         ]
@@ -200,7 +218,7 @@ class Captioner:
         is_behind_end = (ended - (labels == self.model.config.eos_token_id).long()) > 0
         return labels.masked_fill(is_behind_end, IGNORE_INDEX)
 
-    def _caption(self, labels, log_probabilities, attention, length_penalty: float) -> Caption:
+    def _caption(self, labels, log_probabilities, attention, rivals, length_penalty: float) -> Caption:
         token_ids = labels[labels != IGNORE_INDEX]  # (T,), the end token included
         log_probabilities = log_probabilities[: len(token_ids)]
         num_words = int((token_ids != self.model.config.eos_token_id).sum())
@@ -213,4 +231,11 @@ class Captioner:
             words=tuple(self.processor.decode(token_ids[index : index + 1]) for index in range(num_words)),
             log_probabilities=tuple(log_probabilities[:num_words].tolist()),
             attention=attention,
+            rivals=() if rivals is None else tuple(self._rivals(rivals[0], rivals[1], num_words)),
         )
+
+    def _rivals(self, tokens, log_probabilities, num_words: int):
+        """Tokens and log-probabilities `(T, rivals)` -> word and probability of each, by word."""
+        for of_word, values in zip(tokens[:num_words], log_probabilities[:num_words], strict=True):
+            texts = (self.processor.decode([token], skip_special_tokens=False) for token in of_word.tolist())
+            yield tuple(zip(texts, values.exp().tolist(), strict=True))

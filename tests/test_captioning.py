@@ -179,3 +179,16 @@ def test_the_shipped_checkpoint_sees_the_dogs():
         assert "dog" in caption.text
         assert 4 <= len(caption.words) <= 20
         assert caption.attention.shape == (len(caption.words), 7, 7)
+
+
+def test_the_likeliest_rivals_of_each_word_come_with_their_probabilities(captioner, photo):
+    encoded = captioner.encode([photo])
+    ((caption,),) = captioner.decode(encoded, num_rivals=3, num_beams=1, min_new_tokens=3)
+    assert len(caption.rivals) == len(caption.words) >= 3
+    for word, log_probability, rivals in zip(caption.words, caption.log_probabilities, caption.rivals, strict=True):
+        probabilities = [probability for _, probability in rivals]
+        assert len(rivals) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert dict(rivals).get(word, 0.0) == pytest.approx(np.exp(log_probability) if word in dict(rivals) else 0.0)
+    assert any(word in dict(rivals) for word, rivals in zip(caption.words, caption.rivals, strict=True))
+    assert captioner(photo, num_beams=1, min_new_tokens=3) == caption
