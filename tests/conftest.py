@@ -1,6 +1,11 @@
 """Tiny captioners with random weights, and photos made on the spot. No test reaches the network."""
 
+import importlib.util
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: a test that would download must fail at once
 
@@ -9,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from huggingface_hub import constants
 from PIL import Image
 from transformers import CLIPImageProcessor, TimmWrapperConfig
 
@@ -18,6 +24,10 @@ from hf_gru_captioner.model import (
     GRUCaptionerProcessor,
 )
 from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
+
+_spec = importlib.util.spec_from_file_location("loopback_hub", Path(__file__).with_name("loopback_hub.py"))
+loopback_hub = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(loopback_hub)
 
 torch.set_num_threads(1)  # the tests' matrices are small; more threads only wait for each other
 
@@ -122,3 +132,49 @@ def make_dataset(make_photo):
         return Dataset.from_dict(rows, features=Features(features))
 
     return make
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback to which this process's client is pointed, with the right to write."""
+    with loopback_hub.LoopbackHub() as hub:
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "no-tokens"))
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its retries
+        monkeypatch.setenv("HF_TOKEN", "hf_write")
+        yield hub
+
+
+@pytest.fixture
+def run_plainly(tmp_path):
+    """Runs code where the libraries are installed and nothing of ours is; what it prints last is JSON, the answer."""
+
+    def run(code: str, *arguments, home: str = "home", **environment: str):
+        standard = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path / home),
+            "HF_HOME": str(tmp_path / home),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        # -S leaves out the editable install; the libraries' folder is put back by hand
+        libraries = [path for path in sys.path if path.endswith("site-packages")]
+        none_of_ours = "assert not [name for name in sys.modules if name.split('.')[0] == 'hf_gru_captioner']"
+        process = subprocess.run(
+            [sys.executable, "-S", "-c", f"import sys; sys.path[1:1] = {libraries!r}\n{code}\n{none_of_ours}"]
+            + [str(argument) for argument in arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=standard | environment,
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        return json.loads(process.stdout.splitlines()[-1])
+
+    return run

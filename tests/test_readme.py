@@ -44,10 +44,11 @@ def test_every_example_photo_has_its_licence():
     assert not [name for name in photos if f"| {name} |" not in licences]
 
 
-def test_the_python_of_the_scoring_page_runs_as_it_stands():
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scoring.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(("page", "printed"), [("scoring", "cider_signature"), ("sharing", "['a small")])
+def test_the_python_of_a_page_runs_as_it_stands(page, printed):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
     output = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    assert "cider_signature" in output
+    assert printed in output
 
 
 def test_nothing_that_ships_is_left_to_be_filled_in():

@@ -1,11 +1,12 @@
 """`gru-captioner push`: a checkpoint, its code, its scores and its card onto the Hub, in one commit."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from .card import add_card_arguments, describe
-from .shell import UsageError
+from .shell import UsageError, one_line
 
 
 def add_command(commands) -> None:
@@ -56,6 +57,44 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(pushed.url)
     return 0
+
+
+class Publisher:
+    """Publishes each best checkpoint of a run beside the training, which neither waits for it nor fails with it.
+
+    Args:
+        repo_id: `user/name` on the Hub.
+        say: Is told what came of it.
+    """
+
+    def __init__(self, repo_id: str, say: Callable[[str], None]):
+        self.repo_id = repo_id
+        self.say = say
+        self._thread = ThreadPoolExecutor(1)
+        self._newest: Future | None = None
+
+    def __call__(self, checkpoint: Path) -> None:
+        """Takes the checkpoint as it is now; one that still waits for its turn is passed over."""
+        from ..hub import files_of_checkpoint, render_card
+
+        files = {path: file.read_bytes() for path, file in files_of_checkpoint(checkpoint).items()}
+        files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
+        if self._newest is not None:
+            self._newest.cancel()
+        self._newest = self._thread.submit(self._push, files)
+
+    def close(self) -> None:
+        """Waits for the last one."""
+        self._thread.shutdown()
+
+    def _push(self, files: dict[str, bytes]) -> None:
+        from ..hub import push
+
+        try:
+            pushed = push(files, self.repo_id, message="Best checkpoint so far")
+            self.say(f"published: {pushed.url}")
+        except (OSError, ValueError) as error:
+            self.say(f"not published: {one_line(error)}")
 
 
 def _show(files: Mapping[str, Path | bytes]) -> None:

@@ -26,6 +26,7 @@ def run(argv: Sequence[str]) -> int:
         from ..training import CaptionTrainer, write_captions
         from ..training.curves import plot_curves, summary
         from .assembly import Assembly, read_config
+        from .push import Publisher
 
         config, resolved = read_config(argv, "train", "Trains a captioner; knobs not given keep their defaults.")
 
@@ -48,6 +49,7 @@ def run(argv: Sequence[str]) -> int:
     batches, validation_rows = _batches(assembly, collator), _validation_rows(assembly)
     references = list(assembly.validation_set["captions"])
     objective = _objective(assembly)
+    publisher = Publisher(config.push_to_hub, accelerator.print) if config.push_to_hub else None
     trainer = CaptionTrainer(
         model,
         processor,
@@ -57,6 +59,7 @@ def run(argv: Sequence[str]) -> int:
         objective=objective,
         run=run_name,
         record=_training_record(assembly, resolved),
+        on_best=publisher,
     )
 
     def validate(averaged_model) -> dict[str, float]:
@@ -78,7 +81,11 @@ def run(argv: Sequence[str]) -> int:
 
     if config.tracker != "none":
         accelerator.init_trackers("hf_gru_captioner", config={"resolved": resolved})
-    history = trainer.fit(batches, validate)
+    try:
+        history = trainer.fit(batches, validate)
+    finally:
+        if publisher is not None:
+            publisher.close()
     if accelerator.is_main_process:
         plot_curves(history, output_dir / "curves.png")
         print(summary(history, trainer.select_by))

@@ -12,6 +12,7 @@ PLACES = {
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
+    "push_to_hub",
     "tracker",
     "validation.shown",
 }
@@ -205,6 +206,8 @@ class TrainingConfig:
     """Captions for validation."""
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = "none"
     """Where Accelerate logs figures too; trackio and tensorboard work offline, each needs its package."""
+    push_to_hub: str | None = None
+    """Hub id, user/name, where each best checkpoint goes; the run doesn't wait for it."""
     dry_run: bool = False
     """Print sizes, steps, and estimates of time and disk, and stop."""
 

@@ -76,6 +76,7 @@ class CaptionTrainer:
         run: What tells this run from others: only states of the same run are gone on from.
         select_by: Name of the validation score by which an epoch is the best.
         record: What each checkpoint says of its training.
+        on_best: Told the folder of each best checkpoint, when it is there; called on one process.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class CaptionTrainer:
         run: str = "",
         select_by: str = "cider",
         record: TrainingRecord | None = None,
+        on_best: Callable[[Path], None] | None = None,
     ):
         self.model = model
         self.processor = processor
@@ -102,6 +104,7 @@ class CaptionTrainer:
         self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
         self.select_by = select_by
         self.record = record
+        self.on_best = on_best
         self.progress = Progress()
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
@@ -263,6 +266,8 @@ class CaptionTrainer:
                 self.record.history = history
                 parts.append(self.record)
             save_whole(self.output_dir / "checkpoint", *parts)
+            if self.on_best is not None:
+                self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         aside = self.output_dir / "history.jsonl.partial"
         aside.write_text("\n".join(lines) + "\n")
