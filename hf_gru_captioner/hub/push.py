@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
@@ -109,6 +108,8 @@ def push(
     for path, content in files.items():
         if SECRET.search(content if isinstance(content, bytes) else content.read_bytes()):
             raise ValueError(f"{path} holds an access token of the Hub: nothing was sent. Take it out, and revoke it.")
+    if (token or get_token()) is None:
+        raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.")
     api = HfApi(token=token, library_name="hf_gru_captioner")
     with _plainly(repo_id):
         if kind == "model":
@@ -155,8 +156,6 @@ def _plainly(repo_id: str) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is no name of a repository: it has the form user/name.") from error
-    except LocalTokenNotFoundError as error:
-        raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.") from error
     except OfflineModeIsEnabled as error:
         raise OSError("the Hub is switched off by HF_HUB_OFFLINE: unset it to publish.") from error
     except HfHubHTTPError as error:
