@@ -5,6 +5,8 @@ import pytest
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 
+MODEL_ROOM = SHIPPED_CHECKPOINT.parent / "model"
+
 EVERY_DOOR = """
 import json
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoProcessor
@@ -40,3 +42,10 @@ def test_a_process_without_our_package_writes_the_same_captions(which, checkpoin
     photo.save(tmp_path / "photo.png")
     captions = run_plainly(EVERY_DOOR, folder, tmp_path / "photo.png", tmp_path / "resaved")
     assert captions == [Captioner.from_pretrained(folder)(tmp_path / "photo.png").text] * 11
+
+
+def test_the_code_that_a_checkpoint_carries_is_the_packages_own(checkpoint):
+    for folder in (checkpoint, SHIPPED_CHECKPOINT):
+        carried = {path.name: path.read_bytes() for path in folder.glob("*.py")}
+        own = {path.name: path.read_bytes() for path in MODEL_ROOM.glob("*_gru_captioner.py")}
+        assert carried == own
