@@ -1,0 +1,113 @@
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding
+
+QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)
+
+
+@pytest.fixture
+def captioner(checkpoint):
+    return Captioner.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def service(captioner):
+    service = CaptionService(captioner)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def gate(captioner, monkeypatch):
+    """Holds the model until it is set."""
+    gate, encode = threading.Event(), captioner.encode
+
+    def wait_and_encode(images):
+        gate.wait(10)
+        return encode(images)
+
+    monkeypatch.setattr(captioner, "encode", wait_and_encode)
+    return gate
+
+
+def wait_for(service, waiting: int) -> None:
+    while service._waiting.qsize() < waiting:
+        threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [QUICK, Decoding("greedy", max_words=6), Decoding("sample", num_captions=3, max_words=6, temperature=0.01)],
+)
+def test_a_photo_gets_what_the_captioner_writes(service, captioner, photo, decoding):
+    found = service(photo, decoding)
+    assert len(found.captions) == decoding.captions_written
+    expected = captioner(photo, num_captions=decoding.captions_written, **decoding.generation())
+    if decoding.strategy != "sample":
+        assert found.captions == expected
+    assert all(len(caption.rivals) == len(caption.words) for caption in found.captions)
+    assert found.encoder_ms > 0 < found.decoder_ms
+
+
+def test_those_who_wait_share_a_forward_and_each_gets_their_own_caption(service, captioner, gate, make_photo):
+    photos = [make_photo(seed) for seed in range(5)]
+    with ThreadPoolExecutor(5) as callers:
+        first = callers.submit(service, photos[0], QUICK)
+        while not service._waiting.empty() or not service._model.locked():
+            threading.Event().wait(0.01)
+        others = [callers.submit(service, photo, QUICK) for photo in photos[1:4]]
+        other_decoding = callers.submit(service, photos[4], Decoding("greedy", max_words=6))
+        wait_for(service, 4)
+        gate.set()
+        found = [each.result(20) for each in (first, *others)]
+        assert other_decoding.result(20).batch == 1
+    assert [each.batch for each in found] == [1, 3, 3, 3]
+    for photo, each in zip(photos, found, strict=False):
+        expected = captioner(photo, num_captions=2, **QUICK.generation())
+        assert [caption.text for caption in each.captions] == [caption.text for caption in expected]
+        assert each.captions[0].score == pytest.approx(expected[0].score, abs=1e-4)
+
+
+def test_a_full_house_says_so_and_the_others_are_served(captioner, gate, photo):
+    service = CaptionService(captioner, max_waiting=2)
+    with ThreadPoolExecutor(3) as callers:
+        inside = callers.submit(service, photo, QUICK)
+        while not service._waiting.empty() or not service._model.locked():
+            threading.Event().wait(0.01)
+        waiting = [callers.submit(service, photo, QUICK) for _ in range(2)]
+        wait_for(service, 2)
+        with pytest.raises(BusyError, match="try again"):
+            service(photo, QUICK)
+        gate.set()
+        texts = {each.result(20).captions[0].text for each in (inside, *waiting)}
+        assert len(texts) == 1
+    service.close()
+
+
+def test_a_photo_that_fails_does_not_spoil_the_others(captioner, gate, photo):
+    service = CaptionService(captioner)
+    with ThreadPoolExecutor(3) as callers:
+        first = callers.submit(service, photo, QUICK)
+        while not service._waiting.empty() or not service._model.locked():
+            threading.Event().wait(0.01)
+        good, bad = callers.submit(service, photo, QUICK), callers.submit(service, "nowhere.jpg", QUICK)
+        wait_for(service, 2)
+        gate.set()
+        assert good.result(20).captions[0].text == first.result(20).captions[0].text
+        with pytest.raises(FileNotFoundError):
+            bad.result(20)
+    service.close()
+
+
+def test_a_stream_grows_word_by_word_to_the_greedy_caption(service, captioner, photo):
+    texts = list(service.stream(photo, Decoding("greedy", max_words=8)))
+    final = captioner(photo, num_beams=1, max_new_tokens=8).text
+    assert texts[-1] == final
+    assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
+    with pytest.raises(FileNotFoundError):
+        list(service.stream("nowhere.jpg", Decoding("greedy")))
