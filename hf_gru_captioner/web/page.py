@@ -9,6 +9,9 @@ import dataclasses
 import io
 import json
 import math
+import os
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,7 @@ import gradio as gr
 from PIL import Image
 
 from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
+from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .service import BusyError, Captioned, CaptionService, Decoding
 
 HERE = Path(__file__).parent
@@ -50,43 +54,104 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
             content = fetch_picture(address, limits)
         return _caption(service, load_image, content, decoding_of(*settings), limits)
 
+    def caption_many(files: list[str] | None, folder: list[str] | None, *settings, progress=gr.Progress()):  # noqa: B008
+        """Caption photos and the photos in ZIP archives: a gallery, and a table of file names and captions."""
+        decoding = dataclasses.replace(decoding_of(*settings), num_captions=1)
+        paths = [*(files or []), *sorted(folder or [])]
+        if not paths:
+            raise gr.Error("Choose some photos first.", print_exception=False)
+
+        def caption(content: bytes) -> tuple[Image.Image, str]:
+            photo = _load(load_image, content, limits)
+            while True:
+                try:
+                    return photo, service(photo, decoding).captions[0].text
+                except BusyError:
+                    time.sleep(0.1)  # whoever brought a whole folder can wait
+
+        shown, rows = [], []
+        for name, photo, text in progress.tqdm(caption_all(pictures_of(paths, limits), caption), unit="photos"):
+            if photo is None:
+                gr.Warning(f"{name}: {text}")
+                continue
+            rows.append([name, text])
+            photo.thumbnail((SHOWN_SIDE // 2, SHOWN_SIDE // 2))
+            shown.append((photo, text))
+            if len(rows) % 10 == 0:
+                yield gr.skip(), rows
+        yield shown, rows
+
+    def save_table(table) -> list[str]:
+        rows = [(str(name), str(text)) for name, text in table.itertuples(index=False)]
+        folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
+        contents = {"captions.csv": to_csv(rows), "captions.jsonl": to_jsonl(rows), "metadata.jsonl": to_jsonl(rows)}
+        for name, content in contents.items():
+            (folder / name).write_text(content)
+        return [str(folder / name) for name in contents]
+
     with gr.Blocks(title="GRU captioner", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown("# What does it see?\nA small captioner on a plain CPU. Point at its words to see where it looked.")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
-                photo = gr.Image(
-                    type="filepath",
-                    sources=["upload", "clipboard", "webcam"],
-                    label="Photo",
-                    elem_id="photo",
-                    height=320,
-                )
-                with gr.Row():
-                    address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
-                    fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
-                if photos:
-                    gr.Examples([[str(path)] for path in photos], [photo], label="Examples", cache_examples=False)
-                with gr.Accordion("How it writes", open=False):
-                    settings = decoding_controls()
-            with gr.Column(scale=3, min_width=300):
-                viewer = make_viewer("viewer")
-        gr.on(
-            [photo.change, *(control.change for control in settings)],
-            caption_photo,
-            [photo, *settings],
-            viewer,
-            api_name="caption",
-            concurrency_limit=None,
-            show_progress="minimal",
+        with gr.Tab("One photo"):
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=2, min_width=300):
+                    photo = gr.Image(
+                        type="filepath",
+                        sources=["upload", "clipboard", "webcam"],
+                        label="Photo",
+                        elem_id="photo",
+                        height=320,
+                    )
+                    with gr.Row():
+                        address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
+                        fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
+                    if photos:
+                        gr.Examples([[str(path)] for path in photos], [photo], label="Examples", cache_examples=False)
+                    with gr.Accordion("How it writes", open=False):
+                        settings = decoding_controls()
+                with gr.Column(scale=3, min_width=300):
+                    viewer = make_viewer("viewer")
+            gr.on(
+                [photo.change, *(control.change for control in settings)],
+                caption_photo,
+                [photo, *settings],
+                viewer,
+                api_name="caption",
+                concurrency_limit=None,
+                show_progress="minimal",
+            )
+            gr.on(
+                [fetch.click, address.submit],
+                caption_address,
+                [address, *settings],
+                viewer,
+                api_name="caption_address",
+                concurrency_limit=None,
+            )
+        with gr.Tab("Many photos"):
+            with gr.Row():
+                files = gr.File(file_count="multiple", file_types=["image", ".zip"], label="Photos, or ZIP archives")
+                folder = gr.File(file_count="directory", label="or a folder")
+            start = gr.Button("Caption them all", variant="primary", elem_id="start")
+            gallery = gr.Gallery(label="Captions", columns=4, height=420, elem_id="gallery")
+            table = gr.Dataframe(
+                headers=["file_name", "caption"],
+                datatype="str",
+                column_count=2,
+                static_columns=[0],
+                label="Captions to edit",
+                wrap=True,
+                elem_id="table",
+            )
+            save = gr.Button("Make files of the table", elem_id="save")
+            saved = gr.File(label="captions.csv, captions.jsonl, metadata.jsonl (to lie beside the photos)")
+        start.click(
+            caption_many,
+            [files, folder, *settings],
+            [gallery, table],
+            api_name="caption_many",
+            concurrency_limit=2,
         )
-        gr.on(
-            [fetch.click, address.submit],
-            caption_address,
-            [address, *settings],
-            viewer,
-            api_name="caption_address",
-            concurrency_limit=None,
-        )
+        save.click(save_table, table, saved, api_visibility="private")
     return page
 
 
@@ -147,13 +212,16 @@ def decoding_of(*settings) -> Decoding:
 
 def _caption(service, load_image, content: bytes, decoding: Decoding, limits: Limits) -> str:
     with _as_sentences():
-        try:
-            photo = load_image(open_picture(content, limits))
-        except RefusedError:
-            raise
-        except ValueError:
-            raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
+        photo = _load(load_image, content, limits)
         return json.dumps(answer_of(photo, service(photo, decoding)))
+
+
+def _load(load_image: LoadImage, content: bytes, limits: Limits) -> Image.Image:
+    picture = open_picture(content, limits)
+    try:
+        return load_image(picture)
+    except ValueError:
+        raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
 
 
 @contextmanager

@@ -9,7 +9,8 @@ const make = (tag, attributes = {}, text = "") => {
   made.textContent = text;
   return made;
 };
-const percent = (share) => (share >= 0.995 ? "100" : (100 * share).toFixed(share < 0.1 ? 1 : 0)) + " %";
+const percent = (share) =>
+  share < 0.0005 ? "< 0.1 %" : (share >= 0.995 ? "100" : (100 * share).toFixed(share < 0.1 ? 1 : 0)) + " %";
 
 let answer = null; // what the server said
 let caption = 0; // number of the caption that is shown
