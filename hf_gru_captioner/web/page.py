@@ -104,12 +104,12 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                     with gr.Row():
                         address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
                         fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
-                    if photos:
-                        gr.Examples([[str(path)] for path in photos], [photo], label="Examples", cache_examples=False)
                     with gr.Accordion("How it writes", open=False):
                         settings = decoding_controls()
                 with gr.Column(scale=3, min_width=300):
                     viewer = make_viewer("viewer")
+            if photos:
+                gr.Examples([[str(path)] for path in photos], [photo], label="Examples", cache_examples=False)
             gr.on(
                 [photo.change, *(control.change for control in settings)],
                 caption_photo,
