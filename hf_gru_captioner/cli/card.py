@@ -73,10 +73,8 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         if not path.is_file():
             raise UsageError(f"{path}: no such file.")
     captioner = Captioner.from_pretrained(arguments.checkpoint)
-    blanks = [
-        Example(name, caption.text)
-        for (name, _), caption in zip(_blanks(), captioner([image for _, image in _blanks()]), strict=True)
-    ]
+    names, images = zip(*_blanks(), strict=True)
+    blanks = [Example(name, caption.text) for name, caption in zip(names, captioner(images), strict=True)]
     examples, pictures = [], {}
     for path, caption in zip(arguments.photos, captioner([str(path) for path in arguments.photos]), strict=True):
         where = None

@@ -82,9 +82,9 @@ def by_length(captions: CaptionSet, scores: np.ndarray, parts: int = 4) -> list[
         scores: A score of each photo, shape (images,).
         parts: How many.
     """
-    words = [np.mean([len(reference.split()) for reference in references]) for references in captions.references]
-    order = np.argsort(words, kind="stable")
-    length = np.array(words)
+    image = captions.image[len(captions) :]  # of each reference
+    length = np.bincount(image, captions.length[len(captions) :]) / np.bincount(image)  # (images,)
+    order = np.argsort(length, kind="stable")
     return [
         LengthRecord(float(length[part].min()), float(length[part].max()), len(part), float(scores[part].mean()))
         for part in np.array_split(order, min(parts, len(order)))

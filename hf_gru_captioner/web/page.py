@@ -1,4 +1,4 @@
-"""The page: caption a photo and look around in it, caption many, compare two ways of writing, and an API for programs.
+"""The page: caption a photo and look around in it, or caption many and get a table.
 
 Everything that a person can break is checked in `intake`, everything that many people share is in `service`; here is
 only what stands where. The looking around happens in the browser (`viewer.js`), on one answer of the server.
