@@ -39,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # encoding the photos may take long
     )
     set_seed(config.optimization.seed)
+    energy_meter = _energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
     model, processor, collator = assembly.model, assembly.processor, CaptionCollator(assembly.processor)
     if config.dry_run:
@@ -60,6 +61,7 @@ def run(argv: Sequence[str]) -> int:
         run=run_name,
         record=_training_record(assembly, resolved),
         on_best=publisher,
+        energy_meter=energy_meter,
     )
 
     def validate(averaged_model) -> dict[str, float]:
@@ -92,6 +94,16 @@ def run(argv: Sequence[str]) -> int:
         print(f"the best checkpoint is in {output_dir / 'checkpoint'}, the curves in {output_dir / 'curves.png'}")
     accelerator.end_training()
     return 0
+
+
+def _energy_meter(config, accelerator):
+    """Of the main process: what it measures is the whole machine's."""
+    if not config.measure_energy or config.dry_run or not accelerator.is_main_process:
+        return None
+    from ..training import EnergyMeter
+
+    with needs_extra("energy"):
+        return EnergyMeter()
 
 
 def _batches(assembly, collator):

@@ -12,6 +12,7 @@ from .config import (
     ValidationConfig,
 )
 from .cross_entropy import CrossEntropy
+from .energy import EnergyMeter
 from .record import TrainingRecord, read_stages
 from .scst import SelfCritical, count_ngrams
 from .trainer import CaptionTrainer, write_captions
@@ -20,6 +21,7 @@ __all__ = [
     "CaptionTrainer",
     "CrossEntropy",
     "DataConfig",
+    "EnergyMeter",
     "ModelConfig",
     "MovingAverage",
     "OptimizationConfig",

@@ -9,6 +9,7 @@ PLACES = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
+    "measure_energy",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
@@ -206,6 +207,8 @@ class TrainingConfig:
     """Captions for validation."""
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = "none"
     """Where Accelerate logs figures too; trackio and tensorboard work offline, each needs its package."""
+    measure_energy: bool = False
+    """Estimate the energy of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
     push_to_hub: str | None = None
     """Hub id, user/name, where each best checkpoint goes; the run doesn't wait for it."""
     dry_run: bool = False

@@ -52,6 +52,8 @@ class TrainingRecord:
             "minutes": round(seconds / 60, 1),
             "finished": datetime.now(UTC).date().isoformat(),
         }
+        if self.history and all("energy_kwh" in epoch for epoch in self.history):
+            stage["energy_kwh"] = round(sum(epoch["energy_kwh"] for epoch in self.history), 4)
         content = {"stages": [*read_stages(self.parent), stage]}
         (Path(folder) / RECORD).write_text(json.dumps(content, indent=2) + "\n")
 

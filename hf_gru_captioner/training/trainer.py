@@ -61,6 +61,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)  # a record an epoch
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and figures, over its steps
     seconds: float = 0.0  # of training in this epoch
+    energy: float = 0.0  # kWh in this epoch up to the newest state
 
 
 class CaptionTrainer:
@@ -77,6 +78,7 @@ class CaptionTrainer:
         select_by: Name of the validation score by which an epoch is the best.
         record: What each checkpoint says of its training.
         on_best: Told the folder of each best checkpoint, when it is there; called on one process.
+        energy_meter: Gives the kWh since it was last asked; each epoch's record then has `energy_kwh`.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class CaptionTrainer:
         select_by: str = "cider",
         record: TrainingRecord | None = None,
         on_best: Callable[[Path], None] | None = None,
+        energy_meter: Callable[[], float] | None = None,
     ):
         self.model = model
         self.processor = processor
@@ -105,6 +108,7 @@ class CaptionTrainer:
         self.select_by = select_by
         self.record = record
         self.on_best = on_best
+        self.energy_meter = energy_meter
         self.progress = Progress()
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
@@ -139,8 +143,10 @@ class CaptionTrainer:
             steps = batches.steps_per_epoch
             means = {name: total / steps for name, total in progress.sums.items()}
             record = {"epoch": epoch, **means, **scores, "train_seconds": progress.seconds}
+            if self.energy_meter is not None:
+                record["energy_kwh"] = progress.energy + self.energy_meter()
             progress.history.append({**record, "validation_seconds": time.perf_counter() - start})
-            progress.sums, progress.seconds = {}, 0.0
+            progress.sums, progress.seconds, progress.energy = {}, 0.0, 0.0
             if self.accelerator.is_main_process:
                 self._record()
             self.accelerator.log(record, step=progress.step)
@@ -228,6 +234,8 @@ class CaptionTrainer:
 
     def _save_state(self, batches: Batches) -> None:
         """Runs on every process."""
+        if self.energy_meter is not None:
+            self.progress.energy += self.energy_meter()
 
         def write(folder: Path) -> None:
             self.accelerator.save_state(str(folder))

@@ -33,6 +33,16 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
     assert stage["versions"]["torch"]
 
 
+def test_energy_is_recorded_where_all_epochs_measured_it(make_record, tmp_path):
+    record = make_record()
+    record.history = [{**epoch, "energy_kwh": 0.25} for epoch in EPOCHS]
+    record.save_pretrained(str(tmp_path))
+    assert read_stages(tmp_path)[0]["energy_kwh"] == 0.75
+    record.history[0].pop("energy_kwh")
+    record.save_pretrained(str(tmp_path))
+    assert "energy_kwh" not in read_stages(tmp_path)[0]
+
+
 def test_a_run_takes_over_the_stages_of_the_checkpoint_that_it_goes_on_from(make_record, tmp_path):
     first = make_record()
     first.save_pretrained(str(tmp_path))
