@@ -4,9 +4,7 @@ from pathlib import Path
 
 from hf_gru_captioner.cli import main
 
-HERE = Path(__file__).parent
-checkpoint = [str(HERE / "checkpoint")] if (HERE / "checkpoint").is_dir() else []
-photos = sorted(str(path) for path in (HERE / "examples").glob("*.jpg"))
+CHECKPOINT = Path(__file__).parent / "checkpoint"  # beside it in a Space; in a clone, the package's own is taken
 
 if __name__ == "__main__":
-    main(["demo", *checkpoint, "--host", "0.0.0.0", *(["--photos", *photos] if photos else [])])
+    main(["demo", *([str(CHECKPOINT)] if CHECKPOINT.is_dir() else []), "--host", "0.0.0.0"])

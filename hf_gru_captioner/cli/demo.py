@@ -6,8 +6,6 @@ from pathlib import Path
 
 from .shell import needs_extra, quiet_transformers
 
-EXAMPLES = Path(__file__).parents[2] / "demo" / "examples"  # there in a clone; an installed package has none
-
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
@@ -29,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..web.page import serve
 
     from ..captioning import Captioner
+    from ..hub import EXAMPLES
     from ..model import load_image
 
     photos = arguments.photos if arguments.photos is not None else sorted(EXAMPLES.glob("*.jpg"))

@@ -1,4 +1,4 @@
-"""`gru-captioner push`: a checkpoint, its code, its scores and its card onto the Hub, in one commit."""
+"""`gru-captioner push`: a checkpoint with code, scores and card onto the Hub in one commit, or the demo as a Space."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("repo_id", metavar="USER/NAME", help="where to on the Hub")
+    parser.add_argument("--space", action="store_true", help="publish the demo with this checkpoint, as a Gradio Space")
     parser.add_argument("--private", action="store_true", help="of a repository that is made now")
     parser.add_argument("--revision", help="branch; made if it is not there")
     parser.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
@@ -31,25 +32,18 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..hub import files_of_checkpoint, push
+    from ..hub import files_of_space, push
 
     if arguments.repo_id.count("/") != 1:
         raise UsageError(f"{arguments.repo_id!r} is no name of a repository: it has the form user/name.")
-    files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
-    card = arguments.checkpoint / "README.md"
-    if card.is_file():
-        files["README.md"] = card
-        pictures = sorted((arguments.checkpoint / "examples").glob("*.jpg"))
-        files |= {f"examples/{picture.name}": picture for picture in pictures}
-    else:
-        text, drawn = describe(arguments, arguments.repo_id, "examples")
-        files |= {"README.md": text.encode(), **drawn}
+    files = files_of_space(arguments.checkpoint) if arguments.space else _files_of_model(arguments)
     if arguments.dry_run:
         _show(files)
         return 0
     pushed = push(
         files,
         arguments.repo_id,
+        kind="space" if arguments.space else "model",
         message=arguments.message,
         private=arguments.private,
         revision=arguments.revision,
@@ -57,6 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(pushed.url)
     return 0
+
+
+def _files_of_model(arguments: argparse.Namespace) -> dict[str, Path | bytes]:
+    from ..hub import files_of_checkpoint
+
+    files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
+    card = arguments.checkpoint / "README.md"
+    if card.is_file():
+        pictures = sorted((arguments.checkpoint / "examples").glob("*.jpg"))
+        return files | {"README.md": card} | {f"examples/{picture.name}": picture for picture in pictures}
+    text, drawn = describe(arguments, arguments.repo_id, "examples")
+    return files | {"README.md": text.encode()} | drawn
 
 
 class Publisher:

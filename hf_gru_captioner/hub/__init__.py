@@ -3,13 +3,16 @@
 from .card import Example, count_parameters, render_card
 from .push import Pushed, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
+from .space import EXAMPLES, files_of_space
 
 __all__ = [
+    "EXAMPLES",
     "Example",
     "Pushed",
     "count_parameters",
     "eval_results",
     "files_of_checkpoint",
+    "files_of_space",
     "keep_scores",
     "push",
     "read_scores",

@@ -112,8 +112,7 @@ def push(
         raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.")
     api = HfApi(token=token, library_name="hf_gru_captioner")
     with _plainly(repo_id):
-        if kind == "model":
-            _check_is_ours(api, repo_id)
+        _check_is_ours(api, repo_id, kind)
         api.create_repo(
             repo_id,
             repo_type=kind,
@@ -134,19 +133,21 @@ def push(
     return Pushed(commit.pr_url or commit.commit_url, commit.oid)
 
 
-def _check_is_ours(api: HfApi, repo_id: str) -> None:
+def _check_is_ours(api: HfApi, repo_id: str, kind: str) -> None:
     """Refuses to write over a repository of something else."""
     try:
-        present = api.list_repo_files(repo_id)
+        present = set(api.list_repo_files(repo_id, repo_type=kind))
     except RepositoryNotFoundError:
         return
-    if not set(present) - {".gitattributes", "README.md"}:
-        return
-    kind = None
-    if "config.json" in present:
-        kind = json.loads(Path(api.hf_hub_download(repo_id, "config.json")).read_text()).get("model_type")
-    if kind != "gru_captioner":
-        raise ValueError(f"{repo_id} holds something else, no GRU captioner: take another name.")
+    if kind == "space":
+        ours, is_ours = "Space of this demo", "hf_gru_captioner/hub/push.py" in present
+    else:
+        ours, is_ours = "GRU captioner", False
+        if "config.json" in present:
+            settings = json.loads(Path(api.hf_hub_download(repo_id, "config.json")).read_text())
+            is_ours = settings.get("model_type") == "gru_captioner"
+    if present - {".gitattributes", "README.md"} and not is_ours:
+        raise ValueError(f"{repo_id} holds something else, no {ours}: take another name.")
 
 
 @contextmanager

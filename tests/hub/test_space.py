@@ -1,0 +1,100 @@
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+from huggingface_hub import metadata_load
+from packaging.requirements import Requirement
+
+from hf_gru_captioner.hub import files_of_space, push
+
+ROOT = Path(__file__).parents[2]
+COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # that the Hub knows
+
+
+def requirements(lines):
+    return {str(Requirement(line)) for line in lines if line and line[0] not in "#-"}
+
+
+def test_a_space_needs_what_the_package_needs_and_gradio():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "demo" / "requirements.txt").read_text().splitlines()
+    assert requirements(lines) == requirements(project["dependencies"])
+    (gradio,) = (Requirement(each) for each in project["optional-dependencies"]["demo"])
+    assert metadata_load(ROOT / "demo" / "README.md")["sdk_version"] in gradio.specifier
+
+
+def test_the_header_is_one_that_the_hub_takes():
+    header = metadata_load(ROOT / "demo" / "README.md")
+    assert header["sdk"] == "gradio"
+    assert (ROOT / "demo" / header["app_file"]).is_file()
+    assert {header["colorFrom"], header["colorTo"]} <= COLORS
+    assert len(header["short_description"]) <= 60
+    assert re.fullmatch(r"\d+\.\d+\.\d+", header["sdk_version"])
+
+
+def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, checkpoint):
+    files = files_of_space(checkpoint)
+    push(files, "me/demo", kind="space", message="first")
+    push(files, "me/demo", kind="space", message="second")
+    sent = hub.repository("me/demo", "space").files()
+    assert sent.keys() == files.keys()
+    assert {"app.py", "README.md", "requirements.txt", "checkpoint/model.safetensors"} <= sent.keys()
+    assert not [name for name in sent if "__pycache__" in name or "pretrained/" in name]
+    push({"app.py": b"print()"}, "me/other", kind="space", message="first")
+    with pytest.raises(ValueError, match="holds something else, no Space of this demo"):
+        push(files, "me/other", kind="space", message="second")
+
+
+@pytest.mark.slow
+def test_a_space_runs_as_it_was_pushed(checkpoint, tmp_path):
+    for name, file in files_of_space(checkpoint).items():
+        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "space" / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    # -S leaves out the editable install: the package is that of the Space
+    code = f"import runpy, sys; sys.path[1:1] = ['.', *{libraries!r}]; runpy.run_path('app.py', run_name='__main__')"
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+        "GRADIO_SERVER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": os.environ.get("TMPDIR", "/tmp"),
+    }
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-S", "-c", code], cwd=tmp_path / "space", env=environment, stdout=log, stderr=log
+        )
+        try:
+            config = wait_for(f"http://127.0.0.1:{port}/config", process)
+            assert config is not None, (tmp_path / "log").read_text()[-3000:]
+        finally:
+            process.kill()
+            process.wait()
+    assert "/caption" in {f"/{each['api_name']}" for each in config["dependencies"]}
+    shown = json.dumps(config)
+    assert "astronaut.jpg" in shown
+
+
+def wait_for(address, process):
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(address) as answer:
+                return json.load(answer)
+        except OSError:
+            if process.poll() is not None:
+                return None
+            time.sleep(0.1)
+    return None
