@@ -9,7 +9,7 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-.PHONY: help caption test lint train clean
+.PHONY: help caption test lint train card demo clean
 .DEFAULT_GOAL = help
 
 help:  ## list these targets
@@ -31,6 +31,14 @@ train: $(VENV)/.installed-dev  ## train from photos in three stages, into runs/;
 		--data.source "$(DATA)" --model.encoder "$(ENCODER)" $(ARGS)
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/fine-tune-encoder.yaml --data.source "$(DATA)" $(ARGS)
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/scst.yaml --data.source "$(DATA)" $(ARGS)
+
+card: $(VENV)/.installed-dev  ## write model_card.md anew from the shipped checkpoint and its records
+	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner card hf_gru_captioner/pretrained --output model_card.md \
+		--pictures docs/card --title "A GRU captioner for plain CPUs" --license cc-by-nc-4.0 \
+		--datasets jxie/flickr8k --terms docs/flickr8k.md --photos demo/examples/*.jpg
+
+demo: $(VENV)/.installed-dev  ## open a page in the browser to caption photos in
+	@$(BIN)/gru-captioner demo
 
 clean:  ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -194,6 +194,25 @@ def test_other_photos_are_another_run(knobs, make_dataset, capsys, tmp_path):
         assert run("train", {**knobs, "optimization.epochs": 1}, capsys)[0] == 0
 
 
+def test_each_best_checkpoint_is_published(knobs, hub, capsys, tmp_path):
+    published = {**knobs, "push_to_hub": "me/captioner", "optimization.epochs": 1}
+    code, output, _ = run("train", published, capsys)
+    assert code == 0
+    repository = hub.repository("me/captioner")
+    assert f"published: {hub.address}/me/captioner/commit/{repository.branches['main']}" in output
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert repository.files()["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+    assert b"# captioner" in repository.files()["README.md"]
+
+
+def test_training_goes_on_when_it_cannot_publish(knobs, hub, capsys, tmp_path):
+    hub.fail("POST .*/commit/", 500, times=99)
+    code, output, _ = run("train", {**knobs, "push_to_hub": "me/captioner"}, capsys)
+    assert code == 0
+    assert "not published: the Hub refused, and nothing was published; it failed with status 500" in output
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+
+
 def test_streamed_photos_are_learned_from(knobs, capsys, tmp_path):
     streamed = {**knobs, "data.streaming": True, "data.steps_per_epoch": 2, "optimization.images_per_step": 2}
     assert run("train", streamed, capsys)[0] == 0

@@ -15,6 +15,14 @@ def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     """What `card` and `push` share."""
     parser.add_argument("--license", default="other", help="of the weights, as the Hub knows it (%(default)s)")
     parser.add_argument("--language", default="en", help="of the captions, ISO 639-1 (%(default)s)")
+    parser.add_argument("--title", help="of the card; the repository's name when not given")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=[],
+        metavar="USER/NAME",
+        help="Hub ids of data sets that were loaded from folders of the same name",
+    )
     parser.add_argument("--terms", type=Path, metavar="FILE", help="Markdown on the terms of the data and the encoder")
     parser.add_argument(
         "--photos",
@@ -91,6 +99,8 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         repo_id,
         license=arguments.license,
         language=arguments.language,
+        title=arguments.title,
+        datasets=arguments.datasets,
         terms=arguments.terms.read_text() if arguments.terms else "",
         examples=examples,
         blanks=blanks,

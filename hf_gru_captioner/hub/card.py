@@ -55,6 +55,8 @@ def render_card(
     *,
     license: str = "other",  # noqa: A002, the Hub's name
     language: str = "en",
+    title: str | None = None,
+    datasets: Sequence[str] = (),
     terms: str = "",
     examples: Sequence[Example] = (),
     blanks: Sequence[Example] = (),
@@ -66,6 +68,8 @@ def render_card(
         repo_id: `user/name` on the Hub, or the folder by which the card's lines of use load it.
         license: As the Hub knows it, e.g. "apache-2.0".
         language: Of the captions, an ISO 639-1 code.
+        title: The card's first line; the repository's name when not given.
+        datasets: Hub ids of data sets that were loaded from folders of the same name.
         terms: Where data and encoder come from and on what terms, in Markdown.
         examples: Photos that show what it is good and bad at.
         blanks: Pictures that show nothing.
@@ -76,16 +80,23 @@ def render_card(
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
     scores = read_scores(checkpoint)
     encoder = settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"]
-    datasets = list(dict.fromkeys(stage["knobs"]["data.source"] for stage in stages))
+    hub_ids = {name.split("/")[-1]: name for name in datasets}
+    sources = [stage["knobs"]["data.source"] for stage in stages]
+    learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
     best: Mapping[str, Any] = scores[0] if scores else {"figures": {}, "data": "", "split": "", "signature": ""}
-    results = eval_results(best["figures"], dataset=best["data"], split=best["split"], signature=best["signature"])
+    results = eval_results(
+        best["figures"],
+        dataset=hub_ids.get(best["data"], best["data"]),
+        split=best["split"],
+        signature=best["signature"],
+    )
     metadata = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
         pipeline_tag="image-to-text",
         tags=["image-captioning", "image-to-text", "gru", "attention", "custom_code"],
-        datasets=[name for name in datasets if name.count("/") == 1] or None,
+        datasets=[name for name in learned_from if name.count("/") == 1] or None,
         metrics=list(dict.fromkeys(METRICS[figure][0] for figure in METRICS if figure in best["figures"])) or None,
         base_model=encoder if encoder.count("/") == 1 else None,
         model_name=repo_id.split("/")[-1] if results else None,
@@ -96,6 +107,7 @@ def render_card(
         metadata,
         template_path=str(TEMPLATE),
         repo_id=repo_id,
+        title=title or repo_id.split("/")[-1],
         settings=settings,
         encoder=encoder,
         parts=parts,

@@ -1,0 +1,130 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.cli import main
+from hf_gru_captioner.hub import Example, keep_scores, render_card
+
+ROOT = Path(__file__).parents[2]
+STAGE = {
+    "knobs": {
+        "data.source": "flickr8k",
+        "objective": "cross_entropy",
+        "optimization.label_smoothing": 0.1,
+        "optimization.encoder_learning_rate": 3e-4,
+        "optimization.encoder_first_layer": "blocks.3",
+        "optimization.images_per_step": 32,
+    },
+    "photos": 6000,
+    "captions": 30000,
+    "machine": "a machine",
+    "epoch": 6,
+    "minutes": 21.4,
+    "energy_kwh": 0.0213,
+}
+SCORES = {
+    "data": "flickr8k",
+    "split": "validation",
+    "settings": "tok:ptb",
+    "decoding": "num_beams:5",
+    "signature": "tok:ptb|num_beams:5",
+    "figures": {"cider": 0.6123, "bleu_4": 0.2401, "vocabulary": 240.0},
+    "intervals": {"cider": [0.58, 0.65]},
+    "people": {"cider": 0.832, "vocabulary": 1557.0},
+    "by_word": [{"word": "dog", "photos": 200, "said": 0.91, "invented": 0.05}],
+    "by_length": [{"shortest": 4.0, "longest": 8.2, "photos": 333, "score": 0.7}],
+}
+
+
+@pytest.fixture
+def recorded(checkpoint):
+    """A checkpoint with the records of a run."""
+    (checkpoint / "training.json").write_text(json.dumps({"stages": [STAGE]}))
+    keep_scores(checkpoint, SCORES)
+    return checkpoint
+
+
+def test_the_metadata_is_what_the_hub_wants(recorded):
+    card = render_card(recorded, "me/captioner", license="cc-by-4.0", datasets=["jxie/flickr8k"])
+    data = ModelCard(str(card)).data
+    assert (data.license, data.language, data.library_name, data.pipeline_tag) == (
+        "cc-by-4.0",
+        "en",
+        "transformers",
+        "image-to-text",
+    )
+    assert data.datasets == ["jxie/flickr8k"]
+    assert data.model_name == "captioner"
+    values = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert values == {"CIDEr": 61.2, "BLEU-4": 24.0}
+    assert {(result.dataset_type, result.dataset_split) for result in data.eval_results} == {
+        ("jxie/flickr8k", "validation")
+    }
+
+
+def test_the_text_says_what_the_records_say(recorded):
+    text = str(render_card(recorded, "me/captioner", blanks=[Example("black", "a dog")], terms="Mine."))
+    for line in (
+        "| cross-entropy, label smoothing 0.1; the encoder learns too, from blocks.3 on | 6,000 | 30,000 | 6 | 21 | "
+        "a machine |",
+        "Energy, as CodeCarbon estimates it: 0.021 kWh.",
+        "| CIDEr | 61.2 | 58.0 to 65.0 | 83.2 |",
+        "| dog | 200 | 91 % | 5 % |",
+        "| 4.0 to 8.2 | 333 | 70.0 |",
+        "| black | a dog |",
+        "Mine.",
+    ):
+        assert line in text, line
+
+
+def test_a_checkpoint_without_records_says_so(checkpoint):
+    text = str(render_card(checkpoint, "me/captioner"))
+    assert "The checkpoint does not say." in text
+    assert "It was not scored." in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_its_lines_of_use_run(checkpoint, photo, tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", str(render_card(checkpoint, str(checkpoint))), re.DOTALL)
+    assert len(block.strip().splitlines()) == 4
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    output = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, check=True)
+    expected = Captioner.from_pretrained(checkpoint)(tmp_path / "photo.jpg").text
+    assert output.stdout.strip() == expected
+
+
+def test_the_command_writes_card_and_pictures_whole(checkpoint, photo, tmp_path, capsys):
+    path = tmp_path / "mine.png"
+    photo.save(path)
+    before = {each.name for each in checkpoint.iterdir()}
+    assert main(["card", str(checkpoint), "--photos", str(path), "--title", "Mine"]) == 0
+    assert {each.name for each in checkpoint.iterdir()} - before == {"README.md", "examples"}
+    text = (checkpoint / "README.md").read_text()
+    assert "# Mine\n" in text
+    assert "![mine.png](examples/mine.jpg)" in text
+    assert (checkpoint / "examples" / "mine.jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert main(["card", str(checkpoint), "--photos", str(tmp_path / "none.jpg")]) == 2
+    assert "none.jpg: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_model_card_is_what_make_card_writes(tmp_path, monkeypatch):
+    recipe = re.search(r"gru-captioner (card .*(?:\\\n.*)*)", (ROOT / "Makefile").read_text()).group(1)
+    words = shlex.split(recipe.replace("\\\n", " "))
+    photos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "demo" / "examples").glob("*.jpg"))
+    words = [*words[:-1], *photos]
+    for option in ("--output", "--pictures"):
+        place = words.index(option) + 1
+        words[place] = str(tmp_path / words[place])
+    monkeypatch.chdir(ROOT)
+    assert main(words) == 0
+    assert (tmp_path / "model_card.md").read_text() == (ROOT / "model_card.md").read_text()
+    pictures = {path.name for path in (ROOT / "docs" / "card").iterdir()}
+    assert {path.name for path in (tmp_path / "docs" / "card").iterdir()} == pictures
