@@ -18,7 +18,7 @@ help:  ## list these targets
 caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
 
-test: $(VENV)/.installed-dev  ## run every test, the slow ones too
+test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones too
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev  ## check style and types
@@ -48,6 +48,14 @@ $(VENV)/bin/pip:
 
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# The page is tested in Chromium: that of the system, or apt's, or Playwright's own
+$(VENV)/.browser: $(VENV)/.installed-dev
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+		$(BIN)/playwright install chromium || \
+		{ echo "make test needs a browser: install the package chromium, then run it again" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/pip pyproject.toml

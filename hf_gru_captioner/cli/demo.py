@@ -6,6 +6,8 @@ from pathlib import Path
 
 from .shell import needs_extra, quiet_transformers
 
+OWN = "shipped"  # name of the shipped checkpoint on the page
+
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
@@ -13,7 +15,17 @@ def add_command(commands) -> None:
         help="open a page to caption photos in",
         description="Serves a page on this machine. It fetches no fonts or scripts and sends nothing home.",
     )
-    parser.add_argument("checkpoint", nargs="?", help="folder or Hub id; the checkpoint of the package when not given")
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="folders or Hub ids to choose from; the checkpoint of the package when none is given",
+    )
+    parser.add_argument(
+        "--any-checkpoint",
+        action="store_true",
+        help="let visitors name any folder of this machine or Hub id: for your own machine, not for the open web",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network (%(default)s)")
     parser.add_argument("--port", type=int, help="7860 or the next free one when not given")
     parser.add_argument("--photos", nargs="+", type=Path, help="example photos")
@@ -24,13 +36,20 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_transformers()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
-        from ..web.page import serve
+        from ..web import Shelf, serve
 
     from ..captioning import Captioner
     from ..hub import EXAMPLES
     from ..model import load_image
 
+    places = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
+    first = Captioner.from_pretrained(next(iter(places.values())))  # what can't be loaded is said before it is served
+    loaded = {next(iter(places)): first}
+    shelf = Shelf(
+        list(places),
+        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(places.get(name, name)),
+        any_name=arguments.any_checkpoint,
+    )
     photos = arguments.photos if arguments.photos is not None else sorted(EXAMPLES.glob("*.jpg"))
-    captioner = Captioner.from_pretrained(arguments.checkpoint)
-    serve(captioner, load_image, photos=photos, host=arguments.host, port=arguments.port)
+    serve(shelf, load_image, photos=photos, host=arguments.host, port=arguments.port)
     return 0

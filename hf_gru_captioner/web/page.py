@@ -1,68 +1,86 @@
-"""The page: caption a photo and look around in it, or caption many and get a table.
+"""The page: caption a photo and look around in it, compare two ways of captioning it, or caption many and get a table.
 
 Everything that a person can break is checked in `intake`, everything that many people share is in `service`; here is
-only what stands where. The looking around happens in the browser (`viewer.js`), on one answer of the server.
+only what stands where. The looking around happens in the browser (`viewer.js`), on one answer of the server. Programs
+have typed endpoints of their own, `/caption` and `/stream`.
 """
 
 import base64
 import dataclasses
-import io
 import json
-import math
-import os
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
+from .answers import SHOWN_SIDE, answer_of, as_sentences, shown_photo
 from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
 from .many import caption_all, pictures_of, to_csv, to_jsonl
-from .service import BusyError, Captioned, CaptionService, Decoding
+from .service import BusyError, Decoding, Shelf
 
 HERE = Path(__file__).parent
 MAX_WAITING = 64  # callers
+MAX_STREAMS = 4  # callers whose captions grow at the same time
 KEPT_SECONDS = 3600  # that an uploaded file stays on the disk
-SHOWN_SIDE = 640  # pixels of the longer side of the photo that goes back to the page
+STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
+STANDARD = Decoding()
+FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
 
 LoadImage = Callable[[Image.Image], Image.Image]
 
 
-def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequence[Path] = (), limits: Limits = LIMITS):
+def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = (), limits: Limits = LIMITS):
     """The page as `gr.Blocks`.
 
     Args:
-        service: Captions photos.
+        shelf: What captions photos.
         load_image: Makes a picture upright and RGB.
         photos: Examples to click on.
         limits: What strangers may send.
     """
 
-    def caption_photo(path: str | None, *settings) -> str:
-        """Caption a photo: its captions with words, probabilities, attention and rivals, as JSON."""
+    def load(content: bytes) -> Image.Image:
+        picture = open_picture(content, limits)
+        try:
+            return load_image(picture)
+        except ValueError:
+            raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
+
+    def look(content: bytes, checkpoint: str, *settings) -> str:
+        photo = load(content)
+        answer = answer_of(shelf[checkpoint](photo, Decoding(*settings)))
+        return json.dumps(answer | shown_photo(photo))
+
+    def caption_photo(path: str | None, checkpoint: str, *settings) -> str:
+        """Caption a photo that was uploaded: as /caption, in JSON as text, with the photo as the page shows it."""
         if path is None:
             return ""
-        return _caption(service, load_image, Path(path).read_bytes(), decoding_of(*settings), limits)
+        with as_sentences():
+            return look(Path(path).read_bytes(), checkpoint, *settings)
 
-    def caption_address(address: str, *settings) -> str:
-        """Caption the photo at a public web address: as caption_photo."""
-        with _as_sentences():
-            content = fetch_picture(address, limits)
-        return _caption(service, load_image, content, decoding_of(*settings), limits)
+    def caption_address(address: str, checkpoint: str, *settings) -> str:
+        with as_sentences():
+            return look(fetch_picture(address, limits), checkpoint, *settings)
 
-    def caption_many(files: list[str] | None, folder: list[str] | None, *settings, progress=gr.Progress()):  # noqa: B008
-        """Caption photos and the photos in ZIP archives: a gallery, and a table of file names and captions."""
-        decoding = dataclasses.replace(decoding_of(*settings), num_captions=1)
-        paths = [*(files or []), *sorted(folder or [])]
-        if not paths:
+    def compare(path: str | None, *settings) -> tuple[str, str]:
+        if path is None:
+            return "", ""
+        half = len(settings) // 2
+        return caption_photo(path, *settings[:half]), caption_photo(path, *settings[half:])
+
+    def caption_many(files: list[str] | None, folder: list[str] | None, checkpoint: str, *settings, progress):
+        if not files and not folder:
             raise gr.Error("Choose some photos first.", print_exception=False)
+        with as_sentences():
+            service = shelf[checkpoint]
+            decoding = dataclasses.replace(Decoding(*settings), num_captions=1)
 
         def caption(content: bytes) -> tuple[Image.Image, str]:
-            photo = _load(load_image, content, limits)
+            photo = load(content)
             while True:
                 try:
                     return photo, service(photo, decoding).captions[0].text
@@ -70,7 +88,8 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                     time.sleep(0.1)  # whoever brought a whole folder can wait
 
         shown, rows = [], []
-        for name, photo, text in progress.tqdm(caption_all(pictures_of(paths, limits), caption), unit="photos"):
+        pictures = pictures_of([*(files or []), *sorted(folder or [])], limits)
+        for name, photo, text in progress.tqdm(caption_all(pictures, caption), unit="photos"):
             if photo is None:
                 gr.Warning(f"{name}: {text}")
                 continue
@@ -81,33 +100,28 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                 yield gr.skip(), rows
         yield shown, rows
 
+    def caption_files(files, folder, *settings, progress=gr.Progress()):  # noqa: B008, Gradio looks for this default
+        yield from caption_many(files, folder, *settings, progress=progress)
+
     def save_table(table) -> list[str]:
         rows = [(str(name), str(text)) for name, text in table.itertuples(index=False)]
-        folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
         contents = {"captions.csv": to_csv(rows), "captions.jsonl": to_jsonl(rows), "metadata.jsonl": to_jsonl(rows)}
-        for name, content in contents.items():
-            (folder / name).write_text(content)
-        return [str(folder / name) for name in contents]
+        # in Gradio's own folder, which it clears
+        return [save_bytes_to_cache(text.encode(), name, saved.GRADIO_CACHE) for name, text in contents.items()]
 
     with gr.Blocks(title="GRU captioner", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gr.Markdown("# What does it see?\nA small captioner on a plain CPU. Point at its words to see where it looked.")
         with gr.Tab("One photo"):
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=300):
-                    photo = gr.Image(
-                        type="filepath",
-                        sources=["upload", "clipboard", "webcam"],
-                        label="Photo",
-                        elem_id="photo",
-                        height=320,
-                    )
+                    photo = _photo("photo")
                     with gr.Row():
                         address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
                         fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
                     with gr.Accordion("How it writes", open=False):
-                        settings = decoding_controls()
+                        settings = _controls(shelf)
                 with gr.Column(scale=3, min_width=300):
-                    viewer = make_viewer("viewer")
+                    viewer = _viewer("viewer")
             if photos:
                 gr.Examples([[str(path)] for path in photos], [photo], label="Examples", cache_examples=False)
             gr.on(
@@ -115,7 +129,7 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                 caption_photo,
                 [photo, *settings],
                 viewer,
-                api_name="caption",
+                api_name="caption_photo",
                 concurrency_limit=None,
                 show_progress="minimal",
             )
@@ -124,8 +138,28 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                 caption_address,
                 [address, *settings],
                 viewer,
-                api_name="caption_address",
+                api_visibility="private",
                 concurrency_limit=None,
+            )
+        with gr.Tab("Compare"):
+            gr.Markdown("One photo, captioned in two ways.")
+            compared = _photo("compared")
+            sides = []
+            with gr.Row(equal_height=False):
+                for side, standard in (("left", STANDARD), ("right", Decoding("greedy"))):
+                    with gr.Column(min_width=300):
+                        with gr.Accordion("How it writes", open=False):
+                            controls = _controls(shelf, standard)
+                        sides.append((controls, _viewer(f"viewer-{side}")))
+            both = [control for controls, _ in sides for control in controls]
+            gr.on(
+                [compared.change, *(control.change for control in both)],
+                compare,
+                [compared, *both],
+                [viewer for _, viewer in sides],
+                api_visibility="private",
+                concurrency_limit=None,
+                show_progress="minimal",
             )
         with gr.Tab("Many photos"):
             with gr.Row():
@@ -143,39 +177,111 @@ def build_page(service: CaptionService, load_image: LoadImage, *, photos: Sequen
                 elem_id="table",
             )
             save = gr.Button("Make files of the table", elem_id="save")
-            saved = gr.File(label="captions.csv, captions.jsonl, metadata.jsonl (to lie beside the photos)")
-        start.click(
-            caption_many,
-            [files, folder, *settings],
-            [gallery, table],
-            api_name="caption_many",
-            concurrency_limit=2,
-        )
-        save.click(save_table, table, saved, api_visibility="private")
+            saved = gr.File(
+                label="captions.csv, captions.jsonl, metadata.jsonl (to lie beside the photos)", elem_id="saved"
+            )
+            start.click(
+                caption_files,
+                [files, folder, *settings],
+                [gallery, table],
+                api_name="caption_many",
+                concurrency_limit=2,
+            )
+            save.click(save_table, table, saved, api_visibility="private")
+        _add_api(shelf, load, limits)
     return page
 
 
-def serve(captioner, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
+def serve(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
     """Serves the page until it is interrupted; the model has captioned once before the first visitor comes."""
-    service = CaptionService(captioner, max_waiting=MAX_WAITING)
-    service(Image.new("RGB", (224, 224), "grey"))
-    page = build_page(service, load_image, photos=photos)
+    shelf[shelf.names[0]](Image.new("RGB", (224, 224), "grey"))
+    page = build_page(shelf, load_image, photos=photos)
+    launch(page, server_name=host, server_port=port)
+    print(f"{page.local_url}  (Ctrl+C ends)", flush=True)
+    page.block_thread()
+
+
+def launch(page: gr.Blocks, **server) -> None:
+    """Begins to serve, with a bound on who waits and on what is uploaded; without share link, monitoring or footer."""
     page.queue(max_size=MAX_WAITING)
     page.launch(
-        server_name=host,
-        server_port=port,
         max_file_size=LIMITS.picture_bytes,
         share=False,
         enable_monitoring=False,
         footer_links=[],
         quiet=True,
         prevent_thread_lock=True,
+        **server,
     )
-    print(f"{page.local_url}  (Ctrl+C ends)", flush=True)
-    page.block_thread()
 
 
-def make_viewer(elem_id: str) -> gr.HTML:
+def _add_api(shelf: Shelf, load: Callable[[bytes], Image.Image], limits: Limits) -> None:
+    """The endpoints for programs. Their photos come as text: Gradio checks no path that a typed endpoint is given."""
+
+    def photo_of(photo: str) -> Image.Image:
+        if not isinstance(photo, str):
+            raise RefusedError("A photo is a web address, or the file in base64.")
+        if photo.startswith(("http://", "https://")):
+            return load(fetch_picture(photo, limits))
+        if len(photo) > 2 * limits.picture_bytes:
+            raise RefusedError(f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB.")
+        try:
+            content = base64.b64decode(photo.partition("base64,")[2] or photo, validate=True)
+        except ValueError:
+            raise RefusedError("A photo is a web address, or the file in base64.") from None
+        return load(content)
+
+    def caption(
+        photo: str,
+        strategy: str = STANDARD.strategy,
+        num_captions: int = 1,
+        num_beams: int = STANDARD.num_beams,
+        temperature: float = STANDARD.temperature,
+        top_p: float = STANDARD.top_p,
+        length_penalty: float = STANDARD.length_penalty,
+        max_words: int = STANDARD.max_words,
+        no_repeat_ngram: int = STANDARD.no_repeat_ngram,
+        checkpoint: str = shelf.names[0],
+    ) -> dict[str, Any]:
+        """Caption a photo, given by its web address or as base64.
+
+        Returns captions, the best first, each with text, score, probability and words; each word with probability,
+        attention (rows of the grid of regions) and rivals; and the milliseconds of encoder and decoder.
+        """
+        settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
+        with as_sentences():
+            decoding = Decoding(*settings)
+            return answer_of(shelf[checkpoint](photo_of(photo), decoding))
+
+    def stream(
+        photo: str,
+        strategy: str = "greedy",
+        temperature: float = STANDARD.temperature,
+        max_words: int = STANDARD.max_words,
+        checkpoint: str = shelf.names[0],
+    ) -> Iterator[str]:
+        """The caption of a photo as it grows, word by word, greedy or sampled."""
+        with as_sentences():
+            if strategy == "beam":
+                raise RefusedError("A beam search knows its words only at the end: greedy or sample.")
+            decoding = Decoding(strategy, num_captions=1, temperature=temperature, max_words=max_words)
+            yield from shelf[checkpoint].stream(photo_of(photo), decoding)
+
+    gr.api(caption, api_name="caption", concurrency_limit=None)
+    gr.api(stream, api_name="stream", concurrency_limit=MAX_STREAMS)
+
+
+def _photo(elem_id: str) -> gr.Image:
+    """Hands over the uploaded file as it is; by itself, `gr.Image` opens it, and names its path where it can't."""
+    image = gr.Image(
+        type="filepath", sources=["upload", "clipboard", "webcam"], label="Photo", elem_id=elem_id, height=320
+    )
+    # Not a subclass, for which Gradio would write a .pyi file beside this one.
+    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return image
+
+
+def _viewer(elem_id: str) -> gr.HTML:
     """Shows an answer of the server, handed to it as JSON."""
     return gr.HTML(
         "",
@@ -187,76 +293,30 @@ def make_viewer(elem_id: str) -> gr.HTML:
     )
 
 
-def decoding_controls() -> list[Any]:
-    """The fields of a `Decoding`, in their order."""
-    standard = Decoding()
-    names = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
+def _controls(shelf: Shelf, standard: Decoding = STANDARD) -> list[Any]:
+    """The checkpoint, and the fields of a `Decoding`, in their order."""
+
+    def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
+        lowest, highest = FIELDS[name].metadata["bounds"]
+        return gr.Slider(lowest, highest, getattr(standard, name), step=step, label=label, info=info)
+
     return [
-        gr.Radio(names, value=standard.strategy, label="Search"),
-        gr.Slider(1, 5, standard.num_captions, step=1, label="Captions"),
-        gr.Slider(1, 10, standard.num_beams, step=1, label="Beams", info="of beam search"),
-        gr.Slider(0.1, 2.0, standard.temperature, step=0.1, label="Temperature", info="of sampling"),
-        gr.Slider(0.1, 1.0, standard.top_p, step=0.05, label="Top-p", info="of sampling"),
-        gr.Slider(-2.0, 2.0, standard.length_penalty, step=0.1, label="Length penalty", info="higher: longer captions"),
-        gr.Slider(3, 40, standard.max_words, step=1, label="Words at the most"),
-        gr.Slider(0, 4, standard.no_repeat_ngram, step=1, label="No word group twice", info="of this length; 0: may"),
+        gr.Dropdown(
+            list(shelf.names),
+            value=shelf.names[0],
+            allow_custom_value=shelf.any_name,
+            visible=shelf.any_name or len(shelf.names) > 1,
+            label="Checkpoint",
+            info="a folder or a Hub id; only its weights and settings are read, none of its code is run"
+            if shelf.any_name
+            else None,
+        ),
+        gr.Radio(STRATEGIES, value=standard.strategy, label="Search"),
+        slider("num_captions", 1, "Captions"),
+        slider("num_beams", 1, "Beams", "of beam search"),
+        slider("temperature", 0.1, "Temperature", "of sampling"),
+        slider("top_p", 0.05, "Top-p", "of sampling"),
+        slider("length_penalty", 0.1, "Length penalty", "higher: longer captions"),
+        slider("max_words", 1, "Words at the most"),
+        slider("no_repeat_ngram", 1, "No word group twice", "of this length; 0: may"),
     ]
-
-
-def decoding_of(*settings) -> Decoding:
-    """Values of the controls -> what they mean; the browser makes no difference between 3 and 3.0."""
-    standard = Decoding()
-    named = zip((field.name for field in dataclasses.fields(Decoding)), settings, strict=True)
-    return Decoding(**{name: type(getattr(standard, name))(value) for name, value in named})
-
-
-def _caption(service, load_image, content: bytes, decoding: Decoding, limits: Limits) -> str:
-    with _as_sentences():
-        photo = _load(load_image, content, limits)
-        return json.dumps(answer_of(photo, service(photo, decoding)))
-
-
-def _load(load_image: LoadImage, content: bytes, limits: Limits) -> Image.Image:
-    picture = open_picture(content, limits)
-    try:
-        return load_image(picture)
-    except ValueError:
-        raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
-
-
-@contextmanager
-def _as_sentences():
-    """What can't be done is said on the page."""
-    try:
-        yield
-    except (RefusedError, BusyError) as error:
-        raise gr.Error(str(error), print_exception=False) from None
-
-
-def answer_of(photo: Image.Image, captioned: Captioned) -> dict[str, Any]:
-    """What the viewer shows, as JSON has it: the photo, small, and each caption with its words, maps and rivals."""
-    shown = photo.copy()
-    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=88)
-    return {
-        "photo": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "width": shown.width,
-        "height": shown.height,
-        "encoder_ms": captioned.encoder_ms,
-        "decoder_ms": captioned.decoder_ms,
-        "batch": captioned.batch,
-        "captions": [caption_as_json(caption) for caption in captioned.captions],
-    }
-
-
-def caption_as_json(caption) -> dict[str, Any]:
-    """A caption's text, score and probability (both of all its words), and of each word probability, map, rivals."""
-    words = []
-    for place, text in enumerate(caption.words):
-        attention = None if caption.attention is None else caption.attention[place].round(4).tolist()
-        probability = math.exp(caption.log_probabilities[place])
-        rivals = [[rival, round(share, 4)] for rival, share in caption.rivals[place]] if caption.rivals else []
-        words.append({"text": text, "probability": round(probability, 4), "attention": attention, "rivals": rivals})
-    probability = math.exp(sum(caption.log_probabilities))
-    return {"text": caption.text, "score": round(caption.score, 4), "probability": probability, "words": words}

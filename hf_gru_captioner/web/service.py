@@ -1,6 +1,6 @@
 """Captions for many callers at once: photos that wait share the next forward, and a full house says so.
 
-One thread owns the model. While it works, callers queue; then it takes all that wait and want the same decoding, up to
+One thread owns each model. While it works, callers queue; then it takes all that wait and want the same decoding, up to
 a batch, so nobody waits for company and company makes everyone quicker.
 """
 
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,12 +17,18 @@ from PIL import Image
 from transformers.generation.streamers import BaseStreamer
 
 from ..captioning import Caption, Captioner
+from .intake import RefusedError
 
 NUM_RIVALS = 5
+STRATEGIES = ("beam", "greedy", "sample")
 
 
 class BusyError(RuntimeError):
     """More callers wait than may; its text is for them."""
+
+
+def _bounded(default, lowest, highest) -> Any:
+    return field(default=default, metadata={"bounds": (lowest, highest)})
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,35 @@ class Decoding:
         length_penalty: Of beam search; above 0 long captions win.
         max_words: At the most.
         no_repeat_ngram: N-grams of this length come once in a caption; 0 for no such rule.
+
+    Raises:
+        RefusedError: A setting that nobody may have.
     """
 
     strategy: str = "beam"
-    num_captions: int = 3
-    num_beams: int = 5
-    temperature: float = 1.0
-    top_p: float = 1.0
-    length_penalty: float = 0.9
-    max_words: int = 24
-    no_repeat_ngram: int = 0
+    num_captions: int = _bounded(3, 1, 5)
+    num_beams: int = _bounded(5, 1, 10)
+    temperature: float = _bounded(1.0, 0.1, 2.0)
+    top_p: float = _bounded(1.0, 0.1, 1.0)
+    length_penalty: float = _bounded(0.9, -2.0, 2.0)
+    max_words: int = _bounded(24, 3, 40)
+    no_repeat_ngram: int = _bounded(0, 0, 4)
+
+    def __post_init__(self):
+        if self.strategy not in STRATEGIES:
+            raise RefusedError(f"The strategy is one of {', '.join(STRATEGIES)}.")
+        for each in fields(self):
+            lowest, highest = each.metadata.get("bounds", (None, None))
+            value = getattr(self, each.name)
+            if lowest is None:
+                continue
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest
+            is_whole = isinstance(lowest, int)
+            if not is_number or (is_whole and value != int(value)):
+                kind = "a whole number" if is_whole else "a number"
+                raise RefusedError(f"{each.name} is {kind} from {lowest} to {highest}.")
+            # A browser makes no difference of 3 and 3.0.
+            object.__setattr__(self, each.name, int(value) if is_whole else float(value))
 
     def generation(self) -> dict[str, Any]:
         """Arguments of generate()."""
@@ -101,6 +126,8 @@ class CaptionService:
         self.max_batch = max_batch
         self._waiting: queue.Queue[_Wish | None] = queue.Queue(max_waiting)
         self._left_over: list[_Wish] = []
+        self._is_closed = False
+        self._door = threading.Lock()  # nobody comes in once it is closed
         self._model = threading.Lock()  # streams work beside the thread of the batches
         self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
         self._thread.start()
@@ -112,10 +139,10 @@ class CaptionService:
             BusyError: Too many wait already.
         """
         wish = _Wish(image, decoding, Future())
-        try:
+        with self._door:
+            if self._is_closed or self._waiting.full():
+                raise BusyError("Too many people are captioning photos right now. Please try again in a moment.")
             self._waiting.put_nowait(wish)
-        except queue.Full:
-            raise BusyError("Too many people are captioning photos right now. Please try again in a moment.") from None
         return wish.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
@@ -144,6 +171,8 @@ class CaptionService:
 
     def close(self) -> None:
         """Ends when all who wait have their captions."""
+        with self._door:
+            self._is_closed = True
         self._waiting.put(None)
         self._thread.join()
 
@@ -200,6 +229,55 @@ class CaptionService:
             return self._caption([wish])[0]
         except Exception as error:
             return error
+
+
+class Shelf:
+    """Services by the name of their checkpoint, each begun when it is first wanted.
+
+    Args:
+        names: What may be wanted; the first is the standard.
+        load: Name -> captioner.
+        any_name: Whether other names may be wanted too: Hub ids, folders of this machine.
+        room: Services at most; the one that was wanted longest ago makes room, and ends when its callers are served.
+        limits: Of each [`CaptionService`].
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        load: Callable[[str], Captioner],
+        *,
+        any_name: bool = False,
+        room: int = 3,
+        **limits: int,
+    ):
+        self.names = tuple(names)
+        self.load = load
+        self.any_name = any_name
+        self.room = max(room, 1)
+        self.limits = limits
+        self._services: dict[str, CaptionService] = {}  # the one wanted last comes last
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> CaptionService:
+        """
+        Raises:
+            RefusedError: No such checkpoint, or not for everyone.
+        """
+        with self._lock:
+            service = self._services.pop(name, None)
+            if service is None:
+                if name not in self.names and not self.any_name:
+                    raise RefusedError("There is no such checkpoint here.")
+                try:
+                    service = CaptionService(self.load(name), **self.limits)
+                except (OSError, ValueError) as error:
+                    raise RefusedError(" ".join(str(error).split())) from error
+            self._services[name] = service
+            if len(self._services) > self.room:
+                oldest = self._services.pop(next(iter(self._services)))
+                threading.Thread(target=oldest.close, daemon=True).start()
+        return service
 
 
 class _Words(BaseStreamer):

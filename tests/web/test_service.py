@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding
+from hf_gru_captioner.web.intake import RefusedError
+from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, Shelf
 
 QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)
 
@@ -42,7 +43,7 @@ def wait_for(service, waiting: int) -> None:
 
 @pytest.mark.parametrize(
     "decoding",
-    [QUICK, Decoding("greedy", max_words=6), Decoding("sample", num_captions=3, max_words=6, temperature=0.01)],
+    [QUICK, Decoding("greedy", max_words=6), Decoding("sample", num_captions=3, max_words=6, temperature=0.1)],
 )
 def test_a_photo_gets_what_the_captioner_writes(service, captioner, photo, decoding):
     found = service(photo, decoding)
@@ -111,3 +112,66 @@ def test_a_stream_grows_word_by_word_to_the_greedy_caption(service, captioner, p
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
     with pytest.raises(FileNotFoundError):
         list(service.stream("nowhere.jpg", Decoding("greedy")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"strategy": "magic"}, "one of beam, greedy, sample"),
+        ({"num_beams": 11}, "num_beams is a whole number from 1 to 10"),
+        ({"num_beams": 2.5}, "num_beams is a whole number"),
+        ({"num_captions": True}, "num_captions is a whole number"),
+        ({"temperature": float("nan")}, r"temperature is a number from 0\.1 to 2"),
+        ({"max_words": "24"}, "max_words is a whole number"),
+    ],
+)
+def test_settings_that_nobody_may_have_are_refused(settings, said):
+    with pytest.raises(RefusedError, match=said):
+        Decoding(**settings)
+
+
+def test_a_browsers_three_point_zero_is_three():
+    assert Decoding(num_beams=3.0, temperature=1) == Decoding(num_beams=3, temperature=1.0)
+    assert isinstance(Decoding(num_beams=3.0).num_beams, int)
+
+
+@pytest.fixture
+def make_shelf(checkpoint):
+    shelves = []
+
+    def make(names, **settings):
+        shelf = Shelf(names, lambda name: Captioner.from_pretrained(checkpoint / name), **settings)
+        shelves.append(shelf)
+        return shelf
+
+    yield make
+    for shelf in shelves:
+        for service in shelf._services.values():
+            service.close()
+
+
+def test_a_checkpoint_is_loaded_once_when_it_is_wanted(make_shelf, photo):
+    shelf = make_shelf(["."])
+    assert shelf["."] is shelf["."]
+    assert shelf["."](photo, QUICK).captions
+
+
+def test_only_checkpoints_of_the_shelf_may_be_wanted_unless_any_may(make_shelf):
+    with pytest.raises(RefusedError, match="no such checkpoint here"):
+        make_shelf(["."])["../checkpoint"]
+    shelf = make_shelf(["."], any_name=True)
+    assert shelf["../checkpoint"] is not shelf["."]
+    with pytest.raises(RefusedError, match="neither a folder nor a model"):
+        shelf["nowhere"]
+
+
+def test_the_checkpoint_wanted_longest_ago_makes_room_and_ends_well(make_shelf, photo):
+    shelf = make_shelf([".", "./", "./."], room=2)
+    first, second = shelf["."], shelf["./"]
+    assert shelf["."] is first
+    shelf["./."]
+    assert shelf["."] is first
+    second._thread.join(10)
+    assert not second._thread.is_alive()
+    with pytest.raises(BusyError):
+        second(photo, QUICK)
