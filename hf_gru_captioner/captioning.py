@@ -1,5 +1,6 @@
 """Photos in, captions out: what the command line, the demo and the scorer call."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
+from .search import Found, StepOutput, search
 
 # Arguments of generate() that change what it is given or returns, not how it decodes.
 NOT_SETTINGS = {
@@ -26,6 +28,20 @@ NOT_SETTINGS = {
     "num_return_sequences",
     "return_dict_in_generate",
     "streamer",
+}
+
+# Fields of a generation_config that search() knows, or that have nothing to do with how a caption is written.
+SEARCH_KNOWS = {
+    "_from_model_config",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "length_penalty",
+    "max_new_tokens",
+    "num_beams",
+    "pad_token_id",
+    "suppress_tokens",
+    "transformers_version",
 }
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
@@ -182,8 +198,14 @@ class Captioner:
     def decode(
         self, encoder_outputs: ModelOutput, num_captions: int = 1, num_rivals: int = 0, **generation: Any
     ) -> list[list[Caption]]:
-        """Encoded photos -> `num_captions` captions of each, the best first, each word with `num_rivals` rivals."""
+        """Encoded photos -> `num_captions` captions of each, the best first, each word with `num_rivals` rivals.
+
+        They are those of generate(). Where our own search can write them, it does, since it is quicker.
+        """
         model = self.model
+        settings = self._search_settings(generation, num_captions)
+        if settings is not None:
+            return self._search(encoder_outputs, num_captions, num_rivals, settings)
         sequences = model.generate(
             encoder_outputs=encoder_outputs,
             num_return_sequences=num_captions,
@@ -210,6 +232,50 @@ class Captioner:
         ]
         by_image = [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in by_image]
+
+    def _search_settings(self, generation: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
+        """Arguments of search() that mean what these settings of generate() mean; None where there are none."""
+        model = self.model
+        config = copy.deepcopy(model.generation_config)
+        if config.update(**generation) or model.device.type != "cpu" or model.dtype != torch.float32:
+            return None
+        given = {name for name, value in config.to_diff_dict().items() if value}
+        num_beams = config.num_beams or 1
+        is_one_end = isinstance(config.eos_token_id, int)
+        if given - SEARCH_KNOWS or not config.max_new_tokens or num_captions > num_beams or not is_one_end:
+            return None
+        return {
+            "start": config.decoder_start_token_id,
+            "end": config.eos_token_id,
+            "num_beams": num_beams,
+            "max_words": config.max_new_tokens,
+            "length_penalty": 1.0 if config.length_penalty is None else config.length_penalty,
+            "suppressed": config.suppress_tokens or (),
+        }
+
+    def _search(self, encoder_outputs, num_captions: int, num_rivals: int, settings: dict[str, Any]):
+        projected_regions = encoder_outputs.projected_regions
+        decoder, lm_head = self.model.decoder, self.model.lm_head
+
+        def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
+            decoded = decoder(torch.from_numpy(tokens)[:, None], projected_regions, torch.from_numpy(states))
+            log_probabilities = lm_head(decoded.output_embeddings[:, 0]).log_softmax(-1)  # (N, V)
+            weights = decoded.attention_weights  # (N, 1, A, P)
+            attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
+            return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
+
+        states = decoder.first_states(projected_regions[2])  # (2, B, H)
+        found = search(step, states.numpy(), num_captions=num_captions, num_rivals=num_rivals, **settings)
+        captions = [[self._caption_of(each, settings["length_penalty"]) for each in of_image] for of_image in found]
+        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
+
+    def _caption_of(self, found: Found, length_penalty: float) -> Caption:
+        rivals = None
+        if found.rivals.shape[1]:
+            rivals = torch.from_numpy(found.rivals), torch.from_numpy(found.rival_log_probabilities)
+        attention = None if found.attention is None else torch.from_numpy(found.attention)
+        log_probabilities = torch.from_numpy(found.log_probabilities)
+        return self._caption(torch.from_numpy(found.tokens), log_probabilities, attention, rivals, length_penalty)
 
     def _labels(self, sequences: torch.Tensor) -> torch.Tensor:
         """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""

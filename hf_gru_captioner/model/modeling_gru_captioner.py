@@ -350,6 +350,10 @@ class GRUCaptionerDecoder(nn.Module):
         self.output_projection = nn.Linear(2 * config.hidden_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
 
+    def first_states(self, mean_region: torch.Tensor) -> torch.Tensor:
+        """Mean regions `(B, H)` -> both GRU states before the start token, `(2, B, H)`."""
+        return torch.tanh(self.initial_states(mean_region)).unflatten(-1, (2, -1)).transpose(0, 1)
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -370,7 +374,7 @@ class GRUCaptionerDecoder(nn.Module):
         num_images, num_captions = len(mean_region), len(input_ids)
         embeddings = self.dropout(self.embed_tokens(input_ids))  # (N, T, E)
         if states is None:
-            states = torch.tanh(self.initial_states(mean_region)).unflatten(-1, (2, -1)).transpose(0, 1)  # (2, B, H)
+            states = self.first_states(mean_region)  # (2, B, H)
             if image_index is None:
                 states = states.repeat_interleave(num_captions // num_images, dim=1)  # (2, N, H)
             else:
