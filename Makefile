@@ -26,7 +26,7 @@ lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: $(VENV)/.installed-dev  ## train from photos in three stages, into runs/; the first is the shipped checkpoint's
+train: $(VENV)/.installed-dev  ## train the shipped checkpoint from photos, in three stages, into runs/
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/flickr8k.yaml \
 		--data.source "$(DATA)" --model.encoder "$(ENCODER)" $(ARGS)
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/fine-tune-encoder.yaml --data.source "$(DATA)" $(ARGS)

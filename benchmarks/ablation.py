@@ -3,14 +3,16 @@
     gru-captioner score --data ... --checkpoint runs/x/checkpoint --output runs/x/score    # for each run
     python benchmarks/ablation.py runs/a runs/b runs/c > table.md
 
-Runs whose knobs differ in nothing but the seed are one row, with the names of their folders. A row lists the knobs that
-are not as in the first one; an encoder or checkpoint is named by the run that it is of. Scores
-are of the validation split with the Penn Treebank tokenizer, times 100; over several seeds the interval is of their
-mean, else it is the bootstrap's over photos, of one run.
+Runs whose knobs differ in nothing but the seed are one row, with the names of their folders; so are runs that go on
+from such runs, if the names of those end in the seed: b-1 and b-2. A row lists the knobs that are not as in the first
+one; an encoder or checkpoint is named by the run that it is of. Scores are of the validation split with the Penn
+Treebank tokenizer, times 100; over several seeds the interval is of their mean, else it is the bootstrap's over photos,
+of one run.
 """
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     knobs = flatten_knobs(yaml.safe_load((folder / "config.yaml").read_text()))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     system = next(iter(json.loads((folder / "score" / "metrics.json").read_text())["systems"].values()))
+    if knobs["model.checkpoint"]:  # a-1/checkpoint and a-2/checkpoint are one change, of two seeds
+        knobs["model.checkpoint"] = re.sub(r"-\d+(/checkpoint)?$", "", knobs["model.checkpoint"])
     return {
         "knobs": {name: value for name, value in knobs.items() if name not in NOT_COMPARED},
         "minutes": sum(each["train_seconds"] + each["validation_seconds"] for each in history) / 60,

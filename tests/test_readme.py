@@ -37,6 +37,12 @@ def test_every_file_that_readme_names_exists():
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_the_scores_of_readme_are_those_of_the_model_card():
+    rows = re.findall(r"^\| (?:CIDEr|METEOR|BLEU-\d|ROUGE-L) \|.*$", README, re.MULTILINE)
+    assert len(rows) == 7
+    assert set(rows) <= set((ROOT / "model_card.md").read_text().splitlines())
+
+
 def test_every_example_photo_has_its_licence():
     licences = (ROOT / "demo" / "examples" / "LICENSES.md").read_text()
     photos = [path.name for path in (ROOT / "demo" / "examples").glob("*.jpg")]

@@ -89,9 +89,9 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         if caption.attention is not None:
             where = f"{prefix}/{path.stem}.jpg"
             sheet = draw_attention(load_image(path), caption.words, caption.attention, max_columns=14)
-            sheet.thumbnail((1600, 1600))
+            sheet.thumbnail((1200, 1200))
             buffer = io.BytesIO()
-            sheet.save(buffer, "JPEG", quality=85)
+            sheet.save(buffer, "JPEG", quality=80)
             pictures[where] = buffer.getvalue()
         examples.append(Example(path.name, caption.text, where))
     card = render_card(

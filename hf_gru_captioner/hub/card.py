@@ -99,7 +99,7 @@ def render_card(
         datasets=[name for name in learned_from if name.count("/") == 1] or None,
         metrics=list(dict.fromkeys(METRICS[figure][0] for figure in METRICS if figure in best["figures"])) or None,
         base_model=encoder if encoder.count("/") == 1 else None,
-        model_name=repo_id.split("/")[-1] if results else None,
+        model_name=(title or repo_id.split("/")[-1]) if results else None,
         eval_results=results or None,
     )
     parts = count_parameters(checkpoint / WEIGHTS)
