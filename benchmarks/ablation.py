@@ -23,6 +23,13 @@ from hf_gru_captioner.training.config import PLACES, flatten_knobs
 
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
 NOT_COMPARED = PLACES | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
+OF_THE_CHECKPOINT = (  # knobs of a new model, not looked at by a run that goes on from a checkpoint
+    "model.attention_type",
+    "model.embedding_size",
+    "model.encoder",
+    "model.hidden_size",
+    "model.num_attention_heads",
+)
 STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> two-sided quantile of their mean
 
 
@@ -44,6 +51,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def change(knobs: dict[str, Any], baseline: dict[str, Any]) -> str:
     """What a row changed; where it goes on from another run's checkpoint, all else belongs to the stage."""
+    if knobs["model.checkpoint"]:
+        knobs = {name: value for name, value in knobs.items() if name not in OF_THE_CHECKPOINT}
     changed = {name: value for name, value in knobs.items() if value != baseline.get(name)}
     for name in ("model.checkpoint", "model.encoder"):
         if changed.get(name):
@@ -63,11 +72,14 @@ def cell(runs: list[dict[str, Any]], figure: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--each", action="store_true", help="a row for each run, whatever its seed")
+    arguments = parser.parse_args()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for folder in parser.parse_args().runs:
+    for folder in arguments.runs:
         run = read_run(folder)
         run["name"] = folder.name
-        rows.setdefault(json.dumps(run["knobs"], sort_keys=True), []).append(run)
+        key = folder.name if arguments.each else json.dumps(run["knobs"], sort_keys=True)
+        rows.setdefault(key, []).append(run)
     print(f"| run | change | seeds | {' | '.join(FIGURES.values())} | best epoch | minutes |")
     print("|---" * (5 + len(FIGURES)) + "|")
     first = next(iter(rows.values()))[0]["knobs"]

@@ -115,7 +115,7 @@ def test_the_command_writes_card_and_pictures_whole(checkpoint, photo, tmp_path,
 
 @pytest.mark.slow
 def test_model_card_is_what_make_card_writes(tmp_path, monkeypatch):
-    recipe = re.search(r"gru-captioner (card .*(?:\\\n.*)*)", (ROOT / "Makefile").read_text()).group(1)
+    recipe = re.search(r"gru-captioner (card (?:[^\\\n]|\\\n)*)", (ROOT / "Makefile").read_text()).group(1)
     words = shlex.split(recipe.replace("\\\n", " "))
     photos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "demo" / "examples").glob("*.jpg"))
     words = [*words[:-1], *photos]
