@@ -88,10 +88,10 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         where = None
         if caption.attention is not None:
             where = f"{prefix}/{path.stem}.jpg"
-            sheet = draw_attention(load_image(path), caption.words, caption.attention, max_columns=14)
-            sheet.thumbnail((1200, 1200))
+            sheet = draw_attention(load_image(path), caption.words, caption.attention, max_columns=7)
+            sheet.thumbnail((1000, 1000))
             buffer = io.BytesIO()
-            sheet.save(buffer, "JPEG", quality=80)
+            sheet.save(buffer, "JPEG", quality=75)
             pictures[where] = buffer.getvalue()
         examples.append(Example(path.name, caption.text, where))
     card = render_card(
