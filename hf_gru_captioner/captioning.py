@@ -1,6 +1,7 @@
 """Photos in, captions out: what the command line, the demo and the scorer call."""
 
 import copy
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from typing import Any, overload
 import numpy as np
 import torch
 from transformers import PreTrainedConfig
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from .model.modeling_gru_captioner import GRUCaptionerEncoderOutput
 from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
-from .search import Found, StepOutput, search
+from .runtime import BACKENDS, Graphs
+from .search import Found, Step, StepOutput, search
 
 # Arguments of generate() that change what it is given or returns, not how it decodes.
 NOT_SETTINGS = {
@@ -77,12 +80,18 @@ class Captioner:
     Args:
         model: A captioner; it is put into evaluation mode.
         processor: Its processor.
+        graphs: The same model on another runtime, which then encodes, and writes what search() can write.
 
     Raises:
         ValueError: The processor's vocabulary is not the model's.
     """
 
-    def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
+    def __init__(
+        self,
+        model: GRUCaptionerForConditionalGeneration,
+        processor: GRUCaptionerProcessor,
+        graphs: Graphs | None = None,
+    ):
         if len(processor.tokenizer) != model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
@@ -90,6 +99,7 @@ class Captioner:
             )
         self.model = model.eval()
         self.processor = processor
+        self.graphs = graphs
 
     @classmethod
     def from_pretrained(
@@ -100,6 +110,8 @@ class Captioner:
         token: str | bool | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        backend: str = "torch",
+        graphs: str | PathLike | None = None,
     ) -> "Captioner":
         """
         Args:
@@ -107,11 +119,17 @@ class Captioner:
             revision, token: As in `AutoModel.from_pretrained`.
             device: Where the model runs.
             dtype: Precision it runs in, whatever that of the file.
+            backend: `"torch"`, or `"onnxruntime"` or `"openvino"` for the graphs of `gru-captioner export`: the same
+                captions, sooner. Their threads are as many as torch's.
+            graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
 
         Raises:
             FileNotFoundError: Nothing of that name.
-            ValueError: Not a checkpoint of a GRU captioner.
+            ValueError: Not a checkpoint of a GRU captioner, no such backend, or the graphs are of other weights.
+            ModuleNotFoundError: The backend isn't installed.
         """
+        if backend != "torch" and backend not in BACKENDS:
+            raise ValueError(f"the backend is one of torch, {', '.join(BACKENDS)}, found {backend!r}.")
         name = fspath(checkpoint or SHIPPED_CHECKPOINT)
         location = {"revision": revision, "token": token}
         try:
@@ -139,7 +157,13 @@ class Captioner:
         if loading["missing_keys"]:
             missing = sorted(loading["missing_keys"])
             raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
-        return cls(model.to(device), processor)
+        if backend == "torch":
+            return cls(model.to(device), processor)
+        runtime = Graphs(Path(graphs or Path(name) / "onnx"), backend, torch.get_num_threads())
+        weights = cached_file(name, "model.safetensors", **location)
+        if runtime.weights != hashlib.sha256(Path(weights).read_bytes()).hexdigest():
+            raise ValueError(f"the graphs are of other weights than those of {name}: export them anew.")
+        return cls(model, processor, runtime)
 
     @overload
     def __call__(self, images: ImageSource, *, num_captions: None = None, **generation: Any) -> Caption: ...
@@ -192,7 +216,10 @@ class Captioner:
     def encode(self, images: Sequence[ImageSource]) -> ModelOutput:
         """Photos -> what the decoder needs to know of them, for [`decode`]."""
         pixel_values = self.processor(images=images)["pixel_values"].to(self.model.device)
-        return self.model.get_encoder()(pixel_values)
+        if self.graphs is None:
+            return self.model.get_encoder()(pixel_values)
+        regions, keys, values, mean_region, _ = map(torch.from_numpy, self.graphs.encode(pixel_values.numpy()))
+        return GRUCaptionerEncoderOutput(last_hidden_state=regions, projected_regions=(keys, values, mean_region))
 
     @torch.inference_mode()
     def decode(
@@ -255,6 +282,17 @@ class Captioner:
 
     def _search(self, encoder_outputs, num_captions: int, num_rivals: int, settings: dict[str, Any]):
         projected_regions = encoder_outputs.projected_regions
+        if self.graphs is None:
+            step = self._step(projected_regions)
+        else:
+            keys, values, _ = projected_regions
+            step = self.graphs.step(keys.numpy(), values.numpy())
+        states = self.model.decoder.first_states(projected_regions[2]).numpy()  # (2, B, H)
+        found = search(step, states, num_captions=num_captions, num_rivals=num_rivals, **settings)
+        captions = [[self._caption_of(each, settings["length_penalty"]) for each in of_image] for of_image in found]
+        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
+
+    def _step(self, projected_regions) -> Step:
         decoder, lm_head = self.model.decoder, self.model.lm_head
 
         def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
@@ -264,10 +302,7 @@ class Captioner:
             attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
             return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
 
-        states = decoder.first_states(projected_regions[2])  # (2, B, H)
-        found = search(step, states.numpy(), num_captions=num_captions, num_rivals=num_rivals, **settings)
-        captions = [[self._caption_of(each, settings["length_penalty"]) for each in of_image] for of_image in found]
-        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
+        return step
 
     def _caption_of(self, found: Found, length_penalty: float) -> Caption:
         rivals = None

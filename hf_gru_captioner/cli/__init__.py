@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import caption, card, demo, features, push, score, train
+from . import caption, card, demo, export, features, push, score, train
 from .shell import guarded
 
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     card.add_command(commands)
     push.add_command(commands)
     demo.add_command(commands)
+    export.add_command(commands)
     commands.add_parser("features", help="encode the photos of a training run ahead of it", add_help=False)
     commands.add_parser("train", help="train a captioner: gru-captioner train --config FILE", add_help=False)
     arguments = parser.parse_args(argv)

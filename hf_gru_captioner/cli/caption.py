@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .shell import BAD_INPUT, UsageError, one_line, positive, quiet_transformers
+from .shell import BAD_INPUT, UsageError, needs_extra, one_line, positive, quiet_transformers
 
 
 def add_command(commands) -> None:
@@ -30,6 +30,13 @@ def add_command(commands) -> None:
     parser.add_argument("--num-captions", type=positive, default=1, help="captions of each photo, the best first")
     parser.add_argument("--batch-size", type=positive, default=16, help="photos captioned at once")
     parser.add_argument("--attention", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photo")
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnxruntime", "openvino"),
+        default="torch",
+        help="what the model runs on; all but torch need the graphs of gru-captioner export (%(default)s)",
+    )
+    parser.add_argument("--graphs", help="folder of the graphs; onnx in the checkpoint when not given")
     parser.set_defaults(run=run)
 
 
@@ -41,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from ..captioning import Captioner
 
-    captioner = Captioner.from_pretrained(arguments.checkpoint)
+    with needs_extra(arguments.backend):
+        captioner = Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
     generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
     beams = generation.get("num_beams", captioner.model.generation_config.num_beams or 1)
     if arguments.num_captions > beams:
