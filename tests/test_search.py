@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.search import StepOutput, search
+from hf_gru_captioner.search import StepOutput, _largest, search
 
 
 @pytest.fixture
@@ -133,3 +133,16 @@ def test_more_captions_than_beams_can_not_be_had():
             max_words=4,
             length_penalty=1.0,
         )
+
+
+@pytest.mark.parametrize(("width", "count"), [(2541, 10), (641, 10), (640, 3), (130, 2), (100, 5), (4, 9), (500, 0)])
+def test_the_largest_are_found_in_their_order(width, count):
+    values = np.random.default_rng(width).normal(size=(4, width)).astype(np.float32)
+    values[1] = values[1].round()  # many are equal
+    values[2, ::3] = -np.inf
+    values[3, -1] = 9  # behind the last whole block
+    places, found = _largest(values, count)
+    expected = -np.sort(-values, axis=1)[:, :count]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.take_along_axis(values, places, axis=1), expected)
+    assert all(len(set(row)) == len(row) for row in places.tolist())
