@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from hf_gru_captioner import Captioner
-
-EXAMPLES = Path(__file__).parents[1] / "demo" / "examples"
+from hf_gru_captioner.hub import EXAMPLES
 
 
 class Generating(Captioner):

@@ -16,7 +16,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[1] / "demo" / "examples"
+from hf_gru_captioner.hub import EXAMPLES
+
 CLIENTS = (1, 8, 32, 64)
 
 

@@ -263,7 +263,7 @@ class Captioner:
     def _search_settings(self, generation: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
         """Arguments of search() that mean what these settings of generate() mean; None where there are none."""
         model = self.model
-        config = copy.deepcopy(model.generation_config)
+        config = copy.copy(model.generation_config)
         if config.update(**generation) or model.device.type != "cpu" or model.dtype != torch.float32:
             return None
         given = {name for name, value in config.to_diff_dict().items() if value}

@@ -48,8 +48,7 @@ def export_graphs(model, folder: str | Path, weights: str | Path, image_size: tu
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _export(model.eval(), aside, image_size)
-        content = {"weights": digest(weights), "attends": model.config.attention_type != "none"}
-        (aside / GRAPHS).write_text(json.dumps(content) + "\n")
+        (aside / GRAPHS).write_text(json.dumps({"weights": digest(weights)}) + "\n")
         aside.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -9,8 +9,6 @@ import numpy as np
 
 from .search import Step, StepOutput
 
-BACKENDS = ("onnxruntime", "openvino")
-
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
 
@@ -33,9 +31,8 @@ class Graphs:
             raise FileNotFoundError(
                 f"{folder} has no graphs: gru-captioner export CHECKPOINT --output {folder} makes them."
             )
-        about = json.loads((folder / "graphs.json").read_text())
-        self.weights, self.attends = about["weights"], about["attends"]
-        load = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}[backend]
+        self.weights = json.loads((folder / "graphs.json").read_text())["weights"]
+        load = BACKENDS[backend]
         self._encoder, self._step = (load(folder / f"{name}.onnx", num_threads) for name in ("encoder", "step"))
 
     def encode(self, pixel_values: np.ndarray) -> list[np.ndarray]:
@@ -87,3 +84,6 @@ def _load_openvino(path: Path, num_threads: int) -> Run:
             return list(model(inputs).values())
 
     return run
+
+
+BACKENDS = {"onnxruntime": _load_onnxruntime, "openvino": _load_openvino}

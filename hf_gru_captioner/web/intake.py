@@ -68,7 +68,7 @@ def open_picture(content: bytes, limits: Limits = LIMITS) -> Image.Image:
         RefusedError: Too large, or not a picture.
     """
     if len(content) > limits.picture_bytes:
-        raise RefusedError(_too_large(limits))
+        raise RefusedError(too_large(limits))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
@@ -112,7 +112,7 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
                         content = RefusedError(
                             "The archive is too large when unpacked."
                             if most < limits.picture_bytes
-                            else _too_large(limits)
+                            else too_large(limits)
                         )
                     else:
                         left -= len(content)
@@ -180,7 +180,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         while chunk := response.read(CHUNK):
             content += chunk
             if len(content) > limits.picture_bytes:
-                raise RefusedError(_too_large(limits))
+                raise RefusedError(too_large(limits))
         if time.monotonic() > deadline:  # a body without a length just ends when the socket is shut
             raise TimeoutError
         return bytes(content)
@@ -239,7 +239,7 @@ def _is_picture(info: zipfile.ZipInfo) -> bool:
     return not info.is_dir() and not hidden and path.suffix.lower() in SUFFIXES
 
 
-def _too_large(limits: Limits) -> str:
+def too_large(limits: Limits) -> str:
     return f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB."
 
 

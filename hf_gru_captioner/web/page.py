@@ -18,12 +18,13 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
 from .answers import SHOWN_SIDE, answer_of, as_sentences, shown_photo
-from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
+from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
 from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .service import BusyError, Decoding, Shelf
 
 HERE = Path(__file__).parent
 MAX_WAITING = 64  # callers
+NO_PHOTO = "A photo is a web address, or the file in base64."
 MAX_STREAMS = 4  # callers whose captions grow at the same time
 KEPT_SECONDS = 3600  # that an uploaded file stays on the disk
 STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
@@ -72,7 +73,13 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         half = len(settings) // 2
         return caption_photo(path, *settings[:half]), caption_photo(path, *settings[half:])
 
-    def caption_many(files: list[str] | None, folder: list[str] | None, checkpoint: str, *settings, progress):
+    def caption_many(
+        files: list[str] | None,
+        folder: list[str] | None,
+        checkpoint: str,
+        *settings,
+        progress=gr.Progress(),  # noqa: B008, Gradio looks for this default
+    ):
         if not files and not folder:
             raise gr.Error("Choose some photos first.", print_exception=False)
         with as_sentences():
@@ -99,9 +106,6 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
             if len(rows) % 10 == 0:
                 yield gr.skip(), rows
         yield shown, rows
-
-    def caption_files(files, folder, *settings, progress=gr.Progress()):  # noqa: B008, Gradio looks for this default
-        yield from caption_many(files, folder, *settings, progress=progress)
 
     def save_table(table) -> list[str]:
         rows = [(str(name), str(text)) for name, text in table.itertuples(index=False)]
@@ -181,7 +185,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                 label="captions.csv, captions.jsonl, metadata.jsonl (to lie beside the photos)", elem_id="saved"
             )
             start.click(
-                caption_files,
+                caption_many,
                 [files, folder, *settings],
                 [gallery, table],
                 api_name="caption_many",
@@ -220,15 +224,15 @@ def _add_api(shelf: Shelf, load: Callable[[bytes], Image.Image], limits: Limits)
 
     def photo_of(photo: str) -> Image.Image:
         if not isinstance(photo, str):
-            raise RefusedError("A photo is a web address, or the file in base64.")
+            raise RefusedError(NO_PHOTO)
         if photo.startswith(("http://", "https://")):
             return load(fetch_picture(photo, limits))
         if len(photo) > 2 * limits.picture_bytes:
-            raise RefusedError(f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB.")
+            raise RefusedError(too_large(limits))
         try:
             content = base64.b64decode(photo.partition("base64,")[2] or photo, validate=True)
         except ValueError:
-            raise RefusedError("A photo is a web address, or the file in base64.") from None
+            raise RefusedError(NO_PHOTO) from None
         return load(content)
 
     def caption(

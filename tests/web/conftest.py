@@ -8,12 +8,12 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from hf_gru_captioner import Captioner
+from hf_gru_captioner.hub import EXAMPLES
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import Shelf, build_page, launch
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-EXAMPLES = Path(__file__).parents[2] / "demo" / "examples"
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 
 

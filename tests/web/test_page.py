@@ -19,8 +19,8 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from hf_gru_captioner import Captioner
+from hf_gru_captioner.hub import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[2] / "demo" / "examples"
 DOGS = EXAMPLES / "dogs_lawn.jpg"
 KITTEN = EXAMPLES / "kitten.jpg"
 
