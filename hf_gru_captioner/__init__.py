@@ -1,7 +1,7 @@
 """A small image captioner: any vision encoder, a GRU decoder that attends to regions, transformers' generate().
 
-Names load when they are used, so that importing the package costs nothing. Importing `hf_gru_captioner.model`, as each
-of the model's names does, makes transformers' auto classes know the model.
+Names load when they are used, so that importing the package costs nothing. Each of the model's names makes
+transformers' auto classes know the model.
 """
 
 from importlib import import_module

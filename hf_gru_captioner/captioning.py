@@ -1,24 +1,30 @@
-"""Photos in, captions out: what the command line, the demo and the scorer call."""
+"""Photos in, captions out: what the command line, the demo and the scorer call.
 
-import copy
+Nothing here imports torch before it is needed: graphs caption without it.
+"""
+
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
-from transformers import PreTrainedConfig
-from transformers.utils import ModelOutput, cached_file
+from PIL import Image
 
-from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-from .model.modeling_gru_captioner import GRUCaptionerEncoderOutput
-from .model.processing_gru_captioner import IGNORE_INDEX, ImageSource, is_one_image
-from .runtime import BACKENDS, Graphs
-from .search import Found, Step, StepOutput, search
+from .model.image_loading_gru_captioner import ImageSource, is_one_image
+from .runtime import BACKENDS, EncodedPhotos, Graphs
+from .search import Found, search
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.utils import ModelOutput
+
+    from .eager import Eager
+    from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
 # Arguments of generate() that change what it is given or returns, not how it decodes.
 NOT_SETTINGS = {
@@ -33,9 +39,8 @@ NOT_SETTINGS = {
     "streamer",
 }
 
-# Fields of a generation_config that search() knows, or that have nothing to do with how a caption is written.
+# Settings of generate() that search() knows, or that have nothing to do with how a caption is written.
 SEARCH_KNOWS = {
-    "_from_model_config",
     "bos_token_id",
     "decoder_start_token_id",
     "eos_token_id",
@@ -45,6 +50,17 @@ SEARCH_KNOWS = {
     "pad_token_id",
     "suppress_tokens",
     "transformers_version",
+}
+
+# Others that change nothing while they are off.
+OFF_UNLESS_TRUE = {
+    "do_sample",
+    "early_stopping",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "output_attentions",
+    "output_hidden_states",
 }
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
@@ -80,26 +96,35 @@ class Captioner:
     Args:
         model: A captioner; it is put into evaluation mode.
         processor: Its processor.
-        graphs: The same model on another runtime, which then encodes, and writes what search() can write.
 
     Raises:
         ValueError: The processor's vocabulary is not the model's.
     """
 
-    def __init__(
-        self,
-        model: GRUCaptionerForConditionalGeneration,
-        processor: GRUCaptionerProcessor,
-        graphs: Graphs | None = None,
-    ):
-        if len(processor.tokenizer) != model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
-                "they are not of one checkpoint."
-            )
-        self.model = model.eval()
-        self.processor = processor
-        self.graphs = graphs
+    _runtime: "Eager | Graphs"  # which encodes and decodes
+
+    def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
+        from .eager import Eager
+
+        self._eager = self._runtime = Eager(model, processor)
+
+    @property
+    def model(self) -> "GRUCaptionerForConditionalGeneration":
+        return self._eager.model
+
+    @property
+    def processor(self) -> "GRUCaptionerProcessor":
+        return self._eager.processor
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether captions come with where the model looked."""
+        return self._runtime.has_attention
+
+    @property
+    def num_beams(self) -> int:
+        """Beams of the search when none are asked for."""
+        return self._runtime.defaults().get("num_beams") or 1
 
     @classmethod
     def from_pretrained(
@@ -108,62 +133,37 @@ class Captioner:
         *,
         revision: str | None = None,
         token: str | bool | None = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: "str | torch.device" = "cpu",
+        dtype: "str | torch.dtype" = "float32",
         backend: str = "torch",
         graphs: str | PathLike | None = None,
+        num_threads: int | None = None,
     ) -> "Captioner":
         """
         Args:
-            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given.
+            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given. With a backend of
+                graphs also a folder of them alone.
             revision, token: As in `AutoModel.from_pretrained`.
-            device: Where the model runs.
-            dtype: Precision it runs in, whatever that of the file.
+            device: Where torch runs the model.
+            dtype: Precision it runs in there, whatever that of the file.
             backend: `"torch"`, or `"onnxruntime"` or `"openvino"` for the graphs of `gru-captioner export`: the same
-                captions, sooner. Their threads are as many as torch's.
+                captions, sooner, and without importing torch. What only generate() can do, sampling for one, is still
+                done by torch.
             graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
+            num_threads: That graphs work with; as many as OMP_NUM_THREADS or the machine says when not given.
 
         Raises:
             FileNotFoundError: Nothing of that name.
             ValueError: Not a checkpoint of a GRU captioner, no such backend, or the graphs are of other weights.
             ModuleNotFoundError: The backend isn't installed.
         """
-        if backend != "torch" and backend not in BACKENDS:
-            raise ValueError(f"the backend is one of torch, {', '.join(BACKENDS)}, found {backend!r}.")
         name = fspath(checkpoint or SHIPPED_CHECKPOINT)
         location = {"revision": revision, "token": token}
-        try:
-            settings, _ = PreTrainedConfig.get_config_dict(name, **location)
-        except OSError as error:
-            if Path(name).is_dir():
-                raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
-            raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
-        if not settings:
-            raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
-        if settings.get("model_type") != "gru_captioner":
-            raise ValueError(
-                f"{name} is not a GRU captioner but a model of type {settings.get('model_type', 'unknown')!r}."
-            )
-        try:
-            processor = GRUCaptionerProcessor.from_pretrained(name, **location)
-            model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, output_loading_info=True, **location
-            )
-        except Exception as error:  # a damaged file or field raises whatever the library that reads it raises
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(
-                f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
-            ) from error
-        if loading["missing_keys"]:
-            missing = sorted(loading["missing_keys"])
-            raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
         if backend == "torch":
-            return cls(model.to(device), processor)
-        runtime = Graphs(Path(graphs or Path(name) / "onnx"), backend, torch.get_num_threads())
-        weights = cached_file(name, "model.safetensors", **location)
-        if runtime.weights != hashlib.sha256(Path(weights).read_bytes()).hexdigest():
-            raise ValueError(f"the graphs are of other weights than those of {name}: export them anew.")
-        return cls(model, processor, runtime)
+            return cls(*_load(name, device, dtype, location))
+        if backend not in BACKENDS:
+            raise ValueError(f"the backend is one of torch, {', '.join(BACKENDS)}, found {backend!r}.")
+        return _GraphCaptioner(name, graphs, backend, num_threads, location)
 
     @overload
     def __call__(self, images: ImageSource, *, num_captions: None = None, **generation: Any) -> Caption: ...
@@ -181,7 +181,6 @@ class Captioner:
         self, images: Sequence[ImageSource], *, num_captions: int, **generation: Any
     ) -> list[list[Caption]]: ...
 
-    @torch.inference_mode()
     def __call__(self, images, *, num_captions=None, batch_size=16, **generation):
         """
         Args:
@@ -212,131 +211,154 @@ class Captioner:
         results = captions if num_captions is not None else [of_image[0] for of_image in captions]
         return results[0] if is_one else results
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[ImageSource]) -> ModelOutput:
-        """Photos -> what the decoder needs to know of them, for [`decode`]."""
-        pixel_values = self.processor(images=images)["pixel_values"].to(self.model.device)
-        if self.graphs is None:
-            return self.model.get_encoder()(pixel_values)
-        regions, keys, values, mean_region, _ = map(torch.from_numpy, self.graphs.encode(pixel_values.numpy()))
-        return GRUCaptionerEncoderOutput(last_hidden_state=regions, projected_regions=(keys, values, mean_region))
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """One photo, upright, RGB and as small as the encoder takes it: the part of [`encode`] that reads files."""
+        return self._runtime.load_image(source)
 
-    @torch.inference_mode()
+    def encode(self, images: Sequence[ImageSource]) -> "ModelOutput | EncodedPhotos":
+        """Photos -> what the decoder needs to know of them, for [`decode`]."""
+        return self._runtime.encode(images)
+
     def decode(
-        self, encoder_outputs: ModelOutput, num_captions: int = 1, num_rivals: int = 0, **generation: Any
+        self, encoded: "ModelOutput | EncodedPhotos", num_captions: int = 1, num_rivals: int = 0, **generation: Any
     ) -> list[list[Caption]]:
         """Encoded photos -> `num_captions` captions of each, the best first, each word with `num_rivals` rivals.
 
         They are those of generate(). Where our own search can write them, it does, since it is quicker.
         """
-        model = self.model
-        settings = self._search_settings(generation, num_captions)
-        if settings is not None:
-            return self._search(encoder_outputs, num_captions, num_rivals, settings)
-        sequences = model.generate(
-            encoder_outputs=encoder_outputs,
-            num_return_sequences=num_captions,
-            **generation,
-        )  # (N, 1 + T)
-        labels = self._labels(sequences)
-        # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
-        output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
-        log_probabilities = output.logits.float().log_softmax(-1)  # (N, T, V)
-        of_words = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
-        rivals = log_probabilities.topk(num_rivals) if num_rivals else None  # (N, T, rivals)
-        attention = output.cross_attentions[0].float().mean(dim=1) if output.cross_attentions else None  # (N, T, P)
-        length_penalty = generation.get("length_penalty", model.generation_config.length_penalty)
-        length_penalty = 1.0 if length_penalty is None else length_penalty
-        captions = [
-            self._caption(
-                labels[row],
-                of_words[row],
-                None if attention is None else attention[row],
-                None if rivals is None else (rivals.indices[row], rivals.values[row]),
-                length_penalty,
-            )
-            for row in range(len(labels))
-        ]
-        by_image = [captions[start : start + num_captions] for start in range(0, len(captions), num_captions)]
-        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in by_image]
-
-    def _search_settings(self, generation: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
-        """Arguments of search() that mean what these settings of generate() mean; None where there are none."""
-        model = self.model
-        config = copy.copy(model.generation_config)
-        if config.update(**generation) or model.device.type != "cpu" or model.dtype != torch.float32:
-            return None
-        given = {name for name, value in config.to_diff_dict().items() if value}
-        num_beams = config.num_beams or 1
-        is_one_end = isinstance(config.eos_token_id, int)
-        if given - SEARCH_KNOWS or not config.max_new_tokens or num_captions > num_beams or not is_one_end:
-            return None
-        return {
-            "start": config.decoder_start_token_id,
-            "end": config.eos_token_id,
-            "num_beams": num_beams,
-            "max_words": config.max_new_tokens,
-            "length_penalty": 1.0 if config.length_penalty is None else config.length_penalty,
-            "suppressed": config.suppress_tokens or (),
-        }
-
-    def _search(self, encoder_outputs, num_captions: int, num_rivals: int, settings: dict[str, Any]):
-        projected_regions = encoder_outputs.projected_regions
-        if self.graphs is None:
-            step = self._step(projected_regions)
+        settings = {**self._runtime.defaults(), **generation}
+        search_settings = _search_settings(settings, num_captions) if self._runtime.can_search else None
+        if search_settings is not None:
+            states, step = self._runtime.begin(encoded)
+            found = search(step, states, num_captions=num_captions, num_rivals=num_rivals, **search_settings)
         else:
-            keys, values, _ = projected_regions
-            step = self.graphs.step(keys.numpy(), values.numpy())
-        states = self.model.decoder.first_states(projected_regions[2]).numpy()  # (2, B, H)
-        found = search(step, states, num_captions=num_captions, num_rivals=num_rivals, **settings)
-        captions = [[self._caption_of(each, settings["length_penalty"]) for each in of_image] for of_image in found]
+            found = self._eager.generate(self._for_eager(encoded), num_captions, num_rivals, generation)
+        end, length_penalty = settings["eos_token_id"], settings.get("length_penalty")
+        length_penalty = 1.0 if length_penalty is None else length_penalty
+        captions = [[self._caption(each, end, length_penalty) for each in of_image] for of_image in found]
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
-    def _step(self, projected_regions) -> Step:
-        decoder, lm_head = self.model.decoder, self.model.lm_head
+    def _for_eager(self, encoded) -> "ModelOutput":
+        return encoded
 
-        def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
-            decoded = decoder(torch.from_numpy(tokens)[:, None], projected_regions, torch.from_numpy(states))
-            log_probabilities = lm_head(decoded.output_embeddings[:, 0]).log_softmax(-1)  # (N, V)
-            weights = decoded.attention_weights  # (N, 1, A, P)
-            attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
-            return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
-
-        return step
-
-    def _caption_of(self, found: Found, length_penalty: float) -> Caption:
-        rivals = None
-        if found.rivals.shape[1]:
-            rivals = torch.from_numpy(found.rivals), torch.from_numpy(found.rival_log_probabilities)
-        attention = None if found.attention is None else torch.from_numpy(found.attention)
-        log_probabilities = torch.from_numpy(found.log_probabilities)
-        return self._caption(torch.from_numpy(found.tokens), log_probabilities, attention, rivals, length_penalty)
-
-    def _labels(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""
-        labels = sequences[:, 1:]
-        ended = (labels == self.model.config.eos_token_id).cumsum(dim=1)
-        is_behind_end = (ended - (labels == self.model.config.eos_token_id).long()) > 0
-        return labels.masked_fill(is_behind_end, IGNORE_INDEX)
-
-    def _caption(self, labels, log_probabilities, attention, rivals, length_penalty: float) -> Caption:
-        token_ids = labels[labels != IGNORE_INDEX]  # (T,), the end token included
-        log_probabilities = log_probabilities[: len(token_ids)]
-        num_words = int((token_ids != self.model.config.eos_token_id).sum())
+    def _caption(self, found: Found, end: int, length_penalty: float) -> Caption:
+        tokens = found.tokens.tolist()
+        log_probabilities = found.log_probabilities.tolist()
+        num_words = len(tokens) - (tokens[-1:] == [end])
+        attention = found.attention
         if attention is not None:
             rows = math.isqrt(attention.shape[-1])
-            attention = attention[:num_words].unflatten(-1, (rows, -1)).cpu().numpy()  # (words, rows, columns)
+            attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
         return Caption(
-            text=self.processor.decode(token_ids),
-            score=log_probabilities.sum().item() / len(token_ids) ** length_penalty,
-            words=tuple(self.processor.decode(token_ids[index : index + 1]) for index in range(num_words)),
-            log_probabilities=tuple(log_probabilities[:num_words].tolist()),
+            text=self._runtime.decode_tokens(tokens),
+            score=math.fsum(log_probabilities) / len(tokens) ** length_penalty,
+            words=tuple(self._runtime.decode_tokens([token]) for token in tokens[:num_words]),
+            log_probabilities=tuple(log_probabilities[:num_words]),
             attention=attention,
-            rivals=() if rivals is None else tuple(self._rivals(rivals[0], rivals[1], num_words)),
+            rivals=tuple(self._rivals(found, num_words)) if found.rivals.shape[1] else (),
         )
 
-    def _rivals(self, tokens, log_probabilities, num_words: int):
-        """Tokens and log-probabilities `(T, rivals)` -> word and probability of each, by word."""
-        for of_word, values in zip(tokens[:num_words], log_probabilities[:num_words], strict=True):
-            texts = (self.processor.decode([token], skip_special_tokens=False) for token in of_word.tolist())
-            yield tuple(zip(texts, values.exp().tolist(), strict=True))
+    def _rivals(self, found: Found, num_words: int):
+        """Word and probability of each rival, by word."""
+        probabilities = np.exp(found.rival_log_probabilities)
+        for of_word, values in zip(found.rivals[:num_words].tolist(), probabilities[:num_words].tolist(), strict=True):
+            texts = (self._runtime.decode_tokens([token], skip_special_tokens=False) for token in of_word)
+            yield tuple(zip(texts, values, strict=True))
+
+
+class _GraphCaptioner(Captioner):
+    """Captions photos by graphs; torch loads the checkpoint only when something asks for what graphs can't do."""
+
+    def __init__(self, name: str, graphs, backend: str, num_threads: int | None, location: dict[str, Any]):
+        self._name, self._location = name, location
+        if (Path(name) / "graphs.json").is_file():  # graphs alone, without the checkpoint that they were made of
+            self._runtime = Graphs(name, backend, num_threads)
+            return
+        self._runtime = Graphs(graphs or _fetch_graphs(name, location), backend, num_threads)
+        if self._runtime.weights != hashlib.sha256(_weights_of(name, location).read_bytes()).hexdigest():
+            raise ValueError(f"the graphs are of other weights than those of {name}: export them anew.")
+
+    @cached_property
+    def _eager(self) -> "Eager":  # type: ignore[override]
+        from .eager import Eager
+
+        return Eager(*_load(self._name, "cpu", "float32", self._location))
+
+    def _for_eager(self, encoded: EncodedPhotos) -> "ModelOutput":
+        import torch
+
+        from .model.modeling_gru_captioner import GRUCaptionerEncoderOutput
+
+        regions, keys, values, _ = map(torch.from_numpy, encoded)
+        return GRUCaptionerEncoderOutput(
+            last_hidden_state=regions, projected_regions=(keys, values, values.mean(dim=1))
+        )
+
+
+def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
+    """Arguments of search() that mean what these settings of generate() mean; None where there are none."""
+    unknown = {name for name in settings.keys() - SEARCH_KNOWS if settings[name] or name not in OFF_UNLESS_TRUE}
+    num_beams = settings.get("num_beams") or 1
+    end, length_penalty = settings.get("eos_token_id"), settings.get("length_penalty")
+    if unknown or not settings.get("max_new_tokens") or num_captions > num_beams or not isinstance(end, int):
+        return None
+    return {
+        "start": settings["decoder_start_token_id"],
+        "end": end,
+        "num_beams": num_beams,
+        "max_words": settings["max_new_tokens"],
+        "length_penalty": 1.0 if length_penalty is None else length_penalty,
+        "suppressed": settings.get("suppress_tokens") or (),
+    }
+
+
+def _load(name: str, device, dtype, location: dict[str, Any]):
+    """Model and processor of a checkpoint."""
+    import torch
+    from transformers import PreTrainedConfig
+
+    from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(name, **location)
+    except OSError as error:
+        if Path(name).is_dir():
+            raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
+        raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
+    if not settings:
+        raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
+    if settings.get("model_type") != "gru_captioner":
+        raise ValueError(
+            f"{name} is not a GRU captioner but a model of type {settings.get('model_type', 'unknown')!r}."
+        )
+    try:
+        processor = GRUCaptionerProcessor.from_pretrained(name, **location)
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **location
+        )
+    except Exception as error:  # a damaged file or field raises whatever the library that reads it raises
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
+        ) from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
+    return model.to(device), processor
+
+
+def _fetch_graphs(name: str, location: dict[str, Any]) -> Path:
+    if not Path(name).is_dir():
+        from huggingface_hub import snapshot_download
+
+        name = snapshot_download(name, allow_patterns="onnx/*", **location)
+    return Path(name) / "onnx"
+
+
+def _weights_of(name: str, location: dict[str, Any]) -> Path:
+    if Path(name).is_dir():
+        return Path(name) / "model.safetensors"
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(name, "model.safetensors", **location))

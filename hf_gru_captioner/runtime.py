@@ -1,55 +1,106 @@
-"""Runs the graphs of `export` on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out."""
+"""Runs the graphs of `export` on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out, and no torch."""
 
 import json
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from .model.image_loading_gru_captioner import ImageSource, load_image
 from .search import Step, StepOutput
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
 
+class EncodedPhotos(NamedTuple):
+    """What the decoder needs to know of `B` photos.
+
+    Attributes:
+        regions: As the vision encoder gives them, `(B, P, D)`.
+        keys, values: `(B, P, H)`.
+        states: Of both GRUs before the start token, `(2, B, H)`.
+    """
+
+    regions: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    states: np.ndarray
+
+
 class Graphs:
-    """A captioner's encoder and decode step.
+    """A captioner's encoder and decode step, with all that goes with them: how photos are prepared, the words.
 
     Args:
         folder: Where `gru-captioner export` wrote them.
         backend: `"onnxruntime"` or `"openvino"`.
-        num_threads: That one graph works with.
+        num_threads: That one graph works with; as many as OMP_NUM_THREADS or the machine says when not given.
 
     Raises:
         FileNotFoundError: No graphs in the folder.
         ModuleNotFoundError: The backend isn't installed.
+        ValueError: The graphs are damaged.
     """
 
-    def __init__(self, folder: str | Path, backend: str, num_threads: int):
+    can_search = True
+
+    def __init__(self, folder: str | Path, backend: str, num_threads: int | None = None):
         folder = Path(folder)
         if not (folder / "graphs.json").is_file():
             raise FileNotFoundError(
                 f"{folder} has no graphs: gru-captioner export CHECKPOINT --output {folder} makes them."
             )
-        self.weights = json.loads((folder / "graphs.json").read_text())["weights"]
+        import tokenizers
+
         load = BACKENDS[backend]
-        self._encoder, self._step = (load(folder / f"{name}.onnx", num_threads) for name in ("encoder", "step"))
+        num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        try:
+            self.settings = json.loads((folder / "graphs.json").read_text())
+            self.weights: str = self.settings["weights"]
+            height, width = self.settings["image_size"]
+            self._image_size = (height, width)
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._encoder, self._step = (
+                load(_graph(folder, name, backend), num_threads) for name in ("encoder", "step")
+            )
+        except (ModuleNotFoundError, FileNotFoundError):
+            raise
+        except Exception as error:  # each library has its own for a damaged file
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"the graphs in {folder} are damaged ({reason}): export them anew.") from error
 
-    def encode(self, pixel_values: np.ndarray) -> list[np.ndarray]:
-        """Photos `(B, 3, height, width)` -> regions `(B, P, D)`, keys and values `(B, P, H)`, mean region `(B, H)`,
-        first states `(2, B, H)`."""
-        return self._encoder({"pixel_values": pixel_values})
+    @property
+    def has_attention(self) -> bool:
+        return self.settings["has_attention"]
 
-    def step(self, keys: np.ndarray, values: np.ndarray) -> Step:
-        """The decode step for the photos that these keys and values `(B, P, H)` are of."""
-        num_images = len(keys)
+    def defaults(self) -> dict[str, Any]:
+        """Settings of generate() that the checkpoint was saved with."""
+        return self.settings["generation"]
+
+    def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """One photo, upright, RGB and at the encoder's size."""
+        return load_image(source, size=self._image_size, resample=self.settings["resample"])
+
+    def encode(self, images: Sequence[ImageSource]) -> EncodedPhotos:
+        photos = np.stack([np.asarray(self.load_image(image)) for image in images])  # (B, height, width, 3)
+        return EncodedPhotos(*self._encoder({"photos": photos}))
+
+    def begin(self, encoded: EncodedPhotos) -> tuple[np.ndarray, Step]:
+        """First states `(2, B, H)` and the decode step of encoded photos."""
+        num_images = len(encoded.keys)
 
         def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
             inputs = {
                 "tokens": tokens.reshape(num_images, -1),
                 "states": states.reshape(2, num_images, -1, states.shape[-1]),
-                "keys": keys,
-                "values": values,
+                "keys": encoded.keys,
+                "values": encoded.values,
             }
             log_probabilities, new_states, *attention = self._step(inputs)
             num_rows = len(tokens)
@@ -59,7 +110,15 @@ class Graphs:
                 attention[0].reshape(num_rows, -1) if attention else None,
             )
 
-        return step
+        return encoded.states, step
+
+
+def _graph(folder: Path, name: str, backend: str) -> Path:
+    endings = {"onnxruntime": ["onnx"], "openvino": ["xml", "onnx"]}[backend]
+    for ending in endings:
+        if (path := folder / f"{name}.{ending}").is_file():
+            return path
+    raise FileNotFoundError(f"{folder} has no {name}.{endings[0]}, which {backend} runs: export it in that format.")
 
 
 def _load_onnxruntime(path: Path, num_threads: int) -> Run:

@@ -1,12 +1,18 @@
 """A checkpoint as graphs: the same answers, whatever runs them."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPImageProcessor
 
-from hf_gru_captioner import Captioner
+from hf_gru_captioner import Captioner, GRUCaptionerProcessor
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.export import export_graphs
+from hf_gru_captioner.runtime import BACKENDS as BACKENDS_OF
 from hf_gru_captioner.runtime import Graphs
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -40,17 +46,17 @@ def test_captions_are_those_of_torch(exported, photos, backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_graphs_take_any_number_of_photos_and_beams(exported, backend):
+def test_the_graphs_take_any_number_of_photos_and_beams(exported, make_photo, backend):
     graphs = Graphs(exported, backend, 1)
-    pixel_values = np.random.default_rng(0).random((5, 3, 224, 224), dtype=np.float32)
-    together = graphs.encode(pixel_values)
-    alone = graphs.encode(pixel_values[3:4])
-    for one, all_of_them in zip(alone[:4], together[:4], strict=True):
+    photos = [make_photo(seed, width=224, height=224) for seed in range(5)]
+    together, alone = graphs.encode(photos), graphs.encode(photos[3:4])
+    for one, all_of_them in zip(alone[:3], together[:3], strict=True):
         np.testing.assert_allclose(one[0], all_of_them[3], atol=1e-4)
-    _, keys, values, _, states = together
+    states, step = graphs.begin(together)
     tokens = np.array([7, 8, 9, 10, 11, 12, 13, 14, 15, 16])
-    output = graphs.step(keys, values)(tokens, states.repeat(2, axis=1))
-    row = graphs.step(keys[3:4], values[3:4])(tokens[6:7], states[:, 3:4])
+    output = step(tokens, states.repeat(2, axis=1))
+    of_one, step_of_one = graphs.begin(alone)
+    row = step_of_one(tokens[6:7], of_one)
     np.testing.assert_allclose(output.log_probabilities[6], row.log_probabilities[0], atol=1e-4)
     np.testing.assert_allclose(output.states[:, 6], row.states[:, 0], atol=1e-4)
     np.testing.assert_allclose(output.attention.sum(axis=1), 1, atol=1e-5)
@@ -78,20 +84,106 @@ def test_a_model_without_attention_is_exported_too(make_model, processor, photos
 
 
 @pytest.mark.slow
-def test_a_graph_that_answers_otherwise_is_not_kept(make_model, tmp_path, monkeypatch):
-    model = make_model()
+def test_a_graph_that_answers_otherwise_is_not_kept(make_model, processor, tmp_path, monkeypatch):
     (tmp_path / "weights").write_bytes(b"")
     monkeypatch.setattr("hf_gru_captioner.export.MAX_DIFFERENCE", -1.0)
     with pytest.raises(ArithmeticError, match=r"encoder\.onnx: regions is off"):
-        export_graphs(model, tmp_path / "graphs", tmp_path / "weights", (96, 96))
+        export_graphs(make_model(), processor, tmp_path / "graphs", tmp_path / "weights")
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
-def test_a_folder_of_something_else_is_not_written_over(make_model, tmp_path):
+def test_a_folder_of_something_else_is_not_written_over(make_model, processor, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="holds no graphs"):
-        export_graphs(make_model(), tmp_path, tmp_path / "notes.txt", (96, 96))
+        export_graphs(make_model(), processor, tmp_path, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_processor_that_crops_has_no_graphs(make_model, processor, tmp_path):
+    cropping = GRUCaptionerProcessor(CLIPImageProcessor(size={"shortest_edge": 96}), processor.tokenizer)
+    with pytest.raises(ValueError, match="scaled to one size"):
+        export_graphs(make_model(), cropping, tmp_path / "graphs", tmp_path / "weights")
+
+
+def write_photos(photos, folder):
+    folder.mkdir()
+    for number, photo in enumerate(photos):
+        photo.save(folder / f"{number}.png")
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "format"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_int8_graphs_are_small_and_see_nearly_the_same(exported, tmp_path, make_photo, backend, format):  # noqa: A002
+    photos = write_photos([make_photo(seed, width=224, height=224) for seed in range(8)], tmp_path / "photos")
+    folder = tmp_path / "graphs"
+    assert main(["export", "--output", str(folder), "--format", format, "--int8", "--photos", photos]) == 0
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 0.6 * sum(
+        path.stat().st_size for path in exported.iterdir()
+    )
+    photo = make_photo(9, width=224, height=224)
+    found, expected = (Graphs(each, backend, 1).encode([photo]) for each in (folder, exported))
+    for one, other in zip(found, expected, strict=True):
+        difference = np.abs(one - other).mean() / np.abs(other).mean()
+        assert 1e-4 < difference < 0.3  # it is another arithmetic, of the same model
+    captioner = Captioner.from_pretrained(backend=backend, graphs=folder)
+    assert captioner(photo).score == pytest.approx(Captioner.from_pretrained()(photo).score, abs=0.5)
+
+
+@pytest.mark.slow
+def test_a_format_of_openvino_captions_alike_and_is_refused_elsewhere(exported, photos, tmp_path):
+    folder = tmp_path / "graphs"
+    assert main(["export", "--output", str(folder), "--format", "openvino"]) == 0
+    expected = Captioner.from_pretrained(backend="openvino", graphs=exported)(photos)
+    assert Captioner.from_pretrained(backend="openvino", graphs=folder)(photos) == expected
+    with pytest.raises(FileNotFoundError, match=r"has no encoder\.onnx, which onnxruntime runs"):
+        Captioner.from_pretrained(backend="onnxruntime", graphs=folder)
+
+
+@pytest.mark.slow
+def test_an_exported_program_answers_as_the_graphs_do(exported, make_photo, tmp_path):
+    folder = tmp_path / "programs"
+    assert main(["export", "--output", str(folder), "--format", "exported-program"]) == 0
+    photos = np.stack([np.asarray(make_photo(seed, width=224, height=224)) for seed in range(3)])
+    found = torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(photos))
+    for one, other in zip(found, Graphs(exported, "onnxruntime", 1).encode(list(photos)), strict=True):
+        np.testing.assert_allclose(one.detach().numpy(), other, atol=1e-3)
+
+
+def test_int8_wants_photos_and_a_format_that_has_it(capsys, tmp_path, photo):
+    assert main(["export", "--int8", "--output", str(tmp_path / "graphs")]) == 2
+    assert "add --photos FOLDER" in capsys.readouterr().err
+    photo.save(tmp_path / "photo.png")
+    options = ["--format", "exported-program", "--int8", "--photos", str(tmp_path / "photo.png")]
+    assert main(["export", "--output", str(tmp_path / "graphs"), *options]) == 2
+    assert "choose onnx or openvino for int8" in capsys.readouterr().err
+    assert not (tmp_path / "graphs").exists()
+
+
+@pytest.mark.slow
+def test_graphs_alone_caption_without_torch(exported, photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    expected = Captioner.from_pretrained()(tmp_path / "photo.png").text
+    code = (
+        "import sys; from hf_gru_captioner.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print(sorted({'torch', 'transformers', 'torchvision', 'timm'} & set(sys.modules)))"
+    )
+    arguments = ["caption", str(tmp_path / "photo.png"), "--checkpoint", str(exported), "--backend", "onnxruntime"]
+    output = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+    assert expected in output
+
+
+@pytest.mark.parametrize("file", ["graphs.json", "tokenizer.json", "encoder.onnx", "step.onnx"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
+def test_a_damaged_file_is_named(exported, tmp_path, file, backend):
+    folder = tmp_path / "graphs"
+    shutil.copytree(exported, folder)
+    (folder / file).write_bytes((folder / file).read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"graphs are damaged|the graphs in .* are damaged"):
+        Captioner.from_pretrained(backend=backend, graphs=folder)
 
 
 def test_graphs_of_other_weights_are_refused(exported, checkpoint):
@@ -117,15 +209,10 @@ def test_the_command_line_captions_by_graphs(exported, photo, tmp_path, capsys):
     assert Captioner.from_pretrained()(tmp_path / "photo.png").text in capsys.readouterr().out
 
 
-def test_threads_of_torch_are_those_of_the_graphs(monkeypatch, checkpoint):
+def test_threads_are_those_asked_for_or_those_of_the_machine(monkeypatch, tmp_path, exported):
     asked = []
-
-    class Fake:
-        def __init__(self, folder, backend, num_threads):
-            asked.append((folder, backend, num_threads))
-            raise FileNotFoundError
-
-    monkeypatch.setattr("hf_gru_captioner.captioning.Graphs", Fake)
-    with pytest.raises(FileNotFoundError):
-        Captioner.from_pretrained(checkpoint, backend="openvino")
-    assert asked == [(checkpoint / "onnx", "openvino", torch.get_num_threads())]
+    monkeypatch.setitem(BACKENDS_OF, "onnxruntime", lambda path, num_threads: asked.append(num_threads))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    Graphs(exported, "onnxruntime")
+    Graphs(exported, "onnxruntime", 2)
+    assert asked == [3, 3, 2, 2]

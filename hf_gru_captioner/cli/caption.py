@@ -1,7 +1,6 @@
 """`gru-captioner caption`: photos in, a line a photo out."""
 
 import argparse
-import glob
 import json
 import os
 import sys
@@ -9,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .shell import BAD_INPUT, UsageError, needs_extra, one_line, positive, quiet_transformers
+from .lines import LinesFile
+from .photos import find_photos
+from .shell import BAD_INPUT, UsageError, add_backend, needs_extra, one_line, positive, quiet_transformers
 
 
 def add_command(commands) -> None:
@@ -17,7 +18,8 @@ def add_command(commands) -> None:
         "caption",
         help="write captions of photos",
         description="Writes a caption of each photo.",
-        epilog="Exit code 0 when every photo was captioned, 2 when something could not be read.",
+        epilog="Exit code 0 when every photo was captioned, 2 when something could not be read. Several processes "
+        "(torchrun --nproc_per_node 2 scripts/caption.py) share the photos.",
     )
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="photo, address, folder of photos, or pattern ('*.jpg')"
@@ -26,121 +28,119 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--json", action="store_true", help='one object a line: {"path", "caption", "score"} or {"path", "error"}'
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write these objects into a file instead; the same command goes on where a killed one stopped",
+    )
     parser.add_argument("--num-beams", type=positive, help="beams of the search; the checkpoint's own when not given")
     parser.add_argument("--num-captions", type=positive, default=1, help="captions of each photo, the best first")
     parser.add_argument("--batch-size", type=positive, default=16, help="photos captioned at once")
     parser.add_argument("--attention", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photo")
-    parser.add_argument(
-        "--backend",
-        choices=("torch", "onnxruntime", "openvino"),
-        default="torch",
-        help="what the model runs on; all but torch need the graphs of gru-captioner export (%(default)s)",
-    )
-    parser.add_argument("--graphs", help="folder of the graphs; onnx in the checkpoint when not given")
+    add_backend(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`gru-captioner caption`: prints a caption a photo, reports those that can't be read, goes on with the rest."""
-    paths = list(_find_photos(arguments.paths))
-    quiet_transformers()
-    from tqdm import tqdm
+    """`gru-captioner caption`: prints a caption a photo, reports those that can't be read, goes on with the rest.
 
-    from ..captioning import Captioner
-
+    Runs on every process; each captions its share, the first one makes one file of all.
+    """
+    paths = list(find_photos(arguments.paths))
+    processes = _Processes(arguments.output)
     with needs_extra(arguments.backend):
-        captioner = Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
-    generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
-    beams = generation.get("num_beams", captioner.model.generation_config.num_beams or 1)
-    if arguments.num_captions > beams:
+        captioner = _load_captioner(arguments)
+    if arguments.num_captions > (arguments.num_beams or captioner.num_beams):
         raise UsageError(
-            f"{arguments.num_captions} captions of a photo need at least as many beams, found {beams}: add "
-            f"--num-beams {arguments.num_captions}."
+            f"{arguments.num_captions} captions of a photo need at least as many beams, found "
+            f"{arguments.num_beams or captioner.num_beams}: add --num-beams {arguments.num_captions}."
         )
     sheets: dict[str, Path] = {}
     if arguments.attention is not None:
-        if captioner.model.config.attention_type == "none":
+        if not captioner.has_attention:
             raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
         arguments.attention.mkdir(parents=True, exist_ok=True)
         sheets = _name_sheets(arguments.attention, paths)
+    if arguments.output is None:
+        failures = sum("error" in records[0] for _, records in _caption(captioner, paths, sheets, arguments))
+        return BAD_INPUT if failures else 0
 
-    failures = 0
-    progress = tqdm(
-        total=len(paths), unit="photo", disable=len(paths) <= arguments.batch_size or not sys.stderr.isatty()
-    )
-    with progress:
-        for start in range(0, len(paths), arguments.batch_size):
-            batch = paths[start : start + arguments.batch_size]
-            images, errors = _load_images(batch)
-            captions = iter(
-                captioner(list(images.values()), num_captions=arguments.num_captions, **generation) if images else []
-            )
-            for path in batch:
-                if path in errors:
-                    failures += 1
-                    _report_failure(path, errors[path], arguments.json)
-                    continue
-                of_photo = next(captions)
-                for each in of_photo:
-                    _print_caption(path, each, arguments.json)
-                if sheets:
-                    _save_attention(sheets[path], images[path], of_photo[0])
-            progress.update(len(batch))
+    file = LinesFile(arguments.output, processes.rank, arguments.num_captions)
+    processes.wait()  # all have read what there was
+    share = [path for path in paths if path not in file.lines][processes.rank :: processes.count]
+    try:
+        for path, records in _caption(captioner, share, sheets, arguments):
+            file.write(path, records)
+    finally:
+        file.close()
+    processes.wait()
+    if processes.rank:
+        return 0
+    lines = file.gather(paths)
+    failures = sum("error" in lines[path][0] for path in paths)
+    print(f"written: {arguments.output}, {len(paths)} photos, {failures} of them could not be read")
     return BAD_INPUT if failures else 0
 
 
-def _find_photos(patterns: Sequence[str]) -> Iterator[str]:
-    """Files, addresses, the images in folders, and what patterns match, in order, each once."""
-    from PIL import Image
+def _load_captioner(arguments: argparse.Namespace):
+    from ..captioning import Captioner
 
-    endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        path = Path(os.path.expanduser(pattern))
-        if not pattern:
-            raise UsageError("an empty path: name a photo, a folder or a pattern.")
-        if pattern.startswith(("http://", "https://")):
-            found[pattern] = None
-        elif path.is_dir():
-            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings and file.is_file())
-            if not inside:
-                raise UsageError(f"{pattern}: no images in this folder.")
-            found.update(dict.fromkeys(inside))
-        elif not path.exists() and glob.has_magic(pattern):
-            matches = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
-            if not matches:
-                raise UsageError(f"{pattern}: no file matches.")
-            found.update(dict.fromkeys(matches))
+    if arguments.backend == "torch":
+        quiet_transformers()
+    return Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+
+
+def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments) -> Iterator[tuple[str, list[dict]]]:
+    """Path and records of each photo, printed where they go to no file, with the picture of where the model looked."""
+    from tqdm import tqdm
+
+    from ..pipelining import caption_all
+
+    generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+    results = caption_all(
+        captioner, paths, num_captions=arguments.num_captions, batch_size=arguments.batch_size, **generation
+    )
+    is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty()
+    for path, result in zip(paths, tqdm(results, total=len(paths), unit="photo", disable=is_quiet), strict=True):
+        if isinstance(result, Exception):
+            records = [{"path": path, "error": one_line(result)}]
         else:
-            found[pattern] = None
-    return iter(found)
+            records = [{"path": path, "caption": each.text, "score": round(each.score, 4)} for each in result]
+            if sheets:
+                _save_attention(sheets[path], path, result[0])
+        if arguments.output is None:
+            for record in records:
+                _print(record, arguments.json)
+        yield path, records
 
 
-def _load_images(paths: Sequence[str]):
-    """Photos that can be read, and what is wrong with the others, both by path."""
-    from ..model import load_image
+class _Processes:
+    """Those that accelerate launch has started, or this one alone, without importing torch then."""
 
-    images, errors = {}, {}
-    for path in paths:
-        try:
-            images[path] = load_image(path)
-        except (OSError, ValueError) as error:
-            errors[path] = one_line(error)
-    return images, errors
+    def __init__(self, output: Path | None):
+        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        if self.count > 1:
+            if output is None:
+                raise UsageError("several processes write no lines in order: add --output FILE.")
+            from accelerate import PartialState
+
+            self._state = PartialState(cpu=True)
+            self.rank = self._state.process_index
+
+    def wait(self) -> None:
+        if self.count > 1:
+            self._state.wait_for_everyone()
 
 
-def _print_caption(path: str, each, as_json: bool) -> None:
+def _print(record: dict, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"path": path, "caption": each.text, "score": round(each.score, 4)}, ensure_ascii=False))
+        print(json.dumps(record, ensure_ascii=False))
+    elif "error" in record:
+        print(f"gru-captioner: {record['error']}", file=sys.stderr)
     else:
-        print(f"{path}: {each.text}")
-
-
-def _report_failure(path: str, error: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"path": path, "error": error}, ensure_ascii=False))
-    else:
-        print(f"gru-captioner: {error}", file=sys.stderr)
+        path = record["path"]
+        print(f"{path if path.isprintable() else repr(path)[1:-1]}: {record['caption']}")
 
 
 def _name_sheets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
@@ -155,9 +155,10 @@ def _name_sheets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     return sheets
 
 
-def _save_attention(target: Path, image, each) -> None:
+def _save_attention(target: Path, path: str, each) -> None:
+    from ..model import load_image
     from ..visualization import draw_attention
 
     aside = target.with_suffix(".partial")
-    draw_attention(image, each.words, each.attention).save(aside, format="PNG")
+    draw_attention(load_image(path), each.words, each.attention).save(aside, format="PNG")
     aside.replace(target)

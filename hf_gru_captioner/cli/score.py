@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .shell import UsageError, needs_extra, positive, quiet_transformers
+from .shell import UsageError, add_backend, needs_extra, positive, quiet_transformers
 
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
@@ -36,6 +36,7 @@ def add_command(commands) -> None:
     references.add_argument("--references", type=Path, help="COCO-format annotations that RESULTS are scored against")
     parser.add_argument("--split", default="validation", help="split of --data (%(default)s)")
     parser.add_argument("--checkpoint", help="folder or Hub id; the checkpoint of the package when not given")
+    add_backend(parser)
     parser.add_argument("--num-beams", type=positive, help="beams of the search; the checkpoint's own when not given")
     parser.add_argument("--batch-size", type=positive, default=32, help="photos captioned at once (%(default)s)")
     parser.add_argument(
@@ -178,7 +179,10 @@ def _caption(arguments, images, state):
 
     from ..captioning import Captioner
 
-    captioner = Captioner.from_pretrained(arguments.checkpoint, device=state.device)
+    with needs_extra(arguments.backend):
+        captioner = Captioner.from_pretrained(
+            arguments.checkpoint, device=state.device, backend=arguments.backend, graphs=arguments.graphs
+        )
     generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
     written = []
     with state.split_between_processes(list(range(len(images)))) as share:

@@ -42,6 +42,16 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise UsageError(f'{error.name} is not installed: pip install "hf_gru_captioner[{extra}]"') from error
 
 
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnxruntime", "openvino"),
+        default="torch",
+        help="what the model runs on; all but torch need the graphs of gru-captioner export (%(default)s)",
+    )
+    parser.add_argument("--graphs", help="folder of the graphs; onnx in the checkpoint when not given")
+
+
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 

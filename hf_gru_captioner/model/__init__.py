@@ -1,30 +1,22 @@
 """The room that travels to the Hub: configuration, model and processor, known to transformers' auto classes.
 
-Importing this module makes `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`, `AutoModelForMultimodalLM` and
-`AutoProcessor` take these classes for checkpoints of type `gru_captioner`, whether or not they carry code of their own.
+Taking any of the model's names from here makes `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`,
+`AutoModelForMultimodalLM` and `AutoProcessor` take these classes for checkpoints of type `gru_captioner`, whether or
+not they carry code of their own. `load_image` alone needs neither torch nor transformers.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
+from typing import TYPE_CHECKING
 
-from .configuration_gru_captioner import GRUCaptionerConfig
-from .modeling_gru_captioner import GRUCache, GRUCaptionerForConditionalGeneration, GRUCaptionerPreTrainedModel
-from .processing_gru_captioner import GRUCaptionerProcessor, load_image
+from .image_loading_gru_captioner import load_image
 
-AutoConfig.register("gru_captioner", GRUCaptionerConfig, exist_ok=True)
-for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_class.register(GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, exist_ok=True)
-AutoProcessor.register(GRUCaptionerConfig, GRUCaptionerProcessor, exist_ok=True)
-
-# Copies the code into every checkpoint, so that it loads where this package is not installed.
-GRUCaptionerConfig.register_for_auto_class()
-GRUCaptionerForConditionalGeneration.register_for_auto_class("AutoModel")
-GRUCaptionerProcessor.register_for_auto_class()
+if TYPE_CHECKING:
+    from .auto_classes import (
+        GRUCache,
+        GRUCaptionerConfig,
+        GRUCaptionerForConditionalGeneration,
+        GRUCaptionerPreTrainedModel,
+        GRUCaptionerProcessor,
+    )
 
 __all__ = [
     "GRUCache",
@@ -34,3 +26,11 @@ __all__ = [
     "GRUCaptionerProcessor",
     "load_image",
 ]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import auto_classes
+
+    return getattr(auto_classes, name)

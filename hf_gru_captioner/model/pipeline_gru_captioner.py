@@ -8,8 +8,6 @@ from typing import Any
 
 from transformers import Pipeline
 
-from .processing_gru_captioner import load_image
-
 
 class GRUCaptionerPipeline(Pipeline):
     """Captions images.
@@ -22,7 +20,7 @@ class GRUCaptionerPipeline(Pipeline):
     ```
 
     Args:
-        inputs: One image, or a list of them: paths, addresses, PIL images, arrays; see `load_image`.
+        inputs: One image, or a list of them: paths, addresses, PIL images, arrays; see the processor's `load_image`.
         text: How the captions begin.
         timeout: Seconds to wait for an address to answer.
         generate_kwargs: A `dict` of arguments of `generate()`; they may also be given by name.
@@ -40,7 +38,7 @@ class GRUCaptionerPipeline(Pipeline):
         return preprocess, {**(generate_kwargs or {}), **kwargs}, {}
 
     def preprocess(self, image, text: str = "", timeout: float = 10.0) -> dict[str, Any]:
-        inputs = self.processor(images=load_image(image, timeout), text=text)
+        inputs = self.processor(images=self.processor.load_image(image, timeout), text=text)
         return {name: inputs[name] for name in ("pixel_values", "decoder_input_ids")}  # (1, 3, side, side), (1, T)
 
     def _forward(self, inputs, **generate_kwargs):

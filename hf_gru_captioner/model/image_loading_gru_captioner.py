@@ -1,0 +1,203 @@
+"""Any image as it would be looked at; needs Pillow and NumPy, not torch, so that graphs can caption without it."""
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from http.client import HTTPException
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard, Union
+from urllib.request import Request, urlopen
+
+import numpy as np
+from PIL import ExifTags, Image, ImageSequence, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    import torch
+
+_TURNS = {  # what EXIF's orientation asks for
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+MAX_PIXELS = 50_000_000  # decoded at once; with what the conversions need, about 600 MB
+MAX_DOWNLOAD = 64_000_000  # bytes
+DOWNLOAD_BLOCK = 1 << 16  # bytes
+ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
+
+ImageSource = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "torch.Tensor"]
+
+
+def load_image(
+    source: ImageSource,
+    timeout: float = 10.0,
+    size: tuple[int, int] | None = None,
+    resample: int = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Any image as it would be looked at: upright, RGB, 8 bits, transparent parts over white.
+
+    Args:
+        source: Path, `http(s)://` address, the bytes of an image file, PIL image, or an array or tensor `(H, W)`,
+            `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
+            Of an animation, the first frame.
+        timeout: Seconds that an address has to send it all.
+        size: Height and width that it is scaled to. Then a big JPEG is decoded at a fraction of its size, still at
+            least twice as large as this each way, which takes a fraction of the time.
+        resample: How it is scaled, one of `PIL.Image.Resampling`.
+
+    Raises:
+        FileNotFoundError: No file at that path.
+        ValueError: Not an image, a damaged one, or one of more than 50 million pixels. Says which.
+        TypeError: Not one of the kinds above.
+    """
+    if isinstance(source, Image.Image):
+        image, name = source, "the image"
+    elif _is_array(source):
+        image, name = _from_array(_to_numpy(source)), "the array"
+    elif isinstance(source, bytes | str | os.PathLike):
+        image, name = _open(source, timeout)
+        if size is not None:
+            image.draft(None, (ENOUGH * max(size), ENOUGH * max(size)))  # JPEG only; not yet upright, hence the max
+    else:
+        raise TypeError(
+            f"an image is a path, an address, bytes, a PIL image, an array or a tensor; found {type(source).__name__}."
+        )
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: scale it down.")
+    try:
+        image = next(iter(ImageSequence.Iterator(image))) if getattr(image, "is_animated", False) else image
+        image = _flatten_to_rgb(_turn_upright(image))
+    except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
+        raise ValueError(f"{name} can't be read to its end, it may be damaged: {error}.") from error
+    return image if size is None else image.resize(size[::-1], Image.Resampling(resample), reducing_gap=ENOUGH)
+
+
+def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
+    """Tells one image from a sequence of them; a 4-d array or tensor is a sequence."""
+    is_one = isinstance(images, str | os.PathLike | bytes | Image.Image) or _is_array(images)
+    return is_one and getattr(images, "ndim", 0) != 4
+
+
+def _is_array(source) -> "TypeGuard[np.ndarray | torch.Tensor]":
+    torch = sys.modules.get("torch")  # where it was never imported nothing is a tensor
+    return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
+
+
+def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Image, str]:
+    name = "the image" if isinstance(source, bytes) else os.fsdecode(source)
+    if isinstance(source, bytes):
+        file: BytesIO | Path = BytesIO(source)
+    elif name.startswith(("http://", "https://")):
+        file = BytesIO(_download(name, timeout))
+    else:
+        file = Path(os.path.expanduser(name))
+        _check_file(file, name)
+    try:
+        return Image.open(file), name
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image of a known format.") from error
+    except Exception as error:  # as above
+        raise ValueError(f"{name} can't be read: {error}.") from error
+
+
+def _check_file(file: Path, name: str) -> None:
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: no such file.") from error
+    except (OSError, ValueError) as error:  # links in a circle, a name too long, a null byte in it
+        raise ValueError(f"{name!r} can't be read: {error}.") from error
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{name} is a folder, not an image." if name else "an empty path names no image.")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{name} is no file but a pipe, a socket or a device.")  # which might never end
+
+
+def _download(address: str, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
+    content = bytearray()
+    try:
+        with urlopen(Request(address, headers={"User-Agent": "hf_gru_captioner"}), timeout=timeout) as response:
+            while block := response.read1(DOWNLOAD_BLOCK):
+                content += block
+                if len(content) > MAX_DOWNLOAD:
+                    raise ValueError(f"it is larger than {MAX_DOWNLOAD // 1_000_000} MB")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"it took more than {timeout:g} seconds")
+            if response.length:
+                raise ValueError(f"{response.length} bytes of it are missing")
+    except (OSError, ValueError, HTTPException) as error:
+        raise ValueError(f"{address} can't be fetched: {error}.") from error
+    return bytes(content)
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Turns a photo as its EXIF orientation says; ImageOps.exif_transpose fails where another tag is damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # an EXIF block that can't be read says nothing, and the picture is whole
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_numpy(array: "np.ndarray | torch.Tensor") -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array  # numpy has no bfloat16
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"an image array holds numbers, found {array.dtype}.")
+    return array
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    channels = (1, 3, 4)
+    if array.ndim == 3 and array.shape[-1] not in channels and array.shape[0] in channels:
+        array = array.transpose(1, 2, 0)  # (H, W, C)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in channels) or 0 in array.shape:
+        raise ValueError(
+            f"an image array is (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, found {array.shape}."
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # also refuses nan
+            raise ValueError(
+                f"a float image has values in [0, 1], found {array.min():g} to {array.max():g}: pass 8-bit integers."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        if array.min() < 0 or array.max() > 255:
+            raise ValueError(f"an integer image has values in [0, 255], found {array.min()} to {array.max()}.")
+        array = array.astype(np.uint8)
+    return Image.fromarray(array)
+
+
+def _flatten_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # 16-bit grey, which convert("RGB") would clip to white
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode == "I":  # 32 bits, which may hold 8-bit or 16-bit grey
+        levels = np.asarray(image)
+        image = Image.fromarray((levels >> 8 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        image = _from_array(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image)
+        return canvas
+    return image.convert("RGB")
+
+
+__all__ = ["ImageSource", "is_one_image", "load_image"]

@@ -1,0 +1,1 @@
+../model/image_loading_gru_captioner.py
