@@ -9,7 +9,7 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-.PHONY: help caption test lint train card demo clean
+.PHONY: help caption test lint train card demo bench clean
 .DEFAULT_GOAL = help
 
 help:  ## list these targets
@@ -41,6 +41,9 @@ card: $(VENV)/.installed-dev  ## write model_card.md anew from the shipped check
 
 demo: $(VENV)/.installed-dev  ## open a page in the browser to caption photos in
 	@$(BIN)/gru-captioner demo
+
+bench: $(VENV)/.installed-dev  ## measure what a caption costs beside other captioners, into benchmarks/results/
+	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:  ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -46,11 +46,9 @@ def _shares(photo: dict) -> list[str]:
     lines = ["## Where the time goes, one photo", ""]
     for threads, figures in photo.items():
         stages = next(iter(figures["shares"].values()))
-        lines += [
-            f"{threads} thread{'s' if int(threads) > 1 else ''}, milliseconds; the encoder in plain eager PyTorch, "
-            f"not channels last: {figures['plain eager encoder']['median']:.1f}.",
-            "",
-        ]
+        plain = figures["plain eager encoder"]["median"]
+        lines.append(f"{threads} thread{'s' if int(threads) > 1 else ''}, milliseconds.")
+        lines += [f"The encoder in plain eager PyTorch, not channels last: {plain:.1f}.", ""]
         lines += ["| | " + " | ".join(stages) + " | words (3 beams) of the encoder |", "|---" * (len(stages) + 2) + "|"]
         for name, each in figures["shares"].items():
             cells = [f"{each[stage]['median']:.2f}" for stage in stages]
@@ -61,23 +59,15 @@ def _shares(photo: dict) -> list[str]:
 
 
 def _folder(folder: dict) -> list[str]:
-    lines = [
-        "## A folder of photos of several sizes",
-        "",
-        "Photos a second, and megabytes after 200 and more photos.",
-        "",
-    ]
-    lines += [
-        "| | encoder alone | overlapped | of the encoder | one stage after the other | memory |",
-        "|---" * 6 + "|",
-    ]
+    columns = ("encoder alone", "overlapped", "of the encoder", "one stage after the other", "two processes", "memory")
+    lines = ["## A folder of photos of several sizes", ""]
+    lines += ["3 beams. Photos a second, and megabytes after 200 photos and more.", ""]
+    lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, each in folder.items():
-        share = each["overlapped"] / each["encoder alone"]
         memory = ", ".join(f"{count}: {size:.0f}" for count, size in each["megabytes after"].items())
-        lines.append(
-            f"| {name} | {each['encoder alone']:.1f} | {each['overlapped']:.1f} | {share:.0%} | "
-            f"{each['one stage after the other']:.1f} | {memory} |"
-        )
+        cells = [f"{each[column]:.1f}" if column in each else "" for column in columns[:-1]]
+        cells[2] = f"{each['overlapped'] / each['encoder alone']:.0%}"
+        lines.append(f"| {name} | " + " | ".join([*cells, memory]) + " |")
     return [*lines, ""]
 
 

@@ -1,8 +1,8 @@
 """What a user would pick instead: three public captioners, and beam search as tutorials have it.
 
 The captioners are built from their public configurations (https://huggingface.co/nlpconnect/vit-gpt2-image-captioning,
-https://huggingface.co/Salesforce/blip-image-captioning-base, https://huggingface.co/microsoft/git-base-coco) with random
-weights, since speed does not depend on them, and write exactly so many words.
+https://huggingface.co/Salesforce/blip-image-captioning-base, https://huggingface.co/microsoft/git-base-coco) with
+random weights, since speed does not depend on them, and write exactly so many words.
 """
 
 from collections.abc import Callable
