@@ -9,11 +9,11 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-.PHONY: help caption test lint train card demo bench clean
+.PHONY: help caption test e2e lint train card demo bench clean
 .DEFAULT_GOAL = help
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*##/  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z0-9]*\):.*##/  make \1 \t/p' Makefile | expand -t 18
 
 caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
@@ -22,6 +22,9 @@ test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones 
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/test_export.py
 # in a process of their own: once, long after these, one process with all tests ended in a segmentation fault
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_export.py
+
+e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/e2e.py
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What a caption costs on a plain CPU, beside what a user would pick instead; results go to benchmarks/results/.
 
-    make bench            # about 25 minutes of two cores
+    make bench            # about 20 minutes of two cores
     python benchmarks/bench.py [--quick]
 
 Every part runs in a process of its own, with its number of threads. Systems take turns, so that a busy minute of the
@@ -123,7 +123,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
         figures = take_turns(systems, 2 * rounds, calls=3)
         if count == 1 or num_beams == 1:  # eight photos with beams take the peers minutes
             slow = {name: lambda p=caption: p(photos(count), num_beams) for name, caption in peers.items()}
-            figures |= take_turns(slow, rounds if count == 1 else max(rounds // 3, 2))
+            figures |= take_turns(slow, rounds if count == 1 else 2)
         return {
             name: {key: value if key == "runs" else value / count for key, value in each.items()}
             for name, each in figures.items()
@@ -292,7 +292,7 @@ def main() -> None:
         numbers = [int(each) if each.isdigit() else each for each in rest]
         print(json.dumps(globals()[f"part_{part}"](graphs, arguments.threads, *numbers)))
         return
-    rounds, folder_size, many = (2, 200, 400) if arguments.quick else (6, 2000, 20000)
+    rounds, folder_size, many = (2, 200, 400) if arguments.quick else (4, 2000, 20000)
     names = ("torch", *GRAPHS)
     result: dict = {"machine": machine(), "words": NUM_WORDS, "photo": {}, "folder": {}, "memory": {}, "start": {}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -304,7 +304,7 @@ def main() -> None:
             result["photo"][threads] = run_part("photo", threads, graphs, rounds)
         make_folder(graphs / "photos", folder_size)
         for threads in (1, 2):
-            for name in names:
+            for name in ("torch", "onnxruntime", "openvino int8"):
                 figures = run_part("folder", threads, graphs, graphs / "photos", name, 3, folder_size)
                 if threads == 1:
                     figures["two processes"] = two_processes(graphs, graphs / "photos", name)

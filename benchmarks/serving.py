@@ -1,6 +1,7 @@
 """What a running page bears: callers at the same time, with shared forwards and without.
 
     python benchmarks/serving.py --seconds 20 --threads 1
+    python benchmarks/serving.py --soak 600            # 64 callers for ten minutes, every tenth sends garbage
 
 Server and callers share the machine. Prints captions a second, waiting times, refusals, and the server's memory before
 and after `--requests` further requests.
@@ -11,8 +12,10 @@ import base64
 import io
 import multiprocessing
 import os
+import random
 import statistics
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,6 +72,47 @@ def drive(client, photos: list[str], clients: int, seconds: float, requests: int
     }
 
 
+def soak(client, photos: list[str], process, seconds: float) -> None:
+    """Prints what photos and garbage were answered with, and the server's memory each minute."""
+    torn = base64.b64encode(base64.b64decode(photos[0])[:5000]).decode()
+    garbage: list[dict] = [
+        {"photo": "%%%"},
+        {"photo": base64.b64encode(os.urandom(5000)).decode()},
+        {"photo": torn},
+        {"photo": "http://127.0.0.1/photo.jpg"},
+        {"photo": "http://[::1]/photo.jpg"},
+        {"photo": photos[0], "num_beams": 99},
+        {"photo": photos[0], "strategy": "psychic"},
+        {"photo": photos[0], "checkpoint": "../../etc/passwd"},
+        {"photo": photos[0], "temperature": "hot"},
+        {"photo": ""},
+    ]
+    answers: Counter[str] = Counter()
+    start = time.monotonic()
+    sizes = []
+
+    def one(number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < start + seconds:
+            is_garbage = chance.random() < 0.1
+            request = chance.choice(garbage) if is_garbage else {"photo": chance.choice(photos)}
+            try:
+                client.predict(**request, api_name="/caption")
+                answers["photo: captioned" if not is_garbage else "garbage: captioned"] += 1
+            except Exception as error:
+                answers[f"{'garbage' if is_garbage else 'photo'}: {' '.join(str(error).split())[:110]}"] += 1
+                time.sleep(0.05)
+
+    with ThreadPoolExecutor(64) as threads:
+        running = [threads.submit(one, number) for number in range(64)]
+        while not all(each.done() for each in running):
+            time.sleep(min(60, seconds / 10))
+            sizes.append(f"{memory(process):.0f}")
+    for answer, count in answers.most_common():
+        print(f"{count:7d}  {answer}")
+    print(f"megabytes of the server, a look a tenth of the time or a minute: {', '.join(sizes)}")
+
+
 def memory(process) -> float:
     """Megabytes of the process."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -80,6 +124,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each number of clients")
     parser.add_argument("--threads", type=int, default=1, help="of the model")
     parser.add_argument("--requests", type=int, default=2000, help="between two looks at the memory; 0 for none")
+    parser.add_argument("--soak", type=float, help="seconds of many callers and some garbage instead of the table")
     arguments = parser.parse_args()
     from gradio_client import Client
     from PIL import Image
@@ -90,9 +135,17 @@ def main() -> None:
         Image.open(path).convert("RGB").save(buffer, "JPEG")
         photos.append(base64.b64encode(buffer.getvalue()).decode())
 
+    context = multiprocessing.get_context("spawn")
+    if arguments.soak:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(16, arguments.threads, theirs))
+        process.start()
+        soak(Client(ours.recv(), verbose=False), photos, process, arguments.soak)
+        process.kill()
+        return
+
     print("| forwards | clients | captions/s | median wait, ms | 95 %, ms | busy | errors |")
     print("|---|---|---|---|---|---|---|")
-    context = multiprocessing.get_context("spawn")
     for max_batch, name in ((1, "one photo"), (16, "shared")):
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(max_batch, arguments.threads, theirs))

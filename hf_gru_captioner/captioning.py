@@ -4,6 +4,7 @@ Nothing here imports torch before it is needed: graphs caption without it.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .model.image_loading_gru_captioner import ImageSource, is_one_image
-from .runtime import BACKENDS, EncodedPhotos, Graphs
+from .runtime import BACKENDS, MAX_SIDE, EncodedPhotos, Graphs
 from .search import Found, search
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ OFF_UNLESS_TRUE = {
     "output_attentions",
     "output_hidden_states",
 }
+
+# Of a checkpoint's own settings: one that asks for more wants all memory, or never ends.
+LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
@@ -154,16 +158,20 @@ class Captioner:
 
         Raises:
             FileNotFoundError: Nothing of that name.
-            ValueError: Not a checkpoint of a GRU captioner, no such backend, or the graphs are of other weights.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, no such backend, or the graphs are of other
+                weights.
             ModuleNotFoundError: The backend isn't installed.
         """
         name = fspath(checkpoint or SHIPPED_CHECKPOINT)
         location = {"revision": revision, "token": token}
-        if backend == "torch":
-            return cls(*_load(name, device, dtype, location))
-        if backend not in BACKENDS:
+        if backend != "torch" and backend not in BACKENDS:
             raise ValueError(f"the backend is one of torch, {', '.join(BACKENDS)}, found {backend!r}.")
-        return _GraphCaptioner(name, graphs, backend, num_threads, location)
+        if backend == "torch":
+            captioner = cls(*_load(name, device, dtype, location))
+        else:
+            captioner = _GraphCaptioner(name, graphs, backend, num_threads, location)
+        captioner._try_out(name)
+        return captioner
 
     @overload
     def __call__(self, images: ImageSource, *, num_captions: None = None, **generation: Any) -> Caption: ...
@@ -240,6 +248,24 @@ class Captioner:
 
     def _for_eager(self, encoded) -> "ModelOutput":
         return encoded
+
+    def _try_out(self, name: str) -> None:
+        """Writes a word about a grey photo: settings that don't fit the weights show now, not in the middle of a job.
+
+        Raises:
+            ValueError: It can't; names the checkpoint.
+        """
+        settings = self._runtime.defaults()
+        for setting, most in LIMITS.items():
+            value = settings.get(setting)
+            if value is not None and not (isinstance(value, int) and 1 <= value <= most):
+                raise ValueError(f"{setting} of {name} is a whole number from 1 to {most:,}, found {str(value)[:60]}.")
+        try:
+            caption = self(Image.new("RGB", (32, 32), "grey"), max_new_tokens=1)
+        except Exception as error:  # as in _load
+            raise _damaged(name, error) from error
+        if not math.isfinite(caption.score):
+            raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are no numbers.")
 
     def _caption(self, found: Found, end: int, length_penalty: float) -> Caption:
         tokens = found.tokens.tolist()
@@ -321,7 +347,7 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
 
     try:
         settings, _ = PreTrainedConfig.get_config_dict(name, **location)
-    except OSError as error:
+    except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
         if Path(name).is_dir():
             raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
         raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
@@ -329,23 +355,65 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
         raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
     if settings.get("model_type") != "gru_captioner":
         raise ValueError(
-            f"{name} is not a GRU captioner but a model of type {settings.get('model_type', 'unknown')!r}."
+            f"{name} is not a GRU captioner but a model of type {str(settings.get('model_type', 'unknown'))[:60]!r}."
         )
+    generation = Path(name) / "generation_config.json"  # transformers takes a damaged one for none
     try:
+        if generation.is_file() and not isinstance(json.loads(generation.read_bytes()), dict):
+            raise ValueError(f"{generation.name} holds no settings")
         processor = GRUCaptionerProcessor.from_pretrained(name, **location)
+        _check_sides(processor.image_processor)
+        _check_sizes(name, location)
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **location
         )
-    except Exception as error:  # a damaged file or field raises whatever the library that reads it raises
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
-        ) from error
+    except Exception as error:  # as above
+        raise _damaged(name, error) from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
+    for weight, values in model.state_dict().items():
+        # the least or the largest tells: nan is both where there is one
+        is_checked = values.is_floating_point() and values.numel()
+        if is_checked and not all(map(math.isfinite, map(float, values.aminmax()))):
+            raise ValueError(f"the checkpoint {name} has weights that are no finite numbers, in {weight} for one.")
     return model.to(device), processor
+
+
+def _check_sides(image_processor) -> None:
+    """Refuses to scale photos to what no memory holds."""
+    for setting in ("size", "crop_size", "pad_size"):
+        sides = dict(getattr(image_processor, setting, None) or {})
+        if not all(side is None or 1 <= side <= MAX_SIDE for side in sides.values()):
+            raise ValueError(f"{setting} of its photos is not 1 to {MAX_SIDE} pixels")
+
+
+def _check_sizes(name: str, location: dict[str, Any]) -> None:
+    """Refuses a model that the file of weights is not of, before memory is taken for what the file lacks."""
+    import torch
+    from safetensors import safe_open
+
+    from .model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration
+
+    if not (weights := _weights_of(name, location)).is_file():
+        return
+    with torch.device("meta"):  # which has sizes and no memory
+        wanted = GRUCaptionerForConditionalGeneration(GRUCaptionerConfig.from_pretrained(name, **location)).state_dict()
+    with safe_open(weights, "np") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
+    for key in wanted.keys() & found.keys():
+        if found[key] != tuple(wanted[key].shape):
+            raise ValueError(f"{key} is {found[key]} in the file and {tuple(wanted[key].shape)} by config.json")
+    if sum(values.numel() for values in wanted.values()) > 2 * sum(map(math.prod, found.values())):
+        raise ValueError("the file lacks most of its weights")
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
+    )
 
 
 def _fetch_graphs(name: str, location: dict[str, Any]) -> Path:

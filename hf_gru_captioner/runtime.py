@@ -13,6 +13,8 @@ from PIL import Image
 from .model.image_loading_gru_captioner import ImageSource, load_image
 from .search import Step, StepOutput
 
+MAX_SIDE = 8192  # pixels that photos are scaled to; more is a slip of the keyboard, or meant to take all memory
+
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
 
@@ -58,7 +60,7 @@ class Graphs:
         load = BACKENDS[backend]
         num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         try:
-            self.settings = json.loads((folder / "graphs.json").read_text())
+            self.settings = _read_settings(folder / "graphs.json")
             self.weights: str = self.settings["weights"]
             height, width = self.settings["image_size"]
             self._image_size = (height, width)
@@ -70,7 +72,9 @@ class Graphs:
             raise
         except Exception as error:  # each library has its own for a damaged file
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"the graphs in {folder} are damaged ({reason}): export them anew.") from error
+            raise ValueError(
+                f"the graphs in {folder} are damaged ({type(error).__name__}: {reason}): export them anew."
+            ) from error
 
     @property
     def has_attention(self) -> bool:
@@ -111,6 +115,17 @@ class Graphs:
             )
 
         return encoded.states, step
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = json.loads(path.read_text("utf-8"))
+    kinds = {"weights": str, "image_size": list, "resample": int, "has_attention": bool, "generation": dict}
+    for name, kind in kinds.items():
+        if not isinstance(settings[name], kind):
+            raise ValueError(f"{name} in {path.name} is no {kind.__name__}")
+    if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in settings["image_size"]):
+        raise ValueError(f"image_size in {path.name} is two sides of 1 to {MAX_SIDE} pixels")
+    return settings
 
 
 def _graph(folder: Path, name: str, backend: str) -> Path:

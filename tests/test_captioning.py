@@ -166,7 +166,7 @@ def test_the_shipped_checkpoint_is_small_whole_and_safe():
     assert {"tokenizer.json", "tokenizer_config.json"} <= files
     assert not {name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
     assert sum(path.stat().st_size for path in SHIPPED_CHECKPOINT.iterdir()) <= 25e6
-    for name in ("configuration", "modeling", "processing"):
+    for name in ("configuration", "image_loading", "modeling", "pipeline", "processing"):
         code = f"{name}_gru_captioner.py"
         assert (SHIPPED_CHECKPOINT / code).read_bytes() == (SHIPPED_CHECKPOINT.parent / "model" / code).read_bytes()
 

@@ -4,12 +4,14 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
 
 from ..data import RegionCache, Regions, View, load_captions, stream_captions
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
@@ -17,7 +19,10 @@ from ..tokenization import build_tokenizer, special_token_ids
 from ..training import DataConfig, TrainingConfig
 from ..training.config import flatten_knobs
 from ..training.depthwise import use_quick_depthwise_gradients
-from .shell import UsageError
+from .shell import UsageError, one_line
+
+MAX_DEPTH = 20  # groups in groups of a file of knobs, which has two
+MAX_SAID = 1000  # characters of what the parser complains of: it repeats what it found
 
 
 def read_config(argv: Sequence[str], command: str, description: str) -> tuple[TrainingConfig, str]:
@@ -26,21 +31,57 @@ def read_config(argv: Sequence[str], command: str, description: str) -> tuple[Tr
     Raises:
         UsageError: A knob is unknown, missing or of the wrong kind; names the nearest known one.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+    from yaml import YAMLError
 
+    load = get_loader("yaml")
+
+    def load_flat(text: str) -> Any:
+        _check_flat(text)
+        return load(text)
+
+    set_loader("knobs", load_flat, (YAMLError, ValueError))
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog=f"gru-captioner {command}", description=description, allow_abbrev=False, exit_on_error=False
+        prog=f"gru-captioner {command}",
+        description=description,
+        allow_abbrev=False,
+        exit_on_error=False,
+        parser_mode="knobs",
     )
     parser.add_argument("--config", action="config", help="YAML file of these knobs")
     parser.add_class_arguments(TrainingConfig)
     try:
         parsed = parser.parse_args(list(argv))
         resolved = parser.dump(parsed, skip_unset=False)
+        for group in dataclasses.fields(TrainingConfig):
+            if dataclasses.is_dataclass(group.type) and not isinstance(parsed[group.name], Namespace):
+                raise UsageError(f"{group.name} is a group of knobs, found {parsed[group.name]!r:.60}.")
         fields = vars(parser.instantiate(parsed))
     except ArgumentError as error:
-        raise UsageError(f"{error}.{_nearest_knob(str(error))} The knobs: gru-captioner {command} --help") from error
+        raise UsageError(
+            f"{one_line(error)[:MAX_SAID]}.{_nearest_knob(str(error))} The knobs: gru-captioner {command} --help"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config is not a text in UTF-8 ({error}).") from error
     return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"}), resolved
+
+
+def _check_flat(text: str) -> None:
+    """Refuses YAML that no knobs are written in, before it is built: brackets in brackets would overflow PyYAML's
+    stack, which ends the process, and names of names (`&`, `*`) stand for more than any memory holds.
+
+    Raises:
+        ValueError: Names are used, or groups are too deep.
+    """
+    import yaml
+
+    depth = 0
+    for token in yaml.scan(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        kind = type(token).__name__
+        depth += kind.endswith("StartToken") - kind.endswith("EndToken")
+        if kind == "AliasToken" or depth > MAX_DEPTH:
+            raise ValueError(f"knobs are in groups, without names (&, *) and no more than {MAX_DEPTH} groups deep")
 
 
 def _nearest_knob(complaint: str) -> str:
@@ -101,23 +142,28 @@ class Assembly:
     def processor(self) -> GRUCaptionerProcessor:
         model = self.config.model
         if model.checkpoint is not None:
-            return GRUCaptionerProcessor.from_pretrained(model.checkpoint)
+            with _loads(model.checkpoint):
+                return GRUCaptionerProcessor.from_pretrained(model.checkpoint)
         captions = (caption for of_image in self.known_captions for caption in of_image)
         tokenizer = build_tokenizer(captions, **vars(self.config.tokenizer))
-        return GRUCaptionerProcessor.from_encoder_pretrained(model.encoder, tokenizer, model.image_size)
+        with _loads(model.encoder):
+            return GRUCaptionerProcessor.from_encoder_pretrained(model.encoder, tokenizer, model.image_size)
 
     @cached_property
     def model(self) -> GRUCaptionerForConditionalGeneration:
         config, tokenizer = self.config, self.processor.tokenizer
         optimization = config.optimization
         if config.model.checkpoint is not None:
-            model = GRUCaptionerForConditionalGeneration.from_pretrained(
-                config.model.checkpoint, dtype=torch.float32, dropout=config.model.dropout
-            )
+            with _loads(config.model.checkpoint):
+                model = GRUCaptionerForConditionalGeneration.from_pretrained(
+                    config.model.checkpoint, dtype=torch.float32, dropout=config.model.dropout
+                )
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
             del fields["image_size"], fields["checkpoint"]  # the processor's, and not given
-            model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(fields.pop("encoder"), **fields)
+            encoder = fields.pop("encoder")
+            with _loads(encoder):
+                model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(encoder, **fields)
         if optimization.attention_penalty and model.config.attention_type == "none":
             raise UsageError("optimization.attention_penalty: this checkpoint has no attention to penalize.")
         validation = config.validation
@@ -164,6 +210,19 @@ class Assembly:
         """From the cache, or made now by the processes of this machine together."""
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's and accelerate's: those of this machine
         return self.cache.regions(dataset, view, process=self.accelerator.local_process_index, processes=processes)
+
+
+@contextmanager
+def _loads(name: str) -> Iterator[None]:
+    """Around what reads a checkpoint or an encoder: says which, where it is damaged or sizes don't fit together."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise UsageError(str(error.__cause__ or error)) from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
+        raise UsageError(f"{name} can't be loaded ({type(error).__name__}: {one_line(error)[:300]}).") from error
 
 
 def _first(rows, number: int | None):

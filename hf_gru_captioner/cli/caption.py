@@ -12,6 +12,8 @@ from .lines import LinesFile
 from .photos import find_photos
 from .shell import BAD_INPUT, UsageError, add_backend, needs_extra, one_line, positive, quiet_transformers
 
+MAX_NAME = 200  # bytes of a photo's name that its picture's name keeps: 255 are all that a file system takes
+
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
@@ -107,8 +109,11 @@ def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments
             records = [{"path": path, "error": one_line(result)}]
         else:
             records = [{"path": path, "caption": each.text, "score": round(each.score, 4)} for each in result]
-            if sheets:
-                _save_attention(sheets[path], path, result[0])
+            photo = _read_again(path) if sheets else None
+            if isinstance(photo, Exception):
+                records = [{"path": path, "error": one_line(photo)}]
+            elif photo is not None:
+                _save_attention(sheets[path], photo, result[0])
         if arguments.output is None:
             for record in records:
                 _print(record, arguments.json)
@@ -148,17 +153,26 @@ def _name_sheets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     sheets: dict[str, Path] = {}
     seen: Counter[str] = Counter()
     for path in paths:
-        name = Path(path).name
+        name = os.fsdecode(os.fsencode(Path(path).name)[:MAX_NAME])
         seen[name] += 1
         number = f".{seen[name]}" if seen[name] > 1 else ""
         sheets[path] = folder / f"{name}{number}.attention.png"
     return sheets
 
 
-def _save_attention(target: Path, path: str, each) -> None:
+def _read_again(path: str):
+    """The photo in its own proportions, or what is wrong with it by now."""
     from ..model import load_image
+
+    try:
+        return load_image(path)
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _save_attention(target: Path, photo, each) -> None:
     from ..visualization import draw_attention
 
     aside = target.with_suffix(".partial")
-    draw_attention(load_image(path), each.words, each.attention).save(aside, format="PNG")
+    draw_attention(photo, each.words, each.attention).save(aside, format="PNG")
     aside.replace(target)

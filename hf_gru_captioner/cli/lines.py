@@ -70,7 +70,7 @@ def _read(file: Path, num_captions: int) -> dict[str, list[dict[str, Any]]]:
         try:
             record = json.loads(line)
             found.setdefault(record["path"], []).append(record)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number < len(lines) - 1:  # not one that a kill has torn
                 raise UsageError(
                     f"{file} has something else in line {number + 1} than captions: name another file."

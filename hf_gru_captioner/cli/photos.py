@@ -20,12 +20,12 @@ def find_photos(patterns: Sequence[str]) -> Iterator[str]:
             raise UsageError("an empty path: name a photo, a folder or a pattern.")
         if pattern.startswith(("http://", "https://")):
             found[pattern] = None
-        elif path.is_dir():
+        elif os.path.isdir(path):  # never raises, whatever the name; what is wrong with it is said of the photo
             inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings and file.is_file())
             if not inside:
                 raise UsageError(f"{pattern}: no images in this folder.")
             found.update(dict.fromkeys(inside))
-        elif not path.exists() and glob.has_magic(pattern):
+        elif not os.path.exists(path) and glob.has_magic(pattern):
             matches = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
             if not matches:
                 raise UsageError(f"{pattern}: no file matches.")

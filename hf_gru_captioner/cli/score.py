@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     with needs_extra("score"):
         from accelerate import PartialState
 
-        from ..data import load_captions
+        from ..data import decode_photos, load_captions
         from ..evaluation import by_length, by_word, compare, score_captions
         from ..evaluation.coco import match, read_references, read_results, write_results
         from ..evaluation.report import write_report
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{arguments.data} has several photos of the same image_id.")
         settings = {"data": arguments.data, "split": arguments.split}
         if scores_checkpoint:
-            name, written, captioner = _caption(arguments, rows["image"], state)
+            name, written, captioner = _caption(arguments, rows, state)
             systems[name] = [caption.text for caption in written]
             settings |= _checkpoint_settings(captioner, arguments.num_beams)
             generation = settings["generation"]
@@ -148,7 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output / "report.html",
             scores,
             predictions=systems,
-            images=lambda index: rows[index]["image"],
+            images=lambda index: decode_photos(rows, [index])[0],
             references=list(references.values()),
             image_ids=image_ids,
             settings=settings,
@@ -172,12 +172,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _caption(arguments, images, state):
-    """Name of the checkpoint, its captions in the order of the images, the captioner. Each process writes its share."""
+def _caption(arguments, rows, state):
+    """Name of the checkpoint, its captions in the order of the rows, the captioner. Each process writes its share."""
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
     from ..captioning import Captioner
+    from ..data import decode_photos
 
     with needs_extra(arguments.backend):
         captioner = Captioner.from_pretrained(
@@ -185,10 +186,10 @@ def _caption(arguments, images, state):
         )
     generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
     written = []
-    with state.split_between_processes(list(range(len(images)))) as share:
+    with state.split_between_processes(list(range(len(rows)))) as share:
         starts = range(0, len(share), arguments.batch_size)
         for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
-            batch = [images[index] for index in share[start : start + arguments.batch_size]]
+            batch = decode_photos(rows, share[start : start + arguments.batch_size])
             written += captioner(batch, batch_size=arguments.batch_size, **generation)
     name = Path(arguments.checkpoint).name if arguments.checkpoint else "shipped checkpoint"
     return name, gather_object(written), captioner
@@ -208,15 +209,14 @@ def _checkpoint_settings(captioner, num_beams: int | None) -> dict[str, Any]:
 
 
 def _attention_of(rows, written: Sequence):
+    from ..data import decode_photos
     from ..visualization import draw_attention
 
     def draw(index: int):
         caption = written[index]
-        return (
-            None
-            if caption.attention is None
-            else draw_attention(rows[index]["image"], caption.words, caption.attention)
-        )
+        if caption.attention is None:
+            return None
+        return draw_attention(decode_photos(rows, [index])[0], caption.words, caption.attention)
 
     return draw
 

@@ -2,8 +2,10 @@
 
 import argparse
 import io
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,11 +22,13 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
     try:
-        return command(arguments)
+        with warnings.catch_warnings():
+            _quiet_pillow()
+            return command(arguments)
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UsageError, OSError, ValueError) as error:
+    except (UsageError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("GRU_CAPTIONER_DEBUG"):
             raise
         print(f"gru-captioner: {one_line(error)}", file=sys.stderr)
@@ -53,7 +57,9 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Its text in one line, without the characters of a file's name that would steer a terminal."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def positive(text: str) -> int:
@@ -63,10 +69,14 @@ def positive(text: str) -> int:
     return number
 
 
+def _quiet_pillow() -> None:
+    """What Pillow mutters about photos that it reads all the same is not for the caller; what it can't read is said."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
 def quiet_transformers() -> None:
     """A command shows no bars of the weights it loads or saves, nor warns of weights stored once for two uses."""
-    import logging
-
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -167,7 +167,10 @@ def _claim(output_dir: Path, resolved: str, assembly) -> str:
     knobs = read(resolved)
     path = output_dir / "config.yaml"
     if path.exists():
-        before = read(path.read_text())
+        try:
+            before = read(path.read_text())
+        except (yaml.YAMLError, AttributeError, RecursionError) as error:  # no YAML, or no knobs
+            raise UsageError(f"{path} holds no knobs of a run: name another output_dir.") from error
         changed = [
             f"{name} was {before.get(name)}, is {knobs.get(name)}"
             for name in sorted(before.keys() | knobs.keys())
@@ -207,10 +210,11 @@ def _training_record(assembly, resolved: str):
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:
     """Draws the first photos with their captions and where the model looked. Runs on one process."""
     from ..captioning import Captioner
+    from ..data import decode_photos
     from ..visualization import draw_attention
 
-    images = rows[: min(num_photos, len(rows))]["image"]
-    captions = Captioner(model, processor)(list(images))
+    images = decode_photos(rows, range(min(num_photos, len(rows))))
+    captions = Captioner(model, processor)(images)
     folder.mkdir(parents=True, exist_ok=True)
     for name, image, caption in zip(rows["image_id"], images, captions, strict=False):
         if caption.attention is not None:

@@ -3,7 +3,7 @@
 from .batches import EpochBatches, StreamedBatches
 from .collator import CaptionCollator
 from .features import CaptionedImages, CaptionedRegions, RegionCache, Regions, View
-from .sources import load_captions, stream_captions
+from .sources import decode_photos, load_captions, stream_captions
 
 __all__ = [
     "CaptionCollator",
@@ -14,6 +14,7 @@ __all__ = [
     "Regions",
     "StreamedBatches",
     "View",
+    "decode_photos",
     "load_captions",
     "stream_captions",
 ]

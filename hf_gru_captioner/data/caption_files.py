@@ -9,9 +9,11 @@ Read here, each recognised by what is in it:
 """
 
 import csv
+import itertools
 import json
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +42,8 @@ USUAL_FOLDERS = (
     *("flickr30k-images", "flickr30k_images", "train2017", "val2017", "train2014", "val2014"),
 )
 TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their photos are one level up
+MAX_SHOWN = 60  # characters of what a message shows
+NAMES_SHOWN = 20  # columns or keys that a message shows
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
 
 
@@ -89,19 +93,34 @@ def read_photos(path: Path) -> list[Photo]:
     """Reads a caption file.
 
     Raises:
-        ValueError: The file is laid out in no known way; shows the columns or top-level keys that were found.
+        ValueError: The file is laid out in no known way; shows the columns or top-level keys that were found. Or
+            something in it is no text, no name or no caption; shows where.
     """
     try:
-        if path.suffix == ".json":
-            return _read_json(path)
-        if path.suffix in (".jsonl", ".ndjson"):
-            return _read_table(path, _json_lines(path))
-        if path.suffix in (".csv", ".tsv"):
-            return _read_table(path, _separated_lines(path))
-        if path.suffix in (".txt", ".token"):
-            return _in_listed_splits(path, _read_tokens(path) or _read_table(path, _separated_lines(path)))
+        photos = _read_by_suffix(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8 ({error}): save it as UTF-8.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is no file of captions: its json is nested too deeply.") from error
+    for photo in photos:
+        try:
+            "".join((photo.path, photo.image_id, photo.split or "", *photo.captions)).encode()
+        except UnicodeEncodeError as error:  # json may spell half of a character, which nobody can store
+            raise ValueError(
+                f"{path}: photo {_shown(photo.path)} has a half of a surrogate pair in its texts."
+            ) from error
+    return photos
+
+
+def _read_by_suffix(path: Path) -> list[Photo]:
+    if path.suffix == ".json":
+        return _read_json(path)
+    if path.suffix in (".jsonl", ".ndjson"):
+        return _read_table(path, _json_lines(path))
+    if path.suffix in (".csv", ".tsv"):
+        return _read_table(path, _separated_lines(path))
+    if path.suffix in (".txt", ".token"):
+        return _in_listed_splits(path, _read_tokens(path) or _read_table(path, _separated_lines(path)))
     raise ValueError(f"{path} is no file of captions that is known. Known: {KNOWN_FILES}.")
 
 
@@ -127,7 +146,7 @@ def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None)
         if bare_names_are_unique and os.path.dirname(photo.path):
             spellings.append(os.path.basename(photo.path))
         candidates = (place / spelling for spelling in spellings for place in places_of[photo.split])
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # raises nothing
         if path:
             state = path.stat()
             found.append(FoundPhoto(str(path), photo.captions, photo.image_id, state.st_size, state.st_mtime_ns))
@@ -153,61 +172,85 @@ def caption_columns(columns: Iterable[str]) -> list[str]:
 
 
 def captions_of(cells: Iterable[Any]) -> list[str]:
-    """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out."""
+    """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out.
+
+    Raises:
+        ValueError: A caption is no text.
+    """
     captions: list[str] = []
     for cell in cells:
         if cell is None:
             continue
-        for caption in [cell] if isinstance(cell, str | Mapping) else cell:
+        is_one = isinstance(cell, str | Mapping) or not isinstance(cell, Iterable)
+        for caption in [cell] if is_one else cell:
             text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
-            if text and text.strip():
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                raise ValueError(f"a caption is a text, found {_shown(text)}.")
+            if text.strip():
                 captions.append(text.strip())
     return captions
 
 
 def _read_json(path: Path) -> list[Photo]:
+    text = path.read_text("utf-8-sig")
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
+        content = json.loads(text)
+    except ValueError as error:  # also a number of more digits than Python reads
         raise ValueError(f"{path} is not one json value ({error}). Is it JSON lines? Then call it .jsonl.") from error
     if isinstance(content, list) and content and all(isinstance(row, Mapping) for row in content):
         return _read_table(path, content)
-    keys = list(content) if isinstance(content, Mapping) else [type(content).__name__]
-    if "images" in keys and "annotations" in keys:
-        return _read_coco(path, content)
-    if "images" in keys and content["images"] and "sentences" in content["images"][0]:
-        return _read_karpathy(content)
-    raise ValueError(
-        f"{path} is laid out in no known way. Top-level keys found: {', '.join(keys)}. Known: {KNOWN_JSONS}."
-    )
+    if isinstance(content, Mapping) and "images" in content:
+        images = _rows(path, content, "images")
+        if "annotations" in content:
+            return _read_coco(path, images, _rows(path, content, "annotations"))
+        if images and "sentences" in images[0]:
+            return _read_karpathy(path, images)
+    keys = content if isinstance(content, Mapping) else [type(content).__name__]
+    raise ValueError(f"{path} is laid out in no known way. Top-level keys found: {_names(keys)}. Known: {KNOWN_JSONS}.")
 
 
-def _read_coco(path: Path, content: Mapping[str, Any]) -> list[Photo]:
-    captions: dict[Any, list[Any]] = {}
-    for annotation in content["annotations"]:
+def _rows(path: Path, content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    rows = content[key]
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f'{path}: "{key}" is no list of objects, found {_shown(rows)}.')
+    return rows
+
+
+def _read_coco(path: Path, images: list[Mapping[str, Any]], annotations: list[Mapping[str, Any]]) -> list[Photo]:
+    captions: dict[str, list[str]] = {}
+    for number, annotation in enumerate(annotations, 1):
         if "caption" not in annotation:
             raise ValueError(
-                f"{path} has annotations without a caption (keys: {', '.join(annotation)}). "
+                f"{path} has annotations without a caption (keys: {_names(annotation)}). "
                 "COCO's captions are in captions_*.json, not in instances_*.json."
             )
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+        place = f"{path}, annotation {number}"
+        of_image = captions.setdefault(_name(place, annotation, "image_id"), [])
+        of_image += _captions(place, [annotation["caption"]])
     split = split_of(path.stem)
-    return [
-        Photo(image["file_name"], tuple(captions_of(captions.get(image["id"], ()))), split, str(image["id"]))
-        for image in content["images"]
-    ]
+    photos = []
+    for number, image in enumerate(images, 1):
+        place = f"{path}, image {number}"
+        image_id = _name(place, image, "id")
+        photos.append(Photo(_name(place, image, "file_name"), tuple(captions.get(image_id, ())), split, image_id))
+    return photos
 
 
-def _read_karpathy(content: Mapping[str, Any]) -> list[Photo]:
-    return [
-        Photo(
-            os.path.join(image.get("filepath", ""), image["filename"]),
-            tuple(captions_of([image["sentences"]])),
-            SPLIT_NAMES.get(image["split"], image["split"]),
-            str(image.get("cocoid", image["filename"])),
+def _read_karpathy(path: Path, images: list[Mapping[str, Any]]) -> list[Photo]:
+    photos = []
+    for number, image in enumerate(images, 1):
+        place = f"{path}, image {number}"
+        name = _name(place, image, "filename")
+        folder = _name(place, image, "filepath") if "filepath" in image else ""
+        split = _name(place, image, "split") if "split" in image else None
+        image_id = _name(place, image, "cocoid") if "cocoid" in image else name
+        captions = _captions(place, [image.get("sentences")])
+        photos.append(
+            Photo(os.path.join(folder, name), captions, SPLIT_NAMES.get(split, split) if split else None, image_id)
         )
-        for image in content["images"]
-    ]
+    return photos
 
 
 def _is_karpathy(path: Path) -> bool:
@@ -237,7 +280,10 @@ def _in_listed_splits(path: Path, photos: list[Photo]) -> list[Photo]:
     for folder in (path.parent, *(path.parent / name for name in TEXT_FOLDERS)):
         for word, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
             for names in folder.glob(f"*.{word}Images.txt"):
-                listed.update(dict.fromkeys(names.read_text("utf-8").split(), split))
+                try:
+                    listed.update(dict.fromkeys(names.read_text("utf-8").split(), split))
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{names} is not a text in UTF-8 ({error}): save it as UTF-8.") from error
     if not listed:
         return photos
     return [photo._replace(split=listed[photo.path]) for photo in photos if photo.path in listed]
@@ -250,7 +296,7 @@ def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise ValueError(f"{path}, line {number} is not json: {error}.") from error
             if not isinstance(row, Mapping):
                 raise ValueError(f"{path}, line {number}: found {line.strip()[:60]!r}, not an object of columns.")
@@ -263,40 +309,71 @@ def _separated_lines(path: Path) -> Iterable[Mapping[str, Any]]:
         delimiter = max(",\t;|", key=header.count)
         file.seek(0)
         reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
-        for row in reader:
-            if None in row:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: more cells than the header's {len(row) - 1}. Put captions with "
-                    f"{delimiter!r} into quotation marks."
-                )
-            yield {name.strip(): cell for name, cell in row.items()}
+        try:
+            for row in reader:
+                if None in row:
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: more cells than the header's {len(row) - 1}. Put captions "
+                        f"with {delimiter!r} into quotation marks."
+                    )
+                yield {name.strip(): cell for name, cell in row.items()}
+        except csv.Error as error:  # a quotation mark without its end, for one
+            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
 
 
 def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Photo]:
     photos: dict[str, Photo] = {}
     split_of_file = split_of(path.stem)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
+        place = f"{path}, row {number}"
         path_column = next((column for column in PATH_COLUMNS if column in row), None)
         captions = caption_columns(row)
         if path_column is None or not captions:
             raise ValueError(
                 f"{path} has no {'captions' if path_column else 'image path'} in a known layout. "
-                f"Columns found: {', '.join(row)}. Known: an image path ({', '.join(PATH_COLUMNS)}) and "
+                f"Columns found: {_names(row)}. Known: an image path ({', '.join(PATH_COLUMNS)}) and "
                 f"{KNOWN_LAYOUTS}."
             )
-        name = str(row[path_column] or "")
-        split = str(row.get("split") or "") or None
-        image_id = str(row.get("image_id") or name)
+        name = _name(place, row, path_column) if row[path_column] else ""
+        split = _name(place, row, "split") if row.get("split") else None
         new = Photo(
             name,
-            tuple(captions_of(row[column] for column in captions)),
+            _captions(place, (row[column] for column in captions)),
             SPLIT_NAMES.get(split, split) if split else split_of_file,
-            image_id,
+            _name(place, row, "image_id") if row.get("image_id") else name,
         )
         known = photos.get(name)
         if known and known.split != new.split:
-            raise ValueError(f"{path} has photo {name!r} in two splits, {known.split} and {new.split}.")
+            raise ValueError(
+                f"{path} has photo {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
+            )
         photos[name] = known._replace(captions=known.captions + new.captions) if known else new
     if not photos:
         raise ValueError(f"{path} has no rows.")
     return list(photos.values())
+
+
+def _name(place: str, row: Mapping[str, Any], key: str) -> str:
+    """A file name, an id or a split: a text, or a number."""
+    value = row.get(key)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f'{place}: "{key}" is a text or a number, found {_shown(value)}.')
+    return str(value)
+
+
+def _captions(place: str, cells: Iterable[Any]) -> tuple[str, ...]:
+    try:
+        return tuple(captions_of(cells))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, whatever it is, as short as a message can bear it."""
+    text = reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _names(names: Iterable[Any]) -> str:
+    shown = [" ".join(str(name)[:MAX_SHOWN].split()) for name in itertools.islice(names, NAMES_SHOWN + 1)]
+    return ", ".join(shown[:NAMES_SHOWN]) + (" and more" if len(shown) > NAMES_SHOWN else "")

@@ -34,6 +34,8 @@ from PIL import ImageEnhance, ImageOps
 from torch import nn
 from tqdm.auto import tqdm
 
+from .sources import decode_photos
+
 IMAGES_A_SHARD = 256
 CROPPED_AREA = (0.6, 1.0)  # share of the image that a random crop keeps
 # What a configuration says of where it came from and not of what is computed.
@@ -200,7 +202,7 @@ class RegionCache:
                 if self._is_missing(path, size):
                     batches = []
                     for begin in range(start, stop, self.batch_size):
-                        images = dataset[begin : min(begin + self.batch_size, stop)]["image"]
+                        images = decode_photos(dataset, range(begin, min(begin + self.batch_size, stop)))
                         batches.append(self._encode([view(image, begin + k) for k, image in enumerate(images)]))
                         progress.update(len(images))
                     numpy = torch.cat(batches).view(torch.int16).numpy()  # numpy has no bfloat16
@@ -291,7 +293,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):
-        self.images = dataset.select_columns(["image"])
+        self.images = dataset.select_columns([name for name in ("image", "image_id") if name in dataset.column_names])
         self.captions = list(dataset["captions"])
         self.augment = augment
         self.color_jitter = color_jitter
@@ -302,7 +304,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict:
-        image = ImageOps.exif_transpose(self.images[index]["image"])
+        image = ImageOps.exif_transpose(*decode_photos(self.images, [index]))
         if self.augment:
             image = View(crop=1 + self.seed * 1_000_003 + self.epoch)(image, index)
             if self.color_jitter:

@@ -7,12 +7,17 @@ checked. A photo is known by the digest of its encoded bytes, so that a cache no
 import glob
 import hashlib
 import io
+import math
+import os
+import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped]
+import numpy as np
 from datasets import (
     Dataset,
     DatasetDict,
@@ -29,6 +34,7 @@ from datasets import (
 from datasets.data_files import EmptyDatasetError
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
 from .caption_files import (
@@ -50,6 +56,11 @@ PHOTOS_A_SHARD = 256  # of a stream of single files; a shard is what `seed` puts
 NO_CAPTION = "no caption"
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is asked for
 NAMED_ROWS = 5  # of the skipped ones
+MAX_PIXELS = 50_000_000  # of a photo; load_image takes no more
+MAX_PIXELS_OF = {"JPEG2000": 20_000_000}  # by format, where it takes fewer
+MAX_SCANS = 200  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
+# Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
+REFUSED_FORMATS = ("BLP", "EPS", "ICNS", "IPTC")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
 CHECKED = Features(
@@ -171,6 +182,26 @@ def stream_captions(
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
 
 
+def decode_photos(rows: Dataset, places: Iterable[int]) -> list[PILImage.Image]:
+    """Photos of rows of `load_captions`, which has seen that they can be read; files may change while a run goes on.
+
+    Raises:
+        ValueError: One can't be read any more. Names it.
+    """
+    photos = []
+    for place in places:
+        try:
+            photos.append(rows[place]["image"])
+        except Exception as error:  # as below
+            named = "image_id" in rows.column_names
+            name = rows.select_columns("image_id")[place]["image_id"] if named else f"number {place}"
+            raise ValueError(
+                f"the photo {name} could be read before and can't be any more ({type(error).__name__}: {error}): mend "
+                "it, or take it out of the source, and run the same command again."
+            ) from error
+    return photos
+
+
 class _Found(NamedTuple):
     """A source that was recognised, and one split of it."""
 
@@ -209,7 +240,8 @@ def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
         return _find_saved(name, path, split)
     hub_id_or_folder = str(path) if path.is_dir() else name
     try:
-        splits = get_dataset_split_names(hub_id_or_folder)
+        with _says_what(name):
+            splits = get_dataset_split_names(hub_id_or_folder)
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(
             f"{name} holds no captioned data set: nothing that datasets reads, and no caption file ({KNOWN_FILES})."
@@ -217,7 +249,8 @@ def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
     own_split, divided = _choose(name, split, splits)
 
     def load(streaming: bool, world_size: int = 1):
-        return load_dataset(hub_id_or_folder, split=own_split, streaming=streaming)
+        with _says_what(name):
+            return load_dataset(hub_id_or_folder, split=own_split, streaming=streaming)
 
     return _Found(name, load, divided, str(path.absolute()) if path.is_dir() else None)
 
@@ -260,13 +293,15 @@ def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
 
     def load(streaming: bool, world_size: int = 1):
         data_files = {own_split: files[own_split]}
-        return load_dataset("webdataset", data_files=data_files, split=own_split, streaming=streaming)
+        with _says_what(name):
+            return load_dataset("webdataset", data_files=data_files, split=own_split, streaming=streaming)
 
     return _Found(name, load, divided)
 
 
 def _find_saved(name: str, path: Path, split: str) -> _Found:
-    saved = load_from_disk(str(path))
+    with _says_what(name):
+        saved = load_from_disk(str(path))
     splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
     own_split, divided = _choose(name, split, list(splits))
     rows = splits[own_split]
@@ -277,6 +312,18 @@ def _find_saved(name: str, path: Path, split: str) -> _Found:
         return rows.to_iterable_dataset(max(1, min(len(rows), _number_of_shards(len(rows), world_size))))
 
     return _Found(name, load, divided)
+
+
+@contextmanager
+def _says_what(name: str) -> Iterator[None]:
+    """Around what `datasets` reads: what it stumbles over in a damaged source is of any kind, and names no source."""
+    try:
+        yield
+    except OSError:  # no such file, or no network
+        raise
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise ValueError(f"{name} can't be read, it may be damaged ({type(error).__name__}: {reason}).") from error
 
 
 def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
@@ -355,7 +402,10 @@ def _check_row(
     path = image.get("path")
     encoded, problem = _read_image(path, image.get("bytes"))
     digest = hashlib.sha256(encoded).hexdigest()
-    captions = captions_of(row[column] for column in layout["captions"])
+    try:
+        captions = captions_of(row[column] for column in layout["captions"])
+    except ValueError as error:
+        captions, problem = [], problem or str(error)
     if layout["image_id"]:
         name = str(row[layout["image_id"]])
     elif layout["root"] and path and Path(path).is_relative_to(layout["root"]):
@@ -379,20 +429,39 @@ def _read_image(path: str | None, encoded: bytes | None) -> tuple[bytes, str | N
         if not path:
             return b"", "no image"
         try:
+            if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
+                return b"", f"{path}: no file but a folder, a pipe, a socket or a device"  # which might never end
             with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
                 encoded = file.read()
-        except OSError as error:
-            return b"", f"{path}: {error.strerror or error}"
+        except (OSError, ValueError) as error:  # a ValueError is of a null byte in the name
+            return b"", f"{path}: {getattr(error, 'strerror', None) or error}"
     try:
         with PILImage.open(io.BytesIO(encoded)) as decoded:
-            decoded.draft(None, (1, 1))  # a JPEG is then decoded small, which is quick, but to its last byte
-            decoded.load()
-            decoded.getexif()  # `datasets` turns photos by it
+            if decoded.info.get("progressive") and encoded.count(b"\xff\xda") > MAX_SCANS:
+                return encoded, f"more than {MAX_SCANS} scans"
+            return encoded, _decode(decoded)
     except PILImage.UnidentifiedImageError:
         return encoded, "not an image that Pillow knows"
     except Exception as error:  # Pillow raises nearly anything over a broken file
         return encoded, f"{type(error).__name__}: {error}"
-    return encoded, None
+
+
+def _decode(image: PILImage.Image) -> str | None:
+    """Does with an opened image what `datasets` and load_image will do, and says why they can't, if so."""
+    if image.format in REFUSED_FORMATS:
+        return f"of the format {image.format}, which is not for photos"
+    stored, most = image.size, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if math.prod(stored) <= most:
+        image.draft(None, (1, 1))  # a JPEG is then decoded small, which is quick, but to its last byte
+        image.load()
+        stored = max(stored, image.size, key=math.prod)  # an icon may hold a picture of another size than it says
+    if math.prod(stored) > most:
+        return f"{stored[0]} x {stored[1]} pixels, more than {most:,}"
+    if image.getexif().get(ExifTags.Base.Orientation) is not None:
+        ImageOps.exif_transpose(image)
+    if image.mode == "F" and not ((levels := np.asarray(image)).min() >= 0 and levels.max() <= 1):  # also refuses nan
+        return f"a float image with values from {levels.min():g} to {levels.max():g}, not in [0, 1]"
+    return None
 
 
 class _Tally:

@@ -29,7 +29,9 @@ def read_results(path: str | Path) -> dict[str, str]:
     results: dict[str, str] = {}
     for image_id, caption in _captions(path, content):
         if image_id in results:
-            raise ValueError(f"{path} has more than one caption of image {image_id}. Keep one caption an image.")
+            raise ValueError(
+                f"{path} has more than one caption of image {_short(image_id)}. Keep one caption an image."
+            )
         results[image_id] = caption
     return results
 
@@ -48,10 +50,15 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
             f'{path} holds no annotations, {{"images": [...], "annotations": [{{"image_id": ..., "caption": ...}}]}}.'
         )
     references: dict[str, list[str]] = {}
-    for number, image in enumerate(content.get("images") or [], start=1):
-        if not isinstance(image, dict) or "id" not in image:
-            raise ValueError(f'{path}: image {number} needs an "id", found {_shortened(image)}.')
-        references[str(image["id"])] = []
+    images = content.get("images") or []
+    if not isinstance(images, list):
+        raise ValueError(f'{path}: "images" is no list, found {_shortened(images)}.')
+    for number, image in enumerate(images, start=1):
+        match image:
+            case {"id": int() | str() as image_id}:
+                references[_text(path, str(image_id))] = []
+            case _:
+                raise ValueError(f'{path}: image {number} needs an "id", found {_shortened(image)}.')
     for image_id, caption in _captions(path, content["annotations"]):
         references.setdefault(image_id, []).append(caption)
     without = [image_id for image_id, captions in references.items() if not captions]
@@ -100,6 +107,8 @@ def _read_json(path: str | Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} holds no captions: its JSON is nested too deeply.") from error
 
 
 def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
@@ -109,7 +118,7 @@ def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
     for number, row in enumerate(rows, start=1):
         match row:
             case {"image_id": int() | str() as image_id, "caption": str() as caption}:
-                yield str(image_id), caption
+                yield _text(path, str(image_id)), _text(path, caption)
             case _:
                 raise ValueError(
                     f'{path}: row {number} needs an "image_id" (number or text) and a "caption" (text), '
@@ -117,11 +126,23 @@ def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
                 )
 
 
+def _text(path: str | Path, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may spell half of a character, which nobody can score or store
+        raise ValueError(f"{path}: {ascii(text)[:80]} has a half of a surrogate pair in it.") from error
+    return text
+
+
 def _shortened(row: Any) -> str:
-    text = json.dumps(row, ensure_ascii=False)
+    text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _some(image_ids: list[str]) -> str:
     images = "1 image" if len(image_ids) == 1 else f"{len(image_ids):,} images"
-    return f"{images} ({', '.join(image_ids[:_SHOWN])}{', ...' if len(image_ids) > _SHOWN else ''})"
+    return f"{images} ({', '.join(map(_short, image_ids[:_SHOWN]))}{', ...' if len(image_ids) > _SHOWN else ''})"
+
+
+def _short(image_id: str) -> str:
+    return " ".join(image_id[:80].split())

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 
 from .scores import SCORES, WEIGHTS
 
-CODE = ("configuration", "modeling", "processing", "pipeline")
+CODE = ("configuration", "image_loading", "modeling", "pipeline", "processing")
 PUBLISHED = (
     "config.json",
     "generation_config.json",
@@ -35,6 +35,8 @@ PUBLISHED = (
     SCORES,
 )
 MAY_LACK = ("generation_config.json", "training.json", SCORES)
+GRAPHS = "onnx"  # folder that gru-captioner export writes into a checkpoint
+GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
 
@@ -55,7 +57,7 @@ class Pushed:
 
 
 def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Path]:
-    """What of a checkpoint's folder is for others: weights, settings, code, records. Nothing else is.
+    """What of a checkpoint's folder is for others: weights, settings, code, records, graphs. Nothing else is.
 
     Raises:
         FileNotFoundError: Something that others need is not there.
@@ -74,7 +76,9 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Path]:
         raise FileNotFoundError(
             f"{checkpoint} lacks {', '.join(missing)}: save model and processor there with save_pretrained()."
         )
-    return {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+    files = {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+    graphs = sorted(path for path in (checkpoint / GRAPHS).glob("*") if GRAPH_FILES.fullmatch(path.name))
+    return files | {f"{GRAPHS}/{path.name}": path for path in graphs}
 
 
 def push(

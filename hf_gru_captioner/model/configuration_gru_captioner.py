@@ -4,12 +4,15 @@ This file travels to the Hub with each checkpoint, so it imports nothing of ours
 `from __future__ import annotations`: string annotations silently switch off the type checks of `@strict`.
 """
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 IGNORE_INDEX = -100  # fills the labels of short captions; labels of this value take no part in the loss
 ATTENTION_TYPES = ("none", "additive", "multihead")
+MAX_SIZE = 2**24  # of anything: more is a slip of the keyboard, or meant to take all memory
 
 
 @strict
@@ -70,6 +73,8 @@ class GRUCaptionerConfig(PreTrainedConfig):
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+            if getattr(self, name) > MAX_SIZE:
+                raise ValueError(f"{name} must be at most {MAX_SIZE:,}, found more.")
         if self.attention_type not in ATTENTION_TYPES:
             raise ValueError(f"attention_type must be one of {ATTENTION_TYPES}, found {self.attention_type!r}.")
         if self.attention_type == "multihead" and self.hidden_size % self.num_attention_heads:
@@ -103,5 +108,6 @@ class GRUCaptionerConfig(PreTrainedConfig):
             )
 
     def _nearest_divisor(self) -> int:
-        divisors = [heads for heads in range(1, self.hidden_size + 1) if self.hidden_size % heads == 0]
+        small = [heads for heads in range(1, math.isqrt(self.hidden_size) + 1) if self.hidden_size % heads == 0]
+        divisors = sorted({*small, *(self.hidden_size // heads for heads in small)})
         return min(divisors, key=lambda heads: abs(heads - self.num_attention_heads))

@@ -1,6 +1,7 @@
 """Any image as it would be looked at; needs Pillow and NumPy, not torch, so that graphs can caption without it."""
 
 import os
+import re
 import stat
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeGuard, Union
 from urllib.request import Request, urlopen
 
 import numpy as np
-from PIL import ExifTags, Image, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +29,17 @@ _TURNS = {  # what EXIF's orientation asks for
 }
 
 MAX_PIXELS = 50_000_000  # decoded at once; with what the conversions need, about 600 MB
+MAX_PIXELS_OF = {"JPEG2000": 20_000_000}  # whose decoder takes 24 bytes and 0.3 microseconds for each
+MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded small: if it comes in several scans, 2 bytes of each are held
+MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
+# Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
+REFUSED_FORMATS = ("BLP", "EPS", "ICNS", "IPTC")
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
+GAP = 3.0  # what Pillow calls indistinguishable from scaling in one step
 ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
+
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all but those inside of a scan
 
 ImageSource = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "torch.Tensor"]
 
@@ -54,35 +63,72 @@ def load_image(
 
     Raises:
         FileNotFoundError: No file at that path.
-        ValueError: Not an image, a damaged one, or one of more than 50 million pixels. Says which.
+        ValueError: Not an image, a damaged one, or one of more than 50 million pixels (JPEG 2000: 20). Says which.
         TypeError: Not one of the kinds above.
     """
     if isinstance(source, Image.Image):
-        image, name = source, "the image"
-    elif _is_array(source):
-        image, name = _from_array(_to_numpy(source)), "the array"
-    elif isinstance(source, bytes | str | os.PathLike):
-        image, name = _open(source, timeout)
-        if size is not None:
-            image.draft(None, (ENOUGH * max(size), ENOUGH * max(size)))  # JPEG only; not yet upright, hence the max
-    else:
+        return _as_looked_at(source, "the image", size, resample)
+    if _is_array(source):
+        return _as_looked_at(_from_array(_to_numpy(source)), "the array", size, resample)
+    if not isinstance(source, bytes | str | os.PathLike):
         raise TypeError(
             f"an image is a path, an address, bytes, a PIL image, an array or a tensor; found {type(source).__name__}."
         )
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: scale it down.")
-    try:
-        image = next(iter(ImageSequence.Iterator(image))) if getattr(image, "is_animated", False) else image
-        image = _flatten_to_rgb(_turn_upright(image))
-    except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
-        raise ValueError(f"{name} can't be read to its end, it may be damaged: {error}.") from error
-    return image if size is None else image.resize(size[::-1], Image.Resampling(resample), reducing_gap=ENOUGH)
+    image, name = _open(source, timeout)
+    with image:  # which closes its file
+        if size is not None and image.width * image.height * len(image.getbands()) <= MAX_SAMPLES:
+            image.draft(None, (ENOUGH * max(size), ENOUGH * max(size)))  # JPEG only; not yet upright, hence the max
+        return _as_looked_at(image, name, size, resample)
 
 
 def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
     """Tells one image from a sequence of them; a 4-d array or tensor is a sequence."""
     is_one = isinstance(images, str | os.PathLike | bytes | Image.Image) or _is_array(images)
     return is_one and getattr(images, "ndim", 0) != 4
+
+
+def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
+    _check_pixels(image, name)
+    try:
+        num_scans = _num_scans(image)
+        if num_scans > MAX_SCANS:
+            raise ValueError(f"it has {num_scans} scans")
+        first = getattr(image, "_min_frame", 0)
+        if image.tell() > first:  # else it is not asked for others, which may be damaged
+            image.seek(first)
+        image.load()  # before anyone asks how to turn it: a TIFF is turned by Pillow here, and then says so
+    except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
+        raise ValueError(f"{name} can't be read to its end, it may be damaged: {_reason(error)}.") from error
+    _check_pixels(image, name)  # an icon may hold a picture of another size than it says
+    try:
+        image = _flatten_to_rgb(_turn_upright(image))
+    except Exception as error:
+        raise ValueError(f"{name} can't be made an RGB image: {_reason(error)}.") from error
+    return image if size is None else image.resize(size[::-1], Image.Resampling(resample), reducing_gap=GAP)
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if image.width * image.height > most:
+        raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {most:,}: scale it down.")
+
+
+def _num_scans(image: Image.Image) -> int:
+    """How often a progressive JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
+    file = getattr(image, "fp", None)
+    if file is None or image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
+        return 0
+    file.seek(0)
+    content, place, num_scans = file.read(), 2, 0
+    while (marker := _JPEG_MARKER.search(content, place)) and marker[0] != b"\xff\xd9":  # the end
+        num_scans += marker[0] == b"\xff\xda"
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return num_scans
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, to end a sentence with; some say nothing but what they are."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _is_array(source) -> "TypeGuard[np.ndarray | torch.Tensor]":
@@ -100,11 +146,17 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         file = Path(os.path.expanduser(name))
         _check_file(file, name)
     try:
-        return Image.open(file), name
+        image = Image.open(file)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image of a known format.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} has far more than {MAX_PIXELS:,} pixels: scale it down.") from error
     except Exception as error:  # as above
-        raise ValueError(f"{name} can't be read: {error}.") from error
+        raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
+    if image.format in REFUSED_FORMATS:
+        image.close()
+        raise ValueError(f"{name} is of the format {image.format}, which is not for photos.")
+    return image, name
 
 
 def _check_file(file: Path, name: str) -> None:
@@ -113,7 +165,7 @@ def _check_file(file: Path, name: str) -> None:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: no such file.") from error
     except (OSError, ValueError) as error:  # links in a circle, a name too long, a null byte in it
-        raise ValueError(f"{name!r} can't be read: {error}.") from error
+        raise ValueError(f"{name!r} can't be read: {getattr(error, 'strerror', None) or error}.") from error
     if stat.S_ISDIR(mode):
         raise ValueError(f"{name} is a folder, not an image." if name else "an empty path names no image.")
     if not stat.S_ISREG(mode):
@@ -193,7 +245,7 @@ def _flatten_to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")  # which would copy it
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(image, mask=image)
         return canvas

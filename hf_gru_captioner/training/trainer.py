@@ -213,15 +213,35 @@ class CaptionTrainer:
             total += loss.detach()
         grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.max_grad_norm)
         loss_of_step = self.accelerator.reduce(total, reduction="mean").item()
-        if not math.isfinite(loss_of_step):
+        # A gradient scaler skips steps without end by itself, and finds its scale that way.
+        scales = self.accelerator.scaler is not None
+        if not math.isfinite(loss_of_step) or not (scales or math.isfinite(grad_norm)):
             raise FloatingPointError(
-                f"the loss of step {self.progress.step + 1} is {loss_of_step}: the weights are as good as they were in "
-                "the newest state and the best checkpoint. Take a lower learning rate, or mixed_precision no."
+                f"the loss of step {self.progress.step + 1} is {loss_of_step}, its gradient's length {grad_norm:g}: "
+                "the weights are as good as they were in the newest state and the best checkpoint. "
+                f"{self._keep_batch(step)} has the captions of the batch. Take a lower learning rate, or "
+                "mixed_precision no."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self._unwrapped())
         return loss_of_step, float(grad_norm)
+
+    def _keep_batch(self, step: list[Batch]) -> Path:
+        """Writes down what this process learned from in a step, photo by photo."""
+        photos: list[list[str]] = []
+        for batch in step:
+            of_image: dict[int, list[str]] = {}
+            captions = self.processor.batch_decode(batch["labels"])
+            for image, caption in zip(batch["image_index"].tolist(), captions, strict=True):
+                of_image.setdefault(image, []).append(caption)
+            photos += of_image.values()
+        path = self.output_dir / f"bad-batch-{self.accelerator.process_index}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".partial")
+        aside.write_text(json.dumps({"step": self.progress.step + 1, "captions": photos}, indent=1) + "\n")
+        aside.replace(path)
+        return path
 
     def _unwrapped(self):
         return self.accelerator.unwrap_model(self.wrapped)

@@ -16,8 +16,10 @@ from typing import Any
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
+from starlette.middleware import Middleware
 
 from .answers import SHOWN_SIDE, answer_of, as_sentences, shown_photo
+from .bodies import BodyLimit
 from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
 from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .service import BusyError, Decoding, Shelf
@@ -65,7 +67,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
 
     def caption_address(address: str, checkpoint: str, *settings) -> str:
         with as_sentences():
-            return look(fetch_picture(address, limits), checkpoint, *settings)
+            return look(fetch_picture(address or "", limits), checkpoint, *settings)
 
     def compare(path: str | None, *settings) -> tuple[str, str]:
         if path is None:
@@ -210,6 +212,7 @@ def launch(page: gr.Blocks, **server) -> None:
     page.queue(max_size=MAX_WAITING)
     page.launch(
         max_file_size=LIMITS.picture_bytes,
+        app_kwargs={"middleware": [Middleware(BodyLimit, limit=2 * LIMITS.picture_bytes)]},  # base64 takes a third more
         share=False,
         enable_monitoring=False,
         footer_links=[],

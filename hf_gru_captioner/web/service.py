@@ -264,6 +264,8 @@ class Shelf:
         Raises:
             RefusedError: No such checkpoint, or not for everyone.
         """
+        if not isinstance(name, str):  # a program may send anything
+            raise RefusedError("There is no such checkpoint here.")
         with self._lock:
             service = self._services.pop(name, None)
             if service is None:

@@ -35,7 +35,7 @@ name, photo, target = sys.argv[1:]
 processor = AutoProcessor.from_pretrained(name, trust_remote_code=True)
 model = AutoModel.from_pretrained(name, trust_remote_code=True)
 batch = processor(images=photo, text=["two children play on the beach"])
-optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 losses = []
 for _ in range(40):
     loss = model(**batch).loss

@@ -206,6 +206,27 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_weights(make_train
     assert [path.name for path in sorted((tmp_path / "run" / "state").iterdir())] == ["step-00000002", "step-00000003"]
     kept = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     assert all(weight.isfinite().all() for weight in kept.values())
+    named = json.loads((tmp_path / "run" / "bad-batch-0.json").read_text())
+    assert named["step"] == 4
+    assert all("dog" in caption or caption for of_photo in named["captions"] for caption in of_photo)
+    assert len(named["captions"]) > 0
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_lost(make_trainer, make_batches):
+    trainer = make_trainer(state_steps=1)
+    loss = trainer.objective.loss
+
+    def poisoned(model, batch, num_items):
+        value = loss(model, batch, num_items)
+        return value + (0 * model.lm_head.bias.sum()).sqrt() if trainer.progress.step == 1 else value  # 0 * inf
+
+    trainer.objective.loss = poisoned
+    before: list[dict[str, torch.Tensor]] = []
+    step = trainer._train_step
+    trainer._train_step = lambda batches: (before.append(weights_of(trainer.model)), step(batches))[1]
+    with pytest.raises(FloatingPointError, match="its gradient's length nan"):
+        trainer.fit(make_batches(), lambda model: {"cider": 1.0})
+    assert are_equal(weights_of(trainer.model), before[-1])
 
 
 def test_captions_of_known_regions_are_the_captions_of_their_images(model, processor, make_photo):

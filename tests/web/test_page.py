@@ -1,6 +1,7 @@
 """The page as people have it: in a browser, with a real model."""
 
 import base64
+import http.client
 import io
 import itertools
 import json
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -306,3 +308,13 @@ def test_a_blank_picture_gets_a_caption_too(visit):
         "#photo input[type=file]", {"name": "dot.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
     )
     assert caption_of(page)
+
+
+def test_a_request_that_says_it_is_huge_is_refused_before_it_is_sent(address):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=20)
+    connection.putrequest("POST", "/gradio_api/call/caption")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(10**9))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (413, b"This request is too large.")
