@@ -33,12 +33,12 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - STARTED:6.1f} s  {text}", flush=True)
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, photos: dict[str, int] = PHOTOS) -> None:
     """Colored balls and boxes with two captions each, as an imagefolder."""
     from PIL import Image, ImageDraw
 
     chance = random.Random(0)
-    for split, count in PHOTOS.items():
+    for split, count in photos.items():
         (folder / split).mkdir(parents=True)
         lines = []
         for number in range(count):
