@@ -127,7 +127,7 @@ class CaptionTrainer:
         """
         config = self.config
         set_seed(config.seed, device_specific=True)  # each process drops other units
-        optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate)
+        optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate, fused=True)
         self.average = MovingAverage(self.model, config.ema_decay, self.accelerator.device)
         # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
