@@ -88,11 +88,9 @@ def settings(num_beams: int) -> dict:
 
 
 def part_photo(graphs: str, threads: int, rounds: int) -> dict:
-    """Milliseconds from file to text, alone and in batches, of all systems; ours in their shares."""
-    import numpy as np
+    """Milliseconds from file to text, alone and in batches, of all systems."""
     import torch
     from peers import PEERS, tutorial_beam_search
-    from PIL import Image
 
     torch.set_num_threads(threads)
     ours = {name: load(name, graphs, threads) for name in ("torch", *GRAPHS)}
@@ -129,27 +127,35 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
             for name, each in figures.items()
         }
 
-    cases = {
+    return {
         f"{count} photos, {num_beams} beams": case(count, num_beams) for count in (1, BATCH) for num_beams in BEAMS
     }
-    result: dict = {"milliseconds": cases, "shares": {}}
-    path = PHOTOS[3]
-    plain = torch.from_numpy(np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32))
-    with torch.inference_mode():
-        plainly = {"": lambda: model.encoder.vision.backbone(plain)}
-        result["plain eager encoder"] = take_turns(plainly, 2 * rounds, calls=3)[""]
-    for name, captioner in ours.items():
+
+
+def part_shares(graphs: str, threads: int, rounds: int) -> dict:
+    """Milliseconds of each stage of one photo, on each of ours; and of the encoder in plain eager PyTorch."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    path, result = PHOTOS[3], {}
+    for name in ("torch", *GRAPHS):
+        captioner = load(name, graphs, threads)
         image = captioner.load_image(path)
         encoded = captioner.encode([image])
         stages = {
-            "decode JPEG": lambda p=path: Image.open(p).convert("RGB"),
-            "decode JPEG and scale": lambda c=captioner, p=path: c.load_image(p),
+            "decode JPEG": lambda: Image.open(path).convert("RGB"),
+            "decode JPEG and scale": lambda c=captioner: c.load_image(path),
             "encode": lambda c=captioner, i=image: c.encode([i]),
         } | {
             f"words, {num_beams} beams": lambda c=captioner, e=encoded, n=num_beams: c.decode(e, **settings(n))
             for num_beams in BEAMS
         }
-        result["shares"][name] = take_turns(stages, 2 * rounds, calls=3)
+        if name == "torch":
+            plain = torch.from_numpy(np.random.default_rng(0).random((1, 3, 224, 224), dtype=np.float32))
+            backbone = captioner.model.encoder.vision.backbone
+            stages["encoder in plain eager PyTorch"] = lambda b=backbone, p=plain: torch.inference_mode()(b)(p)
+        result[name] = take_turns(stages, 2 * rounds, calls=3)
     return result
 
 
@@ -294,7 +300,15 @@ def main() -> None:
         return
     rounds, folder_size, many = (2, 200, 400) if arguments.quick else (4, 2000, 20000)
     names = ("torch", *GRAPHS)
-    result: dict = {"machine": machine(), "words": NUM_WORDS, "photo": {}, "folder": {}, "memory": {}, "start": {}}
+    result: dict = {
+        "machine": machine(),
+        "words": NUM_WORDS,
+        "photo": {},
+        "shares": {},
+        "folder": {},
+        "memory": {},
+        "start": {},
+    }
     with tempfile.TemporaryDirectory() as scratch:
         graphs = Path(scratch)
         for name, (_, options) in GRAPHS.items():
@@ -302,6 +316,7 @@ def main() -> None:
             subprocess.run([*command, "--output", str(graphs / name.replace(" ", "-"))], check=True)
         for threads in (1, 2):
             result["photo"][threads] = run_part("photo", threads, graphs, rounds)
+            result["shares"][threads] = run_part("shares", threads, graphs, rounds)
         make_folder(graphs / "photos", folder_size)
         for threads in (1, 2):
             for name in ("torch", "onnxruntime", "openvino int8"):

@@ -17,16 +17,15 @@ def table(result: dict) -> str:
     ]
     for threads, figures in result["photo"].items():
         lines += _photo(threads, figures)
-    lines += _shares(result["photo"])
+    lines += _shares(result["shares"])
     lines += _folder(result["folder"])
     lines += _start(result)
     return "\n".join(lines) + "\n"
 
 
-def _photo(threads, figures: dict) -> list[str]:
-    cases = figures["milliseconds"]
+def _photo(threads, cases: dict) -> list[str]:
     names = list(dict.fromkeys(name for each in cases.values() for name in each))
-    lines = [f"## {threads} thread{'s' if int(threads) > 1 else ''}", ""]
+    lines = [f"## {_threads(threads)}", ""]
     lines += ["| | " + " | ".join(cases) + " |", "|---" * (len(cases) + 1) + "|"]
     for name in names:
         cells = []
@@ -42,20 +41,22 @@ def _photo(threads, figures: dict) -> list[str]:
     return [*lines, "", f"The last number: how many times sooner than {FLOOR}.", ""]
 
 
-def _shares(photo: dict) -> list[str]:
+def _shares(shares: dict) -> list[str]:
     lines = ["## Where the time goes, one photo", ""]
-    for threads, figures in photo.items():
-        stages = next(iter(figures["shares"].values()))
-        plain = figures["plain eager encoder"]["median"]
-        lines.append(f"{threads} thread{'s' if int(threads) > 1 else ''}, milliseconds.")
-        lines += [f"The encoder in plain eager PyTorch, not channels last: {plain:.1f}.", ""]
+    for threads, systems in shares.items():
+        stages = next(iter(systems.values()))
+        lines += [f"{_threads(threads)}, milliseconds.", ""]
         lines += ["| | " + " | ".join(stages) + " | words (3 beams) of the encoder |", "|---" * (len(stages) + 2) + "|"]
-        for name, each in figures["shares"].items():
-            cells = [f"{each[stage]['median']:.2f}" for stage in stages]
+        for name, each in systems.items():
+            cells = [f"{each[stage]['median']:.2f}" if stage in each else "" for stage in stages]
             share = each["words, 3 beams"]["median"] / each["encode"]["median"]
             lines.append(f"| {name} | " + " | ".join(cells) + f" | {share:.0%} |")
         lines.append("")
     return lines
+
+
+def _threads(threads) -> str:
+    return f"{threads} thread{'s' if int(threads) > 1 else ''}"
 
 
 def _folder(folder: dict) -> list[str]:
@@ -88,21 +89,22 @@ def chart(result: dict, path: Path) -> None:
 
     figures = result["photo"].get(1) or result["photo"]["1"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    cases = [case for case in figures["milliseconds"] if case.startswith("1 ")]
-    names = list(figures["milliseconds"][cases[-1]])[::-1]
+    cases = [case for case in figures if case.startswith("1 ")]
+    names = list(figures[cases[-1]])[::-1]
     height = 0.8 / len(cases)
     for number, case in enumerate(cases):
-        each = figures["milliseconds"][case]
+        each = figures[case]
         places = [place + number * height for place, name in enumerate(names) if name in each]
         left.barh(places, [each[name]["median"] for name in names if name in each], height, label=case)
     left.set_yticks([place + 0.8 / 2 - height / 2 for place in range(len(names))], names)
     left.set_xscale("log")
     left.set_xlabel("milliseconds a photo, one thread")
     left.legend()
-    bottom = [0.0] * len(figures["shares"])
+    shares = result["shares"].get(1) or result["shares"]["1"]
+    bottom = [0.0] * len(shares)
     for stage in ("decode JPEG and scale", "encode", "words, 3 beams"):
-        values = [each[stage]["median"] for each in figures["shares"].values()]
-        right.bar(list(figures["shares"]), values, bottom=bottom, label=stage)
+        values = [each[stage]["median"] for each in shares.values()]
+        right.bar(list(shares), values, bottom=bottom, label=stage)
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     right.set_ylabel("milliseconds a photo, one thread")
     right.tick_params(axis="x", rotation=20)
