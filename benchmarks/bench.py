@@ -127,9 +127,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
             for name, each in figures.items()
         }
 
-    return {
-        f"{count} photos, {num_beams} beams": case(count, num_beams) for count in (1, BATCH) for num_beams in BEAMS
-    }
+    return {f"{count} photos, {num_beams} beams": case(count, num_beams) for count in (1, BATCH) for num_beams in BEAMS}
 
 
 def part_shares(graphs: str, threads: int, rounds: int) -> dict:

@@ -25,7 +25,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,7 @@ def export_graphs(
     Raises:
         FileExistsError: The folder holds something else.
         ArithmeticError: A graph answers otherwise than the model.
+        OSError: They can't be written; graphs that were there are as they were.
         ValueError: The processor does more to a photo than to scale it, or there is no such format.
     """
     folder = Path(folder)
@@ -73,8 +73,12 @@ def export_graphs(
         raise ValueError("graphs take photos that are scaled to one size, this processor crops or pads them.")
     if folder.exists() and not (folder / GRAPHS).is_file():
         raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():  # an export was killed between the two renames below
+        old.rename(folder)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
         graphs = _graphs(model.eval(), processor)
         if format == "exported-program":
@@ -101,12 +105,12 @@ def export_graphs(
             },
         }
         (aside / GRAPHS).write_text(json.dumps(settings, indent=2) + "\n")
-        aside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.exists():  # removed where it stands, a kill would leave a part of it
+            folder.rename(old)
         aside.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def digest(weights: str | Path) -> str:

@@ -2,7 +2,7 @@
 
 Repositories of models, data sets and Spaces with branches, commits, pull requests, plain LFS. Clients are pointed at it
 with `LoopbackHub.environment`, before huggingface_hub is imported. A test may break it in the ways of the real one:
-`fail` answers the next requests of some path with an error, or cuts the line in the middle.
+`fail` answers the next requests of some path with an error, falls silent, or cuts the line in the middle.
 """
 
 import base64
@@ -54,6 +54,7 @@ class LoopbackHub:
         self.requests: list[tuple[str, str, int]] = []
         self.failures: list[tuple[re.Pattern, int | str]] = []
         self.lock = threading.RLock()
+        self.closing = threading.Event()
 
         class Handler(_Handler):
             hub = self
@@ -67,6 +68,7 @@ class LoopbackHub:
         return self
 
     def __exit__(self, *_) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -79,25 +81,36 @@ class LoopbackHub:
         return self.repositories[kind, name]
 
     def fail(self, path: str, how: int | str, times: int = 1) -> None:
-        """The next requests whose method and path match are answered with a status, or `"cut"` off."""
+        """The next requests whose method and path match are broken.
+
+        Args:
+            path: Pattern of method and path.
+            how: A status to answer with; `"cut"`: the line, before an answer; `"half"`: half-way through what is sent,
+                up or down; `"late"`: when all was done and nothing answered yet; `"stall"`: silence.
+            times: How many requests.
+        """
         self.failures += [(re.compile(path), how)] * times
 
 
 class _Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
+    how: int | str | None = None  # this request is broken
 
     def log_message(self, *_) -> None:
         pass
 
     def do_GET(self) -> None:
         address = urlsplit(self.path)
+        self.how = self._failure(f"{self.command} {address.path}")
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.how == "half" and length:  # of an answer to what sends nothing, half is sent below
+            self.rfile.read(length // 2)
+            return self._break("cut")
         body = self._body()
+        if self.how not in (None, "half", "late"):
+            return self._break(self.how)
         with self.hub.lock:
-            for failure in self.hub.failures:
-                if failure[0].search(f"{self.command} {address.path}"):
-                    self.hub.failures.remove(failure)
-                    return self._break(failure[1])
             for pattern, answer in ROUTES:
                 match = pattern.fullmatch(f"{self.command} {address.path}")
                 if match:
@@ -117,22 +130,37 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
+    def _failure(self, request: str) -> int | str | None:
+        with self.hub.lock:
+            for failure in self.hub.failures:
+                if failure[0].search(request):
+                    self.hub.failures.remove(failure)
+                    return failure[1]
+        return None
+
     def _break(self, how: int | str) -> None:
-        if how == "cut":
+        if how == "stall":
+            self.hub.closing.wait(300)
+        if how in ("cut", "stall"):
             self.hub.requests.append((self.command, self.path, 0))
             self.close_connection = True
             return self.connection.close()
         return self.error(int(how), "InternalError", "broken by the test")
 
     def answer(self, content=None, *, code: int = 200, raw: bytes | None = None, **headers: str) -> None:
+        if self.how == "late":
+            self._break("cut")
+            return
         data = raw if raw is not None else json.dumps(content).encode() if content is not None else b""
         self.send_response(code)
         standard = {"Content-Type": "application/json", "Content-Length": str(len(data))}
         for name, value in (standard | {name.replace("_", "-"): value for name, value in headers.items()}).items():
             self.send_header(name, value)
         self.end_headers()
+        if self.how == "half":
+            self.close_connection = True
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2] if self.how == "half" else data)
         self.hub.requests.append((self.command, self.path, code))
 
     def error(self, code: int, kind: str, message: str) -> None:

@@ -5,6 +5,7 @@ several processes, each with its share of every step, learn together exactly wha
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -71,9 +72,10 @@ class EpochBatches:
         """This process's batches of each step from `first_step` on, `micro_batches` a step."""
         self.rows.epoch = self.sampler.epoch = epoch
         self.sampler.first_step = first_step
-        batches = iter(self.loader)
-        while step := [batch for _, batch in zip(range(self.micro_batches), batches, strict=False)]:
-            yield step
+        with _workers_named():
+            batches = iter(self.loader)
+            while step := [batch for _, batch in zip(range(self.micro_batches), batches, strict=False)]:
+                yield step
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a step's batch follows from its number."""
@@ -81,6 +83,27 @@ class EpochBatches:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+@contextmanager
+def _workers_named() -> Iterator[None]:
+    """What a process that reads ahead has stumbled over, or died of, in a line that says what to do.
+
+    Raises:
+        OSError: It died, or what it reads can't be read. A mistake of ours passes as it is.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        text = str(error).strip()
+        if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
+            raise OSError(
+                f"a process that reads photos ahead died ({text.rstrip('.')}): make room in memory or take fewer "
+                "data.num_workers, then run the same command again."
+            ) from error
+        if not isinstance(error, RuntimeError) and " in DataLoader worker process " in text:  # a whole traceback
+            raise OSError(text.splitlines()[-1]) from error
+        raise
 
 
 class _EpochOrder(Sampler):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -38,6 +38,7 @@ MAY_LACK = ("generation_config.json", "training.json", SCORES)
 GRAPHS = "onnx"  # folder that gru-captioner export writes into a checkpoint
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+MAX_SILENCE = 60.0  # seconds that the Hub may take no byte and send none
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
 
 Content = Path | bytes
@@ -115,7 +116,7 @@ def push(
     if (token or get_token()) is None:
         raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.")
     api = HfApi(token=token, library_name="hf_gru_captioner")
-    with _plainly(repo_id):
+    with _plainly(repo_id), _not_for_ever():
         _check_is_ours(api, repo_id, kind)
         api.create_repo(
             repo_id,
@@ -155,6 +156,22 @@ def _check_is_ours(api: HfApi, repo_id: str, kind: str) -> None:
 
 
 @contextmanager
+def _not_for_ever() -> Iterator[None]:
+    """Gives up on a Hub that falls silent: huggingface_hub would wait for its answers without end.
+
+    A client with a limit of its own, which the caller may have set, keeps it.
+    """
+    client = get_session()
+    before = client.timeout
+    if before.read is None:
+        client.timeout = MAX_SILENCE
+    try:
+        yield
+    finally:
+        client.timeout = before
+
+
+@contextmanager
 def _plainly(repo_id: str) -> Iterator[None]:
     """Says what went wrong in words for the person at the keyboard."""
     try:
@@ -176,6 +193,6 @@ def _plainly(repo_id: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not isinstance(error.__cause__, HTTPError):  # else: while uploading
             raise
         raise OSError(
-            f"{constants.ENDPOINT} can't be reached or cut the line ({error}); nothing was published. "
+            f"{constants.ENDPOINT} can't be reached or cut the line ({error}); nothing half was published. "
             "The same command again sends what is missing."
         ) from error

@@ -50,7 +50,7 @@ def test_a_line_cut_while_sending_leaves_nothing_half(hub, revision):
     first = push(FILES, "me/captioner", message="first")
     hub.fail("PUT /_lfs/", "cut", times=20)
     changed = {**FILES, "model.safetensors": bytes(200_001)}
-    with pytest.raises(OSError, match=r"nothing was published.*sends what is missing"):
+    with pytest.raises(OSError, match=r"nothing half was published.*sends what is missing"):
         push(changed, "me/captioner", message="second", revision=revision)
     assert hub.repository("me/captioner").branches[revision] == first.revision
     hub.failures.clear()
