@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PHOTOS = sorted(str(path) for path in (ROOT / "demo" / "examples").glob("*.jpg"))
 NUM_WORDS = 12
-BEAMS = (1, 3, 5)
-BATCH = 8
+BEAMS = {1: "greedy", 3: "3 beams", 5: "5 beams"}
+BATCHES = {1: "1 photo", 8: "8 photos"}
 SUPPRESSED = [0, 1, 2, 3]  # the end among them: exactly NUM_WORDS words
 GRAPHS = {  # backend and how the graphs were exported
     "onnxruntime": ("onnxruntime", ["--format", "onnx"]),
@@ -127,7 +127,11 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
             for name, each in figures.items()
         }
 
-    return {f"{count} photos, {num_beams} beams": case(count, num_beams) for count in (1, BATCH) for num_beams in BEAMS}
+    return {
+        f"{photos_name}, {beams_name}": case(count, num_beams)
+        for count, photos_name in BATCHES.items()
+        for num_beams, beams_name in BEAMS.items()
+    }
 
 
 def part_shares(graphs: str, threads: int, rounds: int) -> dict:

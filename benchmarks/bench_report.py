@@ -36,7 +36,7 @@ def _photo(threads, cases: dict) -> list[str]:
                 continue
             ratio = case[FLOOR]["median"] / each["median"] if FLOOR in case else None
             text = f"{each['median']:.1f} ({each['low']:.1f} to {each['high']:.1f})"
-            cells.append(text + (f", {ratio:.0f}x" if ratio and name != FLOOR else ""))
+            cells.append(text + (f", {ratio:.{0 if ratio > 10 else 1}f}x" if ratio and name != FLOOR else ""))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, "", f"The last number: how many times sooner than {FLOOR}.", ""]
 
