@@ -67,6 +67,7 @@ OFF_UNLESS_TRUE = {
 # Of a checkpoint's own settings: one that asks for more wants all memory, or never ends.
 LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
 
+WEIGHTS = "model.safetensors"
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
 
@@ -158,6 +159,7 @@ class Captioner:
 
         Raises:
             FileNotFoundError: Nothing of that name.
+            OSError: The Hub failed, fell silent or cut the line.
             ValueError: Not a checkpoint of a GRU captioner, a damaged one, no such backend, or the graphs are of other
                 weights.
             ModuleNotFoundError: The backend isn't installed.
@@ -300,8 +302,10 @@ class _GraphCaptioner(Captioner):
         if (Path(name) / "graphs.json").is_file():  # graphs alone, without the checkpoint that they were made of
             self._runtime = Graphs(name, backend, num_threads)
             return
-        self._runtime = Graphs(graphs or _fetch_graphs(name, location), backend, num_threads)
-        if self._runtime.weights != hashlib.sha256(_weights_of(name, location).read_bytes()).hexdigest():
+        folder = _folder(name, [WEIGHTS] if graphs else [WEIGHTS, "onnx/*"], location)
+        self._location = {**location, "revision": folder.name}  # of the Hub's commits; without meaning for a folder
+        self._runtime = Graphs(graphs or folder / "onnx", backend, num_threads)
+        if self._runtime.weights != hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest():
             raise ValueError(f"the graphs are of other weights than those of {name}: export them anew.")
 
     @cached_property
@@ -338,37 +342,36 @@ def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, A
     }
 
 
+def _folder(name: str, files: Sequence[str], location: dict[str, Any]) -> Path:
+    """Where such files of a checkpoint are; from the Hub they are fetched."""
+    if Path(name).is_dir():
+        return Path(name)
+    from .hub import fetch
+
+    return fetch(name, files, **location)
+
+
 def _load(name: str, device, dtype, location: dict[str, Any]):
     """Model and processor of a checkpoint."""
     import torch
-    from transformers import PreTrainedConfig
 
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
+    folder = _folder(name, ["config.json"], location)  # first, since another model may be very large
+    _check_model_type(name, folder / "config.json")
+    folder = _folder(name, ["*.json", WEIGHTS], {**location, "revision": folder.name})  # of the same commit
     try:
-        settings, _ = PreTrainedConfig.get_config_dict(name, **location)
-    except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
-        if Path(name).is_dir():
-            raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
-        raise FileNotFoundError(f"{name} is neither a folder nor a model that can be had from the Hub.") from error
-    if not settings:
-        raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
-    if settings.get("model_type") != "gru_captioner":
-        raise ValueError(
-            f"{name} is not a GRU captioner but a model of type {str(settings.get('model_type', 'unknown'))[:60]!r}."
-        )
-    generation = Path(name) / "generation_config.json"  # transformers takes a damaged one for none
-    try:
-        if generation.is_file() and not isinstance(json.loads(generation.read_bytes()), dict):
-            raise ValueError(f"{generation.name} holds no settings")
-        processor = GRUCaptionerProcessor.from_pretrained(name, **location)
+        settings = folder / "generation_config.json"  # transformers takes a damaged one for none
+        if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):
+            raise ValueError(f"{settings.name} holds no settings")
+        processor = GRUCaptionerProcessor.from_pretrained(folder)
         _check_sides(processor.image_processor)
-        _check_sizes(name, location)
+        _check_sizes(folder)
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **location
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
         raise _damaged(name, error) from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
@@ -381,6 +384,18 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     return model.to(device), processor
 
 
+def _check_model_type(name: str, config: Path) -> None:
+    """Refuses what is no checkpoint of ours, before anything else of it is fetched or read."""
+    if not config.is_file():
+        raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
+    try:
+        model_type = json.loads(config.read_bytes()).get("model_type", "unknown")
+    except (AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
+    if model_type != "gru_captioner":
+        raise ValueError(f"{name} is not a GRU captioner but a model of type {str(model_type)[:60]!r}.")
+
+
 def _check_sides(image_processor) -> None:
     """Refuses to scale photos to what no memory holds."""
     for setting in ("size", "crop_size", "pad_size"):
@@ -389,17 +404,17 @@ def _check_sides(image_processor) -> None:
             raise ValueError(f"{setting} of its photos is not 1 to {MAX_SIDE} pixels")
 
 
-def _check_sizes(name: str, location: dict[str, Any]) -> None:
+def _check_sizes(folder: Path) -> None:
     """Refuses a model that the file of weights is not of, before memory is taken for what the file lacks."""
     import torch
     from safetensors import safe_open
 
     from .model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration
 
-    if not (weights := _weights_of(name, location)).is_file():
+    if not (weights := folder / WEIGHTS).is_file():
         return
     with torch.device("meta"):  # which has sizes and no memory
-        wanted = GRUCaptionerForConditionalGeneration(GRUCaptionerConfig.from_pretrained(name, **location)).state_dict()
+        wanted = GRUCaptionerForConditionalGeneration(GRUCaptionerConfig.from_pretrained(folder)).state_dict()
     with safe_open(weights, "np") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
     for key in wanted.keys() & found.keys():
@@ -414,19 +429,3 @@ def _damaged(name: str, error: Exception) -> ValueError:
     return ValueError(
         f"the checkpoint {name} is damaged or its files don't fit together ({type(error).__name__}: {reason})."
     )
-
-
-def _fetch_graphs(name: str, location: dict[str, Any]) -> Path:
-    if not Path(name).is_dir():
-        from huggingface_hub import snapshot_download
-
-        name = snapshot_download(name, allow_patterns="onnx/*", **location)
-    return Path(name) / "onnx"
-
-
-def _weights_of(name: str, location: dict[str, Any]) -> Path:
-    if Path(name).is_dir():
-        return Path(name) / "model.safetensors"
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(name, "model.safetensors", **location))

@@ -21,6 +21,7 @@ Letters in shape comments:
 import contextlib
 import copy
 import hashlib
+import io
 import json
 import logging
 import os
@@ -238,7 +239,9 @@ class Graph:
 
     def write_program(self, folder: Path) -> None:
         path = folder / f"{self.name}.pt2"
-        torch.export.save(self._translate().exported_program, path)
+        written = io.BytesIO()  # of a file that can't be written, torch's own writer ends the process
+        torch.export.save(self._translate().exported_program, written)
+        path.write_bytes(written.getvalue())
         self._check(path.name, torch.export.load(path).module()(*self.inputs.values()))
 
     @torch.no_grad()

@@ -80,6 +80,11 @@ class LoopbackHub:
     def repository(self, name: str, kind: str = "model") -> Repository:
         return self.repositories[kind, name]
 
+    def publish(self, name: str, files: dict[str, bytes], kind: str = "model") -> str:
+        """Makes a commit of just these files, without a client. Its hash."""
+        repository = self.repositories.setdefault((kind, name), Repository(name, kind))
+        return repository.commit("main", files, "published")
+
     def fail(self, path: str, how: int | str, times: int = 1) -> None:
         """The next requests whose method and path match are broken.
 

@@ -1,5 +1,7 @@
 """A checkpoint as graphs: the same answers, whatever runs them."""
 
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import torch
 from transformers import CLIPImageProcessor
 
 from hf_gru_captioner import Captioner, GRUCaptionerProcessor
+from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.export import export_graphs
 from hf_gru_captioner.runtime import BACKENDS as BACKENDS_OF
@@ -63,6 +66,16 @@ def test_the_graphs_take_any_number_of_photos_and_beams(exported, make_photo, ba
 
 
 @pytest.mark.slow
+def test_graphs_beside_a_checkpoint_are_found_on_the_hub_and_torch_is_where_they_are_not_enough(hub, exported, photo):
+    files = {path.name: path.read_bytes() for path in SHIPPED_CHECKPOINT.iterdir() if path.is_file()}
+    hub.publish("me/captioner", files | {f"onnx/{path.name}": path.read_bytes() for path in exported.iterdir()})
+    graphs = Captioner.from_pretrained("me/captioner", backend="onnxruntime")
+    assert graphs(photo).text == Captioner.from_pretrained()(photo).text
+    hub.publish("me/captioner", {})  # another commit since then is not the one that the graphs are of
+    assert graphs(photo, no_repeat_ngram_size=1).text == Captioner.from_pretrained()(photo, no_repeat_ngram_size=1).text
+
+
+@pytest.mark.slow
 def test_what_the_search_does_not_know_still_works(exported, photos):
     captioner = Captioner.from_pretrained()
     graphs = Captioner.from_pretrained(backend="onnxruntime", graphs=exported)
@@ -97,6 +110,39 @@ def test_a_folder_of_something_else_is_not_written_over(make_model, processor, t
     with pytest.raises(FileExistsError, match="holds no graphs"):
         export_graphs(make_model(), processor, tmp_path, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", range(1, 12))
+def test_a_kill_leaves_the_graphs_that_were_there_or_the_new_ones(make_model, processor, tmp_path, monkeypatch, change):
+    monkeypatch.setattr("hf_gru_captioner.export._graphs", lambda *_: [])  # what is slow and not the matter here
+    folder, weights = tmp_path / "graphs", tmp_path / "weights"
+    weights.write_bytes(b"old")
+    model = make_model()
+    export_graphs(model, processor, folder, weights)
+    whole, old = {"graphs.json", "tokenizer.json"}, (folder / "graphs.json").read_bytes()
+    weights.write_bytes(b"new")
+    changes = []
+
+    class Kill(BaseException):
+        pass
+
+    with monkeypatch.context() as patched, contextlib.suppress(Kill):
+        for name in ("rename", "unlink", "rmdir", "mkdir"):
+            change_name = getattr(os, name)
+
+            def do(*arguments, change_name=change_name, **settings):
+                changes.append(change_name)
+                if len(changes) >= change:  # nor does a process that is dead tidy up
+                    raise Kill
+                return change_name(*arguments, **settings)
+
+            patched.setattr(os, name, do)
+        export_graphs(model, processor, folder, weights)
+    assert not folder.exists() or {path.name for path in folder.iterdir()} == whole
+    export_graphs(model, processor, folder, weights)
+    assert {path.name for path in folder.iterdir()} == whole
+    assert (folder / "graphs.json").read_bytes() != old
+    assert {path.name for path in tmp_path.iterdir()} == {"graphs", "weights"}
 
 
 def test_a_processor_that_crops_has_no_graphs(make_model, processor, tmp_path):
@@ -148,6 +194,18 @@ def test_an_exported_program_answers_as_the_graphs_do(exported, make_photo, tmp_
     found = torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(photos))
     for one, other in zip(found, Graphs(exported, "onnxruntime", 1).encode(list(photos)), strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_an_exported_program_that_finds_no_room_is_one_line(checkpoint, tmp_path):
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))"
+    code = f"{limit}; from hf_gru_captioner.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["export", checkpoint, "--format", "exported-program", "--output", tmp_path / "graphs"]
+    process = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert process.returncode == 2, process.stderr[-1000:]
+    assert [line for line in process.stderr.splitlines() if line.startswith("gru-captioner")]
+    assert "Traceback" not in process.stderr
+    assert not [path for path in tmp_path.iterdir() if path != checkpoint]
 
 
 def test_int8_wants_photos_and_a_format_that_has_it(capsys, tmp_path, photo):

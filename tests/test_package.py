@@ -13,7 +13,7 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 # The laws of arrows (DESIGN): who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
     "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
-    "captioning": {"eager", "model", "runtime", "search"},
+    "captioning": {"eager", "hub", "model", "runtime", "search"},
     "eager": {"model", "search"},
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"model", "search"},

@@ -15,10 +15,13 @@ work too, without one each machine makes its own cache; nothing else here assume
 A trainable encoder or random augmentation must not be cached, which is the caller's to see to.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ from tqdm.auto import tqdm
 from .sources import decode_photos
 
 IMAGES_A_SHARD = 256
+LEFTOVER_AFTER = 3600  # seconds since a file was last written to; a shard takes seconds
 CROPPED_AREA = (0.6, 1.0)  # share of the image that a random crop keeps
 # What a configuration says of where it came from and not of what is computed.
 PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
@@ -144,6 +148,7 @@ class RegionCache:
         home = self.home(dataset, view)
         shape = (len(dataset), *self.region_shape)
         home.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(home)
         shards = self._shards(home, len(dataset))
         missing = sum(size for path, size in shards.items() if self._is_missing(path, size))
         if missing:
@@ -245,8 +250,16 @@ def _images_of_shards(num_images: int) -> list[int]:
     return [min(IMAGES_A_SHARD, num_images - start) for start in range(0, num_images, IMAGES_A_SHARD)]
 
 
+def _remove_leftovers(home: Path) -> None:
+    """Removes what killed processes had begun to write. Another, of any machine, may be writing just now."""
+    for aside in home.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - aside.stat().st_mtime > LEFTOVER_AFTER:
+                aside.unlink()
+
+
 def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.partial")
+    aside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         with aside.open("wb") as file:
             file.write(content)

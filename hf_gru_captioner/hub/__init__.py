@@ -1,6 +1,7 @@
-"""Sharing a checkpoint: its scores, its card, the way to the Hub. Knows folders and files, not the model."""
+"""Sharing a checkpoint: its scores, its card, the way to the Hub and back. Knows folders and files, not the model."""
 
 from .card import Example, count_parameters, render_card
+from .fetch import fetch
 from .push import Pushed, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
 from .space import EXAMPLES, files_of_space
@@ -11,6 +12,7 @@ __all__ = [
     "Pushed",
     "count_parameters",
     "eval_results",
+    "fetch",
     "files_of_checkpoint",
     "files_of_space",
     "keep_scores",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_session, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from .scores import SCORES, WEIGHTS
+from .silence import not_for_ever
 
 CODE = ("configuration", "image_loading", "modeling", "pipeline", "processing")
 PUBLISHED = (
@@ -38,7 +39,6 @@ MAY_LACK = ("generation_config.json", "training.json", SCORES)
 GRAPHS = "onnx"  # folder that gru-captioner export writes into a checkpoint
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-MAX_SILENCE = 60.0  # seconds that the Hub may take no byte and send none
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
 
 Content = Path | bytes
@@ -116,7 +116,7 @@ def push(
     if (token or get_token()) is None:
         raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.")
     api = HfApi(token=token, library_name="hf_gru_captioner")
-    with _plainly(repo_id), _not_for_ever():
+    with _plainly(repo_id), not_for_ever():
         _check_is_ours(api, repo_id, kind)
         api.create_repo(
             repo_id,
@@ -153,22 +153,6 @@ def _check_is_ours(api: HfApi, repo_id: str, kind: str) -> None:
             is_ours = settings.get("model_type") == "gru_captioner"
     if present - {".gitattributes", "README.md"} and not is_ours:
         raise ValueError(f"{repo_id} holds something else, no {ours}: take another name.")
-
-
-@contextmanager
-def _not_for_ever() -> Iterator[None]:
-    """Gives up on a Hub that falls silent: huggingface_hub would wait for its answers without end.
-
-    A client with a limit of its own, which the caller may have set, keeps it.
-    """
-    client = get_session()
-    before = client.timeout
-    if before.read is None:
-        client.timeout = MAX_SILENCE
-    try:
-        yield
-    finally:
-        client.timeout = before
 
 
 @contextmanager

@@ -1,3 +1,5 @@
+import os
+import signal
 from itertools import chain
 
 import pytest
@@ -43,6 +45,34 @@ def test_an_epoch_sees_every_photo_once_in_an_order_of_its_own(num_workers):
 
 def test_the_rows_know_the_epoch():
     assert [step[0]["epochs"] for step in EpochBatches(Numbers(4), collate, 4).epoch(3)] == [{3}]
+
+
+class Dying(Numbers):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Vanished(Numbers):
+    def __getitem__(self, index):
+        raise FileNotFoundError(f"photo {index} is gone")
+
+
+class Mistaken(Numbers):
+    def __getitem__(self, index):
+        raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        (Dying, OSError, r"a process that reads photos ahead died \(.*\): make room in memory or take fewer"),
+        (Vanished, OSError, r"^FileNotFoundError: photo \d is gone$"),
+        (Mistaken, RuntimeError, "Traceback"),
+    ],
+)
+def test_what_befell_a_process_that_reads_ahead_is_one_line_unless_it_is_our_mistake(rows, error, message):
+    with pytest.raises(error, match=message):
+        list(EpochBatches(rows(4), collate, 2, num_workers=1).epoch(1))
 
 
 def test_an_epoch_goes_on_at_any_step():

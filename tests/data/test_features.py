@@ -1,8 +1,10 @@
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +132,19 @@ def test_a_torn_shard_is_named_and_made_anew(make_cache, make_dataset):
         after = all_of(cache.regions(dataset))
     assert make_cache.calls == [2]
     np.testing.assert_array_equal(after, before)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(make_cache, make_dataset):
+    cache, dataset = make_cache(), make_dataset(5)
+    cache.regions(dataset)
+    home = cache.home(dataset, View())
+    old, new = home / "shard-00001.bin.there.7.partial", home / "shard-00001.bin.there.8.partial"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    an_hour_ago = time.time() - 3700
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    cache.regions(dataset)
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_processes_share_the_work_without_talking(make_cache, make_dataset):

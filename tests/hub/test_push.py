@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from huggingface_hub import get_session
 
 from hf_gru_captioner.hub import files_of_checkpoint, push
 
@@ -63,6 +64,26 @@ def test_a_hub_that_fails_says_so_in_one_line(hub):
     with pytest.raises(OSError, match=r"nothing was published; it failed with status 500"):
         push(FILES, "me/captioner", message="first")
     assert hub.repository("me/captioner").files() == {}
+
+
+@pytest.mark.parametrize("path", ["GET /api/", "POST /api/repos/create", "PUT /_lfs/", "POST .*/commit/"])
+def test_a_hub_that_falls_silent_is_not_waited_for_without_end(hub, monkeypatch, path):
+    monkeypatch.setattr("hf_gru_captioner.hub.silence.MAX_SILENCE", 0.2)
+    before = [*get_session().event_hooks["request"]]
+    hub.fail(path, "stall", times=20)
+    with pytest.raises(OSError, match=r"nothing half was published.*sends what is missing"):
+        push(FILES, "me/captioner", message="first")
+    assert get_session().event_hooks["request"] == before
+    hub.failures.clear()
+    pushed = push(FILES, "me/captioner", message="first")
+    assert hub.repository("me/captioner").files(pushed.revision) == FILES
+
+
+def test_when_the_answer_to_a_whole_commit_is_lost_nothing_is_said_not_to_be_there(hub):
+    hub.fail("POST .*/commit/", "late", times=20)
+    with pytest.raises(OSError, match="nothing half was published"):
+        push(FILES, "me/captioner", message="first")
+    assert hub.repository("me/captioner").files() == FILES
 
 
 def test_who_may_not_write_is_told_why(hub, monkeypatch):
