@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 SOUND = {
     *("one pixel", "one column", "one row", "wrong ending", "CMYK", "YCCK", "16-bit grey", "float", "palette"),
-    *("animation", "orientation", "odd orientation", "broken EXIF", "junk profile", "polyglot", "odd name"),
+    *("animation", "orientation", "odd orientation", "broken EXIF", "junk profile", "polyglot", "odd name", "slow"),
 }
 HOPELESS = {
     *("empty", "out of range", "bomb", "nested bomb", "many scans", "program", "SVG", "HTML"),
@@ -312,6 +312,10 @@ def _bombs() -> Named:
     gif = bytearray(encoded(photo(), "GIF"))
     gif[6:10] = struct.pack("<HH", 65_000, 65_000)
     yield "claims 65000x65000.gif", bytes(gif), "bomb"
+    for side, kind in ((1_000, "slow"), (1_001, "bomb")):  # formats that Pillow decodes in Python
+        yield f"decoded in Python {side}.dds", encoded(Image.new("RGBA", (side, side)), "DDS"), kind
+        digits = f"P3 {side} {side} 9\n".encode() + b"7 7 7\n" * side**2
+        yield f"decoded in Python {side}.ppm", digits, kind
     inside = one_colour_png(8_000, 8_000, bits=8)
     ico = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 40, 30, 0, 0, 1, 32, len(inside), 22) + inside
     yield "claims 40x30, has 8000x8000.ico", ico, "nested bomb"
@@ -322,11 +326,19 @@ def _bombs() -> Named:
 def just_right() -> Named:
     """Pictures of nearly as many pixels as are decoded at all, each in a few kilobytes; they take seconds to make."""
     side = NEAR_THE_LIMIT
+    for name, mode, file_format, settings in (
+        ("progressive.jpg", "CMYK", "JPEG", {"progressive": True}),
+        ("levels.tiff", "I", "TIFF", {"compression": "tiff_lzw"}),
+        ("floats.tiff", "F", "TIFF", {"compression": "tiff_lzw"}),
+        ("palette.gif", "P", "GIF", {"transparency": 0}),
+    ):
+        yield name, encoded(Image.new(mode, (side, side)), file_format, **settings), "just right"
+    yield "all there.jp2", encoded(Image.new("RGBA", (4000, 4000)), "JPEG2000"), "just right"
     yield "palette.png", one_colour_png(side, side, transparency=b"\x80"), "just right"
     yield "transparent.png", one_colour_png(side, side, bits=8, kind=6), "just right"
     yield (
         "transparent.webp",
-        encoded(Image.new("RGBA", (side, side), (9, 8, 7, 6)), "WEBP", lossless=True),
+        encoded(Image.new("RGBA", (5000, 4999), (9, 8, 7, 6)), "WEBP", lossless=True),
         "just right",
     )
 

@@ -30,7 +30,7 @@ _spec = importlib.util.spec_from_file_location("bad_images", MAKER)
 bad_images = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bad_images)
 
-MOST_MEMORY = 1 << 30  # bytes
+MOST_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
 MOST_SECONDS = 5  # that one image takes
 
 # Looks at each image in a process of its own, which has nothing but load_image: its memory is what it took at most.
@@ -341,6 +341,7 @@ def test_a_folder_with_a_pipe_in_it_is_read_past_it(photo, tmp_path):
 
 def test_all_doors_agree_on_what_is_refused():
     assert sources.MAX_PIXELS == image_loading_gru_captioner.MAX_PIXELS == Limits().picture_pixels
+    assert sources.MAX_PIXELS_IN_PYTHON == image_loading_gru_captioner.MAX_PIXELS_IN_PYTHON
     assert sources.MAX_PIXELS_OF == image_loading_gru_captioner.MAX_PIXELS_OF
     assert sources.REFUSED_FORMATS == image_loading_gru_captioner.REFUSED_FORMATS == intake.REFUSED_FORMATS
 

@@ -78,7 +78,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(model, processor):
 
 
 def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a folder nor the name of a model"):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a model"):
         Captioner.from_pretrained(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"it has no config\.json"):

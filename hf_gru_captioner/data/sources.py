@@ -57,10 +57,11 @@ NO_CAPTION = "no caption"
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is asked for
 NAMED_ROWS = 5  # of the skipped ones
 MAX_PIXELS = 50_000_000  # of a photo; load_image takes no more
-MAX_PIXELS_OF = {"JPEG2000": 20_000_000}  # by format, where it takes fewer
+MAX_PIXELS_OF = {"JPEG2000": 16_000_000, "WEBP": 25_000_000}  # by format, where it takes fewer
+MAX_PIXELS_IN_PYTHON = 1_000_000  # of formats whose decoder is not in C, which takes a hundred times as long
 MAX_SCANS = 200  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
-# Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
-REFUSED_FORMATS = ("BLP", "EPS", "ICNS", "IPTC")
+# Formats that Ghostscript would run for as long as it likes, that hold pictures of other sizes than they say, or bombs.
+REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
 CHECKED = Features(
@@ -451,6 +452,8 @@ def _decode(image: PILImage.Image) -> str | None:
     if image.format in REFUSED_FORMATS:
         return f"of the format {image.format}, which is not for photos"
     stored, most = image.size, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if any(tile.codec_name in PILImage.DECODERS for tile in getattr(image, "tile", ())):  # where those in Python are
+        most = MAX_PIXELS_IN_PYTHON
     if math.prod(stored) <= most:
         image.draft(None, (1, 1))  # a JPEG is then decoded small, which is quick, but to its last byte
         image.load()

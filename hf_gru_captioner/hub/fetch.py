@@ -49,15 +49,14 @@ def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, to
                 )
             )
     except HFValidationError as error:
-        raise FileNotFoundError(f"{repo_id} is neither a folder nor the name of a model on the Hub.") from error
+        raise FileNotFoundError(f"{repo_id} is neither a folder nor a model on the Hub.") from error
     except GatedRepoError as error:
         raise FileNotFoundError(
             f"{repo_id} asks its users for consent: give it on {constants.ENDPOINT}/{repo_id} and run `hf auth login`."
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{repo_id} is neither a folder nor a model that can be had from the Hub; for a private one run "
-            "`hf auth login`."
+            f"{repo_id} is neither a folder nor a model on the Hub; to have a private one, run `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"{repo_id} has no revision {revision} on the Hub.") from error

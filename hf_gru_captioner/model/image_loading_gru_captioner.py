@@ -4,8 +4,10 @@ import os
 import re
 import stat
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
@@ -27,19 +29,30 @@ _TURNS = {  # what EXIF's orientation asks for
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
-MAX_PIXELS = 50_000_000  # decoded at once; with what the conversions need, about 600 MB
-MAX_PIXELS_OF = {"JPEG2000": 20_000_000}  # whose decoder takes 24 bytes and 0.3 microseconds for each
-MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded small: if it comes in several scans, 2 bytes of each are held
+MAX_PIXELS = 50_000_000  # decoded at once; with what the decoders need, less than 500 MB
+MAX_PIXELS_OF = {
+    "JPEG2000": 16_000_000,  # whose decoder takes 24 bytes and 0.1 microseconds for each
+    "WEBP": 25_000_000,  # 16 bytes
+}
+MAX_PIXELS_IN_PYTHON = 1_000_000  # of formats whose decoder is not in C, up to 2 microseconds for each
+MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded small
+MAX_SAMPLES_HELD = 200_000_000  # if it comes in several scans, which takes 2 bytes for each
 MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
-# Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
-REFUSED_FORMATS = ("BLP", "EPS", "ICNS", "IPTC")
+MAX_SCANNED = 256_000_000  # bytes of a JPEG whose scans are counted
+# Formats that Ghostscript would run for as long as it likes, that hold pictures of other sizes than they say, or bombs.
+REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
+LARGE = 12_000_000  # pixels to decode; of threads that have more, one does so at a time
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
 GAP = 3.0  # what Pillow calls indistinguishable from scaling in one step
+STRIP = 1_000_000  # pixels of a larger picture that are made RGB at once
 ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
 
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all but those inside of a scan
+
+_turn_of_the_large = threading.Lock()
 
 ImageSource = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "torch.Tensor"]
 
@@ -63,7 +76,8 @@ def load_image(
 
     Raises:
         FileNotFoundError: No file at that path.
-        ValueError: Not an image, a damaged one, or one of more than 50 million pixels (JPEG 2000: 20). Says which.
+        ValueError: Not an image, a damaged one, or one of more than 50 million pixels (WebP: 25, JPEG 2000: 16, rare
+            formats that Pillow decodes in Python: 1). Says which.
         TypeError: Not one of the kinds above.
     """
     if isinstance(source, Image.Image):
@@ -76,9 +90,28 @@ def load_image(
         )
     image, name = _open(source, timeout)
     with image:  # which closes its file
-        if size is not None and image.width * image.height * len(image.getbands()) <= MAX_SAMPLES:
-            image.draft(None, (ENOUGH * max(size), ENOUGH * max(size)))  # JPEG only; not yet upright, hence the max
-        return _as_looked_at(image, name, size, resample)
+        num_pixels = image.width * image.height
+        if size is not None:
+            _draft(image, name, ENOUGH * max(size))  # not yet upright, hence the max
+        if not image.info.get("progressive"):  # of which all pixels are held even if few are wanted
+            num_pixels = image.width * image.height
+        with _in_turn(num_pixels):
+            return _as_looked_at(image, name, size, resample)
+
+
+def _in_turn(num_pixels: int) -> AbstractContextManager:
+    """Threads go through one by one with an image of so many pixels if it is large: together they would fill memory."""
+    return _turn_of_the_large if num_pixels > LARGE else nullcontext()
+
+
+def _after_fork() -> None:
+    """The thread that has its turn is not in the new process, and would never end it."""
+    global _turn_of_the_large
+    _turn_of_the_large = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
@@ -90,7 +123,7 @@ def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
 def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
     _check_pixels(image, name)
     try:
-        num_scans = _num_scans(image)
+        num_scans = _num_scans(image) if image.info.get("progressive") else 0
         if num_scans > MAX_SCANS:
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
@@ -100,26 +133,43 @@ def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, r
     except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
         raise ValueError(f"{name} can't be read to its end, it may be damaged: {_reason(error)}.") from error
     _check_pixels(image, name)  # an icon may hold a picture of another size than it says
+    turn = _turn(image)
     try:
-        image = _flatten_to_rgb(_turn_upright(image))
+        if size is None:
+            return _to_rgb(image if turn is None else image.transpose(turn))
+        image = _scale(image, size if turn in _ON_THEIR_SIDE else size[::-1], Image.Resampling(resample))
+        return image if turn is None else image.transpose(turn)
     except Exception as error:
         raise ValueError(f"{name} can't be made an RGB image: {_reason(error)}.") from error
-    return image if size is None else image.resize(size[::-1], Image.Resampling(resample), reducing_gap=GAP)
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:
     most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # where those in Python are
+        most = MAX_PIXELS_IN_PYTHON
     if image.width * image.height > most:
         raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {most:,}: scale it down.")
 
 
+def _draft(image: Image.Image, name: str, side: int) -> None:
+    """Has a JPEG decoded at a fraction of its size, not less than so many pixels a side."""
+    num_samples = image.width * image.height * len(image.getbands())
+    try:
+        if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and _num_scans(image) <= 1):
+            image.draft(None, (side, side))
+    except Exception as error:  # as above
+        raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
+
+
 def _num_scans(image: Image.Image) -> int:
-    """How often a progressive JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
+    """How often a JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
     file = getattr(image, "fp", None)
-    if file is None or image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
+    if file is None or image.format not in ("JPEG", "MPO"):
         return 0
     file.seek(0)
-    content, place, num_scans = file.read(), 2, 0
+    content, place, num_scans = file.read(MAX_SCANNED), 2, 0
+    if len(content) == MAX_SCANNED:
+        raise ValueError(f"it is larger than {MAX_SCANNED // 1_000_000} MB")
     while (marker := _JPEG_MARKER.search(content, place)) and marker[0] != b"\xff\xd9":  # the end
         num_scans += marker[0] == b"\xff\xda"
         place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
@@ -190,13 +240,12 @@ def _download(address: str, timeout: float) -> bytes:
     return bytes(content)
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
-    """Turns a photo as its EXIF orientation says; ImageOps.exif_transpose fails where another tag is damaged."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How EXIF asks a photo to be turned, if it does; ImageOps.exif_transpose fails where another tag is damaged."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # an EXIF block that can't be read says nothing, and the picture is whole
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        return None
 
 
 def _to_numpy(array: "np.ndarray | torch.Tensor") -> np.ndarray:
@@ -236,12 +285,36 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _flatten_to_rgb(image: Image.Image) -> Image.Image:
+def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """RGB, of a width and height: `_to_rgb(image).resize(size, resample, reducing_gap=GAP)`.
+
+    A large picture is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
+    never a second copy of all its pixels.
+    """
+    width, height = image.size
+    across, down = (max(1, int(side / wanted / GAP)) for side, wanted in zip(image.size, size, strict=True))
+    if across == down == 1 or resample is Image.Resampling.NEAREST:
+        return _to_rgb(image).resize(size, resample)
+    reduced = Image.new("RGB", (-(-width // across), -(-height // down)))
+    num_rows = down * max(1, STRIP // (width * down))
+    is_deep = _is_deep(image)
+    for top in range(0, height, num_rows):
+        strip = _to_rgb(image.crop((0, top, width, min(top + num_rows, height))), is_deep)
+        reduced.paste(strip.reduce((across, down)), (0, top // down))
+    return reduced.resize(size, resample, box=(0, 0, width / across, height / down))
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether 32-bit levels are those of 16-bit grey; else of 8-bit grey."""
+    return image.mode == "I" and image.getextrema()[1] > 255  # type: ignore[operator]  # one band, one pair
+
+
+def _to_rgb(image: Image.Image, is_deep: bool | None = None) -> Image.Image:
     if image.mode.startswith("I;16"):  # 16-bit grey, which convert("RGB") would clip to white
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode == "I":  # 32 bits, which may hold 8-bit or 16-bit grey
-        levels = np.asarray(image)
-        image = Image.fromarray((levels >> 8 if levels.max(initial=0) > 255 else levels).clip(0, 255).astype(np.uint8))
+    elif image.mode == "I":
+        levels = np.asarray(image) >> (8 if (_is_deep(image) if is_deep is None else is_deep) else 0)
+        image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
     if image.has_transparency_data:

@@ -32,7 +32,7 @@ MAX_REDIRECTS = 4
 CHUNK = 1 << 16  # bytes
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 # Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
-REFUSED_FORMATS = ("BLP", "EPS", "ICNS", "IPTC")
+REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 
 Resolve = Callable[[str, int], list[str]]
 
