@@ -1,5 +1,9 @@
+import contextlib
+import hashlib
 import json
+import pickle
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,6 +192,33 @@ def test_a_state_of_another_run_is_named_and_passed_over(make_trainer, make_batc
     with pytest.warns(UserWarning, match="step-00000002 is passed over: it is the state of another run"):
         other.fit(make_batches(), lambda model: {"cider": 2.0})
     assert other.progress.history[0]["cider"] == 2.0
+
+
+class Intruder:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.bin", "random_states_0.pkl"])
+def test_code_that_someone_put_into_a_state_does_not_run(make_trainer, make_batches, tmp_path, name):
+    trainer = make_trainer(epochs=1)
+    trainer.fit(make_batches(), lambda model: {"cider": 1.0})
+    (folder,) = (trainer.output_dir / "state").iterdir()
+    mark = tmp_path / "was run"
+    (folder / name).write_bytes(pickle.dumps(Intruder(mark), protocol=2))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = (folder / name).read_bytes()
+    assert name in manifest["files"]
+    manifest["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with contextlib.suppress(pickle.UnpicklingError):  # Accelerate starts with other random numbers without a word
+        make_trainer(epochs=1).fit(make_batches(), lambda model: {"cider": 1.0})
+    assert not mark.exists()
+    pickle.loads(content)
+    assert mark.exists()  # had it been loaded
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_weights(make_trainer, make_batches, tmp_path):
