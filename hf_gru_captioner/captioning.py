@@ -6,7 +6,8 @@ Nothing here imports torch before it is needed: graphs caption without it.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike, fspath
@@ -66,6 +67,9 @@ OFF_UNLESS_TRUE = {
 
 # Of a checkpoint's own settings: one that asks for more wants all memory, or never ends.
 LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
+
+LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting that says how many an encoder has
+MOST_LAYERS = 1000
 
 WEIGHTS = "model.safetensors"
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
@@ -358,7 +362,7 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
     folder = _folder(name, ["config.json"], location)  # first, since another model may be very large
-    _check_model_type(name, folder / "config.json")
+    _check_config(name, folder / "config.json")
     folder = _folder(name, ["*.json", WEIGHTS], {**location, "revision": folder.name})  # of the same commit
     try:
         settings = folder / "generation_config.json"  # transformers takes a damaged one for none
@@ -384,16 +388,34 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     return model.to(device), processor
 
 
-def _check_model_type(name: str, config: Path) -> None:
-    """Refuses what is no checkpoint of ours, before anything else of it is fetched or read."""
-    if not config.is_file():
+def _check_config(name: str, path: Path) -> None:
+    """Refuses what is no checkpoint of ours or would be built without end, before any other file is fetched or read."""
+    if not path.is_file():
         raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
     try:
-        model_type = json.loads(config.read_bytes()).get("model_type", "unknown")
+        config = json.loads(path.read_bytes())
+        model_type = config.get("model_type", "unknown")
     except (AttributeError, RecursionError, ValueError) as error:
         raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
     if model_type != "gru_captioner":
         raise ValueError(f"{name} is not a GRU captioner but a model of type {str(model_type)[:60]!r}.")
+    for setting, value in _whole_numbers(config):
+        if value > MOST_LAYERS and LAYERS.search(setting):
+            raise ValueError(
+                f"the checkpoint {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,}."
+            )
+
+
+def _whole_numbers(content: Any, setting: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number of a JSON file with the name of its setting."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _whole_numbers(value, key)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _whole_numbers(value, setting)
+    elif isinstance(content, int):
+        yield setting, content
 
 
 def _check_sides(image_processor) -> None:

@@ -535,6 +535,8 @@ SETTINGS = {  # file, field, value and what is said
     "a width without end": ("config.json", "hidden_size", 2**24, "is damaged"),
     "a width of many digits": ("config.json", "hidden_size", 10**30 + 1, "is damaged"),
     "a type that is none": ("config.json", "model_type", ["gru_captioner"], "not a GRU captioner"),
+    "layers without end": ("config.json", "encoder_config.num_hidden_layers", 10**9, "num_hidden_layers is more than"),
+    "stages without end": ("config.json", "encoder_config.model_args", {"depths": [2, 10**9]}, "depths is more than"),
     "a list for an encoder": ("config.json", "encoder_config", [1], "is damaged"),
 }
 
