@@ -1,7 +1,8 @@
 """Every knob of a training run, with its unit. A YAML file fills these; the command line overrides it."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 # Knobs that may change between runs of the same command: where things lie, and what is only looked at.
@@ -17,6 +18,21 @@ PLACES = {
     "tracker",
     "validation.shown",
 }
+
+COUNTS = {  # at least 1
+    *(f"data.{name}" for name in ("max_photos", "shuffle_block", "steps_per_epoch", "streamed_vocabulary")),
+    *(f"model.{name}" for name in ("embedding_size", "hidden_size", "image_size", "num_attention_heads")),
+    *(f"optimization.{name}" for name in ("epochs", "images_per_step", "micro_batches", "patience")),
+    *(f"optimization.{name}" for name in ("state_steps", "states_kept")),
+    *(f"tokenizer.{name}" for name in ("max_length", "min_count", "vocab_size")),
+    *(f"validation.{name}" for name in ("images_per_batch", "max_images", "max_new_tokens", "num_beams")),
+    "self_critical.samples",
+}
+SHARES = {  # from 0 to 1
+    *("data.color_jitter", "data.max_skipped", "model.dropout"),
+    *(f"optimization.{name}" for name in ("ema_decay", "label_smoothing", "scheduled_sampling", "warmup_share")),
+}
+MAY_BE_NEGATIVE = {"validation.length_penalty"}  # of other numbers
 
 
 def flatten_knobs(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -227,11 +243,19 @@ class TrainingConfig:
             )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type that attends.")
-        for name in ("epochs", "images_per_step", "micro_batches", "state_steps", "states_kept"):
-            if getattr(optimization, name) < 1:
-                raise ValueError(f"optimization.{name} must be at least 1, found {getattr(optimization, name)}.")
+        for name, value in flatten_knobs(asdict(self)).items():
+            if isinstance(value, int | float):
+                _check_range(name, value)
 
     @property
     def caches_regions(self) -> bool:
         """Whether the encoder runs once over the photos, ahead of training."""
         return self.data.cache and not self.data.streaming and self.optimization.encoder_learning_rate is None
+
+
+def _check_range(name: str, value: float) -> None:
+    least = 1 if name in COUNTS else -math.inf if name in MAY_BE_NEGATIVE else 0
+    if name in SHARES and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a share from 0 to 1, found {value}.")
+    if not least <= value < math.inf:  # nor is what is no number
+        raise ValueError(f"{name} must be {f'at least {least}' if math.isfinite(least) else 'finite'}, found {value}.")

@@ -1,3 +1,6 @@
+import math
+from dataclasses import asdict
+
 import pytest
 
 from hf_gru_captioner.training import (
@@ -6,7 +9,9 @@ from hf_gru_captioner.training import (
     OptimizationConfig,
     SelfCriticalConfig,
     TrainingConfig,
+    ValidationConfig,
 )
+from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, flatten_knobs
 
 
 @pytest.mark.parametrize(
@@ -20,11 +25,23 @@ from hf_gru_captioner.training import (
             "needs a model.attention_type that attends",
         ),
         ({"optimization": OptimizationConfig(images_per_step=0)}, "images_per_step must be at least 1, found 0"),
+        ({"optimization": OptimizationConfig(learning_rate=-0.1)}, "n.learning_rate must be at least 0, found -0.1"),
+        ({"optimization": OptimizationConfig(learning_rate=math.nan)}, "n.learning_rate must be at least 0, found nan"),
+        ({"optimization": OptimizationConfig(max_grad_norm=math.inf)}, "n.max_grad_norm must be at least 0, found inf"),
+        ({"optimization": OptimizationConfig(ema_decay=1.5)}, "n.ema_decay must be a share from 0 to 1, found 1.5"),
+        ({"model": ModelConfig(image_size=0)}, "model.image_size must be at least 1, found 0"),
+        ({"validation": ValidationConfig(length_penalty=math.inf)}, "n.length_penalty must be finite, found inf"),
     ],
 )
 def test_knobs_that_do_not_fit_together_are_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**{"data": DataConfig("x"), "output_dir": "y", **parts})
+
+
+def test_every_range_is_that_of_a_knob():
+    knobs = flatten_knobs(asdict(TrainingConfig(DataConfig("x"), "y")))
+    assert set(knobs) >= COUNTS | SHARES | MAY_BE_NEGATIVE
+    TrainingConfig(DataConfig("x"), "y", validation=ValidationConfig(length_penalty=-1.0))
 
 
 def test_regions_are_cached_only_where_the_encoder_stands_still_and_photos_are_stored():
