@@ -79,8 +79,8 @@ def export_graphs(
         old.rename(folder)
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
+        aside.mkdir(parents=True)
         graphs = _graphs(model.eval(), processor)
         if format == "exported-program":
             for graph in graphs:
@@ -109,6 +109,10 @@ def export_graphs(
         if folder.exists():  # removed where it stands, a kill would leave a part of it
             folder.rename(old)
         aside.rename(folder)
+    except OSError as error:
+        raise OSError(
+            f"the graphs can't be written to {folder} ({error}); what was there is as it was. Make room and run again."
+        ) from error
     finally:
         for leftover in (aside, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -353,7 +357,11 @@ def _convert_to_openvino(folder: Path) -> None:
     import openvino
 
     for path in (folder / "encoder.onnx", folder / "step.onnx"):
-        openvino.save_model(openvino.convert_model(path), path.with_suffix(".xml"), compress_to_fp16=False)
+        graph = openvino.convert_model(path)
+        try:
+            openvino.save_model(graph, path.with_suffix(".xml"), compress_to_fp16=False)
+        except RuntimeError as error:  # all that it says of a full disk
+            raise OSError(f"{path.with_suffix('.bin')}: {error}") from error
         path.unlink()
 
 

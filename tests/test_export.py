@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import CLIPImageProcessor
@@ -194,6 +196,24 @@ def test_an_exported_program_answers_as_the_graphs_do(exported, make_photo, tmp_
     found = torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(photos))
     for one, other in zip(found, Graphs(exported, "onnxruntime", 1).encode(list(photos)), strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other, atol=1e-3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+def test_a_full_disk_is_said_by_openvino_too(make_model, processor, tmp_path, monkeypatch):
+    class Full:  # writes its weights onto a disk that is always full
+        def write_onnx(self, folder):
+            node = onnx.helper.make_node("Add", ["a", "b"], ["c"])
+            sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [9]) for name in "ac"]
+            weight = onnx.numpy_helper.from_array(np.arange(9, dtype=np.float32), "b")
+            graph = onnx.helper.make_graph([node], "graph", sides[:1], sides[1:], [weight])
+            onnx.save(onnx.helper.make_model(graph), folder / "encoder.onnx")
+            (folder / "encoder.bin").symlink_to("/dev/full")
+
+    monkeypatch.setattr("hf_gru_captioner.export._graphs", lambda *_: [Full()])
+    (tmp_path / "weights").write_bytes(b"weights")
+    with pytest.raises(OSError, match=r"graphs can't be written to .*encoder\.bin.*Make room and run again"):
+        export_graphs(make_model(), processor, tmp_path / "graphs", tmp_path / "weights", format="openvino")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 
 
 @pytest.mark.slow
