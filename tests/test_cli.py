@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from PIL import Image
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
+from hf_gru_captioner.cli.shell import guarded
 
 
 @pytest.fixture
@@ -150,6 +152,18 @@ def test_a_vocabulary_that_does_not_fit_ends_in_one_line(run, photos, checkpoint
     assert code == 2
     assert len(errors) == 1
     assert "they are not of one checkpoint" in errors[0]
+
+
+@pytest.mark.parametrize(("code", "is_told"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])
+def test_who_has_no_room_is_told_what_to_do(capsys, code, is_told):
+    def command(_):
+        raise OSError(code, os.strerror(code), "scores.json")
+
+    assert guarded(command, None) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gru-captioner: ")
+    assert os.strerror(code) in line
+    assert ("Make room and run the same command again" in line) == is_told
 
 
 def test_a_missing_extra_is_named_with_the_way_to_install_it(capsys, monkeypatch):

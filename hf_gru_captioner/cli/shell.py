@@ -1,6 +1,7 @@
 """What the commands share of a command line's manners: a user's mistake ends in one line and exit code 2."""
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 BAD_INPUT = 2  # exit code
+NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 
 
 class UsageError(Exception):
@@ -31,7 +33,13 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     except (UsageError, OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("GRU_CAPTIONER_DEBUG"):
             raise
-        print(f"gru-captioner: {one_line(error)}", file=sys.stderr)
+        is_full = isinstance(error, OSError) and error.errno in NO_ROOM
+        hint = (
+            ". Make room and run the same command again; nothing half was left in the place of a file"
+            if is_full
+            else ""
+        )
+        print(f"gru-captioner: {one_line(error)}{hint}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
