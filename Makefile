@@ -19,9 +19,7 @@ caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, 
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
 
 test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --ignore tests/test_export.py
-# in a process of their own: once, long after these, one process with all tests ended in a segmentation fault
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/test_export.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/e2e.py

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,12 +148,27 @@ def _load_onnxruntime(path: Path, num_threads: int) -> Run:
     return lambda inputs: session.run(None, inputs)
 
 
-def _load_openvino(path: Path, num_threads: int) -> Run:
+_making_the_core = threading.Lock()
+
+
+@cache
+def _openvino_core():
+    """One for all graphs of the process, never deleted.
+
+    Each gives its thread a stack for signals (https://github.com/openvinotoolkit/openvino/pull/11894) and sets the one
+    before again when it is deleted, which may be gone: the next signal, Ctrl-C for one, would then end the process.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _load_openvino(path: Path, num_threads: int) -> Run:
     # Half precision, which OpenVINO takes where the processor has it, would give other captions.
     settings = {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", settings)
+    with _making_the_core:
+        core = _openvino_core()
+    model = core.compile_model(path, "CPU", settings)
     lock = threading.Lock()  # a compiled model has one place for its inputs
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -77,6 +77,29 @@ def test_graphs_beside_a_checkpoint_are_found_on_the_hub_and_torch_is_where_they
     assert graphs(photo, no_repeat_ngram_size=1).text == Captioner.from_pretrained()(photo, no_repeat_ngram_size=1).text
 
 
+INTERRUPTED = """
+import gc, os, signal, sys
+from hf_gru_captioner import Captioner
+for _ in range(2):
+    captioner = Captioner.from_pretrained(sys.argv[1], backend=sys.argv[2])
+    captioner(sys.argv[3])
+    del captioner
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_process_whose_captioners_are_gone_can_be_interrupted(exported, photos, tmp_path, backend):
+    photos[0].save(tmp_path / "photo.png")
+    command = [sys.executable, "-c", INTERRUPTED, exported, backend, tmp_path / "photo.png"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "interrupted\n"
+
+
 @pytest.mark.slow
 def test_what_the_search_does_not_know_still_works(exported, photos):
     captioner = Captioner.from_pretrained()
