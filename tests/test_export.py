@@ -80,6 +80,7 @@ def test_graphs_beside_a_checkpoint_are_found_on_the_hub_and_torch_is_where_they
 INTERRUPTED = """
 import gc, os, signal, sys
 from hf_gru_captioner import Captioner
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 for _ in range(2):
     captioner = Captioner.from_pretrained(sys.argv[1], backend=sys.argv[2])
     captioner(sys.argv[3])
