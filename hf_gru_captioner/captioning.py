@@ -377,6 +377,7 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
         )
     except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
         raise _damaged(name, error) from error
+    model.name_or_path = model.config.name_or_path = name  # which scores are recorded by, not a folder of the cache
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")

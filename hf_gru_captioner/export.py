@@ -109,13 +109,13 @@ def export_graphs(
         if folder.exists():  # removed where it stands, a kill would leave a part of it
             folder.rename(old)
         aside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OSError(
             f"the graphs can't be written to {folder} ({error}); what was there is as it was. Make room and run again."
         ) from error
     finally:
-        for leftover in (aside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def digest(weights: str | Path) -> str:

@@ -310,8 +310,7 @@ def try_changes(name: str, job: Job, scratch: Path, expected: Any, most: int) ->
     folder = begin(scratch / f"{name}-counted")
     run(job, folder, prepare=killed_at(0, folder, count))
     changes, problems = count.stat().st_size, []
-    kills = min(most, changes)
-    chosen = [1 + number * changes // kills for number in range(kills)]
+    chosen = spread(range(1, changes + 1), most)
     for change in chosen:
         folder = begin(scratch / f"{name}-change-{change}")
         code, _, _ = run(job, folder, prepare=killed_at(change, folder, count))
@@ -353,8 +352,9 @@ def impatient(cache: Path) -> Callable[[], None]:
 
 
 def spread(cases: Sequence[Any], most: int | None) -> Sequence[Any]:
-    """So many of them, from the first on."""
-    return cases if most is None else [cases[number * len(cases) // most] for number in range(min(most, len(cases)))]
+    """So many of them at most, evenly spread from the first on; all when not given."""
+    count = len(cases) if most is None else min(most, len(cases))
+    return [cases[number * len(cases) // count] for number in range(count)]
 
 
 def try_uploads(
@@ -383,10 +383,10 @@ def try_downloads(
     job: Job, scratch: Path, hub: LoopbackHub, expected: Any, most: int | None = None
 ) -> tuple[list[str], int]:
     problems, cases = [], spread([(file, how) for file in DOWNLOADS for how in WAYS], most)
+    from_hub = Job(lambda folder: [*job.arguments(folder), "--checkpoint", "me/push-whole"], job.result)
     for number, (file, how) in enumerate(cases):
         folder = scratch / f"caption-broken-{number}"
         folder.mkdir()
-        from_hub = Job(lambda folder: [*job.arguments(folder), "--checkpoint", "me/push-whole"], job.result)
         prepare = impatient(folder / "home")
         with broken(hub, f"/resolve/.*/{file}", how):
             code, said, _ = run(from_hub, folder, prepare=prepare)

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             import openvino  # noqa: F401
     import numpy as np
 
-    from ..captioning import SHIPPED_CHECKPOINT, Captioner
+    from ..captioning import SHIPPED_CHECKPOINT, WEIGHTS, Captioner
     from ..export import export_graphs
 
     checkpoint = arguments.checkpoint or SHIPPED_CHECKPOINT
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         captioner.model,
         processor,
         output,
-        checkpoint / "model.safetensors",
+        checkpoint / WEIGHTS,
         format=arguments.format,
         calibration=calibration,
     )

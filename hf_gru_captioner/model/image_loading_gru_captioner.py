@@ -90,12 +90,12 @@ def load_image(
         )
     image, name = _open(source, timeout)
     with image:  # which closes its file
-        num_pixels = image.width * image.height
+        whole = image.size
         if size is not None:
             _draft(image, name, ENOUGH * max(size))  # not yet upright, hence the max
-        if not image.info.get("progressive"):  # of which all pixels are held even if few are wanted
-            num_pixels = image.width * image.height
-        with _in_turn(num_pixels):
+        # Of a progressive JPEG all pixels are held even if few are wanted.
+        width, height = whole if image.info.get("progressive") else image.size
+        with _in_turn(width * height):
             return _as_looked_at(image, name, size, resample)
 
 
@@ -136,7 +136,7 @@ def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, r
     turn = _turn(image)
     try:
         if size is None:
-            return _to_rgb(image if turn is None else image.transpose(turn))
+            return _to_rgb(image if turn is None else image.transpose(turn), _is_deep(image))
         image = _scale(image, size if turn in _ON_THEIR_SIDE else size[::-1], Image.Resampling(resample))
         return image if turn is None else image.transpose(turn)
     except Exception as error:
@@ -286,18 +286,18 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """RGB, of a width and height: `_to_rgb(image).resize(size, resample, reducing_gap=GAP)`.
+    """RGB, of a width and height: what `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` make of it.
 
     A large picture is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
     never a second copy of all its pixels.
     """
     width, height = image.size
     across, down = (max(1, int(side / wanted / GAP)) for side, wanted in zip(image.size, size, strict=True))
+    is_deep = _is_deep(image)
     if across == down == 1 or resample is Image.Resampling.NEAREST:
-        return _to_rgb(image).resize(size, resample)
+        return _to_rgb(image, is_deep).resize(size, resample)
     reduced = Image.new("RGB", (-(-width // across), -(-height // down)))
     num_rows = down * max(1, STRIP // (width * down))
-    is_deep = _is_deep(image)
     for top in range(0, height, num_rows):
         strip = _to_rgb(image.crop((0, top, width, min(top + num_rows, height))), is_deep)
         reduced.paste(strip.reduce((across, down)), (0, top // down))
@@ -305,15 +305,15 @@ def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether 32-bit levels are those of 16-bit grey; else of 8-bit grey."""
+    """Whether an image of 32-bit levels holds 16-bit grey, not 8-bit; a part of it alone may not tell."""
     return image.mode == "I" and image.getextrema()[1] > 255  # type: ignore[operator]  # one band, one pair
 
 
-def _to_rgb(image: Image.Image, is_deep: bool | None = None) -> Image.Image:
+def _to_rgb(image: Image.Image, is_deep: bool) -> Image.Image:
     if image.mode.startswith("I;16"):  # 16-bit grey, which convert("RGB") would clip to white
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode == "I":
-        levels = np.asarray(image) >> (8 if (_is_deep(image) if is_deep is None else is_deep) else 0)
+        levels = np.asarray(image) >> (8 if is_deep else 0)
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = _from_array(np.asarray(image))

@@ -19,20 +19,41 @@ PLACES = {
     "validation.shown",
 }
 
+# Ranges of knobs that are numbers; all others are at least 0.
 COUNTS = {  # at least 1
-    *(f"data.{name}" for name in ("max_photos", "shuffle_block", "steps_per_epoch", "streamed_vocabulary")),
-    *(f"model.{name}" for name in ("embedding_size", "hidden_size", "image_size", "num_attention_heads")),
-    *(f"optimization.{name}" for name in ("epochs", "images_per_step", "micro_batches", "patience")),
-    *(f"optimization.{name}" for name in ("state_steps", "states_kept")),
-    *(f"tokenizer.{name}" for name in ("max_length", "min_count", "vocab_size")),
-    *(f"validation.{name}" for name in ("images_per_batch", "max_images", "max_new_tokens", "num_beams")),
+    "data.max_photos",
+    "data.shuffle_block",
+    "data.steps_per_epoch",
+    "data.streamed_vocabulary",
+    "model.embedding_size",
+    "model.hidden_size",
+    "model.image_size",
+    "model.num_attention_heads",
+    "optimization.epochs",
+    "optimization.images_per_step",
+    "optimization.micro_batches",
+    "optimization.patience",
+    "optimization.state_steps",
+    "optimization.states_kept",
     "self_critical.samples",
+    "tokenizer.max_length",
+    "tokenizer.min_count",
+    "tokenizer.vocab_size",
+    "validation.images_per_batch",
+    "validation.max_images",
+    "validation.max_new_tokens",
+    "validation.num_beams",
 }
 SHARES = {  # from 0 to 1
-    *("data.color_jitter", "data.max_skipped", "model.dropout"),
-    *(f"optimization.{name}" for name in ("ema_decay", "label_smoothing", "scheduled_sampling", "warmup_share")),
+    "data.color_jitter",
+    "data.max_skipped",
+    "model.dropout",
+    "optimization.ema_decay",
+    "optimization.label_smoothing",
+    "optimization.scheduled_sampling",
+    "optimization.warmup_share",
 }
-MAY_BE_NEGATIVE = {"validation.length_penalty"}  # of other numbers
+MAY_BE_NEGATIVE = {"validation.length_penalty"}
 
 
 def flatten_knobs(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -254,8 +275,12 @@ class TrainingConfig:
 
 
 def _check_range(name: str, value: float) -> None:
-    least = 1 if name in COUNTS else -math.inf if name in MAY_BE_NEGATIVE else 0
-    if name in SHARES and not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a share from 0 to 1, found {value}.")
-    if not least <= value < math.inf:  # nor is what is no number
-        raise ValueError(f"{name} must be {f'at least {least}' if math.isfinite(least) else 'finite'}, found {value}.")
+    if name in SHARES:
+        wanted, is_right = "a share from 0 to 1", 0 <= value <= 1
+    elif name in MAY_BE_NEGATIVE:
+        wanted, is_right = "finite", math.isfinite(value)
+    else:
+        least = 1 if name in COUNTS else 0
+        wanted, is_right = f"at least {least}", least <= value < math.inf  # nor is what is no number
+    if not is_right:
+        raise ValueError(f"{name} must be {wanted}, found {value}.")

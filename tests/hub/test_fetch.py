@@ -84,6 +84,12 @@ def test_settings_that_the_hub_does_not_give_are_not_made_up(hub, published, che
     assert Captioner.from_pretrained("me/captioner")(photo) == Captioner.from_pretrained(checkpoint)(photo)
 
 
+def test_a_model_of_the_hub_goes_by_its_name_there(published, checkpoint):
+    for name in ("me/captioner", str(checkpoint)):
+        model = Captioner.from_pretrained(name).model
+        assert (model.name_or_path, model.config.name_or_path) == (name, name)
+
+
 def test_of_a_model_of_another_kind_only_the_configuration_is_fetched(hub, publish):
     publish({**FILES, "config.json": b'{"model_type": "bert"}'})
     with pytest.raises(ValueError, match="me/captioner is not a GRU captioner but a model of type 'bert'"):
