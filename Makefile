@@ -9,7 +9,7 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-.PHONY: help caption test e2e lint train card demo bench clean
+.PHONY: help caption test compat e2e lint train card demo bench clean
 .DEFAULT_GOAL = help
 
 help:  ## list these targets
@@ -20,6 +20,9 @@ caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, 
 
 test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones too
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+compat: $(VENV)/.installed-dev  ## test against several releases of transformers, RELEASES="5.0.0 newest", in .compat/
+	OMP_NUM_THREADS=1 $(BIN)/python tests/compat.py $(RELEASES)
 
 e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/e2e.py
@@ -47,7 +50,7 @@ bench: $(VENV)/.installed-dev  ## measure what a caption costs beside other capt
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:  ## remove the virtual environment and the caches of the tools
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .compat .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)

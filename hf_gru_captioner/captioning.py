@@ -34,6 +34,7 @@ NOT_SETTINGS = {
     "encoder_outputs",
     "decoder_input_ids",
     "input_ids",
+    "cache",
     "past_key_values",
     "generation_config",
     "num_return_sequences",
@@ -52,6 +53,7 @@ SEARCH_KNOWS = {
     "pad_token_id",
     "suppress_tokens",
     "transformers_version",
+    "use_cache",
 }
 
 # Others that change nothing while they are off.
@@ -247,9 +249,9 @@ class Captioner:
             found = search(step, states, num_captions=num_captions, num_rivals=num_rivals, **search_settings)
         else:
             found = self._eager.generate(self._for_eager(encoded), num_captions, num_rivals, generation)
-        end, length_penalty = settings["eos_token_id"], settings.get("length_penalty")
+        ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
-        captions = [[self._caption(each, end, length_penalty) for each in of_image] for of_image in found]
+        captions = [[self._caption(each, ends, length_penalty) for each in of_image] for of_image in found]
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
     def _for_eager(self, encoded) -> "ModelOutput":
@@ -273,10 +275,10 @@ class Captioner:
         if not math.isfinite(caption.score):
             raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are no numbers.")
 
-    def _caption(self, found: Found, end: int, length_penalty: float) -> Caption:
+    def _caption(self, found: Found, ends: list[int], length_penalty: float) -> Caption:
         tokens = found.tokens.tolist()
         log_probabilities = found.log_probabilities.tolist()
-        num_words = len(tokens) - (tokens[-1:] == [end])
+        num_words = len(tokens) - (tokens[-1] in ends)
         attention = found.attention
         if attention is not None:
             rows = math.isqrt(attention.shape[-1])
@@ -333,17 +335,23 @@ def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, A
     """Arguments of search() that mean what these settings of generate() mean; None where there are none."""
     unknown = {name for name in settings.keys() - SEARCH_KNOWS if settings[name] or name not in OFF_UNLESS_TRUE}
     num_beams = settings.get("num_beams") or 1
-    end, length_penalty = settings.get("eos_token_id"), settings.get("length_penalty")
-    if unknown or not settings.get("max_new_tokens") or num_captions > num_beams or not isinstance(end, int):
+    ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
+    if unknown or not settings.get("max_new_tokens") or num_captions > num_beams or len(ends) != 1:
         return None
     return {
         "start": settings["decoder_start_token_id"],
-        "end": end,
+        "end": ends[0],
         "num_beams": num_beams,
         "max_words": settings["max_new_tokens"],
         "length_penalty": 1.0 if length_penalty is None else length_penalty,
         "suppressed": settings.get("suppress_tokens") or (),
     }
+
+
+def _end_tokens(settings: dict[str, Any]) -> list[int]:
+    """The ids that end a caption; generate() takes one or a list."""
+    ends = settings.get("eos_token_id")
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def _folder(name: str, files: Sequence[str], location: dict[str, Any]) -> Path:

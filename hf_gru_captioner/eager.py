@@ -87,7 +87,7 @@ class Eager:
         sequences = model.generate(
             encoder_outputs=encoder_outputs, num_return_sequences=num_captions, **generation
         )  # (N, 1 + T)
-        labels = self._labels(sequences)
+        labels = self.model.labels_of_sequences(sequences)
         # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
         output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
         log_probabilities = output.logits.float().log_softmax(-1)  # (N, T, V)
@@ -106,13 +106,6 @@ class Eager:
                 )
             )
         return [found[start : start + num_captions] for start in range(0, len(found), num_captions)]
-
-    def _labels(self, sequences: torch.Tensor) -> torch.Tensor:
-        """Generated sequences `(N, 1 + T)` -> labels `(N, T)`: no start token, nothing behind the first end token."""
-        labels = sequences[:, 1:]
-        ended = (labels == self.model.config.eos_token_id).cumsum(dim=1)
-        is_behind_end = (ended - (labels == self.model.config.eos_token_id).long()) > 0
-        return labels.masked_fill(is_behind_end, IGNORE_INDEX)
 
 
 @functools.cache

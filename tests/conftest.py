@@ -84,6 +84,22 @@ def calibrate_batch_norm(backbone) -> None:
 
 
 @pytest.fixture
+def draw_weights():
+    """Draws a model's weights anew, the same ones in every release of transformers, which differ in their order."""
+
+    def draw(model: GRUCaptionerForConditionalGeneration, seed: int) -> GRUCaptionerForConditionalGeneration:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for _, weight in sorted(model.named_parameters()):
+                if weight.ndim > 1:
+                    weight.normal_(std=weight[0].numel() ** -0.5)
+        calibrate_batch_norm(model.encoder.vision.backbone)
+        return model.eval()
+
+    return draw
+
+
+@pytest.fixture
 def model(make_model):
     return make_model()
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from huggingface_hub.errors import StrictDataclassError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -145,14 +144,14 @@ FIELDS += ("tie_word_embeddings", "is_encoder_decoder", "freeze_encoder")
 @examples(200)
 @given(st.dictionaries(st.sampled_from(FIELDS), values, max_size=3))
 def test_a_configuration_of_any_values_is_made_or_refused(fields):
-    with suppress(StrictDataclassError):  # the decorator's own, which a checkpoint's reader turns into a ValueError
+    with suppress(ValueError):
         GRUCaptionerConfig(**fields)
 
 
 def test_sizes_that_only_take_time_and_memory_are_refused_at_once():
-    with pytest.raises(StrictDataclassError, match="hidden_size must be at most 16,777,216"):
+    with pytest.raises(ValueError, match="hidden_size must be at most 16,777,216"):
         GRUCaptionerConfig(hidden_size=10**15 + 1)
-    with pytest.raises(StrictDataclassError, match="take 1 heads"):
+    with pytest.raises(ValueError, match="take 1 heads"):
         GRUCaptionerConfig(hidden_size=2**24 - 3, num_attention_heads=8)  # a prime
 
 
@@ -238,7 +237,7 @@ def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
 
 
 def test_sizes_and_encoders_that_no_model_can_be_made_of_are_mistakes_of_the_caller(tmp_path):
-    with pytest.raises(UsageError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loads("x"):
+    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loads("x"):
         GRUCaptionerConfig(hidden_size=10)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "model.safetensors").write_bytes(b"torn")

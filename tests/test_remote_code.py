@@ -31,7 +31,8 @@ assert len({each["generated_text"] for each in begun}) == 2, begun
 assert all(each["generated_text"].startswith("a") for each in begun), begun
 captioner.save_pretrained(resaved + "-again")
 captioner = pipeline("image-text-to-text", model=resaved + "-again", trust_remote_code=True, dtype="float32")
-captions += [captioner(photo, text="")[0]["generated_text"]]
+length = model.generation_config.max_new_tokens  # before 5.20 this pipeline has a length of its own
+captions += [captioner(photo, text="", max_new_tokens=length)[0]["generated_text"]]
 print(json.dumps(captions))
 """
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from .shell import UsageError, needs_extra, quiet_transformers
 
+TIMEOUT = timedelta(days=1)  # of a process that waits for another: encoding the photos may take long
+
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process.
@@ -32,11 +34,12 @@ def run(argv: Sequence[str]) -> int:
 
     quiet_transformers()
     output_dir, validation = Path(config.output_dir), config.validation
+    precision = _precision(config)
     accelerator = Accelerator(
-        mixed_precision=config.optimization.mixed_precision,
+        mixed_precision=precision,
         log_with=None if config.tracker == "none" or config.dry_run else config.tracker,
         project_config=ProjectConfiguration(str(output_dir), save_on_each_node=True),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # encoding the photos may take long
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     set_seed(config.optimization.seed)
     energy_meter = _energy_meter(config, accelerator)
@@ -94,6 +97,22 @@ def run(argv: Sequence[str]) -> int:
         print(f"the best checkpoint is in {output_dir / 'checkpoint'}, the curves in {output_dir / 'curves.png'}")
     accelerator.end_training()
     return 0
+
+
+def _precision(config) -> str:
+    """That of the configuration; for "auto" the first process measures and tells the others."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    from ..training import fastest_precision
+
+    if config.optimization.mixed_precision != "auto":
+        return config.optimization.mixed_precision
+    state = PartialState(timeout=TIMEOUT)
+    chosen = list(fastest_precision(state.device) if state.is_main_process else ("", ""))
+    broadcast_object_list(chosen)
+    state.print(f"precision       {chosen[1]}")
+    return chosen[0]
 
 
 def _energy_meter(config, accelerator):
@@ -204,7 +223,9 @@ def _training_record(assembly, resolved: str):
     if not assembly.config.data.streaming:
         photos, captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
     processes = assembly.accelerator.num_processes
-    return TrainingRecord(yaml.safe_load(resolved), photos=photos, captions=captions, processes=processes)
+    options = yaml.safe_load(resolved)
+    options["optimization"]["mixed_precision"] = assembly.accelerator.mixed_precision  # what auto chose
+    return TrainingRecord(options, photos=photos, captions=captions, processes=processes)
 
 
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:
@@ -248,7 +269,7 @@ def _estimates(assembly, collator) -> str:
     model.train()
     for _ in range(2):  # the second is timed
         start = time.perf_counter()
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=optimization.mixed_precision == "bf16"):
+        with assembly.accelerator.autocast():
             loss = model(**batch, skip_logits=True).loss
         loss.backward()
         step = time.perf_counter() - start

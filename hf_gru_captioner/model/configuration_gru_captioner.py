@@ -1,21 +1,26 @@
-"""Configuration of the GRU captioner: every size, every special token id, checked once when it is made.
+"""Configuration of the GRU captioner: every size and every special token id, checked once when it is made.
 
-This file travels to the Hub with each checkpoint, so it imports nothing of ours. It must not use
-`from __future__ import annotations`: string annotations silently switch off the type checks of `@strict`.
+This file travels to the Hub with each checkpoint, so it imports nothing of ours and leans on little of transformers: a
+plain `__init__` and `sub_configs` are the form of a configuration that every release from 5.0 on reads.
 """
 
 import math
 
-from huggingface_hub.dataclasses import strict
+from transformers import __version__ as transformers_version
+
+if int(transformers_version.split(".")[0]) < 5:
+    raise ImportError(
+        f"this captioner needs transformers 5.0 or newer, found {transformers_version}: "
+        "pip install --upgrade transformers"
+    )
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 IGNORE_INDEX = -100  # fills the labels of short captions; labels of this value take no part in the loss
 ATTENTION_TYPES = ("none", "additive", "multihead")
 MAX_SIZE = 2**24  # of anything: more is a slip of the keyboard, or meant to take all memory
+TOKEN_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id")
 
 
-@strict
 class GRUCaptionerConfig(PreTrainedConfig):
     """Sizes and token ids of a [`GRUCaptionerForConditionalGeneration`].
 
@@ -33,43 +38,101 @@ class GRUCaptionerConfig(PreTrainedConfig):
         dropout: Probability of zeroing a unit of the word embeddings, of the fusion GRU's input and of the output
             layer's input, in [0, 1). Regions are never dropped.
         tie_word_embeddings: Share the weights of the word embeddings and the output layer.
+        use_cache: Let `forward` return the decoder's state, so that each step of `generate()` reads one new token.
         bos_token_id: The start token. It opens `decoder_input_ids`; labels never contain it.
         pad_token_id: Fills short rows. Not 0: transformers' beam search takes a pad id of 0 for "none given".
-        eos_token_id: Ends every caption.
+        eos_token_id: Ends every caption; a list when several tokens do, the first of which the tokenizer writes.
         unk_token_id: Stands for words outside the vocabulary.
         decoder_start_token_id: First decoder input; `bos_token_id` when not given.
 
     Raises:
-        ValueError: (inside huggingface_hub's `StrictDataclassClassValidationError`) when values don't fit together.
+        ValueError: A value of the wrong type, or values that don't fit together.
     """
 
     model_type = "gru_captioner"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet")}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    sub_configs = {"encoder_config": AutoConfig}
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
 
-    encoder_config: PreTrainedConfig | dict | None = None
-    freeze_encoder: bool = True
-    vocab_size: int = 4096
-    embedding_size: int = 512
-    hidden_size: int = 512
-    attention_type: str = "multihead"
-    num_attention_heads: int = 8
-    dropout: float | int = 0.5
-    tie_word_embeddings: bool = True
-    is_encoder_decoder: bool = True
-    bos_token_id: int = 0
-    pad_token_id: int = 1
-    eos_token_id: int = 2
-    unk_token_id: int = 3
-    decoder_start_token_id: int | None = None
+    def __init__(
+        self,
+        *,
+        encoder_config: PreTrainedConfig | dict | None = None,
+        freeze_encoder: bool = True,
+        vocab_size: int = 4096,
+        embedding_size: int = 512,
+        hidden_size: int = 512,
+        attention_type: str = "multihead",
+        num_attention_heads: int = 8,
+        dropout: float = 0.5,
+        tie_word_embeddings: bool = True,
+        use_cache: bool = True,
+        is_encoder_decoder: bool = True,
+        bos_token_id: int = 0,
+        pad_token_id: int = 1,
+        eos_token_id: int | list[int] = 2,
+        unk_token_id: int = 3,
+        decoder_start_token_id: int | None = None,
+        **kwargs,
+    ):
+        if encoder_config is None or isinstance(encoder_config, dict):
+            encoder_config = AutoConfig.for_model(**{"model_type": "resnet", **(encoder_config or {})})
+        values = {
+            "encoder_config": encoder_config,
+            "freeze_encoder": freeze_encoder,
+            "vocab_size": vocab_size,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "attention_type": attention_type,
+            "num_attention_heads": num_attention_heads,
+            "dropout": dropout,
+            "tie_word_embeddings": tie_word_embeddings,
+            "use_cache": use_cache,
+            "is_encoder_decoder": is_encoder_decoder,
+            "bos_token_id": bos_token_id,
+            "pad_token_id": pad_token_id,
+            "eos_token_id": eos_token_id,
+            "unk_token_id": unk_token_id,
+            "decoder_start_token_id": bos_token_id if decoder_start_token_id is None else decoder_start_token_id,
+        }
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.validate()
+        super().__init__(**{**values, **kwargs})
+        for name, value in values.items():  # releases differ in what they keep
+            setattr(self, name, value)
 
-    def __post_init__(self, **kwargs):
-        if self.decoder_start_token_id is None:
-            self.decoder_start_token_id = self.bos_token_id
-        super().__post_init__(**kwargs)
+    def validate(self):
+        """Refuses what no model can be made of; also called whenever the configuration is saved.
 
-    def validate_sizes(self):
-        """Refuses sizes that no model can be made of. Called by `@strict`."""
+        Raises:
+            ValueError: A value of the wrong type, or values that don't fit together.
+        """
+        self._check_types()
+        self._check_sizes()
+        self._check_special_tokens()
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Every token that ends a caption."""
+        return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
+
+    def _check_types(self):
+        expected = {
+            **dict.fromkeys(("vocab_size", "embedding_size", "hidden_size", "num_attention_heads", *TOKEN_IDS), int),
+            **dict.fromkeys(("freeze_encoder", "tie_word_embeddings", "use_cache", "is_encoder_decoder"), bool),
+            "dropout": (int, float),
+            "attention_type": str,
+            "encoder_config": PreTrainedConfig,
+        }
+        for name, kinds in expected.items():
+            value = getattr(self, name)
+            is_list = name == "eos_token_id" and isinstance(value, list | tuple) and len(value) > 0
+            for each in value if is_list else [value]:
+                if not isinstance(each, kinds) or (isinstance(each, bool) and kinds is not bool):
+                    kind = "number" if isinstance(kinds, tuple) else kinds.__name__
+                    raise ValueError(f"{name}: expected {kind}, got {type(each).__name__} ({each!r:.80}).")
+
+    def _check_sizes(self):
         for name in ("vocab_size", "embedding_size", "hidden_size", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
@@ -87,10 +150,11 @@ class GRUCaptionerConfig(PreTrainedConfig):
         if not self.is_encoder_decoder:
             raise ValueError("is_encoder_decoder must be True: the captions are decoded from encoded images.")
 
-    def validate_special_tokens(self):
-        """Refuses special token ids that generate() or the loss would misread. Called by `@strict`."""
-        names = ("bos_token_id", "pad_token_id", "eos_token_id", "unk_token_id")
-        ids = {name: getattr(self, name) for name in names}
+    def _check_special_tokens(self):
+        """Refuses special token ids that generate() or the loss would misread."""
+        ids = {name: getattr(self, name) for name in ("bos_token_id", "pad_token_id", "unk_token_id")}
+        ends = self.eos_token_ids
+        ids |= {"eos_token_id": ends[0]} | {f"eos_token_id[{n}]": token for n, token in enumerate(ends[1:], 1)}
         outside = {name: token for name, token in ids.items() if not 0 <= token < self.vocab_size}
         if outside:
             raise ValueError(f"special token ids must be in [0, vocab_size={self.vocab_size}), found {outside}.")
@@ -101,7 +165,7 @@ class GRUCaptionerConfig(PreTrainedConfig):
             )
         if len(set(ids.values())) < len(ids):
             raise ValueError(f"special token ids must differ from each other, found {ids}.")
-        if self.decoder_start_token_id in (self.pad_token_id, self.eos_token_id):
+        if self.decoder_start_token_id in (self.pad_token_id, *ends):
             raise ValueError(
                 f"decoder_start_token_id must be a token of its own (bos_token_id={self.bos_token_id}), found "
                 f"{self.decoder_start_token_id}, which pads or ends captions."

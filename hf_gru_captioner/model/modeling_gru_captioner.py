@@ -20,6 +20,7 @@ Letters in shape comments:
 
 import copy
 from dataclasses import dataclass
+from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,42 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, GenerationMixin, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    GenerationMixin,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_gru_captioner import IGNORE_INDEX, GRUCaptionerConfig
+
+logger = logging.get_logger(__name__)
+
+# What generate() of this release calls the decoder's state: "cache" since transformers 5.24, "past_key_values" before.
+CACHE_NAME = (
+    "cache" if "cache" in signature(GenerationMixin.prepare_inputs_for_generation).parameters else "past_key_values"
+)
+
+
+def _autocast_float32_only(forward):
+    """Runs a module whose weights are in half precision without autocast: BatchNorm and packing can't mix dtypes."""
+
+    @wraps(forward)
+    def wrapped(self, *args, **kwargs):
+        weight = next(self.parameters())
+        if weight.dtype == torch.float32 or not torch.is_autocast_enabled(weight.device.type):
+            return forward(self, *args, **kwargs)
+        with torch.autocast(weight.device.type, enabled=False):
+            return forward(self, *args, **kwargs)
+
+    return wrapped
 
 
 @dataclass
@@ -133,6 +163,18 @@ def _is_channels_last(backbone: PreTrainedModel) -> bool:
     return str(getattr(getattr(backbone, "timm_model", None), "output_fmt", "NCHW")) == "NHWC"
 
 
+def _can_checkpoint_gradients(backbone: PreTrainedModel) -> bool:
+    """Whether this encoder can recompute its activations in the backward pass. timm's models tell only when tried."""
+    if not hasattr(backbone, "timm_model"):
+        return backbone.supports_gradient_checkpointing
+    try:
+        backbone.timm_model.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError, NotImplementedError):
+        return False
+    backbone.timm_model.set_grad_checkpointing(False)
+    return True
+
+
 class GRUCaptionerRegionProjection(nn.Module):
     """Regions `(B, P, D)` -> what every word of every caption shares: keys, values `(B, P, H)` and mean `(B, H)`."""
 
@@ -142,7 +184,7 @@ class GRUCaptionerRegionProjection(nn.Module):
         self.keys_and_values = nn.Linear(region_size, 2 * hidden_size)
 
     def forward(self, regions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        regions = regions.to(self.keys_and_values.weight.dtype)  # cached regions may be fp16 while the weights are fp32
+        regions = regions.to(self.norm.weight.dtype)  # cached regions may be fp16 while the weights are fp32
         keys, values = self.keys_and_values(self.norm(regions)).chunk(2, dim=-1)  # (B, P, H) each
         return keys, values, values.mean(dim=1)  # (B, H)
 
@@ -157,6 +199,7 @@ class GRUCaptionerEncoder(nn.Module):
         self.vision = GRUCaptionerVisionEncoder(config)
         self.projection = GRUCaptionerRegionProjection(self.vision.region_size, config.hidden_size)
 
+    @_autocast_float32_only
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -174,9 +217,20 @@ class GRUCaptionerEncoder(nn.Module):
         """
         if (pixel_values is None) == (regions is None):
             raise ValueError("pass either pixel_values or regions (the vision encoder's output for them).")
-        if regions is None:
+        if pixel_values is not None:
+            _check_pixel_values(pixel_values)
             regions = self.vision(pixel_values)
         return GRUCaptionerEncoderOutput(last_hidden_state=regions, projected_regions=self.projection(regions))
+
+
+def _check_pixel_values(pixel_values: torch.Tensor) -> None:
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"pixel_values must have the shape (images, channels, height, width), found {tuple(pixel_values.shape)}; "
+            "one image is pixel_values[None]."
+        )
+    if len(pixel_values) == 0:
+        raise ValueError("pixel_values hold no image: pass at least one.")
 
 
 class MeanRegion(nn.Module):
@@ -309,6 +363,17 @@ class _WordLayout:
 
 
 @dataclass
+class GRUCaptionerOutput(Seq2SeqLMOutput):
+    """transformers' own; its field for the decoder's state has the release's name, `cache` reads it in each release."""
+
+    if CACHE_NAME != "cache":
+
+        @property
+        def cache(self) -> GRUCache | None:
+            return self.get(CACHE_NAME)
+
+
+@dataclass
 class GRUCaptionerDecoderOutput(ModelOutput):
     """Output of the decoder; `words` below is `(S,)` packed words, or `(N, T)` where nothing was packed.
 
@@ -435,6 +500,23 @@ def _is_word(packed: PackedSequence) -> torch.Tensor:
     return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 
 
+class StopAtStrings(StoppingCriteria):
+    """Ends a caption that holds one of some strings.
+
+    transformers' own criterion for `stop_strings` reads them piece by piece out of the vocabulary, and can't where a
+    tokenizer, as ours by words, puts spaces between its tokens. Captions are short: this one decodes them.
+    """
+
+    def __init__(self, strings: str | list[str], tokenizer):
+        self.strings = [strings] if isinstance(strings, str) else list(strings)
+        self.tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:  # (N, 1 + T) -> (N,)
+        captions = self.tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        ended = [any(string in caption for string in self.strings) for caption in captions]
+        return torch.tensor(ended, device=input_ids.device)
+
+
 class GRUCaptionerPreTrainedModel(PreTrainedModel):
     """Weight initialization and what transformers asks of a model class."""
 
@@ -444,13 +526,19 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     accepts_loss_kwargs = True
-    supports_gradient_checkpointing = True  # of the vision encoder
+    supports_gradient_checkpointing = True  # of the vision encoder; a model says for itself whether its encoder can
     _is_stateful = True  # a recurrent state can't be rolled back: assisted decoding is refused with a clear message
     _no_split_modules = ["GRUCaptionerDecoder"]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # generate() must not make a key-value cache: the state is a GRUCache, made by forward
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether the vision encoder recomputes activations: the flag is transformers' or timm's."""
+        names = ("gradient_checkpointing", "grad_checkpointing")
+        return any(getattr(module, name, False) is True for module in self.modules() for name in names)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         self.encoder.vision.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
@@ -459,6 +547,8 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, nn.GRU):
             for name, parameter in module.named_parameters(recurse=False):
+                if getattr(parameter, "_is_hf_initialized", False):
+                    continue  # loaded; `init` sees that for itself only in a whole parameter, not in a gate's rows
                 for gate in parameter.chunk(3):  # reset, update and new gate, stacked
                     if name.startswith("weight_hh"):
                         init.orthogonal_(gate)
@@ -486,6 +576,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         self.encoder = GRUCaptionerEncoder(config)
         self.decoder = GRUCaptionerDecoder(config)
         self.lm_head = nn.Linear(config.embedding_size, config.vocab_size)
+        self.supports_gradient_checkpointing = _can_checkpoint_gradients(self.encoder.vision.backbone)
         self.post_init()
 
     @classmethod
@@ -564,15 +655,29 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels `(N, T)` one to the right behind the start token; ignored labels become padding."""
         input_ids = labels.roll(1, dims=-1)
-        input_ids[:, 0] = self.config.decoder_start_token_id  # type: ignore[assignment]  # never None once made
+        input_ids[:, 0] = self.config.decoder_start_token_id
         return input_ids.masked_fill(input_ids == IGNORE_INDEX, self.config.pad_token_id)  # (N, T)
 
+    def labels_of_sequences(self, sequences: torch.Tensor) -> torch.Tensor:
+        """What generate() wrote, `(N, 1 + T)`, -> labels `(N, T)`: no start token, -100 behind the end of each caption.
+
+        A caption ends with its first end token, or before the padding where something else ended it.
+        """
+        tokens = sequences[:, 1:]
+        is_end = torch.isin(tokens, torch.tensor(self.config.eos_token_ids, device=tokens.device)).int()
+        is_behind_end = is_end.cumsum(dim=1) > is_end
+        is_word = (tokens != self.config.pad_token_id).int()
+        is_padding = is_word.flip(1).cumsum(dim=1).flip(1) == 0  # no word from here on
+        is_padding[:, :1] = False  # a caption has at least one token
+        return tokens.masked_fill(is_behind_end | is_padding, IGNORE_INDEX)  # (N, T)
+
+    @_autocast_float32_only
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         encoder_outputs: GRUCaptionerEncoderOutput | tuple | None = None,
-        past_key_values: GRUCache | None = None,
+        cache: GRUCache | None = None,
         labels: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         smoothing: float = 0.0,
@@ -582,14 +687,16 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> Seq2SeqLMOutput | tuple:
+        past_key_values: GRUCache | None = None,
+        **ignored,
+    ) -> GRUCaptionerOutput | tuple:
         """
         Args:
             pixel_values: Images, `(B, channels, height, width)`.
             decoder_input_ids: Tokens so far, the start token first, `(N, T)`; made from `labels` when not given.
             encoder_outputs: Output of `get_encoder()` for these images, or any output whose `last_hidden_state` (or
                 first element) is the vision encoder's `(B, P, D)`; then `pixel_values` are not needed.
-            past_key_values: State after the tokens before `decoder_input_ids`.
+            cache: State after the tokens before `decoder_input_ids`.
             labels: Next tokens, end token included, start token not, filled up with -100, `(N, T)`. With labels,
                 captions are packed: no work is done, and logits are zero, behind the last label of each caption.
             image_index: Image of each caption, `(N,)`, rows in any order and number. Without it, captions stand image
@@ -599,14 +706,19 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             num_items_in_batch: Number that the summed loss is divided by; the number of labels in this call when not
                 given. For exact gradient accumulation.
             skip_logits: Leave `logits` out of the output; saves a `(N, T, V)` copy in training.
-            use_cache: Return `past_key_values`; yes, unless labels are given.
+            use_cache: Return `cache`; as the configuration says, but not where labels are given.
             output_attentions: Return `cross_attentions`, a tuple of one `(N, A, T, P)`; rows sum to 1 over the regions.
             output_hidden_states: Return `decoder_hidden_states`, language and fusion GRU, `(N, T, H)` each.
             return_dict: A `ModelOutput` (the default), or a tuple.
+            past_key_values: The name of `cache` before transformers 5.24.
+            ignored: Arguments that another release of transformers passes to every model. A warning names them.
 
         Raises:
             ValueError: When inputs are missing, or their numbers of rows don't fit together.
         """
+        if any(value is not None for value in ignored.values()):
+            logger.warning_once(f"{type(self).__name__}.forward ignores {', '.join(sorted(ignored))}.")
+        cache = past_key_values if cache is None else cache
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = (
@@ -627,7 +739,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         decoded = self.decoder(
             decoder_input_ids,
             projected_regions,
-            states=past_key_values.states if past_key_values is not None else None,
+            states=cache.states if cache is not None else None,
             lengths=lengths,
             image_index=image_index,
         )
@@ -646,10 +758,9 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 loss = loss / num_items_in_batch
 
         total_length = decoder_input_ids.shape[1]
-        cache = None
-        if labels is None if use_cache is None else use_cache:
-            seen_tokens = past_key_values.seen_tokens if past_key_values is not None else 0
-            cache = GRUCache(decoded.states, seen_tokens + total_length)
+        seen_tokens = cache.seen_tokens if cache is not None else 0
+        use_cache = self.config.use_cache and labels is None if use_cache is None else use_cache
+        cache = GRUCache(decoded.states, seen_tokens + total_length) if use_cache else None
         attentions = hidden_states = None
         if output_attentions and decoded.attention_weights is not None:
             attentions = (decoded.pad(decoded.attention_weights, total_length).transpose(1, 2),)  # (N, A, T, P)
@@ -658,31 +769,46 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 decoded.pad(decoded.language_states, total_length),  # (N, T, H)
                 decoded.pad(decoded.fusion_states, total_length),  # (N, T, H)
             )
-        output = Seq2SeqLMOutput(
+        output = GRUCaptionerOutput(
             loss=loss,
             logits=None if skip_logits else decoded.pad(words, total_length),  # (N, T, V)
-            past_key_values=cache,
             decoder_hidden_states=hidden_states,
             cross_attentions=attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            **{CACHE_NAME: cache},
         )
         return output if return_dict else output.to_tuple()
 
-    def generate(self, *args, encoder_outputs=None, decoder_input_ids=None, labels=None, **kwargs):
+    def generate(
+        self, inputs=None, *args, encoder_outputs=None, decoder_input_ids=None, labels=None, past_key_values=None,
+        cache=None, **kwargs,
+    ):  # fmt: skip
         """transformers' own. `encoder_outputs` are projected once, not at each step, and left as they are; `labels`
         are not read, so that all of what the processor makes of an image and the beginning of its caption may come.
 
         Raises:
-            ValueError: Beginnings `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding.
+            ValueError: There is no image, or `pixel_values` are not a batch `(B, channels, height, width)`. Beginnings
+                `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding.
         """
         if encoder_outputs is not None:
             encoder_outputs = copy.copy(self._encode(None, encoder_outputs))  # generate() repeats it for each beam
             kwargs["encoder_outputs"] = encoder_outputs
+        else:
+            pixel_values = kwargs.get("pixel_values", inputs)
+            if pixel_values is None:
+                raise ValueError("generate() needs an image: pass pixel_values or encoder_outputs.")
+            _check_pixel_values(pixel_values)
         if decoder_input_ids is not None:
             if (decoder_input_ids[:, -1] == self.config.pad_token_id).any():
                 raise ValueError("captions that begin with different numbers of tokens can't be continued in one call.")
             kwargs["decoder_input_ids"] = decoder_input_ids
-        return super().generate(*args, **kwargs)
+        cache = past_key_values if cache is None else cache
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
+        if kwargs.get("stop_strings") is not None and kwargs.get("tokenizer") is not None:
+            stop = StopAtStrings(kwargs.pop("stop_strings"), kwargs.pop("tokenizer"))
+            kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or ()), stop])
+        return super().generate(inputs, *args, **kwargs)
 
     def _encode(self, pixel_values, encoder_outputs) -> GRUCaptionerEncoderOutput:
         if encoder_outputs is None:
@@ -715,25 +841,30 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
     def prepare_inputs_for_generation(
         self,
         input_ids,
-        next_sequence_length=None,
+        cache=None,
         past_key_values=None,
-        is_first_iteration=False,
-        image_index=None,
+        encoder_outputs=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
         **kwargs,
     ):
-        """Feeds only what the state has not seen when generation goes on from a user's `past_key_values`.
+        """The arguments of `forward` for the next step: all tokens `(N, T)`, or those that the state has not seen.
 
-        `image_index` of a training batch is dropped: generate() writes captions image by image.
+        Complete in itself, since transformers' own has changed its names and its duties from release to release.
+        `image_index` of a training batch is among what is dropped: generate() writes captions image by image.
         """
-        if is_first_iteration and past_key_values is not None and past_key_values.get_seq_length() > 0:
-            next_sequence_length = max(input_ids.shape[1] - past_key_values.get_seq_length(), 1)
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
+        cache = past_key_values if cache is None else cache
+        seen_tokens = 0 if cache is None else cache.get_seq_length()
+        num_new = max(input_ids.shape[1] - seen_tokens, 1)
+        return {
+            "decoder_input_ids": input_ids[:, -num_new:],
+            "encoder_outputs": encoder_outputs,
+            "cache": cache,
+            "use_cache": use_cache,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, with all that leads to this model from outside written into the configuration."""

@@ -30,7 +30,7 @@ class GRUCaptionerPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-    _pipeline_calls_generate = True
+    _pipeline_calls_generate = False  # what it is given goes to generate() as it stands, in every release
 
     def _sanitize_parameters(self, text=None, timeout=None, generate_kwargs=None, **kwargs):
         preprocess = {"text": text, "timeout": timeout}
@@ -42,8 +42,7 @@ class GRUCaptionerPipeline(Pipeline):
         return {name: inputs[name] for name in ("pixel_values", "decoder_input_ids")}  # (1, 3, side, side), (1, T)
 
     def _forward(self, inputs, **generate_kwargs):
-        settings = self._prepare_generate_kwargs(generate_kwargs)
-        captions = self.model.generate(**inputs, **settings)  # (images x captions of each, T)
+        captions = self.model.generate(**inputs, **generate_kwargs)  # (images x captions of each, T)
         return {"captions": captions.unflatten(0, (len(inputs["pixel_values"]), -1))}
 
     def postprocess(self, outputs) -> list[dict[str, str]]:
@@ -51,9 +50,9 @@ class GRUCaptionerPipeline(Pipeline):
         return [{"generated_text": caption} for caption in self.processor.batch_decode(captions)]
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, with the processor."""
+        """Saves model, processor and code; `kwargs` are those of the model's `save_pretrained`."""
         self.tokenizer.init_kwargs.pop("dtype", None)  # pipeline(dtype=...) puts it there, and it is not for JSON
-        super().save_pretrained(save_directory, **kwargs)
+        self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
 

@@ -18,6 +18,19 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_gru_captioner import IGNORE_INDEX
 from .image_loading_gru_captioner import ImageSource, is_one_image, load_image
 
+# What a call may set for itself, of transformers' image processors and tokenizers.
+IMAGE_SETTINGS = {
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "do_convert_rgb",
+}  # fmt: skip
+TEXT_SETTINGS = {"add_special_tokens", "padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length"}
+
+
+def _flatten(images) -> list[ImageSource]:
+    if is_one_image(images):
+        return [images]
+    return [each for one in images for each in (_flatten(one) if isinstance(one, list | tuple) else [one])]
+
 
 class GRUCaptionerProcessor(ProcessorMixin):
     """Wraps an image processor and a caption tokenizer into the one object that a captioner needs.
@@ -78,10 +91,16 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
         Then they are scaled while they are loaded, which spares most of the decoding of a big JPEG.
         """
-        settings = self.image_processor
-        size = settings.size or {}
-        height, width = size.get("height"), size.get("width")
-        is_squashed = settings.do_resize and not getattr(settings, "do_center_crop", False)
+        return self._image_size({})
+
+    def _image_size(self, settings: dict[str, Any]) -> tuple[int, int] | None:
+        """[`image_size`] under settings of one call."""
+        names = ("size", "do_resize", "do_center_crop")
+        size, do_resize, do_center_crop = (
+            settings.get(name, getattr(self.image_processor, name, None)) for name in names
+        )
+        height, width = (size or {}).get("height"), (size or {}).get("width")
+        is_squashed = do_resize and not do_center_crop
         return (int(height), int(width)) if height and width and is_squashed else None
 
     @property
@@ -90,51 +109,84 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images: ImageSource | Sequence[ImageSource] | None = None,
+        images: ImageSource | Sequence[ImageSource] | Sequence[Sequence[ImageSource]] | None = None,
         text: str | Sequence[str] | None = None,
-        return_tensors: str = "pt",
-        padding: bool = True,
+        return_tensors: str | None = "pt",
+        images_kwargs: dict[str, Any] | None = None,
+        text_kwargs: dict[str, Any] | None = None,
+        common_kwargs: dict[str, Any] | None = None,
+        **settings,
     ) -> BatchFeature:
         """
         Args:
             images: One image or several, of any kind that [`load_image`] takes; a 4-d array or tensor is a batch.
+                Lists of lists are read one after the other.
             text: Captions, all of the first image, then all of the second, and so on; for generate(), how the captions
                 begin.
-            return_tensors: Only `"pt"`.
-            padding: Only `True`; transformers' pipelines pass it.
+            return_tensors: `"pt"` for torch, `"np"` for NumPy, None for lists (of arrays, for images).
+            images_kwargs: Settings of the image processor for this call, such as `do_rescale` and `size`.
+            text_kwargs: Settings of the tokenizer for this call: `padding` (True), `truncation` (True), `max_length`
+                and `add_special_tokens` (True); False leaves the end token out.
+            common_kwargs: `return_tensors`.
+            settings: The same settings by name.
 
         Returns:
             `pixel_values` `(B, 3, side, side)` for images. For text, `labels` `(N, T)`: token ids up to and including
             the end token, then -100, which forward learns from and generate() ignores; and `decoder_input_ids`
             `(N, T)`: the start token and the token ids, which forward reads and generate() goes on from.
+
+        Raises:
+            TypeError: A setting that neither the image processor nor the tokenizer has.
+            ValueError: Nothing to process, or captions of different lengths that `padding=False` leaves so.
         """
         if images is None and text is None:
             raise ValueError("pass images, text (captions), or both.")
-        if return_tensors != "pt":
-            raise ValueError(f'return_tensors must be "pt", found {return_tensors!r}: the model takes torch tensors.')
-        if padding is not True:
-            raise ValueError(f"padding must be True, found {padding!r}: all captions become one tensor.")
+        return_tensors = (common_kwargs or {}).get("return_tensors", return_tensors)
+        if return_tensors not in ("pt", "np", None):
+            raise ValueError(f'return_tensors must be "pt", "np" or None, found {return_tensors!r}.')
+        unknown = sorted(settings.keys() - IMAGE_SETTINGS - TEXT_SETTINGS)
+        if unknown:
+            raise TypeError(f"the processor has no setting {unknown[0]!r}.")
+        of_images = {name: value for name, value in settings.items() if name in IMAGE_SETTINGS} | (images_kwargs or {})
+        of_text = {name: value for name, value in settings.items() if name in TEXT_SETTINGS} | (text_kwargs or {})
         inputs = BatchFeature()
         if images is not None:
-            sources: Any = [images] if is_one_image(images) else images
-            if len(sources) == 0:
-                raise ValueError("pass at least one image.")
-            loaded = [self.load_image(source) for source in sources]
-            inputs["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
+            pixel_values = self._pixel_values(images, of_images)
+            inputs["pixel_values"] = list(pixel_values.numpy()) if return_tensors is None else pixel_values
         if text is not None:
-            labels = self.encode_captions(text)  # (N, T)
-            tokens = labels[:, :-1].masked_fill(labels[:, 1:] == IGNORE_INDEX, self.tokenizer.pad_token_id)
-            start = torch.full((len(labels), 1), self.tokenizer.bos_token_id)
-            inputs["labels"], inputs["decoder_input_ids"] = labels, torch.cat((start, tokens), dim=1)  # (N, T)
-        return inputs
+            inputs["labels"], inputs["decoder_input_ids"] = self._encode(text, **of_text)
+        try:
+            return inputs.convert_to_tensors(return_tensors)
+        except ValueError as error:
+            raise ValueError(
+                "the captions have different lengths: pass padding=True or return_tensors=None."
+            ) from error
+
+    def _pixel_values(self, images, settings: dict[str, Any]) -> torch.Tensor:  # (B, 3, side, side)
+        sources = _flatten(images)
+        if not sources:
+            raise ValueError("pass at least one image.")
+        size, resample = self._image_size(settings), settings.get("resample", self.image_processor.resample)
+        loaded = [load_image(source, size=size, resample=resample) for source in sources]
+        return self.image_processor(loaded, return_tensors="pt", **settings)["pixel_values"]
 
     def encode_captions(self, captions: str | Sequence[str]) -> torch.Tensor:
         """Captions -> labels `(N, T)`."""
+        return torch.tensor(self._encode(captions)[0])
+
+    def _encode(self, captions: str | Sequence[str], **settings) -> tuple[list[list[int]], list[list[int]]]:
+        """Captions -> labels and the decoder's input ids, N rows each."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("pass at least one caption.")
-        encoded = self.tokenizer(captions, padding=True, truncation=True, return_tensors="pt")
-        return encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, IGNORE_INDEX)
+        encoded = self.tokenizer(captions, **{"padding": True, "truncation": True, **settings})
+        bos, pad, end = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos"))
+        all_labels, all_input_ids = [], []
+        for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True):
+            labels = [token if is_token else IGNORE_INDEX for token, is_token in zip(ids, mask, strict=True)]
+            all_labels.append(labels)
+            all_input_ids.append([bos, *(pad if token in (IGNORE_INDEX, end) else token for token in labels[:-1])])
+        return all_labels, all_input_ids
 
     def batch_decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> list[str]:
         """Generated ids or labels, `(N, T)` or N rows of any lengths, -> captions."""

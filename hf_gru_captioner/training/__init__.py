@@ -13,6 +13,7 @@ from .config import (
 )
 from .cross_entropy import CrossEntropy
 from .energy import EnergyMeter
+from .precision import fastest_precision
 from .record import TrainingRecord, read_stages
 from .scst import SelfCritical, count_ngrams
 from .trainer import CaptionTrainer, write_captions
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingStates",
     "ValidationConfig",
     "count_ngrams",
+    "fastest_precision",
     "read_stages",
     "save_whole",
     "write_captions",

@@ -172,8 +172,8 @@ class OptimizationConfig:
     """Weights are averaged over about 1 / (1 - this) steps; validation and checkpoints use the average."""
     patience: int | None = None
     """Epochs without a better validation score after which the run ends; null for never."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Precision of the matrix products."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Precision of the matrix products; auto times fp32 (no) and bf16 on this machine and says which it takes."""
     compile: bool = False
     """Compile the vision encoder with torch.compile; takes a minute or two, pays when the encoder learns."""
     gradient_checkpointing: bool = False

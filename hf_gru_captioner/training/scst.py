@@ -83,11 +83,11 @@ class SelfCritical:
             top_k=0,
             num_return_sequences=self.samples,
         )
-        samples = self._labels(written, model.config)  # (B K, T)
+        samples = model.labels_of_sequences(written)  # (B K, T)
         references = _by_image(batch["labels"], batch["image_index"])
         rewards = self._rewards(samples, references, self.samples).view(-1, self.samples)  # (B, K)
         if self.baseline == "greedy":
-            greedy = self._labels(model.generate(**images, **settings, do_sample=False), model.config)
+            greedy = model.labels_of_sequences(model.generate(**images, **settings, do_sample=False))
             baseline = self._rewards(greedy, references, 1)[:, None]  # (B, 1)
         else:
             baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)  # (B, K), of the others
@@ -134,14 +134,6 @@ class SelfCritical:
             captions = CaptionSet(hypotheses, [references[each] for each in image], TOKENIZER)
             reward = reward + self.bleu_weight * bleu_scores(captions).per_image[:, 3]
         return torch.from_numpy(reward).float()
-
-    @staticmethod
-    def _labels(written: torch.Tensor, config) -> torch.Tensor:
-        """Generated ids behind the start token -> labels: nothing counts behind the end token."""
-        tokens = written[:, 1:]  # (N, T)
-        is_end = (tokens == config.eos_token_id).int()
-        ends_before = is_end.cumsum(dim=1) - is_end
-        return tokens.masked_fill((ends_before > 0) | (tokens == config.pad_token_id), IGNORED)
 
 
 def count_ngrams(labels_of_images: Iterable[Sequence[Sequence[int]]]) -> DocumentFrequencies:

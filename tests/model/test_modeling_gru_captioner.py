@@ -1,5 +1,7 @@
 import copy
 import itertools
+import logging
+import warnings
 
 import pytest
 import torch
@@ -147,8 +149,8 @@ def test_packed_padded_chunked_and_stepwise_decoding_agree(make_model, attention
     for chunk in (1, 3):
         cache, logits = None, []
         for ids in input_ids.split(chunk, dim=1):
-            output = model(encoder_outputs=encoder_outputs, decoder_input_ids=ids, past_key_values=cache)
-            cache = output.past_key_values
+            output = model(encoder_outputs=encoder_outputs, decoder_input_ids=ids, cache=cache)
+            cache = output.cache
             logits.append(output.logits)
         torch.testing.assert_close(torch.cat(logits, dim=1), padded.logits)
         assert cache.get_seq_length() == input_ids.shape[1]
@@ -445,7 +447,8 @@ def test_attentions_of_generate_are_those_of_one_teacher_forced_forward(model):
     torch.testing.assert_close(stepwise, whole.cross_attentions[0])
 
 
-def test_generation_goes_on_from_a_prefix_and_from_a_state(model):
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_generation_goes_on_from_a_prefix_and_from_a_state(model, name):
     model.generation_config.suppress_tokens = [model.config.pad_token_id]
     encoder_outputs = encode(model)
     whole = model.generate(encoder_outputs=copy.copy(encoder_outputs), max_new_tokens=8, min_new_tokens=8)
@@ -454,11 +457,16 @@ def test_generation_goes_on_from_a_prefix_and_from_a_state(model):
         encoder_outputs=copy.copy(encoder_outputs), decoder_input_ids=prefix, max_new_tokens=5, min_new_tokens=5
     )
     assert from_prefix.tolist() == whole.tolist()
-    state = model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, :3]).past_key_values
+    output = model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, :3])
+    state = getattr(output, name)
+    assert state is output.cache
+    step, other_step = (model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, 3:], **{each: state})
+                        for each in ("cache", "past_key_values"))  # fmt: skip
+    assert torch.equal(step.logits, other_step.logits)
     from_state = model.generate(
         encoder_outputs=copy.copy(encoder_outputs),
         decoder_input_ids=prefix,
-        past_key_values=state,
+        **{name: state},
         max_new_tokens=5,
         min_new_tokens=5,
     )
@@ -473,6 +481,102 @@ def test_captions_go_on_from_what_the_processor_makes_of_their_beginning(model, 
     assert torch.equal(model.generate(**nothing), model.generate(pixel_values=nothing.pixel_values))
     with pytest.raises(ValueError, match="different numbers of tokens"):
         model.generate(**processor(images=[photo, photo], text=["A", "A dog"]))
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_generate_warns_of_nothing_and_writes_the_same_without_a_cache(model, caplog, num_beams):
+    pixel_values = torch.randn(2, 3, 96, 96)
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.simplefilter("error")
+        logging.getLogger("transformers").propagate = True
+        written = model.generate(pixel_values=pixel_values, num_beams=num_beams, max_new_tokens=6)
+        model.generate(pixel_values=pixel_values, num_beams=num_beams, max_new_tokens=6, return_dict_in_generate=True)
+    assert caplog.messages == []
+    step_by_step = model.generate(pixel_values=pixel_values, num_beams=num_beams, max_new_tokens=6, use_cache=False)
+    assert torch.equal(written, step_by_step)
+    model.config.use_cache = False
+    assert model(pixel_values=pixel_values, decoder_input_ids=written).cache is None
+
+
+def test_what_another_release_passes_is_named_and_ignored(model, caplog):
+    logging.getLogger("transformers").propagate = True
+    inputs = {"pixel_values": torch.randn(1, 3, 96, 96), "decoder_input_ids": torch.tensor([[0, 4]])}
+    logits = model(**inputs).logits
+    assert torch.equal(model(**inputs, cache_position=torch.arange(2), a_later_name=None).logits, logits)
+    assert [message for message in caplog.messages if "ignores a_later_name, cache_position" in message]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        ({}, "needs an image: pass pixel_values or encoder_outputs"),
+        ({"decoder_input_ids": torch.tensor([[0]])}, "needs an image"),
+        ({"pixel_values": torch.zeros(3, 96, 96)}, r"found \(3, 96, 96\); one image is pixel_values\[None\]"),
+        ({"inputs": torch.zeros(3, 96, 96)}, r"one image is pixel_values\[None\]"),
+        ({"pixel_values": torch.zeros(0, 3, 96, 96)}, "hold no image"),
+    ],
+)
+def test_generate_says_what_is_wrong_with_its_images(model, inputs, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        model.generate(**inputs)
+    if "decoder_input_ids" not in inputs and "inputs" not in inputs and inputs:
+        with pytest.raises(ValueError, match=complaint):
+            model(**inputs, decoder_input_ids=torch.tensor([[0]]))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_a_caption_ends_at_a_stop_string(model, processor, photo, num_beams):
+    inputs = processor(images=photo, text="A brown dog runs")
+    settings = {"num_beams": num_beams, "max_new_tokens": 6, "min_new_tokens": 6}
+    unstopped = processor.decode(model.generate(**inputs, **settings)[0])
+    (stopped,) = model.generate(**inputs, **settings, stop_strings="dog runs", tokenizer=processor.tokenizer)
+    assert processor.decode(stopped).startswith("a brown dog runs")
+    assert len(processor.decode(stopped).split()) < len(unstopped.split())
+    labels = model.labels_of_sequences(torch.nn.functional.pad(stopped[None], (0, 3), value=model.config.pad_token_id))
+    assert labels[0, -3:].tolist() == [-100] * 3
+
+
+def test_any_of_several_end_tokens_ends_a_caption(make_model):
+    model = make_model(eos_token_id=[2, 5])
+    with torch.no_grad():
+        model.lm_head.bias[5] = 100
+    written = model.generate(pixel_values=torch.randn(2, 3, 96, 96), max_new_tokens=6)
+    assert written.tolist() == [[0, 5], [0, 5]]
+    sequences = torch.tensor([[0, 4, 5, 6, 2], [0, 4, 6, 2, 1], [0, 1, 1, 1, 1]])
+    expected = [[4, 5, -100, -100], [4, 6, 2, -100], [1, -100, -100, -100]]
+    assert model.labels_of_sequences(sequences).tolist() == expected
+
+
+def test_weights_that_were_loaded_are_not_drawn_again(model):
+    gru = model.decoder.language_gru
+    before = gru.weight_ih_l0.clone()
+    for parameter in gru.parameters():
+        parameter._is_hf_initialized = True  # transformers' mark of what a checkpoint held
+    model._init_weights(gru)
+    assert torch.equal(gru.weight_ih_l0, before)
+    del gru.weight_ih_l0._is_hf_initialized
+    model._init_weights(gru)
+    assert not torch.equal(gru.weight_ih_l0, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_autocast_works_whatever_the_weights_are_in(model, dtype):
+    model = model.to(dtype)
+    pixel_values = torch.randn(2, 3, 96, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        written = model.generate(pixel_values=pixel_values, num_beams=2, max_new_tokens=6)
+        loss = model(pixel_values=pixel_values, labels=random_labels(model)).loss
+    assert written.shape[0] == 2
+    assert loss.isfinite()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamically_quantized_weights_write_nearly_the_same(model):
+    quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear, torch.nn.GRU})
+    inputs = {"pixel_values": torch.randn(2, 3, 96, 96), "decoder_input_ids": torch.tensor([[0, 4, 5]] * 2)}
+    assert quantized.generate(**inputs, max_new_tokens=3).shape[0] == 2
+    difference = (quantized(**inputs).logits - model(**inputs).logits).abs().max()
+    assert 0 < difference < 0.3
 
 
 def test_what_a_recurrent_state_cannot_do_is_refused(model):
@@ -640,7 +744,11 @@ def test_gradient_checkpointing_of_the_encoder_saves_memory_not_gradients(make_m
         model = make_model(dropout=0.0).train()
         model.set_encoder_trainable()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable()  # renamed in transformers 5.23
+            assert model.is_gradient_checkpointing
+        else:
+            assert not model.is_gradient_checkpointing
         torch.manual_seed(0)
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
@@ -653,6 +761,25 @@ def test_gradient_checkpointing_of_the_encoder_saves_memory_not_gradients(make_m
     assert less_memory < 0.8 * memory
     for each, other in zip(found, expected, strict=True):
         torch.testing.assert_close(each, other)
+
+
+@pytest.mark.parametrize(
+    ("encoder_config", "can"),
+    [
+        (TimmWrapperConfig(architecture="test_resnet", do_pooling=False), True),
+        (TimmWrapperConfig(architecture="test_mambaout", do_pooling=False), True),
+        (TimmWrapperConfig(architecture="lcnet_035", do_pooling=False), True),
+        (TimmWrapperConfig(architecture="dla46_c", do_pooling=False), False),
+    ],
+)
+def test_a_model_says_whether_its_encoder_can_checkpoint_gradients(make_model, encoder_config, can):
+    model = make_model(encoder_config=encoder_config)
+    assert model.supports_gradient_checkpointing is can
+    assert not model.is_gradient_checkpointing
+    if not can:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        with pytest.raises(ValueError, match="does not support"):
+            enable()
 
 
 # ------------------------------------------------------------------------------------------- loading, saving, sizes

@@ -190,9 +190,34 @@ def test_images_and_captions_go_in_together(processor, photo):
     with pytest.raises(ValueError, match="pass images, text"):
         processor()
     with pytest.raises(ValueError, match="return_tensors"):
-        processor(images=photo, return_tensors="np")
-    with pytest.raises(ValueError, match="padding must be True"):
-        processor(images=photo, padding=False)
+        processor(images=photo, return_tensors="tf")
+
+
+def test_a_call_takes_what_every_processor_of_transformers_takes(processor, photo, tokenizer):
+    captions = ["A dog runs .", "A brown dog runs through the grass ."]
+    expected = processor(images=[photo, photo], text=captions)
+    for form in ("np", None):
+        inputs = processor(images=[[photo], [photo]], text=captions, return_tensors=form, padding=True)
+        assert np.array_equal(inputs.pixel_values, expected.pixel_values)
+        assert np.array_equal(inputs.labels, expected.labels)
+        assert np.array_equal(inputs.decoder_input_ids, expected.decoder_input_ids)
+        assert isinstance(inputs.labels, np.ndarray if form else list)
+    assert processor(text=captions, padding="max_length", max_length=12).labels.shape == (2, 12)
+    cut = processor(text=captions[1], text_kwargs={"max_length": 4, "truncation": True}).labels
+    assert cut.tolist() == [[*expected.labels[1, :3].tolist(), tokenizer.eos_token_id]]
+    unended = processor(text=captions[0], add_special_tokens=False).labels
+    assert unended.tolist() == [expected.labels[0, :3].tolist()]
+    assert list(map(len, processor(text=captions, padding=False, return_tensors=None).labels)) == [4, 8]
+    with pytest.raises(ValueError, match="pass padding=True or return_tensors=None"):
+        processor(text=captions, padding=False)
+    raw = processor(images=photo, do_rescale=False, do_normalize=False).pixel_values
+    assert raw.max() > 1
+    assert processor(images=photo, images_kwargs={"size": {"height": 32, "width": 48}}).pixel_values.shape[2:] == (
+        32,
+        48,
+    )
+    with pytest.raises(TypeError, match="no setting 'paddding'"):
+        processor(text=captions, paddding=True)
 
 
 def test_decoder_input_ids_are_the_beginning_that_the_model_itself_makes_of_the_labels(processor, model):
@@ -208,7 +233,7 @@ def test_the_processor_survives_the_way_to_disk_and_back(processor, photo, tmp_p
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is GRUCaptionerProcessor
     before, after = (each(images=photo, text="A man's dog isn't red") for each in (processor, loaded))
-    assert torch.equal(before.pixel_values, after.pixel_values)
+    torch.testing.assert_close(before.pixel_values, after.pixel_values)  # transformers 5.0 loads it for another backend
     assert torch.equal(before.labels, after.labels)
     assert loaded.batch_decode(after.labels) == processor.batch_decode(before.labels)
 
