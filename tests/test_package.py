@@ -14,6 +14,7 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 MAY_IMPORT = {
     "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
     "captioning": {"eager", "hub", "model", "runtime", "search"},
+    "data": {"model"},  # how an image is loaded, and what is refused
     "eager": {"model", "search"},
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"model", "search"},

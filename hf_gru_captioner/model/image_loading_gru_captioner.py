@@ -126,7 +126,7 @@ def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
 def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
     _check_pixels(image, name)
     try:
-        num_scans = _num_scans(image) if image.info.get("progressive") else 0
+        num_scans = count_scans(image) if image.info.get("progressive") else 0
         if num_scans > MAX_SCANS:
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
@@ -161,13 +161,13 @@ def _draft(image: Image.Image, name: str, side: int) -> None:
     """Has a JPEG decoded at a fraction of its size, not less than so many pixels a side."""
     num_samples = image.width * image.height * len(image.getbands())
     try:
-        if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and _num_scans(image) <= 1):
+        if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and count_scans(image) <= 1):
             image.draft(None, (side, side))
     except Exception as error:  # as above
         raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
 
 
-def _num_scans(image: Image.Image) -> int:
+def count_scans(image: Image.Image) -> int:
     """How often a JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
     file = getattr(image, "fp", None)
     if file is None or image.format not in ("JPEG", "MPO"):
