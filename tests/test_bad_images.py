@@ -341,7 +341,7 @@ def test_a_folder_with_a_pipe_in_it_is_read_past_it(photo, tmp_path):
 
 
 def test_all_doors_agree_on_what_is_refused():
-    assert image_loading_gru_captioner.MAX_PIXELS == Limits().picture_pixels
+    assert Limits().picture_pixels == image_loading_gru_captioner.MAX_PIXELS
     assert image_loading_gru_captioner.REFUSED_FORMATS == intake.REFUSED_FORMATS
 
 

@@ -16,13 +16,15 @@ MAY_IMPORT = {
     "captioning": {"eager", "hub", "model", "runtime", "search"},
     "data": {"model"},  # how an image is loaded, and what is refused
     "eager": {"model", "search"},
+    "encoders": {"captioning"},
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"model", "search"},
-    "training": {"evaluation"},
+    "training": {"evaluation", "hub"},
     "web": {"captioning"},
     "cli": {
         "captioning",
         "data",
+        "encoders",
         "evaluation",
         "export",
         "hub",

@@ -204,7 +204,13 @@ def _training_record(assembly, resolved: str):
     if not assembly.config.data.streaming:
         photos, captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
     processes = assembly.accelerator.num_processes
-    return TrainingRecord(yaml.safe_load(resolved), photos=photos, captions=captions, processes=processes)
+    return TrainingRecord(
+        yaml.safe_load(resolved),
+        photos=photos,
+        captions=captions,
+        processes=processes,
+        parent_revision=assembly.model.config._commit_hash,
+    )
 
 
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:
