@@ -250,6 +250,8 @@ class Captioner:
         end, length_penalty = settings["eos_token_id"], settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
         captions = [[self._caption(each, end, length_penalty) for each in of_image] for of_image in found]
+        if search_settings is not None:
+            return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
     def _for_eager(self, encoded) -> "ModelOutput":

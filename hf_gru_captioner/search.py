@@ -8,9 +8,9 @@ The beam search is that of transformers 5.23 with `early_stopping=False`, its de
 unfinished go on, a caption's score is its log-probability divided by its length to the power of the length penalty, and
 an image is done when the best that goes on, divided so, is no better than its worst finished caption.
 
-Candidates whose log-probabilities differ by no more than `TIE` count as equal, and the smaller token id comes first: what
-is left to the last bits of a float32 elsewhere, and so to the processor, the batch and the runtime, is decided here. Of
-finished captions that are equal so, the one that was finished first comes first.
+Candidates that differ by no more than `TIE` count as equal, and the smaller token id comes first: else
+the last bits of a float32, and so the processor, the batch and the runtime, would decide. Of finished captions that are
+equal so, the one that was finished first comes first.
 
 Letters in shape comments:
     B images    K beams    N rows of the step, image by image (N = B K)    P regions

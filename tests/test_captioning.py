@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
+from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor, captioning
 from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.tokenization import build_tokenizer
@@ -215,3 +216,19 @@ def test_graphs_of_other_weights_are_refused_with_advice_that_helps(checkpoint, 
     assert main([*words, "--checkpoint", str(checkpoint)]) == 0
     assert main([*words[:-2], "--checkpoint", str(graphs)]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{tmp_path / 'photo.png'}: {expected}"] * 2
+
+
+def test_captions_that_are_equal_stay_in_the_order_of_the_search(captioner, photo, monkeypatch):
+    first, second = captioner(photo, num_captions=2)
+    assert first.score > second.score
+    found = captioning.search
+
+    def equal(*arguments, **settings):
+        ((best, other),) = found(*arguments, **settings)
+        average = np.full(len(other.tokens), best.log_probabilities.mean() + 1e-7, np.float32)
+        return [[best, dataclasses.replace(other, log_probabilities=average)]]
+
+    monkeypatch.setattr(captioning, "search", equal)
+    again = captioner(photo, num_captions=2, length_penalty=1.0)
+    assert [caption.text for caption in again] == [first.text, second.text]
+    assert again[0].score < again[1].score < again[0].score + 1e-5

@@ -209,7 +209,7 @@ def _training_record(assembly, resolved: str):
         photos=photos,
         captions=captions,
         processes=processes,
-        parent_revision=assembly.model.config._commit_hash,
+        parent_revision=getattr(assembly.model.config, "_commit_hash", None),
     )
 
 
