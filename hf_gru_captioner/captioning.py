@@ -252,6 +252,8 @@ class Captioner:
         ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
         captions = [[self._caption(each, ends, length_penalty) for each in of_image] for of_image in found]
+        if search_settings is not None:
+            return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
     def _for_eager(self, encoded) -> "ModelOutput":
@@ -312,7 +314,7 @@ class _GraphCaptioner(Captioner):
         self._location = {**location, "revision": folder.name}  # of the Hub's commits; without meaning for a folder
         self._runtime = Graphs(graphs or folder / "onnx", backend, num_threads)
         if self._runtime.weights != hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest():
-            raise ValueError(f"the graphs are of other weights than those of {name}: export them anew.")
+            raise ValueError(_other_weights(name, graphs or folder / "onnx"))
 
     @cached_property
     def _eager(self) -> "Eager":  # type: ignore[override]
@@ -386,6 +388,7 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
         raise _damaged(name, error) from error
     model.name_or_path = model.config.name_or_path = name  # which scores are recorded by, not a folder of the cache
+    model.config._commit_hash = None if Path(name).is_dir() else folder.name  # as transformers has it
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
@@ -453,6 +456,19 @@ def _check_sizes(folder: Path) -> None:
             raise ValueError(f"{key} is {found[key]} in the file and {tuple(wanted[key].shape)} by config.json")
     if sum(values.numel() for values in wanted.values()) > 2 * sum(map(math.prod, found.values())):
         raise ValueError("the file lacks most of its weights")
+
+
+def _other_weights(name: str, graphs: str | PathLike) -> str:
+    if name == fspath(SHIPPED_CHECKPOINT):
+        return (
+            f"the graphs in {fspath(graphs)} are not of the checkpoint of the package: name the one that they were "
+            f"exported from as the checkpoint too (--checkpoint FOLDER), or, to caption by graphs alone, their own "
+            f"folder (--checkpoint {fspath(graphs)})."
+        )
+    return (
+        f"the graphs in {fspath(graphs)} are of other weights than those of {name}: name the checkpoint that they were "
+        f"exported from, or export them again (gru-captioner export {name} --output {fspath(graphs)})."
+    )
 
 
 def _damaged(name: str, error: Exception) -> ValueError:

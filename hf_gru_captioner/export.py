@@ -236,7 +236,10 @@ class Graph:
         import onnxruntime
 
         path = folder / f"{self.name}.onnx"
-        self._translate().save(path, external_data=False)
+        translated = self._translate()
+        for node in translated.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces, with paths of this machine
+        translated.save(path, external_data=False)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         answers = session.run(None, {name: value.numpy() for name, value in self.inputs.items()})
         self._check(path.name, map(torch.from_numpy, answers))

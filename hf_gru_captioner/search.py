@@ -8,6 +8,10 @@ The beam search is that of transformers 5.23 with `early_stopping=False`, its de
 unfinished go on, a caption's score is its log-probability divided by its length to the power of the length penalty, and
 an image is done when the best that goes on, divided so, is no better than its worst finished caption.
 
+Candidates that differ by no more than `TIE` count as equal, and the smaller token id comes first: else
+the last bits of a float32, and so the processor, the batch and the runtime, would decide. Of finished captions that are
+equal so, the one that was finished first comes first.
+
 Letters in shape comments:
     B images    K beams    N rows of the step, image by image (N = B K)    P regions
     T words     H hidden   V vocabulary
@@ -20,6 +24,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 BLOCK = 64  # values
+TIE = np.float32(1e-5)  # nats; float32 runtimes differ by less
 NEVER = np.float32(-1e9)  # log-probability of what may not be chosen
 
 
@@ -104,7 +109,8 @@ def _greedy(step: Step, states, start, end, max_words, suppressed, num_rivals) -
     for place in range(max_words):
         output = step(tokens, states)
         allowed = _without(output.log_probabilities, suppressed)
-        tokens, states = allowed.argmax(axis=1), output.states  # (B,), (2, B, H)
+        is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (B, V)
+        tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
         lengths[(tokens == end) & (lengths == max_words)] = place + 1
@@ -137,12 +143,12 @@ def _beam(step: Step, states, start, end, num_beams, num_captions, max_words, le
         allowed = _without(output.log_probabilities, suppressed)  # (N, V)
         totals = allowed.reshape(num_images, num_beams, -1) + running[:, :, None]  # (B, K, V)
         vocab_size = totals.shape[-1]
-        best, log_probabilities = _largest(totals.reshape(num_images, -1), 2 * num_beams)  # (B, 2 K)
+        best, log_probabilities = _largest(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)  # (B, 2 K)
         beams, words = best // vocab_size, best % vocab_size  # (B, 2 K)
         stops = (words == end) | (place + 1 == max_words)  # (B, 2 K)
 
         going_on = log_probabilities + np.where(stops, NEVER, np.float32(0))
-        chosen = _order(going_on)[:, :num_beams]  # (B, K)
+        chosen = stops.argsort(axis=1, kind="stable")[:, :num_beams]  # (B, K), the best that go on
         running = going_on[images, chosen]
         trail.append((beams[images, chosen], words[images, chosen]))
 
@@ -152,7 +158,7 @@ def _beam(step: Step, states, start, end, num_beams, num_captions, max_words, le
         candidates = np.where(may_finish, candidates, NEVER)
         new_ends = np.stack((np.full_like(beams, place), beams, words), axis=-1)  # (B, 2 K, 3)
         all_scores = np.concatenate((scores, candidates), axis=1)  # (B, 3 K)
-        kept = _order(all_scores)[:, :num_beams]
+        kept, _ = _largest(all_scores, num_beams, all_scores.shape[1])
         scores = all_scores[images, kept]
         ends = np.concatenate((ends, new_ends), axis=1)[images, kept]
         is_finished = np.concatenate((is_finished, may_finish), axis=1)[images, kept]
@@ -187,7 +193,7 @@ def _found(outputs: Sequence[StepOutput], rows: np.ndarray, tokens: Sequence[int
     steps = list(zip(outputs, rows, strict=False))  # the search may have gone on after this caption
     of_places = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
     looks = [output.attention[row] for output, row in steps if output.attention is not None]
-    rivals, rival_log_probabilities = _largest(of_places, num_rivals)
+    rivals, rival_log_probabilities = _largest(of_places, num_rivals, of_places.shape[1])
     return Found(
         tokens=np.array(tokens),
         log_probabilities=of_places[np.arange(len(tokens)), tokens],
@@ -205,29 +211,35 @@ def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.nda
     return allowed
 
 
-def _largest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of the `count` largest of each row, the largest first.
+def _largest(values: np.ndarray, count: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and values of the `count` largest of each row, the largest first, equal ones by `index % vocab_size`.
 
     At least `count` values of a row are no smaller than the `count` largest maxima of its blocks, so few are left to be
     sorted: a tenth of the time of argpartition().
     """
     num_blocks = values.shape[1] // BLOCK
-    if num_blocks < count:
-        places = _order(values)[:, :count]
-    elif count == 0:
-        places = np.zeros((len(values), 0), dtype=np.int64)
+    if count == 0:
+        indices = np.zeros((len(values), 0), dtype=np.int64)
+    elif num_blocks < count:
+        indices = np.stack([_largest_above(row, -np.inf, count, vocab_size) for row in values])
     else:
         maxima = values[:, : num_blocks * BLOCK].reshape(len(values), num_blocks, BLOCK).max(axis=2)
         bounds = np.partition(maxima, num_blocks - count, axis=1)[:, num_blocks - count]
-        places = np.stack([_largest_above(row, bound, count) for row, bound in zip(values, bounds, strict=True)])
-    return places, np.take_along_axis(values, places, axis=1)
+        rows = zip(values, bounds, strict=True)
+        indices = np.stack([_largest_above(row, bound - TIE, count, vocab_size) for row, bound in rows])
+    return indices, np.take_along_axis(values, indices, axis=1)
 
 
-def _largest_above(row: np.ndarray, bound: np.float32, count: int) -> np.ndarray:
+def _largest_above(row: np.ndarray, bound: float, count: int, vocab_size: int) -> np.ndarray:
     candidates = np.flatnonzero(row >= bound)
-    return candidates[np.argsort(-row[candidates], kind="stable")[:count]]
-
-
-def _order(values: np.ndarray) -> np.ndarray:
-    """Places of each row's values, the largest first."""
-    return np.argsort(-values, axis=1, kind="stable")
+    candidates = candidates[np.argsort(-row[candidates], kind="stable")]
+    values = row[candidates]  # the largest first
+    first = 0
+    if not (values[: count + 1][1:] >= values[:count][: len(values) - 1] - TIE).any():
+        first = count  # none are equal
+    while first < min(count, len(values)):
+        behind = first + int(np.count_nonzero(values[first:] >= values[first] - TIE))
+        equal = candidates[first:behind]
+        candidates[first:behind] = equal[np.lexsort((equal, equal % vocab_size))]
+        first = behind
+    return candidates[:count]

@@ -3,6 +3,7 @@
 import csv
 import gc
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from PIL import EpsImagePlugin, Image
 
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.photos import find_photos
-from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, sources, stream_captions
+from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
 from hf_gru_captioner.web import intake
 from hf_gru_captioner.web.intake import Limits, RefusedError, open_picture
@@ -340,10 +341,34 @@ def test_a_folder_with_a_pipe_in_it_is_read_past_it(photo, tmp_path):
 
 
 def test_all_doors_agree_on_what_is_refused():
-    assert sources.MAX_PIXELS == image_loading_gru_captioner.MAX_PIXELS == Limits().picture_pixels
-    assert sources.MAX_PIXELS_IN_PYTHON == image_loading_gru_captioner.MAX_PIXELS_IN_PYTHON
-    assert sources.MAX_PIXELS_OF == image_loading_gru_captioner.MAX_PIXELS_OF
-    assert sources.REFUSED_FORMATS == image_loading_gru_captioner.REFUSED_FORMATS == intake.REFUSED_FORMATS
+    assert Limits().picture_pixels == image_loading_gru_captioner.MAX_PIXELS
+    assert image_loading_gru_captioner.REFUSED_FORMATS == intake.REFUSED_FORMATS
+
+
+@pytest.mark.parametrize(("num_scans", "is_taken"), [(50, True), (51, False), (199, False)])
+def test_every_door_takes_as_many_scans(photo, tmp_path, num_scans, is_taken):
+    stream = io.BytesIO()
+    photo.save(stream, "JPEG", progressive=True, comment=b"\xff\xda" * 200 * is_taken)  # which begin no scan
+    content = stream.getvalue()
+    with Image.open(io.BytesIO(content)) as opened:
+        missing = num_scans - image_loading_gru_captioner.count_scans(opened)
+    last = content.rindex(b"\xff\xda")
+    content = content[:-2] + content[last:-2] * missing + b"\xff\xd9"
+    (tmp_path / "photo.jpg").write_bytes(content)
+    (tmp_path / "test.csv").write_text("image,caption\nphoto.jpg,a dog\n")
+    doors = [
+        lambda: load_image(content),
+        lambda: load_image(tmp_path / "photo.jpg", size=(96, 96)),
+        lambda: load_image(open_picture(content)),
+        lambda: load_captions(tmp_path / "test.csv", "test"),
+        lambda: list(stream_captions(tmp_path / "test.csv", "test")),
+    ]
+    for door in doors:
+        if is_taken:
+            door()
+        else:
+            with pytest.raises(ValueError, match="scans"):
+                door()
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
+from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor, captioning
 from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+from hf_gru_captioner.cli import main
 from hf_gru_captioner.tokenization import build_tokenizer
 
 
@@ -192,3 +195,40 @@ def test_the_likeliest_rivals_of_each_word_come_with_their_probabilities(caption
         assert dict(rivals).get(word, 0.0) == pytest.approx(np.exp(log_probability) if word in dict(rivals) else 0.0)
     assert any(word in dict(rivals) for word, rivals in zip(caption.words, caption.rivals, strict=True))
     assert captioner(photo, num_beams=1, min_new_tokens=3) == caption
+
+
+@pytest.mark.parametrize("given", ["no checkpoint", "another one"])
+def test_graphs_of_other_weights_are_refused_with_advice_that_helps(checkpoint, tmp_path, capsys, photo, given):
+    photo.save(tmp_path / "photo.png")
+    graphs, other = tmp_path / "graphs", tmp_path / "other"
+    assert main(["export", str(checkpoint), "--output", str(graphs)]) == 0
+    shutil.copytree(SHIPPED_CHECKPOINT, other)
+    words = ["caption", str(tmp_path / "photo.png"), "--backend", "onnxruntime", "--graphs", str(graphs)]
+    capsys.readouterr()
+    assert main(words + ["--checkpoint", str(other)] * (given == "another one")) == 2
+    said = capsys.readouterr().err
+    if given == "another one":
+        assert f"gru-captioner export {other} --output {graphs}" in said
+        return
+    assert "(--checkpoint FOLDER)" in said
+    assert f"(--checkpoint {graphs})" in said
+    expected = Captioner.from_pretrained(checkpoint)(photo).text
+    assert main([*words, "--checkpoint", str(checkpoint)]) == 0
+    assert main([*words[:-2], "--checkpoint", str(graphs)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path / 'photo.png'}: {expected}"] * 2
+
+
+def test_captions_that_are_equal_stay_in_the_order_of_the_search(captioner, photo, monkeypatch):
+    first, second = captioner(photo, num_captions=2)
+    assert first.score > second.score
+    found = captioning.search
+
+    def equal(*arguments, **settings):
+        ((best, other),) = found(*arguments, **settings)
+        average = np.full(len(other.tokens), best.log_probabilities.mean() + 1e-7, np.float32)
+        return [[best, dataclasses.replace(other, log_probabilities=average)]]
+
+    monkeypatch.setattr(captioning, "search", equal)
+    again = captioner(photo, num_captions=2, length_penalty=1.0)
+    assert [caption.text for caption in again] == [first.text, second.text]
+    assert again[0].score < again[1].score < again[0].score + 1e-5

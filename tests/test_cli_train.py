@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from accelerate import Accelerator
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, TimmWrapperConfig
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
+from hf_gru_captioner.cli.assembly import Assembly, read_config
 from hf_gru_captioner.data import RegionCache
 
 ROOT = Path(__file__).parents[1]
@@ -266,3 +269,70 @@ def test_a_learning_encoder_has_no_features_to_make_ahead(knobs, capsys):
     code, _, errors = run("features", {**knobs, "optimization.encoder_learning_rate": 1e-4}, capsys)
     assert code == 2
     assert "nothing to encode ahead" in errors[0]
+
+
+def pickled(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def lacking_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["decoder.language_gru.bias_hh_l0"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def without_numbers(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.language_gru.bias_hh_l0"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("command", ["train", "features"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (pickled, "is damaged or its files"),
+        (lacking_a_weight, "lacks 1 weights"),
+        (without_numbers, "no finite numbers"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "not a GRU captioner"),
+    ],
+)
+def test_a_checkpoint_to_go_on_from_is_looked_at_as_one_to_caption_with(
+    knobs, checkpoint, capsys, command, damage, said
+):
+    knobs = {**knobs, "model.checkpoint": checkpoint, "dry_run": True}
+    damage(checkpoint)
+    code, _, errors = run(command, knobs, capsys)
+    assert code == 2
+    assert said in errors[-1]
+    with pytest.raises(ValueError, match=said):
+        Captioner.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("command", ["train", "features"])
+def test_an_encoder_of_pickled_weights_is_refused(knobs, capsys, command):
+    pickled(knobs["model.encoder"])
+    code, _, errors = run(command, {**knobs, "dry_run": True}, capsys)
+    assert code == 2
+    assert "no weights as safetensors" in errors[-1]
+
+
+def test_going_on_keeps_the_checkpoint_and_takes_the_dropout_of_the_run(knobs, checkpoint):
+    settings = {**knobs, "model.checkpoint": checkpoint, "model.dropout": 0.25}
+    config, _ = read_config(arguments_of(settings), "train", "")
+    assembly = Assembly(config, Accelerator(cpu=True))
+    model = assembly.model
+    assert (model.config.dropout, model.decoder.dropout.p) == (0.25, 0.25)
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(value.equal(model.state_dict()[name]) for name, value in weights.items())
+
+
+def test_an_encoder_of_a_folder_goes_by_the_folders_name(knobs, tmp_path):
+    config, _ = read_config(arguments_of(knobs), "train", "")
+    assembly = Assembly(config, Accelerator(cpu=True))
+    assembly.model.save_pretrained(tmp_path / "saved")
+    assembly.processor.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["encoder_config"]["_name_or_path"] == "encoder"
+    for path in (tmp_path / "saved").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name

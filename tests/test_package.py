@@ -14,14 +14,17 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 MAY_IMPORT = {
     "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
     "captioning": {"eager", "hub", "model", "runtime", "search"},
+    "data": {"model"},  # how an image is loaded, and what is refused
     "eager": {"model", "search"},
+    "encoders": {"captioning"},
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"model", "search"},
-    "training": {"evaluation"},
+    "training": {"evaluation", "hub"},
     "web": {"captioning"},
     "cli": {
         "captioning",
         "data",
+        "encoders",
         "evaluation",
         "export",
         "hub",

@@ -143,8 +143,37 @@ def test_the_largest_are_found_in_their_order(width, count):
     values[1] = values[1].round()  # many are equal
     values[2, ::3] = -np.inf
     values[3, -1] = 9  # behind the last whole block
-    places, found = _largest(values, count)
+    places, found = _largest(values, count, width)
     expected = -np.sort(-values, axis=1)[:, :count]
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(np.take_along_axis(values, places, axis=1), expected)
     assert all(len(set(row)) == len(row) for row in places.tolist())
+
+
+@pytest.mark.parametrize("noise_seed", range(20))
+@pytest.mark.parametrize("num_beams", [1, 2, 3])
+def test_rounding_never_decides_between_candidates_that_are_equal(num_beams, noise_seed):
+    """The steps of two runtimes, whose last bits differ, of a model with equal words (1 and 2, 3 and 4)."""
+    probabilities = np.array([0.04, 0.3, 0.3, 0.18, 0.18])
+    table = np.log(np.stack([probabilities, probabilities[[0, 3, 3, 1, 1]], *[probabilities] * 3]))
+    table[3:, 0] += 2  # these captions end
+    noise = np.random.default_rng(noise_seed).uniform(-1e-6, 1e-6, table.shape)
+    settings = {"start": 0, "end": 0, "max_words": 4, "length_penalty": 0.9, "num_rivals": 4}
+    settings |= {"num_beams": num_beams, "num_captions": num_beams}
+    (found,) = search(table_step((table + noise).astype(np.float32)), np.zeros((2, 1, 1)), **settings)
+    (expected,) = search(table_step(table.astype(np.float32)), np.zeros((2, 1, 1)), **settings)
+    assert [each.tokens.tolist() for each in found] == [each.tokens.tolist() for each in expected]
+    assert [each.rivals.tolist() for each in found] == [each.rivals.tolist() for each in expected]
+    assert num_beams > 1 or expected[0].tokens[0] == 1  # the smaller id of two
+
+
+@pytest.mark.parametrize(("vocab_size", "count"), [(2000, 6), (300, 8), (40, 5)])
+def test_equal_values_come_by_token_id_then_by_beam(vocab_size, count):
+    values = np.random.default_rng(1).normal(-9, 1, (2, 3 * vocab_size)).astype(np.float32)
+    equal = [vocab_size + 30, 2 * vocab_size + 7, 11, vocab_size + 11]  # beam and token
+    values[0, equal] = [-1, -1 + 9e-6, -1 - 9e-7, -1 + 9e-7]
+    values[1, equal[0]], values[1, equal[2]] = -1, -1 - 2e-5  # told apart by their values
+    indices, found = _largest(values, count, vocab_size)
+    assert indices[0, :4].tolist() == [2 * vocab_size + 7, 11, vocab_size + 11, vocab_size + 30]
+    assert indices[1, :2].tolist() == [vocab_size + 30, 11]
+    np.testing.assert_array_equal(found, np.take_along_axis(values, indices, axis=1))

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 
+from ..captioning import Captioner
 from ..data import RegionCache, Regions, View, load_captions, stream_captions
+from ..encoders import encoder_folder
+from ..hub import public_name
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from ..training import DataConfig, TrainingConfig
@@ -142,28 +144,38 @@ class Assembly:
     def processor(self) -> GRUCaptionerProcessor:
         model = self.config.model
         if model.checkpoint is not None:
-            with _loads(model.checkpoint):
-                return GRUCaptionerProcessor.from_pretrained(model.checkpoint)
+            return self._checkpoint.processor
         captions = (caption for of_image in self.known_captions for caption in of_image)
         tokenizer = build_tokenizer(captions, **vars(self.config.tokenizer))
         with _loads(model.encoder):
-            return GRUCaptionerProcessor.from_encoder_pretrained(model.encoder, tokenizer, model.image_size)
+            return GRUCaptionerProcessor.from_encoder_pretrained(self._encoder, tokenizer, model.image_size)
+
+    @cached_property
+    def _checkpoint(self) -> Captioner:
+        """The captioner to go on from, looked at as every command does that captions."""
+        return Captioner.from_pretrained(self.config.model.checkpoint)
+
+    @cached_property
+    def _encoder(self) -> str:
+        """Folder of the pretrained encoder."""
+        with _loads(self.config.model.encoder):
+            return str(encoder_folder(self.config.model.encoder))
 
     @cached_property
     def model(self) -> GRUCaptionerForConditionalGeneration:
         config, tokenizer = self.config, self.processor.tokenizer
         optimization = config.optimization
         if config.model.checkpoint is not None:
-            with _loads(config.model.checkpoint):
-                model = GRUCaptionerForConditionalGeneration.from_pretrained(
-                    config.model.checkpoint, dtype=torch.float32, dropout=config.model.dropout
-                )
+            model = self._checkpoint.model
+            model.config.dropout = model.decoder.dropout.p = config.model.dropout
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
             del fields["image_size"], fields["checkpoint"]  # the processor's, and not given
             encoder = fields.pop("encoder")
             with _loads(encoder):
-                model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(encoder, **fields)
+                model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._encoder, **fields)
+            encoder_config: Any = model.config.encoder_config
+            encoder_config._name_or_path = public_name(encoder)  # which checkpoint and card name it by
         if optimization.attention_penalty and model.config.attention_type == "none":
             raise UsageError("optimization.attention_penalty: this checkpoint has no attention to penalize.")
         validation = config.validation

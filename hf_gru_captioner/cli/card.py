@@ -42,7 +42,7 @@ def add_command(commands) -> None:
         "score --keep), the configuration; and from what the model says of example photos.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    parser.add_argument("--repo-id", help="user/name on the Hub; the folder itself when not given")
+    parser.add_argument("--repo-id", help="user/name on the Hub; the folder, as seen from here, when not given")
     parser.add_argument("--output", type=Path, help="file of the card; README.md in the folder when not given")
     parser.add_argument("--pictures", type=Path, help="folder of the example pictures; examples beside the card")
     add_card_arguments(parser)
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.checkpoint / "README.md"
     pictures = arguments.pictures or output.parent / "examples"
     prefix = os.path.relpath(pictures, output.parent)
-    card, drawn = describe(arguments, arguments.repo_id or str(arguments.checkpoint), prefix)
+    card, drawn = describe(arguments, arguments.repo_id or _seen_from_here(arguments.checkpoint), prefix)
     for path, content in [(output, card.encode()), *((output.parent / path, each) for path, each in drawn.items())]:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.name}.partial")
@@ -61,6 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
         aside.replace(path)
     print(f"written: {output}" + (f", {len(drawn)} pictures in {pictures}" if drawn else ""))
     return 0
+
+
+def _seen_from_here(folder: Path) -> str:
+    """The path of a folder inside of the current one, else its name: a card is for others, on other machines."""
+    try:
+        return folder.absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return folder.absolute().name
 
 
 def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[str, dict[str, bytes]]:

@@ -1,12 +1,15 @@
 """`gru-captioner push`: a checkpoint with code, scores and card onto the Hub in one commit, or the demo as a Space."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from .card import add_card_arguments, describe
 from .shell import UsageError, one_line
+
+LINE_OF_USE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
 
 
 def add_command(commands) -> None:
@@ -59,8 +62,10 @@ def _files_of_model(arguments: argparse.Namespace) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
     card = arguments.checkpoint / "README.md"
     if card.is_file():
+        # `card` may have written how the folder is loaded; others load what it becomes.
+        text = LINE_OF_USE.sub(f'\\1"{arguments.repo_id}"', card.read_text("utf-8"))
         pictures = sorted((arguments.checkpoint / "examples").glob("*.jpg"))
-        return files | {"README.md": card} | {f"examples/{picture.name}": picture for picture in pictures}
+        return files | {"README.md": text.encode()} | {f"examples/{picture.name}": picture for picture in pictures}
     text, drawn = describe(arguments, arguments.repo_id, "examples")
     return files | {"README.md": text.encode()} | drawn
 
@@ -83,7 +88,8 @@ class Publisher:
         """Takes the checkpoint as it is now; one that still waits for its turn is passed over."""
         from ..hub import files_of_checkpoint, render_card
 
-        files = {path: file.read_bytes() for path, file in files_of_checkpoint(checkpoint).items()}
+        taken = files_of_checkpoint(checkpoint).items()
+        files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in taken}
         files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
         if self._newest is not None:
             self._newest.cancel()

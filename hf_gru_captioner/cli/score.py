@@ -199,7 +199,8 @@ def _checkpoint_settings(captioner, num_beams: int | None) -> dict[str, Any]:
     from transformers.utils import cached_file
 
     folder = captioner.model.name_or_path
-    weights = Path(cached_file(folder, "model.safetensors"))
+    revision = getattr(captioner.model.config, "_commit_hash", None)  # that was loaded: the main branch may have moved
+    weights = Path(cached_file(folder, "model.safetensors", revision=revision))
     generation = captioner.model.generation_config.to_diff_dict()
     return {
         "checkpoint": folder,

@@ -225,7 +225,13 @@ def _training_record(assembly, resolved: str):
     processes = assembly.accelerator.num_processes
     options = yaml.safe_load(resolved)
     options["optimization"]["mixed_precision"] = assembly.accelerator.mixed_precision  # what auto chose
-    return TrainingRecord(options, photos=photos, captions=captions, processes=processes)
+    return TrainingRecord(
+        options,
+        photos=photos,
+        captions=captions,
+        processes=processes,
+        parent_revision=getattr(assembly.model.config, "_commit_hash", None),
+    )
 
 
 def _draw_looks(folder: Path, model, processor, rows, num_photos: int) -> None:

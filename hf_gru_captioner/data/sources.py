@@ -37,6 +37,14 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
+from ..model.image_loading_gru_captioner import (
+    MAX_PIXELS,
+    MAX_PIXELS_IN_PYTHON,
+    MAX_PIXELS_OF,
+    MAX_SCANS,
+    REFUSED_FORMATS,
+    count_scans,
+)
 from .caption_files import (
     KNOWN_FILES,
     KNOWN_LAYOUTS,
@@ -56,12 +64,6 @@ PHOTOS_A_SHARD = 256  # of a stream of single files; a shard is what `seed` puts
 NO_CAPTION = "no caption"
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is asked for
 NAMED_ROWS = 5  # of the skipped ones
-MAX_PIXELS = 50_000_000  # of a photo; load_image takes no more
-MAX_PIXELS_OF = {"JPEG2000": 16_000_000, "WEBP": 25_000_000}  # by format, where it takes fewer
-MAX_PIXELS_IN_PYTHON = 1_000_000  # of formats whose decoder is not in C, which takes a hundred times as long
-MAX_SCANS = 200  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
-# Formats that Ghostscript would run for as long as it likes, that hold pictures of other sizes than they say, or bombs.
-REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
 CHECKED = Features(
@@ -438,7 +440,7 @@ def _read_image(path: str | None, encoded: bytes | None) -> tuple[bytes, str | N
             return b"", f"{path}: {getattr(error, 'strerror', None) or error}"
     try:
         with PILImage.open(io.BytesIO(encoded)) as decoded:
-            if decoded.info.get("progressive") and encoded.count(b"\xff\xda") > MAX_SCANS:
+            if decoded.info.get("progressive") and count_scans(decoded) > MAX_SCANS:
                 return encoded, f"more than {MAX_SCANS} scans"
             return encoded, _decode(decoded)
     except PILImage.UnidentifiedImageError:

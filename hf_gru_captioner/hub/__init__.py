@@ -2,11 +2,13 @@
 
 from .card import Example, count_parameters, render_card
 from .fetch import fetch
-from .push import Pushed, files_of_checkpoint, push
+from .names import public_name
+from .push import CODE, Pushed, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
 from .space import EXAMPLES, files_of_space
 
 __all__ = [
+    "CODE",
     "EXAMPLES",
     "Example",
     "Pushed",
@@ -16,6 +18,7 @@ __all__ = [
     "files_of_checkpoint",
     "files_of_space",
     "keep_scores",
+    "public_name",
     "push",
     "read_scores",
     "render_card",

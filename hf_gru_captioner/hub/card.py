@@ -18,6 +18,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
+from .names import public_name
+from .push import CODE
 from .scores import METRICS, WEIGHTS, eval_results, read_scores
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -79,9 +81,9 @@ def render_card(
     record = checkpoint / "training.json"
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
     scores = read_scores(checkpoint)
-    encoder = settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"]
+    encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
     hub_ids = {name.split("/")[-1]: name for name in datasets}
-    sources = [stage["knobs"]["data.source"] for stage in stages]
+    sources = [public_name(stage["knobs"]["data.source"]) for stage in stages]
     learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
     best: Mapping[str, Any] = scores[0] if scores else {"figures": {}, "data": "", "split": "", "signature": ""}
     results = eval_results(
@@ -110,6 +112,7 @@ def render_card(
         title=title or repo_id.split("/")[-1],
         settings=settings,
         encoder=encoder,
+        code=CODE,
         parts=parts,
         parameters=sum(parts.values()),
         megabytes=(checkpoint / WEIGHTS).stat().st_size / 1e6,

@@ -20,10 +20,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from .names import with_public_names
 from .scores import SCORES, WEIGHTS
 from .silence import not_for_ever
 
-CODE = ("configuration", "image_loading", "modeling", "pipeline", "processing")
+CODE = tuple(  # the files that travel with each checkpoint
+    f"{each}_gru_captioner.py" for each in ("configuration", "image_loading", "modeling", "pipeline", "processing")
+)
 PUBLISHED = (
     "config.json",
     "generation_config.json",
@@ -31,7 +34,7 @@ PUBLISHED = (
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
-    *(f"{each}_gru_captioner.py" for each in CODE),
+    *CODE,
     "training.json",
     SCORES,
 )
@@ -39,6 +42,14 @@ MAY_LACK = ("generation_config.json", "training.json", SCORES)
 GRAPHS = "onnx"  # folder that gru-captioner export writes into a checkpoint
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WITH_ORIGINS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "training.json",
+)
+STACK_TRACE = re.compile(rb'File "(?:/|[A-Za-z]:\\)')  # of the machine that a graph was exported on
 SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
 
 Content = Path | bytes
@@ -57,11 +68,14 @@ class Pushed:
     revision: str
 
 
-def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Path]:
+def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
     """What of a checkpoint's folder is for others: weights, settings, code, records, graphs. Nothing else is.
+
+    Settings that name local paths are given as they are for others, without them.
 
     Raises:
         FileNotFoundError: Something that others need is not there.
+        ValueError: A file of settings is damaged, or graphs hold paths of the machine that they were exported on.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -77,8 +91,18 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Path]:
         raise FileNotFoundError(
             f"{checkpoint} lacks {', '.join(missing)}: save model and processor there with save_pretrained()."
         )
-    files = {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+    files: dict[str, Content] = {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+    for name in set(WITH_ORIGINS) & files.keys():
+        content = (checkpoint / name).read_bytes()
+        try:
+            public = with_public_names(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{checkpoint / name} can't be read, it may be damaged: {error}.") from error
+        files[name] = checkpoint / name if public == content else public
     graphs = sorted(path for path in (checkpoint / GRAPHS).glob("*") if GRAPH_FILES.fullmatch(path.name))
+    for path in graphs:
+        if STACK_TRACE.search(path.read_bytes()):
+            raise ValueError(f"{path} holds paths of the machine that it was exported on: export the graphs again.")
     return files | {f"{GRAPHS}/{path.name}": path for path in graphs}
 
 

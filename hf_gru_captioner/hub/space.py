@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .push import files_of_checkpoint
+from .push import Content, files_of_checkpoint
 
 PACKAGE = Path(__file__).parents[1]
 # Where the demo lies: in an installed package, in a clone, in a Space.
@@ -12,13 +12,15 @@ EXAMPLES = DEMO / "examples"
 LEFT_OUT = {"__pycache__", "pretrained", "demo"}  # the checkpoint lies beside the package, not in it
 
 
-def files_of_space(checkpoint: str | Path) -> dict[str, Path]:
-    """Path in the Space -> file. The Space needs nothing but what its requirements.txt names.
+def files_of_space(checkpoint: str | Path) -> dict[str, Content]:
+    """Path in the Space -> file or its content. The Space needs nothing but what its requirements.txt names.
 
     Raises:
         FileNotFoundError: The checkpoint's folder lacks something.
     """
-    files = {path.name: path for path in (DEMO / "app.py", DEMO / "README.md", DEMO / "requirements.txt")}
+    files: dict[str, Content] = {
+        path.name: path for path in (DEMO / "app.py", DEMO / "README.md", DEMO / "requirements.txt")
+    }
     files |= {f"examples/{path.name}": path for path in sorted(EXAMPLES.iterdir())}
     files |= {f"checkpoint/{name}": path for name, path in files_of_checkpoint(checkpoint).items()}
     for path in sorted(PACKAGE.rglob("*")):

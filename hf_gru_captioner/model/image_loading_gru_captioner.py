@@ -65,6 +65,9 @@ def load_image(
 ) -> Image.Image:
     """Any image as it would be looked at: upright, RGB, 8 bits, transparent parts over white.
 
+    The result holds its pixels alone: no orientation, color profile or other metadata that could act on it again. So to
+    load it once more changes nothing.
+
     Args:
         source: Path, `http(s)://` address, the bytes of an image file, PIL image, or an array or tensor `(H, W)`,
             `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
@@ -123,7 +126,7 @@ def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
 def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
     _check_pixels(image, name)
     try:
-        num_scans = _num_scans(image) if image.info.get("progressive") else 0
+        num_scans = count_scans(image) if image.info.get("progressive") else 0
         if num_scans > MAX_SCANS:
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
@@ -136,11 +139,14 @@ def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, r
     turn = _turn(image)
     try:
         if size is None:
-            return _to_rgb(image if turn is None else image.transpose(turn), _is_deep(image))
-        image = _scale(image, size if turn in _ON_THEIR_SIDE else size[::-1], Image.Resampling(resample))
-        return image if turn is None else image.transpose(turn)
+            loaded = _to_rgb(image if turn is None else image.transpose(turn), _is_deep(image))
+        else:
+            loaded = _scale(image, size if turn in _ON_THEIR_SIDE else size[::-1], Image.Resampling(resample))
+            loaded = loaded if turn is None else loaded.transpose(turn)
     except Exception as error:
         raise ValueError(f"{name} can't be made an RGB image: {_reason(error)}.") from error
+    loaded.info = {}  # Pillow hands an image's metadata on to its copies, its orientation too
+    return loaded
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:
@@ -155,13 +161,13 @@ def _draft(image: Image.Image, name: str, side: int) -> None:
     """Has a JPEG decoded at a fraction of its size, not less than so many pixels a side."""
     num_samples = image.width * image.height * len(image.getbands())
     try:
-        if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and _num_scans(image) <= 1):
+        if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and count_scans(image) <= 1):
             image.draft(None, (side, side))
     except Exception as error:  # as above
         raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
 
 
-def _num_scans(image: Image.Image) -> int:
+def count_scans(image: Image.Image) -> int:
     """How often a JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
     file = getattr(image, "fp", None)
     if file is None or image.format not in ("JPEG", "MPO"):
@@ -286,7 +292,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """RGB, of a width and height: what `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` make of it.
+    """RGB, of a width and height: what `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` of Pillow 12 make of
+    it.
 
     A large picture is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
     never a second copy of all its pixels.
@@ -295,13 +302,27 @@ def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     across, down = (max(1, int(side / wanted / GAP)) for side, wanted in zip(image.size, size, strict=True))
     is_deep = _is_deep(image)
     if across == down == 1 or resample is Image.Resampling.NEAREST:
-        return _to_rgb(image, is_deep).resize(size, resample)
+        return _resize(_to_rgb(image, is_deep), size, resample, image.size)
     reduced = Image.new("RGB", (-(-width // across), -(-height // down)))
     num_rows = down * max(1, STRIP // (width * down))
     for top in range(0, height, num_rows):
         strip = _to_rgb(image.crop((0, top, width, min(top + num_rows, height))), is_deep)
         reduced.paste(strip.reduce((across, down)), (0, top // down))
-    return reduced.resize(size, resample, box=(0, 0, width / across, height / down))
+    return _resize(reduced, size, resample, (width / across, height / down))
+
+
+def _resize(
+    image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: tuple[float, float]
+) -> Image.Image:
+    """The part of an image from its upper left corner on, `(width, height)` in pixels, scaled to a width and height.
+
+    First the width, then the height, as Pillow does before version 13, which takes the other order for some tall images
+    and rounds to other pixels there. The shipped weights have seen those of this order.
+    """
+    if resample is Image.Resampling.NEAREST:  # picks pixels, in one step
+        return image.resize(size, resample, box=(0, 0, *part))
+    image = image.resize((size[0], image.height), resample, box=(0, 0, part[0], image.height))
+    return image.resize(size, resample, box=(0, 0, size[0], part[1]))
 
 
 def _is_deep(image: Image.Image) -> bool:

@@ -600,7 +600,11 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         location = {"revision": revision, "token": token}
         encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **location)
         encoder = AutoModel.from_pretrained(
-            encoder_name_or_path, dtype=torch.float32, **location, **_without_pooling(encoder_config)
+            encoder_name_or_path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            **location,
+            **_without_pooling(encoder_config),
         )
         encoder_config.dtype = None  # else the encoder of a half-precision checkpoint stays half inside a float model
         encoder_weights = encoder.state_dict()

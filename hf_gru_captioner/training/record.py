@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
+from ..hub.names import ORIGINS, public_name
 from .config import PLACES, flatten_knobs
 
 RECORD = "training.json"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "timm")
-FOLDERS = ("data.source", "data.images", "model.encoder", "model.checkpoint")  # knobs that may be folders
 
 
 class TrainingRecord:
@@ -28,13 +28,22 @@ class TrainingRecord:
         knobs: The resolved configuration, nested as in its YAML file.
         photos, captions: How many the run learns from; None for a stream.
         processes: How many processes train.
+        parent_revision: Commit of the checkpoint on the Hub that the run goes on from.
     """
 
-    def __init__(self, knobs: Mapping[str, Any], *, photos: int | None, captions: int | None, processes: int):
-        self.parent = knobs["model"]["checkpoint"]
+    def __init__(
+        self,
+        knobs: Mapping[str, Any],
+        *,
+        photos: int | None,
+        captions: int | None,
+        processes: int,
+        parent_revision: str | None = None,
+    ):
+        self.parent, self.parent_revision = knobs["model"]["checkpoint"], parent_revision
         self.history: Sequence[Mapping[str, float]] = ()  # a record an epoch so far, the last one being the best
         named = flatten_knobs(knobs)
-        named |= {name: Path(named[name]).name for name in FOLDERS if named[name] and Path(named[name]).exists()}
+        named |= {name: public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         self.stage = {
             "knobs": {name: value for name, value in named.items() if name not in PLACES},
             "photos": photos,
@@ -54,15 +63,15 @@ class TrainingRecord:
         }
         if self.history and all("energy_kwh" in epoch for epoch in self.history):
             stage["energy_kwh"] = round(sum(epoch["energy_kwh"] for epoch in self.history), 4)
-        content = {"stages": [*read_stages(self.parent), stage]}
+        content = {"stages": [*read_stages(self.parent, self.parent_revision), stage]}
         (Path(folder) / RECORD).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_stages(checkpoint: str | Path | None) -> list[dict[str, Any]]:
+def read_stages(checkpoint: str | Path | None, revision: str | None = None) -> list[dict[str, Any]]:
     """The stages that a checkpoint, a folder or a Hub id, records; none for one that was trained by other means."""
     if checkpoint is None:
         return []
-    path = cached_file(str(checkpoint), RECORD, _raise_exceptions_for_missing_entries=False)
+    path = cached_file(str(checkpoint), RECORD, revision=revision, _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text())["stages"] if path is not None else []
 
 

@@ -65,9 +65,14 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         with as_sentences():
             return look(Path(path).read_bytes(), checkpoint, *settings)
 
-    def caption_address(address: str, checkpoint: str, *settings) -> str:
+    def caption_there(path: str | None, address: str | None, checkpoint: str, *settings) -> str:
+        """Caption what there is: the picture of the address if one is given, else the photo."""
         with as_sentences():
-            return look(fetch_picture(address or "", limits), checkpoint, *settings)
+            if address and address.strip():
+                return look(fetch_picture(address, limits), checkpoint, *settings)
+            if path is None:
+                raise RefusedError("Choose a photo first, or give its web address.")
+            return look(Path(path).read_bytes(), checkpoint, *settings)
 
     def compare(path: str | None, *settings) -> tuple[str, str]:
         if path is None:
@@ -139,10 +144,12 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                 concurrency_limit=None,
                 show_progress="minimal",
             )
+            # A photo chosen after an address takes its place.
+            photo.input(None, None, address, js="() => ''", api_visibility="private")
             gr.on(
                 [fetch.click, address.submit],
-                caption_address,
-                [address, *settings],
+                caption_there,
+                [photo, address, *settings],
                 viewer,
                 api_visibility="private",
                 concurrency_limit=None,

@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import get_session
 
-from hf_gru_captioner.hub import files_of_checkpoint, push
+from hf_gru_captioner.cli import main
+from hf_gru_captioner.hub import CODE, files_of_checkpoint, public_name, push, render_card
 
 FILES = {"config.json": b'{"model_type": "gru_captioner"}', "model.safetensors": bytes(200_000)}
 
@@ -156,3 +158,86 @@ def test_a_pushed_checkpoint_is_json_and_safetensors_only(checkpoint):
             json.loads(path.read_text())
         else:
             assert name.endswith((".safetensors", ".py"))
+
+
+@pytest.fixture
+def local(checkpoint, tmp_path):
+    """A checkpoint whose files name folders of this machine, and graphs in it."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["_name_or_path"] = str(tmp_path / "run")
+    config["encoder_config"]["_name_or_path"] = "/home/somebody/encoders/tiny_resnet"
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "name_or_path": str(tmp_path)}))
+    knobs = {"data.source": "/home/somebody/shards/train-*.tar", "data.images": "C:\\photos\\mine", "objective": ""}
+    knobs |= {
+        "model.encoder": "~/.cache/huggingface/hub/models--timm--resnet18/snapshots/0a1b",
+        "model.checkpoint": None,
+    }
+    knobs |= {"optimization.label_smoothing": 0.1, "optimization.encoder_learning_rate": None}
+    knobs |= {"optimization.images_per_step": 32}
+    stage = {"knobs": knobs, "photos": 1, "captions": 5, "epoch": 1, "minutes": 1.0, "machine": "a machine"}
+    (checkpoint / "training.json").write_text(json.dumps({"stages": [stage]}))
+    assert main(["export", str(checkpoint)]) == 0
+    return checkpoint
+
+
+@pytest.mark.parametrize("with_card", [True, False])
+def test_what_is_pushed_names_no_folder_of_the_machine(hub, local, tmp_path, photo, with_card):
+    photo.save(tmp_path / "photo.jpg")
+    if with_card:
+        assert main(["card", str(local), "--photos", str(tmp_path / "photo.jpg")]) == 0
+        assert str(tmp_path) not in (local / "README.md").read_text()
+    assert main(["push", str(local), "me/captioner", "--photos", str(tmp_path / "photo.jpg")]) == 0
+    files = hub.repository("me/captioner").files()
+    assert {"config.json", "README.md", "onnx/encoder.onnx", "training.json"} <= files.keys()
+    for name, content in files.items():
+        for path in (str(tmp_path), "somebody", "site-packages", "\\photos", "snapshots", str(Path.cwd())):
+            assert path.encode() not in content, name
+    assert json.loads(files["config.json"])["encoder_config"]["_name_or_path"] == "tiny_resnet"
+    assert json.loads(files["config.json"])["hidden_size"] == 16
+    knobs = json.loads(files["training.json"])["stages"][0]["knobs"]
+    assert (knobs["data.source"], knobs["data.images"]) == ("train-*.tar", "mine")
+    assert (knobs["model.encoder"], knobs["model.checkpoint"]) == ("timm/resnet18", None)
+    card = files["README.md"].decode()
+    assert "A vision encoder (tiny_resnet)" in card
+    assert 'pipeline(model="me/captioner"' in card
+
+
+def test_graphs_with_paths_of_the_machine_are_not_pushed(local):
+    graph = local / "onnx" / "step.onnx"
+    graph.write_bytes(graph.read_bytes() + b'File "/home/somebody/model.py", line 1')
+    with pytest.raises(ValueError, match=r"step\.onnx holds paths of the machine.*export the graphs again"):
+        files_of_checkpoint(local)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("timm/some.encoder", "timm/some.encoder"),
+        ("gpt2", "gpt2"),
+        ("/home/me/encoders/tiny", "tiny"),
+        ("../tiny/", "tiny"),
+        ("~/tiny", "tiny"),
+        ("C:\\Users\\me\\tiny", "tiny"),
+        ("a/b/tiny", "tiny"),
+        ("/c/hub/models--timm--some.encoder/snapshots/0a1b2c", "timm/some.encoder"),
+    ],
+)
+def test_a_path_is_called_by_its_last_part_and_a_hub_id_by_itself(name, public):
+    assert public_name(name) == public
+
+
+def test_a_folder_that_looks_like_a_hub_id_is_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "me" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("me/tiny") == "tiny"
+
+
+def test_documentation_and_card_name_all_files_that_travel(checkpoint):
+    card = str(render_card(checkpoint, "me/captioner"))
+    page = (Path(__file__).parents[2] / "docs" / "sharing.md").read_text()
+    assert {path.name for path in checkpoint.glob("*.py")} == set(CODE)
+    for name in CODE:
+        assert f"`{name}`" in card, name
+        assert f"`{name}`" in page, name

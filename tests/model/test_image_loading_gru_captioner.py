@@ -1,5 +1,12 @@
-"""Photos that are scaled while they are loaded: what the encoder sees, at a fraction of the work."""
+"""Photos that are scaled while they are loaded: what the encoder sees, at a fraction of the work.
 
+The digests of pixels hold for every version of Pillow. To see it for another one than that of the environment:
+
+    pip install --no-deps --target other 'pillow==13.*'
+    PYTHONPATH=other python -m pytest tests/model/test_image_loading_gru_captioner.py
+"""
+
+import hashlib
 import io
 import multiprocessing
 import sys
@@ -30,7 +37,7 @@ def test_a_big_jpeg_is_decoded_at_a_fraction_and_looks_the_same(big, monkeypatch
         Image.Image, "resize", lambda self, *args, **settings: seen.append(self.size) or resize(self, *args, **settings)
     )
     scaled = load_image(jpeg(big), size=(224, 224))
-    assert seen == [(1000, 600)]  # half: a quarter would have been less than twice the size
+    assert seen[0] == (1000, 600)  # half: a quarter would have been less than twice the size
     assert scaled.size == (224, 224)
     assert np.abs(np.asarray(scaled, np.int16) - whole).mean() < 0.5
 
@@ -45,6 +52,59 @@ def test_a_turned_jpeg_is_scaled_upright(big, orientation):
     found = load_image(content, size=(100, 300))
     assert found.size == (300, 100)
     assert np.abs(np.asarray(found, np.int16) - expected).mean() < 1
+
+
+def drawn(width: int, height: int) -> Image.Image:
+    """A picture that needs no library to be the same everywhere."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack((x * 7 ^ y * 3, x * y // 5, x * 2 + y * 11), axis=-1).astype(np.uint8))
+
+
+PIXELS = {  # width and height of a picture: digest of what the shipped weights' encoder sees of it, scaled to 224 x 224
+    (320, 480): "fea30a419c25486e",
+    (240, 320): "eb8a92adfa31202d",
+    (600, 800): "269e300a92b5a781",
+    (1080, 1920): "d90274bf651d95d6",
+    (1333, 2001): "55051b27a309c47d",
+    (224, 500): "4011bacf120a7c46",
+    (480, 320): "4f7a99691f329174",
+    (500, 375): "26ab486eb6abfc7e",
+    (1500, 1000): "3e880718f6f814de",
+    (224, 224): "1e928c29462fedd5",
+}
+
+
+@pytest.fixture(params=["the installed Pillow's order", "height first"])
+def order(request, monkeypatch):
+    """As it is, and with a Pillow that scales the height before the width, as version 13 does for tall pictures."""
+    resize = Image.Image.resize
+
+    def height_first(self, size, resample=None, box=None, reducing_gap=None):
+        assert reducing_gap is None
+        box = box or (0, 0, *self.size)
+        self = resize(self, (self.width, size[1]), resample, (0, box[1], self.width, box[3]))
+        return resize(self, size, resample, (box[0], 0, box[2], size[1]))
+
+    if request.param == "height first":
+        monkeypatch.setattr(Image.Image, "resize", height_first)
+
+
+@pytest.mark.parametrize("size", PIXELS)
+def test_the_encoder_sees_the_same_pixels_whatever_the_version_of_pillow(order, size):
+    for source in (drawn(*size), np.asarray(drawn(*size))):
+        pixels = load_image(source, size=(224, 224)).tobytes()
+        assert hashlib.sha256(pixels).hexdigest()[:16] == PIXELS[size]
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.LANCZOS, Image.Resampling.BOX])
+def test_the_width_is_scaled_first_by_every_filter(order, resample):
+    for width, height in [(320, 480), (700, 1500)]:  # the second is reduced by whole numbers before
+        across, down = max(1, int(width / 96 / 3)), max(1, int(height / 224 / 3))
+        image = drawn(width, height)
+        image = image.reduce((across, down)) if across * down > 1 else image
+        image = image.resize((96, image.height), resample, (0, 0, width / across, image.height))
+        expected = image.resize((96, 224), resample, (0, 0, 96, height / down))
+        assert load_image(drawn(width, height), size=(224, 96), resample=resample).tobytes() == expected.tobytes()
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -66,7 +126,12 @@ def test_a_large_picture_made_rgb_strip_by_strip_is_the_one_made_at_once(big, mo
     image.paste(200 if mode == "I" else image.getpixel((0, 0)), (0, 0, 1999, 400))  # strips unlike the whole
     if mode == "P":
         image.info["transparency"] = image.getpixel((0, 0))
-    once = load_image(image).resize(size[::-1], Image.Resampling.BICUBIC, reducing_gap=3.0)
+    once = load_image(image)
+    factors = [max(1, int(side / wanted / 3)) for side, wanted in zip(once.size, size[::-1], strict=True)]
+    reduced = once.reduce(factors) if max(factors) > 1 else once
+    part = [side / factor for side, factor in zip(once.size, factors, strict=True)]
+    once = reduced.resize((size[1], reduced.height), Image.Resampling.BICUBIC, (0, 0, part[0], reduced.height))
+    once = once.resize(size[::-1], Image.Resampling.BICUBIC, (0, 0, size[1], part[1]))
     assert load_image(image, size=size).tobytes() == once.tobytes()
 
 

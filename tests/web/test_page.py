@@ -239,6 +239,20 @@ def test_an_address_that_is_not_public_is_refused(visit):
     page.get_by_text("not on the public web").wait_for()
 
 
+def test_the_button_captions_what_is_there(visit, expected):
+    page = visit()
+    page.click("#fetch")
+    page.get_by_text("Choose a photo first, or give its web address.").wait_for()
+    page.locator("#address textarea, #address input").first.fill("http://127.0.0.1/photo.jpg")
+    upload(page, DOGS)
+    assert caption_of(page) == expected[DOGS]
+    assert page.locator("#address textarea, #address input").first.input_value() == ""  # the photo came after it
+    page.evaluate("document.querySelector('#viewer [data-part=said]').textContent = ''")
+    page.click("#fetch")
+    wait_for_caption(page, expected[DOGS])
+    assert page.get_by_text("An address begins with").count() == 0
+
+
 def test_two_visitors_have_their_own_captions(visit, expected):
     first, second = visit(), visit()
     upload(first, DOGS)

@@ -1,0 +1,41 @@
+"""What a checkpoint's files call where something came from: a Hub id, or a folder's own name, never a local path."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+# Settings that may hold a path, in config.json, in the tokenizer's and in the training record.
+ORIGINS = {"_name_or_path", "name_or_path", "data.source", "data.images", "model.encoder", "model.checkpoint"}
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder of the Hub's cache
+
+
+def public_name(name: str | os.PathLike) -> str:
+    """A Hub id as it is; of a path the last part, or the Hub id that the cache keeps there."""
+    name = os.fspath(name)
+    if cached := CACHED.search(name + "/"):
+        return cached[1].replace("--", "/")
+    path = Path(name).expanduser()
+    if path.exists():
+        return os.path.basename(os.path.abspath(path))
+    return name if HUB_ID.fullmatch(name) else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+
+
+def with_public_names(content: bytes) -> bytes:
+    """A JSON file without local paths in [`ORIGINS`]; the very bytes where there is none."""
+    settings = json.loads(content)
+    renamed = _renamed(settings)
+    return content if renamed == settings else json.dumps(renamed, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _renamed(settings: Any) -> Any:
+    if isinstance(settings, list):
+        return [_renamed(each) for each in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: public_name(value) if key in ORIGINS and isinstance(value, str) and value else _renamed(value)
+        for key, value in settings.items()
+    }
