@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hf_gru_captioner import Captioner
+from hf_gru_captioner import Captioner, intake
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.assembly import _loads, read_config
 from hf_gru_captioner.cli.shell import UsageError
@@ -31,10 +31,9 @@ from hf_gru_captioner.cli.train import _claim
 from hf_gru_captioner.data import load_captions
 from hf_gru_captioner.data.caption_files import read_photos
 from hf_gru_captioner.evaluation.coco import read_references, read_results
+from hf_gru_captioner.intake import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
 from hf_gru_captioner.runtime import BACKENDS
-from hf_gru_captioner.web import intake
-from hf_gru_captioner.web.intake import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.web.service import Decoding, Shelf
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"checking", "model", "search"},
     "training": {"evaluation"},
-    "web": {"captioning"},
+    "web": {"captioning", "intake"},
     "cli": {
         "captioning",
         "data",
