@@ -359,7 +359,7 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     check_config(name, folder / "config.json")
     folder = _folder(name, [*MOST_BYTES, WEIGHTS], {**location, "revision": folder.name})  # of the same commit
     try:
-        check_files(folder)
+        check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
         _check_sides(processor.image_processor)
         _check_sizes(folder, processor.image_size)

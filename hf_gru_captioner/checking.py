@@ -93,8 +93,8 @@ def check_config(name: str, path: Path) -> None:
             )
         if isinstance(value, list) and sum(map(_layers, value)) > MOST_LAYERS and LAYERS_OF_STAGES.search(setting):
             raise ValueError(
-                f"the checkpoint {name} is damaged: by its config.json, {setting[:60]} sums to more than "
-                f"{MOST_LAYERS:,}."
+                f"the checkpoint {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,} "
+                "in all."
             )
     check_encoder(name, config)
 
@@ -124,7 +124,7 @@ def check_encoder(name: str, config: Mapping[str, Any]) -> None:
             )
 
 
-def check_files(folder: Path) -> None:
+def check_files(name: str, folder: Path) -> None:
     """Refuses files of a checkpoint that take more than captions need, or lead elsewhere. Those not there are passed.
 
     Raises:
@@ -136,7 +136,7 @@ def check_files(folder: Path) -> None:
             contents[file] = read_json(folder / file)
             if not isinstance(contents[file], dict):
                 raise ValueError(f"{file} holds no settings")
-    check_generation(contents.get("generation_config.json", {}))
+    check_generation(contents.get("generation_config.json", {}), name)
     check_tokenizer(contents.get("tokenizer.json", {}))
     settings = contents.get("tokenizer_config.json", {})
     elsewhere = [key for key in settings if key.endswith(("_file", "_files")) and settings[key]]

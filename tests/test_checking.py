@@ -107,17 +107,17 @@ def test_an_encoder_of_its_own_name_is_taken(checkpoint):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"length_penalty": 1e308}, "length_penalty is a number from -10 to 10, found 1e\\+308"),
-        ({"length_penalty": float("nan")}, "length_penalty is a number from -10 to 10, found nan"),
-        ({"length_penalty": "long"}, "length_penalty is a number"),
-        ({"bad_words_ids": [[5] * 10_000] * 100}, "bad_words_ids has more than 10,000 tokens"),
-        ({"sequence_bias": [[[5] * 20_000, 1.0]]}, "sequence_bias has more than 10,000 tokens"),
-        ({"max_new_tokens": 10**9}, "max_new_tokens is a whole number from 1 to 1,000"),
-        ({"stop_strings": ["a" * 1000]}, "stop_strings is no setting that a checkpoint may ask for"),
-        ({"compile_config": {"mode": "max-autotune"}}, "compile_config is no setting"),
-        ({"num_beam_groups": 5, "num_beams": 10}, "num_beam_groups is no setting"),
-        ({"penalty_alpha": 0.6}, "penalty_alpha is no setting"),
-        ({"custom_generate": "someone/else"}, "custom_generate is no setting"),
+        ({"length_penalty": 1e308}, r"length_penalty of .* is a number from -10 to 10, found 1e\+308"),
+        ({"length_penalty": float("nan")}, r"length_penalty of .* is a number from -10 to 10, found nan"),
+        ({"length_penalty": "long"}, r"length_penalty of .* is a number"),
+        ({"bad_words_ids": [[5] * 10_000] * 100}, r"bad_words_ids of .* has more than 10,000 tokens"),
+        ({"sequence_bias": [[[5] * 20_000, 1.0]]}, r"sequence_bias of .* has more than 10,000 tokens"),
+        ({"max_new_tokens": 10**9}, r"max_new_tokens of .* is a whole number from 1 to 1,000"),
+        ({"stop_strings": ["a" * 1000]}, r"stop_strings of .* is no setting that a checkpoint may ask for"),
+        ({"compile_config": {"mode": "max-autotune"}}, r"compile_config of .* is no setting"),
+        ({"num_beam_groups": 5, "num_beams": 10}, r"num_beam_groups of .* is no setting"),
+        ({"penalty_alpha": 0.6}, r"penalty_alpha of .* is no setting"),
+        ({"custom_generate": "someone/else"}, r"custom_generate of .* is no setting"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -244,7 +244,7 @@ def test_hundreds_of_thousands_of_layers_by_list_are_refused(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     config["encoder_config"] = {"model_type": "swin", "depths": [900] * 900, "num_heads": [1] * 900}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="depths sums to more than 1,000"):
+    with pytest.raises(ValueError, match="depths is more than 1,000 in all"):
         Captioner.from_pretrained(checkpoint)
 
 

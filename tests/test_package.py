@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
     "captioning": {"checking", "eager", "hub", "model", "runtime", "search"},
     "checking": {"tokenization"},
+    "data": {"intake"},
     "eager": {"model", "search"},
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"checking", "model", "search"},

@@ -124,8 +124,13 @@ def _read_by_suffix(path: Path) -> list[Photo]:
     raise ValueError(f"{path} is no file of captions that is known. Known: {KNOWN_FILES}.")
 
 
-def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None) -> list[FoundPhoto]:
+def find_photos(
+    photos: Sequence[Photo], home: Path, images: Path | None = None, outside: bool = True
+) -> list[FoundPhoto]:
     """Finds the photos' files under `images`, or else in the usual places beside the caption file in folder `home`.
+
+    Addresses stay as they are. Without `outside`, paths that lead out of these folders are looked for there by their
+    last part.
 
     Raises:
         FileNotFoundError: Not one of them is there; names the places that were tried.
@@ -142,7 +147,11 @@ def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None)
     bare_names_are_unique = len(names) == len({photo.path for photo in photos})
     found = []
     for photo in photos:
-        spellings = [photo.path]
+        if photo.path.startswith(("http://", "https://")):
+            found.append(FoundPhoto(photo.path, photo.captions, photo.image_id, 0, 0))
+            continue
+        leads_out = os.path.isabs(photo.path) or ".." in Path(photo.path).parts
+        spellings = [] if leads_out and not outside else [photo.path]
         if bare_names_are_unique and os.path.dirname(photo.path):
             spellings.append(os.path.basename(photo.path))
         candidates = (place / spelling for spelling in spellings for place in places_of[photo.split])
@@ -151,7 +160,8 @@ def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None)
             state = path.stat()
             found.append(FoundPhoto(str(path), photo.captions, photo.image_id, state.st_size, state.st_mtime_ns))
         else:
-            found.append(FoundPhoto(str(roots[0] / photo.path), photo.captions, photo.image_id, -1, -1))
+            missing = roots[0] / (photo.path if spellings[:1] == [photo.path] else os.path.basename(photo.path))
+            found.append(FoundPhoto(str(missing), photo.captions, photo.image_id, -1, -1))
     if photos and all(photo.num_bytes < 0 for photo in found):
         tried = ", ".join(str(root) for root in roots)
         folders = ", ".join(folder for folder in USUAL_FOLDERS if folder)

@@ -80,6 +80,8 @@ class DataConfig:
     """Learn from the first so many photos only; null for all."""
     max_skipped: float = 0.01
     """Share of photos that may be broken or without a caption; with more, the run stops."""
+    allow_urls: bool = False
+    """Fetch photos whose addresses the data set gives, from the public web only; never with HF_HUB_OFFLINE."""
     cache: bool = True
     """Keep the frozen encoder's outputs on disk; without, photos are encoded anew each time, in a new random crop."""
     cache_folder: str = "~/.cache/hf_gru_captioner"
