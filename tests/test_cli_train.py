@@ -17,6 +17,7 @@ from transformers import AutoModel, TimmWrapperConfig
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.data import RegionCache
+from hf_gru_captioner.training import lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -266,3 +267,14 @@ def test_a_learning_encoder_has_no_features_to_make_ahead(knobs, capsys):
     code, _, errors = run("features", {**knobs, "optimization.encoder_learning_rate": 1e-4}, capsys)
     assert code == 2
     assert "nothing to encode ahead" in errors[0]
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(knobs, capsys, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    folder = knobs["output_dir"]
+    with lock.hold(folder):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        code, _, said = run("train", knobs, capsys)
+        assert code == 2
+        assert f"{folder} is held by another run, process {os.getpid()} on " in said[0]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_name(arguments.repo_id)
     files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
     card = _card(arguments)
-    files = files_of_space(arguments.checkpoint, card) if arguments.space else files | card
+    files = files_of_space(arguments.checkpoint, card) if arguments.space else {**files, **card}
     if arguments.dry_run:
         _show(files)
         return 0

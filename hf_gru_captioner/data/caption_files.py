@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..intake import MAX_CAPTION
+
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
     "sentences (a list of strings or of {'raw': string})"
@@ -185,7 +187,7 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
     """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out.
 
     Raises:
-        ValueError: A caption is no text.
+        ValueError: A caption is no text, or one of more than 10,000 letters.
     """
     captions: list[str] = []
     for cell in cells:
@@ -198,6 +200,8 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
                 continue
             if not isinstance(text, str):
                 raise ValueError(f"a caption is a text, found {_shown(text)}.")
+            if len(text) > MAX_CAPTION:
+                raise ValueError(f"a caption has {len(text):,} letters, more than {MAX_CAPTION:,}.")
             if text.strip():
                 captions.append(text.strip())
     return captions

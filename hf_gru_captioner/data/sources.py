@@ -408,7 +408,9 @@ class _Layout(NamedTuple):
             )
         image_id = next((column for column in ID_COLUMNS if column in columns), None)
         for column in (*captions, image_id, "json"):
-            if _is_decoded(features.get(column)):  # then a row would be opened before anyone has looked at it
+            if column is not None and _is_decoded(
+                features.get(column)
+            ):  # then a row would be opened before anyone has looked at it
                 raise ValueError(f"{found.name} has files in its column {column!r}, where texts are.")
         if not isinstance(features[image], Image | Value | Mapping | str | None):
             raise ValueError(f"{found.name} has no images in its column {image!r}.")

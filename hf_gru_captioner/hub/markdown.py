@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 # What GitHub's and the Hub's dialects read as markup inside of a line (https://github.github.com/gfm/). Brackets and
-# "|" are links, pictures and cells; "$" is mathematics; "#" at the beginning is a heading.
-_MARKUP = re.compile(r"[\\`*_\[\]|~#$]")
+# "|" are links, pictures and cells; "$" is mathematics; "#" at the beginning is a heading; "_" inside of a word is "_".
+_MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", '"': "&quot;"}
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # which GitHub makes links of
 _LIST = re.compile(
@@ -30,15 +30,13 @@ def render_markdown(template: Path, **fields: Any) -> str:
     """
     from jinja2 import Environment, FileSystemLoader, UndefinedError  # comes with torch, which graphs do without
 
-    environment = Environment(
-        loader=FileSystemLoader(template.parent),
-        finalize=lambda value: value if isinstance(value, Markdown) else escape_markdown(value),
-    )
-    environment.filters |= {
-        "code": lambda value, in_table=False: Markdown(code_span(value, in_table)),
-        "link": lambda value: Markdown(quote(str(value))),
-        "python": lambda value: Markdown(json.dumps(str(value))),
-    }
+    def at_the_border(value: Any) -> str:
+        return value if isinstance(value, Markdown) else escape_markdown(value)
+
+    environment = Environment(loader=FileSystemLoader(template.parent), finalize=at_the_border)
+    environment.filters["code"] = lambda value, in_table=False: Markdown(code_span(value, in_table))
+    environment.filters["link"] = lambda value: Markdown(quote(str(value)))
+    environment.filters["python"] = lambda value: Markdown(json.dumps(str(value)))
     try:
         return environment.get_template(template.name).render(**fields)
     except UndefinedError as error:

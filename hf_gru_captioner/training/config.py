@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..checking import LENGTH_PENALTY
+
 # Knobs that may change between runs of the same command: where things lie, and what is only looked at.
 PLACES = {
     "data.cache_folder",
@@ -280,7 +282,7 @@ def _check_range(name: str, value: float) -> None:
     if name in SHARES:
         wanted, is_right = "a share from 0 to 1", 0 <= value <= 1
     elif name in MAY_BE_NEGATIVE:
-        wanted, is_right = "finite", math.isfinite(value)
+        wanted, is_right = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
     else:
         least = 1 if name in COUNTS else 0
         wanted, is_right = f"at least {least}", least <= value < math.inf  # nor is what is no number

@@ -265,3 +265,13 @@ def test_a_photo_that_is_no_bomb_is_what_is_fetched(server, online, write, monke
     with pytest.raises(ValueError, match="This file is larger than 0 MB"):
         load_captions(folder, "test", allow_urls=True)
     assert PILImage.MAX_IMAGE_PIXELS  # the guard of Pillow is as it was
+
+
+@READ
+def test_a_caption_that_is_no_sentence_is_left_out(png, write, read):
+    images = [{"path": "0.png", "bytes": png}] * 2
+    folder = write(
+        {"image": images, "caption": ["a dog", "word " * 200_000]}, {"image": Image(), "caption": Value("string")}
+    )
+    with pytest.warns(UserWarning, match="a caption has 1,000,000 letters, more than 10,000"):
+        assert [row["captions"] for row in read(folder, "test", max_skipped=0.5)] == [["a dog"]]
