@@ -4,6 +4,7 @@ Sizes and counts first, so that no file takes memory or time that its weights do
 else: to another repository, another file, code. Needs neither torch nor transformers: graphs are checked so too.
 """
 
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ MOST_BYTES = {
     "generation_config.json": 4_000_000,
     "processor_config.json": 1_000_000,
     "preprocessor_config.json": 1_000_000,
-    "tokenizer.json": 24_000_000,
+    "tokenizer.json": 12_000_000,
     "tokenizer_config.json": 4_000_000,
     "special_tokens_map.json": 1_000_000,
     "added_tokens.json": 1_000_000,
@@ -34,6 +35,11 @@ MOST_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
 MOST_WEIGHTS = 50_000  # tensors
 MOST_LETTERS = 1000  # of a token
 MOST_ADDED_TOKENS = 5000
+MOST_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
+TOKENIZER = {
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"),
+    *("decoder", "model"),
+}
 MOST_STEPS = 20  # of a decoder or normalizer
 MOST_PATTERN = 500  # letters of a regular expression
 MOST_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
@@ -137,7 +143,7 @@ def check_files(name: str, folder: Path) -> None:
             if not isinstance(contents[file], dict):
                 raise ValueError(f"{file} holds no settings")
     check_generation(contents.get("generation_config.json", {}), name)
-    check_tokenizer(contents.get("tokenizer.json", {}))
+    check_tokenizer(contents.get("tokenizer.json", {}), contents.get("config.json", {}).get("vocab_size"))
     settings = contents.get("tokenizer_config.json", {})
     elsewhere = [key for key in settings if key.endswith(("_file", "_files")) and settings[key]]
     if elsewhere:
@@ -200,8 +206,9 @@ def check_length_penalty(value: Any, of_name: str = "") -> None:
         )
 
 
-def check_tokenizer(content: Mapping[str, Any]) -> None:
-    """Refuses a tokenizer.json that would read or write text for longer than its length warrants.
+def check_tokenizer(content: Mapping[str, Any], vocab_size: int | None = None) -> None:
+    """Refuses a tokenizer.json that would read or write text for longer than its length warrants, or that has more
+    tokens than the model.
 
     Raises:
         ValueError: Says why.
@@ -211,6 +218,13 @@ def check_tokenizer(content: Mapping[str, Any]) -> None:
         raise ValueError(f"tokenizer.json adds more than {MOST_ADDED_TOKENS:,} tokens")
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if vocab_size is not None and len(vocabulary or ()) > vocab_size:
+        raise ValueError(f"the tokenizer has {len(vocabulary or ()):,} tokens, the model {vocab_size}")
+    if unknown := content.keys() - TOKENIZER:
+        raise ValueError(f"tokenizer.json has a part that is unknown, {_short(min(unknown))}")
+    others = {name: part for name, part in content.items() if name not in ("model", "added_tokens")}
+    if sum(1 for _ in itertools.islice(_containers(others), MOST_PARTS + 1)) > MOST_PARTS:
+        raise ValueError(f"tokenizer.json has more than {MOST_PARTS:,} parts")
     if any(len(str(token)) > MOST_LETTERS for token in _tokens(vocabulary, added)):
         raise ValueError(f"tokenizer.json has a token of more than {MOST_LETTERS:,} letters")
     for setting, value in _settings([content.get("padding"), content.get("truncation")]):
@@ -293,6 +307,14 @@ def _objects(content: Any) -> Iterator[Mapping[str, Any]]:
         yield content
     for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
         yield from _objects(value)
+
+
+def _containers(content: Any) -> Iterator[Any]:
+    """Every object and list of a JSON."""
+    if isinstance(content, dict | list):
+        yield content
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _containers(value)
 
 
 def _settings(content: Any, setting: str = "") -> Iterator[tuple[str, Any]]:

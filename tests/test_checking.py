@@ -150,6 +150,12 @@ TOKENIZERS = {
     "a search for nothing": ({"decoder": {**DOUBLING, "pattern": {"String": ""}}}, "looks for nothing"),
     "words of a megabyte": ({"model": {"type": "WordLevel", "unk_token": "a", "vocab": {"a" * 10**6: 0}}}, "letters"),
     "added tokens": ({"added_tokens": [{"id": n, "content": f"<{n}>"} for n in range(6000)]}, "adds more than 5,000"),
+    "a hundred thousand words": (
+        {"model": {"type": "WordLevel", "unk_token": "a", "vocab": {f"{n}": n for n in range(10**6)}}},
+        "the tokenizer has 100,000 tokens, the model",
+    ),
+    "a part that nobody knows": ({"x": [[]]}, "a part that is unknown, x"),
+    "a million steps": ({"decoder": [{}] * 10**6}, "more than 10,000 parts"),
     "endless padding": ({"padding": {"strategy": {"Fixed": 10**9}}}, "Fixed in tokenizer.json is more than"),
 }
 
@@ -200,9 +206,9 @@ def test_a_file_far_larger_than_its_kind_is_refused_unread(checkpoint, file):
 
 def test_a_large_file_of_the_hub_is_not_fetched(hub, checkpoint, monkeypatch):
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
-    files |= {"tokenizer.json": b" " * 24_000_001, "more/other.json": b"{}", "notes.json": b"{}"}
+    files |= {"tokenizer.json": b" " * 12_000_001, "more/other.json": b"{}", "notes.json": b"{}"}
     hub.publish("me/captioner", files)
-    with pytest.raises(ValueError, match=r"tokenizer\.json of me/captioner is larger than 24 MB"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json of me/captioner is larger than 12 MB"):
         Captioner.from_pretrained("me/captioner")
     asked = [path for _, path, _ in hub.requests]
     assert not [path for path in asked if "tokenizer.json" in path or "other.json" in path or "notes.json" in path]
