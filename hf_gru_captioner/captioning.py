@@ -4,10 +4,8 @@ Nothing here imports torch before it is needed: graphs caption without it.
 """
 
 import hashlib
-import json
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike, fspath
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from PIL import Image
 
+from .checking import MOST_BYTES, check_config, check_files, check_generation, check_length_penalty
 from .model.image_loading_gru_captioner import ImageSource, is_one_image
 from .runtime import BACKENDS, MAX_SIDE, EncodedPhotos, Graphs
 from .search import Found, search
@@ -67,11 +66,9 @@ OFF_UNLESS_TRUE = {
     "output_hidden_states",
 }
 
-# Of a checkpoint's own settings: one that asks for more wants all memory, or never ends.
-LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
-
-LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting that says how many an encoder has
-MOST_LAYERS = 1000
+# What one photo may take of an encoder: half as much again as DINOv2's large one takes at 518 pixels.
+MOST_OPERATIONS = 1.5e12
+MOST_VALUES = 50_000_000  # in one tensor
 
 WEIGHTS = "model.safetensors"
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
@@ -243,6 +240,7 @@ class Captioner:
         They are those of generate(). Where our own search can write them, it does, since it is quicker.
         """
         settings = {**self._runtime.defaults(), **generation}
+        check_length_penalty(settings.get("length_penalty"))
         search_settings = _search_settings(settings, num_captions) if self._runtime.can_search else None
         if search_settings is not None:
             states, step = self._runtime.begin(encoded)
@@ -265,11 +263,7 @@ class Captioner:
         Raises:
             ValueError: It can't; names the checkpoint.
         """
-        settings = self._runtime.defaults()
-        for setting, most in LIMITS.items():
-            value = settings.get(setting)
-            if value is not None and not (isinstance(value, int) and 1 <= value <= most):
-                raise ValueError(f"{setting} of {name} is a whole number from 1 to {most:,}, found {str(value)[:60]}.")
+        check_generation(self._runtime.defaults(), name)
         try:
             caption = self(Image.new("RGB", (32, 32), "grey"), max_new_tokens=1)
         except Exception as error:  # as in _load
@@ -362,7 +356,7 @@ def _folder(name: str, files: Sequence[str], location: dict[str, Any]) -> Path:
         return Path(name)
     from .hub import fetch
 
-    return fetch(name, files, **location)
+    return fetch(name, files, **location, most_bytes=MOST_BYTES)
 
 
 def _load(name: str, device, dtype, location: dict[str, Any]):
@@ -372,18 +366,16 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
     folder = _folder(name, ["config.json"], location)  # first, since another model may be very large
-    _check_config(name, folder / "config.json")
-    folder = _folder(name, ["*.json", WEIGHTS], {**location, "revision": folder.name})  # of the same commit
+    check_config(name, folder / "config.json")
+    folder = _folder(name, [*MOST_BYTES, WEIGHTS], {**location, "revision": folder.name})  # of the same commit
     try:
-        settings = folder / "generation_config.json"  # transformers takes a damaged one for none
-        if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):
-            raise ValueError(f"{settings.name} holds no settings")
-        processor = GRUCaptionerProcessor.from_pretrained(folder)
+        check_files(name, folder)
+        processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
         _check_sides(processor.image_processor)
-        _check_sizes(folder)
+        _check_sizes(folder, processor.image_size)
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     except Exception as error:  # a damaged file raises whatever the library that reads it stumbles over
         raise _damaged(name, error) from error
@@ -400,36 +392,6 @@ def _load(name: str, device, dtype, location: dict[str, Any]):
     return model.to(device), processor
 
 
-def _check_config(name: str, path: Path) -> None:
-    """Refuses what is no checkpoint of ours or would be built without end, before any other file is fetched or read."""
-    if not path.is_file():
-        raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
-    try:
-        config = json.loads(path.read_bytes())
-        model_type = config.get("model_type", "unknown")
-    except (AttributeError, RecursionError, ValueError) as error:
-        raise ValueError(f"{name} is not a checkpoint: its config.json can't be read.") from error
-    if model_type != "gru_captioner":
-        raise ValueError(f"{name} is not a GRU captioner but a model of type {str(model_type)[:60]!r}.")
-    for setting, value in _whole_numbers(config):
-        if value > MOST_LAYERS and LAYERS.search(setting):
-            raise ValueError(
-                f"the checkpoint {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,}."
-            )
-
-
-def _whole_numbers(content: Any, setting: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number of a JSON file with the name of its setting."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _whole_numbers(value, key)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _whole_numbers(value, setting)
-    elif isinstance(content, int):
-        yield setting, content
-
-
 def _check_sides(image_processor) -> None:
     """Refuses to scale photos to what no memory holds."""
     for setting in ("size", "crop_size", "pad_size"):
@@ -438,8 +400,9 @@ def _check_sides(image_processor) -> None:
             raise ValueError(f"{setting} of its photos is not 1 to {MAX_SIDE} pixels")
 
 
-def _check_sizes(folder: Path) -> None:
-    """Refuses a model that the file of weights is not of, before memory is taken for what the file lacks."""
+def _check_sizes(folder: Path, image_size: tuple[int, int] | None) -> None:
+    """Refuses a model that the file of weights is not of, before memory is taken for what the file lacks; and one that
+    would take too much time or memory for a photo of that height and width."""
     import torch
     from safetensors import safe_open
 
@@ -448,7 +411,10 @@ def _check_sizes(folder: Path) -> None:
     if not (weights := folder / WEIGHTS).is_file():
         return
     with torch.device("meta"):  # which has sizes and no memory
-        wanted = GRUCaptionerForConditionalGeneration(GRUCaptionerConfig.from_pretrained(folder)).state_dict()
+        model = GRUCaptionerForConditionalGeneration(GRUCaptionerConfig.from_pretrained(folder))
+    wanted = model.state_dict()
+    if sum(values.numel() for values in model.buffers()) > MOST_VALUES:  # some are made by rule, not from the file
+        raise ValueError("its encoder keeps tables that are too large")
     with safe_open(weights, "np") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
     for key in wanted.keys() & found.keys():
@@ -456,6 +422,35 @@ def _check_sizes(folder: Path) -> None:
             raise ValueError(f"{key} is {found[key]} in the file and {tuple(wanted[key].shape)} by config.json")
     if sum(values.numel() for values in wanted.values()) > 2 * sum(map(math.prod, found.values())):
         raise ValueError("the file lacks most of its weights")
+    if image_size is not None:
+        _check_work(model.encoder.vision, image_size)
+
+
+def _check_work(vision: Any, image_size: tuple[int, int]) -> None:
+    """Counts what an encoder without memory would do with one photo."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    class Largest(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+            results = function(*arguments, **(settings or {}))
+            for each in results if isinstance(results, tuple | list) else [results]:
+                if isinstance(each, torch.Tensor):
+                    self.values = max(self.values, each.numel())
+            return results
+
+    photo = torch.empty(1, 3, *image_size, device="meta")
+    with torch.no_grad(), Largest() as largest, FlopCounterMode(display=False) as counter:
+        try:
+            vision.eval()(photo)
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error):  # else an encoder that goes by the values of its photo: what it did counts
+                raise
+    if counter.get_total_flops() > MOST_OPERATIONS or largest.values > MOST_VALUES:
+        raise ValueError(f"a photo of {image_size[0]} x {image_size[1]} pixels takes its encoder too long or too much")
 
 
 def _other_weights(name: str, graphs: str | PathLike) -> str:

@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from .captioning import LAYERS, MOST_LAYERS, WEIGHTS, _folder, _whole_numbers
+from .captioning import WEIGHTS, _folder
+from .checking import check_encoder, check_layers, read_json
 
 INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 
@@ -48,14 +49,12 @@ def _check_config(name: str, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{name} is not an encoder: it has no config.json.")
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name} is not an encoder: its config.json can't be read.") from error
-    for setting, value in _whole_numbers(config):
-        if value > MOST_LAYERS and LAYERS.search(setting):
-            raise ValueError(
-                f"the encoder {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,}."
-            )
+    check_layers(f"encoder {name}", config)
+    # timm's configuration says by `pretrained_cfg` where its own weights come from, which are not asked for
+    check_encoder(name, config)
 
 
 def _weights(name: str, folder: Path) -> Sequence[Path]:
@@ -80,7 +79,9 @@ def _check_sizes(folder: Path, weights: Sequence[Path]) -> None:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):  # which has sizes and no memory
-        wanted = AutoModel.from_config(AutoConfig.from_pretrained(folder)).state_dict()
+        wanted = AutoModel.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
+        ).state_dict()
     num_found = 0
     for path in weights:
         with safe_open(path, "np") as file:

@@ -96,6 +96,7 @@ def export_graphs(
         processor.tokenizer.backend_tokenizer.save(str(aside / "tokenizer.json"))
         settings = {
             "weights": digest(weights),
+            "license": getattr(model.config, "license", None) or "other",
             "format": format,
             "precision": "float32" if calibration is None else "int8",
             "image_size": processor.image_size,

@@ -1,6 +1,5 @@
 """Runs the graphs of `export` on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out, and no torch."""
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -11,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from .checking import check_tokenizer, read_json
 from .model.image_loading_gru_captioner import ImageSource, load_image
 from .search import Step, StepOutput
 
-MAX_SIDE = 8192  # pixels that photos are scaled to; more is a slip of the keyboard, or meant to take all memory
+MAX_SIDE = 2048  # pixels that photos are scaled to; more is a slip of the keyboard, or meant to take all memory
 
 Run = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
@@ -65,6 +65,7 @@ class Graphs:
             self.weights: str = self.settings["weights"]
             height, width = self.settings["image_size"]
             self._image_size = (height, width)
+            check_tokenizer(read_json(folder / "tokenizer.json"))
             self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             self._encoder, self._step = (
                 load(_graph(folder, name, backend), num_threads) for name in ("encoder", "step")
@@ -119,7 +120,7 @@ class Graphs:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    settings = json.loads(path.read_text("utf-8"))
+    settings = read_json(path)
     kinds = {"weights": str, "image_size": list, "resample": int, "has_attention": bool, "generation": dict}
     for name, kind in kinds.items():
         if not isinstance(settings[name], kind):

@@ -5,9 +5,12 @@ punctuation, `man's` as `man 's`, `isn't` as `is n't`, `t-shirt` whole. Decoding
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # The order gives the ids: 0 start, 1 padding, 2 end, 3 unknown, as in GRUCaptionerConfig.
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -15,7 +18,10 @@ SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>",
 _CLITIC = r"(?:n't|'(?:s|re|ve|ll|d|m))(?![\p{L}\p{N}])"
 _WORD = rf"[\p{{L}}\p{{N}}\p{{M}}]+(?:(?!{_CLITIC})(?:[-'.]|(?<=\p{{N}}),(?=\p{{N}}))[\p{{L}}\p{{N}}\p{{M}}]+)*"
 _WORD_BEFORE_NOT = r"[\p{L}\p{M}]+(?=n't(?![\p{L}\p{N}]))"  # greedy, then backtracking: "isn't" -> "is"
-_PATTERN = Regex(rf"{_CLITIC}|{_WORD_BEFORE_NOT}|{_WORD}|[&$%]")
+_PATTERN = rf"{_CLITIC}|{_WORD_BEFORE_NOT}|{_WORD}|[&$%]"
+_QUOTES = "[‘’`´]"
+_BEFORE_CLITIC = rf" (?={_CLITIC})"
+PATTERNS = {_PATTERN, _QUOTES, _BEFORE_CLITIC}  # all regular expressions of these tokenizers
 
 
 def build_tokenizer(
@@ -25,7 +31,7 @@ def build_tokenizer(
     min_count: int = 5,
     vocab_size: int | None = None,
     max_length: int = 40,
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     """Learns a caption tokenizer.
 
     Args:
@@ -41,6 +47,8 @@ def build_tokenizer(
     Raises:
         ValueError: An unknown kind, or no word is left.
     """
+    from transformers import PreTrainedTokenizerFast  # not above: graphs go by what is said there, without torch
+
     special_tokens = list(SPECIAL_TOKENS.values())
     unknown = SPECIAL_TOKENS["unk_token"]
     if kind == "word":
@@ -64,14 +72,14 @@ def build_tokenizer(
         raise ValueError(f'kind must be "word" or "bpe", found {kind!r}.')
 
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex("[‘’`´]"), "'")]
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(_QUOTES), "'")]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(_PATTERN, behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PATTERN), behavior="removed", invert=True)
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##", cleanup=False),  # words apart, pieces together
             decoders.Fuse(),
-            decoders.Replace(Regex(rf" (?={_CLITIC})"), ""),  # "man 's" -> "man's"
+            decoders.Replace(Regex(_BEFORE_CLITIC), ""),  # "man 's" -> "man's"
         ]
     )
     tokenizer.train_from_iterator(captions, trainer)
@@ -90,12 +98,12 @@ def build_tokenizer(
     )
 
 
-def special_token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def special_token_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
     """The fields of `GRUCaptionerConfig` that must agree with the tokenizer."""
     return {"vocab_size": len(tokenizer), **{f"{name}_id": getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS}}
 
 
-def count_unknown(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> tuple[int, int]:
+def count_unknown(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str]) -> tuple[int, int]:
     """How many words of the captions are unknown to the tokenizer, and how many there are."""
     ids = [token for row in tokenizer(list(captions), add_special_tokens=False)["input_ids"] for token in row]
     return sum(token == tokenizer.unk_token_id for token in ids), len(ids)

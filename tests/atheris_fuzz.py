@@ -93,7 +93,7 @@ def results(folder: Path):
 
 
 def archive(folder: Path):
-    from hf_gru_captioner.web.intake import Limits, RefusedError, open_picture, read_pictures
+    from hf_gru_captioner.intake import Limits, RefusedError, open_picture, read_pictures
 
     limits = Limits(picture_bytes=100_000, archive_bytes=200_000, archive_pictures=5)
 
@@ -110,7 +110,7 @@ def archive(folder: Path):
 
 
 def address(folder: Path):
-    from hf_gru_captioner.web import intake
+    from hf_gru_captioner import intake
 
     answers: list[str] = []
     ask = intake._get
@@ -140,8 +140,8 @@ def text(folder: Path):
     """Base64, addresses and settings, as programs send them to the demo."""
     import gradio as gr
 
+    from hf_gru_captioner import intake
     from hf_gru_captioner.model import load_image
-    from hf_gru_captioner.web import intake
     from hf_gru_captioner.web.page import build_page
     from hf_gru_captioner.web.service import Captioned, Shelf
 

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from hf_gru_captioner import intake
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.photos import find_photos
 from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
+from hf_gru_captioner.intake import Limits, RefusedError, open_picture
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
-from hf_gru_captioner.web import intake
-from hf_gru_captioner.web.intake import Limits, RefusedError, open_picture
 from hf_gru_captioner.web.many import pictures_of
 
 MAKER = Path(__file__).with_name("bad_images.py")

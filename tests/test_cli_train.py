@@ -20,6 +20,7 @@ from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.assembly import Assembly, read_config
 from hf_gru_captioner.data import RegionCache
+from hf_gru_captioner.training import lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -336,3 +337,14 @@ def test_an_encoder_of_a_folder_goes_by_the_folders_name(knobs, tmp_path):
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["encoder_config"]["_name_or_path"] == "encoder"
     for path in (tmp_path / "saved").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(knobs, capsys, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    folder = knobs["output_dir"]
+    with lock.hold(folder):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        code, _, said = run("train", knobs, capsys)
+        assert code == 2
+        assert f"{folder} is held by another run, process {os.getpid()} on " in said[0]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hf_gru_captioner import Captioner
+from hf_gru_captioner import Captioner, intake
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.assembly import _loads, read_config
 from hf_gru_captioner.cli.shell import UsageError
@@ -30,10 +30,9 @@ from hf_gru_captioner.cli.train import _claim
 from hf_gru_captioner.data import load_captions
 from hf_gru_captioner.data.caption_files import read_photos
 from hf_gru_captioner.evaluation.coco import read_references, read_results
+from hf_gru_captioner.intake import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
 from hf_gru_captioner.runtime import BACKENDS
-from hf_gru_captioner.web import intake
-from hf_gru_captioner.web.intake import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.web.service import Decoding, Shelf
 
 ROOT = Path(__file__).parents[1]
@@ -525,8 +524,8 @@ SETTINGS = {  # file, field, value and what is said
     "a token that is none": ("generation_config.json", "suppress_tokens", [10**6], "is damaged"),
     "a start that is none": ("generation_config.json", "decoder_start_token_id", 10**6, "is damaged"),
     "a penalty in words": ("generation_config.json", "length_penalty", "much", "is damaged"),
-    "photos without end": ("processor_config.json", "image_processor.size", {"height": 10**6, "width": 10**6}, "8192"),
-    "an edge without end": ("processor_config.json", "image_processor.size", {"shortest_edge": 10**6}, "8192"),
+    "photos without end": ("processor_config.json", "image_processor.size", {"height": 10**6, "width": 10**6}, "2048"),
+    "an edge without end": ("processor_config.json", "image_processor.size", {"shortest_edge": 10**6}, "2048"),
     "a mean of text": ("processor_config.json", "image_processor.image_mean", "grey", "is damaged"),
     "a deviation of none": ("processor_config.json", "image_processor.image_std", [0.0, 0.0, 0.0], "is damaged"),
     "a resampling that is none": ("processor_config.json", "image_processor.resample", 99, "is damaged"),

@@ -13,14 +13,16 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 # The laws of arrows (DESIGN): who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
     "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
-    "captioning": {"eager", "hub", "model", "runtime", "search"},
-    "data": {"model"},  # how an image is loaded, and what is refused
+    "captioning": {"checking", "eager", "hub", "model", "runtime", "search"},
+    "checking": {"tokenization"},
+    "data": {"intake", "model"},  # of model how an image is loaded, and what is refused
     "eager": {"model", "search"},
-    "encoders": {"captioning"},
+    "encoders": {"captioning", "checking"},
+    "evaluation": {"intake"},
     "pipelining": {"captioning", "model"},  # only for type checkers
-    "runtime": {"model", "search"},
-    "training": {"evaluation", "hub"},
-    "web": {"captioning"},
+    "runtime": {"checking", "model", "search"},
+    "training": {"checking", "evaluation", "hub"},
+    "web": {"captioning", "intake"},
     "cli": {
         "captioning",
         "data",

@@ -132,13 +132,16 @@ class Assembly:
         return [row["captions"] for row in rows]
 
     def stream(self, split: str, **share):
-        data = self.config.data
-        return stream_captions(data.source, split, images=data.images, max_skipped=data.max_skipped, **share)
+        return stream_captions(self.config.data.source, split, **self._reading, **share)
 
     def _load(self, split: str):
-        data = self.config.data
         with self.accelerator.local_main_process_first():
-            return load_captions(data.source, split, images=data.images, max_skipped=data.max_skipped)
+            return load_captions(self.config.data.source, split, **self._reading)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        data = self.config.data
+        return {"images": data.images, "max_skipped": data.max_skipped, "allow_urls": data.allow_urls}
 
     @cached_property
     def processor(self) -> GRUCaptionerProcessor:

@@ -13,7 +13,9 @@ BLANK_SIDE = 224  # pixels
 
 def add_card_arguments(parser: argparse.ArgumentParser) -> None:
     """What `card` and `push` share."""
-    parser.add_argument("--license", default="other", help="of the weights, as the Hub knows it (%(default)s)")
+    parser.add_argument(
+        "--license", help="of the weights, as the Hub knows it; that of config.json when not given, else other"
+    )
     parser.add_argument("--language", default="en", help="of the captions, ISO 639-1 (%(default)s)")
     parser.add_argument("--title", help="of the card; the repository's name when not given")
     parser.add_argument(

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from .card import add_card_arguments, describe
-from .shell import UsageError, one_line
+from .shell import one_line
 
 LINE_OF_USE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
 
@@ -35,11 +35,12 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..hub import files_of_space, push
+    from ..hub import check_name, files_of_checkpoint, files_of_space, push
 
-    if arguments.repo_id.count("/") != 1:
-        raise UsageError(f"{arguments.repo_id!r} is no name of a repository: it has the form user/name.")
-    files = files_of_space(arguments.checkpoint) if arguments.space else _files_of_model(arguments)
+    check_name(arguments.repo_id)
+    files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
+    card = _card(arguments)
+    files = files_of_space(arguments.checkpoint, card) if arguments.space else {**files, **card}
     if arguments.dry_run:
         _show(files)
         return 0
@@ -56,18 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _files_of_model(arguments: argparse.Namespace) -> dict[str, Path | bytes]:
-    from ..hub import files_of_checkpoint
+def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
+    """The card that lies in the folder, else one written now; and its pictures."""
+    from ..hub import EXAMPLE_PICTURES, card_of_checkpoint, license_of
 
-    files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
-    card = arguments.checkpoint / "README.md"
-    if card.is_file():
+    license_of(arguments.checkpoint, arguments.license)
+    if (card := card_of_checkpoint(arguments.checkpoint)) is not None:
         # `card` may have written how the folder is loaded; others load what it becomes.
-        text = LINE_OF_USE.sub(f'\\1"{arguments.repo_id}"', card.read_text("utf-8"))
-        pictures = sorted((arguments.checkpoint / "examples").glob("*.jpg"))
-        return files | {"README.md": text.encode()} | {f"examples/{picture.name}": picture for picture in pictures}
-    text, drawn = describe(arguments, arguments.repo_id, "examples")
-    return files | {"README.md": text.encode()} | drawn
+        name = "checkpoint" if arguments.space else arguments.repo_id
+        text = LINE_OF_USE.sub(f'\\1"{name}"', card["README.md"].read_text("utf-8"))
+        return card | {"README.md": text.encode()}
+    if arguments.space:  # where it is loaded from the folder beside it
+        arguments.title = arguments.title or arguments.repo_id.split("/")[-1]
+    text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_PICTURES)
+    return {"README.md": text.encode(), **drawn}
 
 
 class Publisher:
@@ -79,6 +82,9 @@ class Publisher:
     """
 
     def __init__(self, repo_id: str, say: Callable[[str], None]):
+        from ..hub import check_name
+
+        check_name(repo_id)
         self.repo_id = repo_id
         self.say = say
         self._thread = ThreadPoolExecutor(1)

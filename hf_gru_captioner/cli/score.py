@@ -34,6 +34,11 @@ def add_command(commands) -> None:
     references = parser.add_mutually_exclusive_group(required=True)
     references.add_argument("--data", help="Hub id or folder of photos with captions")
     references.add_argument("--references", type=Path, help="COCO-format annotations that RESULTS are scored against")
+    parser.add_argument(
+        "--allow-urls",
+        action="store_true",
+        help="fetch photos whose addresses the data set gives, from the public web only; never with HF_HUB_OFFLINE",
+    )
     parser.add_argument("--split", default="validation", help="split of --data (%(default)s)")
     parser.add_argument("--checkpoint", help="folder or Hub id; the checkpoint of the package when not given")
     add_backend(parser)
@@ -88,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = None
     if arguments.data:
         with state.main_process_first():
-            rows = load_captions(arguments.data, arguments.split)
+            rows = load_captions(arguments.data, arguments.split, allow_urls=arguments.allow_urls)
         references = dict(zip(rows["image_id"], rows["captions"], strict=True))
         if len(references) < len(rows):
             raise UsageError(f"{arguments.data} has several photos of the same image_id.")
@@ -112,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         _, systems[path.stem], _ = match(read_results(path), references)
     known = None
     if arguments.training_data:
-        training_set = load_captions(arguments.training_data, "train")
+        training_set = load_captions(arguments.training_data, "train", allow_urls=arguments.allow_urls)
         known = [caption for captions in training_set["captions"] for caption in captions]
     scores = {
         name: score_captions(

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ def run(argv: Sequence[str]) -> int:
         from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, set_seed
 
         from ..data import CaptionCollator
-        from ..evaluation import score_captions
-        from ..training import CaptionTrainer, write_captions
-        from ..training.curves import plot_curves, summary
         from .assembly import Assembly, read_config
-        from .push import Publisher
 
         config, resolved = read_config(argv, "train", "Trains a captioner; knobs not given keep their defaults.")
 
     quiet_transformers()
-    output_dir, validation = Path(config.output_dir), config.validation
+    if config.push_to_hub:
+        from ..hub import check_name
+
+        check_name(config.push_to_hub)
+    output_dir = Path(config.output_dir)
     precision = _precision(config)
     accelerator = Accelerator(
         mixed_precision=precision,
@@ -44,11 +45,27 @@ def run(argv: Sequence[str]) -> int:
     set_seed(config.optimization.seed)
     energy_meter = _energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
-    model, processor, collator = assembly.model, assembly.processor, CaptionCollator(assembly.processor)
     if config.dry_run:
+        estimates = _estimates(assembly, CaptionCollator(assembly.processor))
         if accelerator.is_main_process:
-            print(_estimates(assembly, collator))
+            print(estimates)
         return 0
+    _ = assembly.model  # what can't be loaded is said before anything is written
+    with _held(output_dir, accelerator):
+        return _fit(assembly, resolved, energy_meter)
+
+
+def _fit(assembly, resolved: str, energy_meter) -> int:
+    """The run itself, in a folder that no other run works in."""
+    from ..data import CaptionCollator
+    from ..evaluation import score_captions
+    from ..training import CaptionTrainer, write_captions
+    from ..training.curves import plot_curves, summary
+    from .push import Publisher
+
+    config, accelerator = assembly.config, assembly.accelerator
+    output_dir, validation = Path(config.output_dir), config.validation
+    model, processor, collator = assembly.model, assembly.processor, CaptionCollator(assembly.processor)
     run_name = _claim(output_dir, resolved, assembly)
     batches, validation_rows = _batches(assembly, collator), _validation_rows(assembly)
     references = list(assembly.validation_set["captions"])
@@ -113,6 +130,26 @@ def _precision(config) -> str:
     broadcast_object_list(chosen)
     state.print(f"precision       {chosen[1]}")
     return chosen[0]
+
+
+@contextmanager
+def _held(output_dir: Path, accelerator) -> Iterator[None]:
+    """Keeps the output folder for this run. The main process does; all of them give up if it can't."""
+    from accelerate.utils import broadcast_object_list
+
+    from ..training.lock import hold
+
+    with ExitStack() as stack:
+        problem: list[OSError | None] = [None]
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(hold(output_dir))
+            except OSError as error:
+                problem = [error]
+        broadcast_object_list(problem)
+        if problem[0] is not None:
+            raise problem[0]
+        yield
 
 
 def _energy_meter(config, accelerator):

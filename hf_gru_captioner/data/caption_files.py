@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..intake import MAX_CAPTION
+
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
     "sentences (a list of strings or of {'raw': string})"
@@ -124,8 +126,13 @@ def _read_by_suffix(path: Path) -> list[Photo]:
     raise ValueError(f"{path} is no file of captions that is known. Known: {KNOWN_FILES}.")
 
 
-def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None) -> list[FoundPhoto]:
+def find_photos(
+    photos: Sequence[Photo], home: Path, images: Path | None = None, outside: bool = True
+) -> list[FoundPhoto]:
     """Finds the photos' files under `images`, or else in the usual places beside the caption file in folder `home`.
+
+    Addresses stay as they are. Without `outside`, paths that lead out of these folders are looked for there by their
+    last part.
 
     Raises:
         FileNotFoundError: Not one of them is there; names the places that were tried.
@@ -142,7 +149,11 @@ def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None)
     bare_names_are_unique = len(names) == len({photo.path for photo in photos})
     found = []
     for photo in photos:
-        spellings = [photo.path]
+        if photo.path.startswith(("http://", "https://")):
+            found.append(FoundPhoto(photo.path, photo.captions, photo.image_id, 0, 0))
+            continue
+        leads_out = os.path.isabs(photo.path) or ".." in Path(photo.path).parts
+        spellings = [] if leads_out and not outside else [photo.path]
         if bare_names_are_unique and os.path.dirname(photo.path):
             spellings.append(os.path.basename(photo.path))
         candidates = (place / spelling for spelling in spellings for place in places_of[photo.split])
@@ -151,7 +162,8 @@ def find_photos(photos: Sequence[Photo], home: Path, images: Path | None = None)
             state = path.stat()
             found.append(FoundPhoto(str(path), photo.captions, photo.image_id, state.st_size, state.st_mtime_ns))
         else:
-            found.append(FoundPhoto(str(roots[0] / photo.path), photo.captions, photo.image_id, -1, -1))
+            missing = roots[0] / (photo.path if spellings[:1] == [photo.path] else os.path.basename(photo.path))
+            found.append(FoundPhoto(str(missing), photo.captions, photo.image_id, -1, -1))
     if photos and all(photo.num_bytes < 0 for photo in found):
         tried = ", ".join(str(root) for root in roots)
         folders = ", ".join(folder for folder in USUAL_FOLDERS if folder)
@@ -175,7 +187,7 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
     """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out.
 
     Raises:
-        ValueError: A caption is no text.
+        ValueError: A caption is no text, or one of more than 10,000 letters.
     """
     captions: list[str] = []
     for cell in cells:
@@ -188,6 +200,8 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
                 continue
             if not isinstance(text, str):
                 raise ValueError(f"a caption is a text, found {_shown(text)}.")
+            if len(text) > MAX_CAPTION:
+                raise ValueError(f"a caption has {len(text):,} letters, more than {MAX_CAPTION:,}.")
             if text.strip():
                 captions.append(text.strip())
     return captions

@@ -8,15 +8,12 @@ import glob
 import hashlib
 import io
 import math
-import os
-import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec  # type: ignore[import-untyped]
 import numpy as np
 from datasets import (
     Dataset,
@@ -37,6 +34,7 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
+from ..intake import RefusedError
 from ..model.image_loading_gru_captioner import (
     MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
@@ -58,6 +56,7 @@ from .caption_files import (
     read_photos,
     split_of,
 )
+from .origins import Origin, check_card, check_saved, origin_of_folder, origin_of_hub
 
 VALIDATION_SHARE = 0.05  # of the photos of a source that has only a train split
 PHOTOS_A_SHARD = 256  # of a stream of single files; a shard is what `seed` puts in another order
@@ -78,7 +77,12 @@ CHECKED = Features(
 
 
 def load_captions(
-    source: str | Path, split: str = "train", *, images: str | Path | None = None, max_skipped: float = 0.01
+    source: str | Path,
+    split: str = "train",
+    *,
+    images: str | Path | None = None,
+    max_skipped: float = 0.01,
+    allow_urls: bool = False,
 ) -> Dataset:
     """Reads one split of captioned photos. What the source is shows in the source.
 
@@ -99,6 +103,9 @@ def load_captions(
             train split.
         images: Folder of the photos of a caption file; the usual places beside the file when not given.
         max_skipped: Share of the rows, 0 to 1, that may be left out because the photo can't be read or has no caption.
+        allow_urls: Fetch photos whose addresses the source gives: of the public web only, 20 MB and 10 seconds each,
+            and never with HF_HUB_OFFLINE. Otherwise they are photos that can't be read. So are files outside of a
+            folder or data set; a table that `source` names may name any.
 
     Returns:
         Rows of `image`, decoded when asked for, `captions`, `image_id` (the name or number that the source gives it,
@@ -109,9 +116,10 @@ def load_captions(
         FileNotFoundError: No such folder or file, or not one photo of a caption file; names the places tried.
         ValueError: No such split, a layout that is not known (shows what was found), or too many rows to be left out.
     """
-    found = _find(source, split, images)
+    found = _find(source, split, images, allow_urls)
     rows = found.load(False)
     layout = _Layout.of(found, rows.features)
+    rows = rows.select_columns(layout.columns(rows.column_names))
     photos = rows.select_columns([layout.image])
     if layout.image != "image":
         photos = photos.rename_column(layout.image, "image")
@@ -120,11 +128,13 @@ def load_captions(
     checked = rows.cast_column(layout.image, Image(decode=False)).map(
         _check_row,
         with_indices=True,
-        fn_kwargs={"layout": layout._asdict()},
+        fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": allow_urls},
         remove_columns=rows.column_names,
-        features=CHECKED,
+        features=Features({**CHECKED, "image": Image()}) if allow_urls else CHECKED,
         desc="checking photos",
     )
+    if allow_urls:  # the bytes as they were fetched: `datasets` would ask again
+        photos, checked = checked.select_columns("image"), checked.remove_columns("image")
     kept: Sequence[int] = range(len(rows))
     if found.divided:
         kept = _half(checked["key"][:], split)
@@ -144,6 +154,7 @@ def stream_captions(
     *,
     images: str | Path | None = None,
     max_skipped: float = 0.01,
+    allow_urls: bool = False,
     rank: int = 0,
     world_size: int = 1,
     seed: int | None = None,
@@ -168,18 +179,19 @@ def stream_captions(
     Raises:
         FileNotFoundError, ValueError: As `load_captions`, those of rows when they are read.
     """
-    found = _find(source, split, images)
+    found = _find(source, split, images, allow_urls)
     rows = found.load(True, world_size)
     features: Mapping[str, Any] = rows.features or next(iter(rows), {})
     layout = _Layout.of(found, features)
+    columns = layout.columns(features)
+    rows = rows.select_columns(columns)
     if isinstance(features[layout.image], Image):
         rows = rows.cast_column(layout.image, Image(decode=False))
     if seed is not None:
         rows = rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
     tally = _Tally(found.name, max_skipped, wanted=split if found.divided else None)
-    rows = rows.map(
-        _check_row, fn_kwargs={"layout": layout._asdict(), "with_image": True}, remove_columns=list(features)
-    )
+    settings = {"layout": layout._asdict(), "origin": found.origin, "with_image": True}
+    rows = rows.map(_check_row, fn_kwargs=settings, remove_columns=columns)
     rows = rows.filter(tally).remove_columns(["image_digest", "key", "problem"])
     rows = rows.cast(Features({"image": Image(), "captions": CHECKED["captions"], "image_id": CHECKED["image_id"]}))
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
@@ -210,11 +222,12 @@ class _Found(NamedTuple):
 
     name: str
     load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset of the source's own columns
+    origin: Origin
     divided: bool = False  # whether train and validation are still to be divided
     root: str | None = None  # the folder that paths of images begin with
 
 
-def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
+def _find(source: str | Path, split: str, images: str | Path | None, allow_urls: bool) -> _Found:
     name = str(source)
     path = Path(name).expanduser()
     looks_like_path = (
@@ -230,7 +243,7 @@ def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
         tars = sorted([*path.glob("*.tar"), *path.glob("*/*.tar")]) if path.is_dir() else []
     files = [] if tars else caption_files(path)
     if files:
-        return _find_listed(name, files, split, images)
+        return _find_listed(name, files, split, images, is_own=path.is_file(), allow_urls=allow_urls)
     if images is not None:
         raise ValueError(f"{name} is not a caption file: its photos are in it. Leave images= out.")
     if tars:
@@ -240,10 +253,11 @@ def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
             f"{name} is not there: neither a file of captions nor a folder of a captioned data set."
         )
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _find_saved(name, path, split)
+        return _find_saved(name, path, split, allow_urls)
     hub_id_or_folder = str(path) if path.is_dir() else name
     try:
         with _says_what(name):
+            check_card(name, path if path.is_dir() else None)
             splits = get_dataset_split_names(hub_id_or_folder)
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(
@@ -255,10 +269,14 @@ def _find(source: str | Path, split: str, images: str | Path | None) -> _Found:
         with _says_what(name):
             return load_dataset(hub_id_or_folder, split=own_split, streaming=streaming)
 
-    return _Found(name, load, divided, str(path.absolute()) if path.is_dir() else None)
+    if path.is_dir():
+        return _Found(name, load, origin_of_folder(path, allow_urls), divided, str(path.absolute()))
+    return _Found(name, load, origin_of_hub(name, allow_urls), divided)
 
 
-def _find_listed(name: str, files: list[Path], split: str, images: str | Path | None) -> _Found:
+def _find_listed(
+    name: str, files: list[Path], split: str, images: str | Path | None, *, is_own: bool, allow_urls: bool
+) -> _Found:
     photos = [photo for file in files for photo in read_photos(file)]
     splits = {photo.split or "train": None for photo in photos}
     own_split, divided = _choose(name, split, list(splits))
@@ -270,7 +288,7 @@ def _find_listed(name: str, files: list[Path], split: str, images: str | Path | 
     folder = Path(images).expanduser().absolute() if images is not None else None
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"images={images} is not a folder.")
-    found = tuple(find_photos(photos, files[0].absolute().parent, folder))
+    found = tuple(find_photos(photos, files[0].absolute().parent, folder, outside=is_own))
 
     def load(streaming: bool, world_size: int = 1):
         features = Features({"image": Image(), "captions": List(Value("string")), "image_id": Value("string")})
@@ -280,7 +298,7 @@ def _find_listed(name: str, files: list[Path], split: str, images: str | Path | 
         shards = [found[len(found) * i // number : len(found) * (i + 1) // number] for i in range(number)]
         return IterableDataset.from_generator(_rows_of_photos, features, gen_kwargs={"shards": shards})
 
-    return _Found(name, load)
+    return _Found(name, load, Origin(None, None, allow_urls))  # what find_photos found
 
 
 def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
@@ -299,11 +317,12 @@ def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
         with _says_what(name):
             return load_dataset("webdataset", data_files=data_files, split=own_split, streaming=streaming)
 
-    return _Found(name, load, divided)
+    return _Found(name, load, Origin(), divided)  # photos are in the shards
 
 
-def _find_saved(name: str, path: Path, split: str) -> _Found:
+def _find_saved(name: str, path: Path, split: str, allow_urls: bool) -> _Found:
     with _says_what(name):
+        check_saved(name, path)
         saved = load_from_disk(str(path))
     splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
     own_split, divided = _choose(name, split, list(splits))
@@ -314,7 +333,7 @@ def _find_saved(name: str, path: Path, split: str) -> _Found:
             return rows
         return rows.to_iterable_dataset(max(1, min(len(rows), _number_of_shards(len(rows), world_size))))
 
-    return _Found(name, load, divided)
+    return _Found(name, load, origin_of_folder(path, allow_urls), divided)
 
 
 @contextmanager
@@ -322,7 +341,7 @@ def _says_what(name: str) -> Iterator[None]:
     """Around what `datasets` reads: what it stumbles over in a damaged source is of any kind, and names no source."""
     try:
         yield
-    except OSError:  # no such file, or no network
+    except (OSError, RefusedError):  # no such file, or no network
         raise
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
@@ -390,11 +409,37 @@ class _Layout(NamedTuple):
                 f"Known layouts: {KNOWN_LAYOUTS}."
             )
         image_id = next((column for column in ID_COLUMNS if column in columns), None)
+        for column in (*captions, image_id, "json"):
+            if column is not None and _is_decoded(
+                features.get(column)
+            ):  # then a row would be opened before anyone has looked at it
+                raise ValueError(f"{found.name} has files in its column {column!r}, where texts are.")
+        if not isinstance(features[image], Image | Value | Mapping | str | None):
+            raise ValueError(f"{found.name} has no images in its column {image!r}.")
         return cls(image, captions, image_id, found.root)
+
+    def columns(self, features: Iterable[str]) -> list[str]:
+        """The columns to read. No other is: it may be of files, which are opened with the row."""
+        wanted = {self.image, *self.captions, self.image_id, "json"}
+        return [column for column in features if column in wanted]
+
+
+def _is_decoded(feature: Any) -> bool:
+    """Whether a column's values, or parts of them, are files that `datasets` opens."""
+    if isinstance(feature, Mapping):
+        return any(map(_is_decoded, feature.values()))
+    if isinstance(feature, list | tuple):
+        return any(map(_is_decoded, feature))
+    return hasattr(feature, "decode_example") or (hasattr(feature, "feature") and _is_decoded(feature.feature))
 
 
 def _check_row(
-    row: Mapping[str, Any], index: int | None = None, *, layout: Mapping[str, Any], with_image: bool = False
+    row: Mapping[str, Any],
+    index: int | None = None,
+    *,
+    layout: Mapping[str, Any],
+    origin: Origin,
+    with_image: bool = False,
 ) -> dict[str, Any]:
     """Brings a row with an undecoded image into the one form; `problem` says why it can't be used, if so."""
     if isinstance(row.get("json"), Mapping):
@@ -403,7 +448,7 @@ def _check_row(
     if isinstance(image, str):  # of a stream that doesn't know the types of its columns
         image = {"path": image}
     path = image.get("path")
-    encoded, problem = _read_image(path, image.get("bytes"))
+    encoded, problem = _read_image(path, image.get("bytes"), origin)
     digest = hashlib.sha256(encoded).hexdigest()
     try:
         captions = captions_of(row[column] for column in layout["captions"])
@@ -426,18 +471,12 @@ def _check_row(
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 
-def _read_image(path: str | None, encoded: bytes | None) -> tuple[bytes, str | None]:
+def _read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple[bytes, str | None]:
     """The encoded image, and why it can't be decoded, if so."""
     if encoded is None:
-        if not path:
-            return b"", "no image"
-        try:
-            if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
-                return b"", f"{path}: no file but a folder, a pipe, a socket or a device"  # which might never end
-            with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
-                encoded = file.read()
-        except (OSError, ValueError) as error:  # a ValueError is of a null byte in the name
-            return b"", f"{path}: {getattr(error, 'strerror', None) or error}"
+        encoded, problem = origin.read(path) if path else (b"", "no image")
+        if problem:
+            return b"", problem
     try:
         with PILImage.open(io.BytesIO(encoded)) as decoded:
             if decoded.info.get("progressive") and count_scans(decoded) > MAX_SCANS:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..intake import MAX_CAPTION
+
 _SHOWN = 5  # ids that an error names
 
 
@@ -118,6 +120,10 @@ def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
     for number, row in enumerate(rows, start=1):
         match row:
             case {"image_id": int() | str() as image_id, "caption": str() as caption}:
+                if len(caption) > MAX_CAPTION:
+                    raise ValueError(
+                        f"{path}: row {number} has a caption of {len(caption):,} letters, more than {MAX_CAPTION:,}."
+                    )
                 yield _text(path, str(image_id)), _text(path, caption)
             case _:
                 raise ValueError(

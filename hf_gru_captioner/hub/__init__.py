@@ -1,23 +1,27 @@
 """Sharing a checkpoint: its scores, its card, the way to the Hub and back. Knows folders and files, not the model."""
 
-from .card import Example, count_parameters, render_card
+from .card import Example, count_parameters, license_of, render_card
 from .fetch import fetch
-from .names import public_name
-from .push import CODE, Pushed, files_of_checkpoint, push
+from .names import CODE, public_name
+from .push import EXAMPLE_PICTURES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
 from .space import EXAMPLES, files_of_space
 
 __all__ = [
     "CODE",
     "EXAMPLES",
+    "EXAMPLE_PICTURES",
     "Example",
     "Pushed",
+    "card_of_checkpoint",
+    "check_name",
     "count_parameters",
     "eval_results",
     "fetch",
     "files_of_checkpoint",
     "files_of_space",
     "keep_scores",
+    "license_of",
     "public_name",
     "push",
     "read_scores",

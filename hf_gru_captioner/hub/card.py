@@ -18,8 +18,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
-from .names import public_name
-from .push import CODE
+from .markdown import Markdown, render_markdown
+from .names import CODE, public_name
 from .scores import METRICS, WEIGHTS, eval_results, read_scores
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -55,7 +55,7 @@ def render_card(
     checkpoint: str | Path,
     repo_id: str,
     *,
-    license: str = "other",  # noqa: A002, the Hub's name
+    license: str | None = None,  # noqa: A002, the Hub's name
     language: str = "en",
     title: str | None = None,
     datasets: Sequence[str] = (),
@@ -68,15 +68,65 @@ def render_card(
     Args:
         checkpoint: Its folder.
         repo_id: `user/name` on the Hub, or the folder by which the card's lines of use load it.
-        license: As the Hub knows it, e.g. "apache-2.0".
+        license: As the Hub knows it, e.g. "apache-2.0"; the one that config.json brings when not given, else "other".
         language: Of the captions, an ISO 639-1 code.
         title: The card's first line; the repository's name when not given.
         datasets: Hub ids of data sets that were loaded from folders of the same name.
         terms: Where data and encoder come from and on what terms, in Markdown.
         examples: Photos that show what it is good and bad at.
         blanks: Pictures that show nothing.
+
+    Raises:
+        ValueError: The checkpoint's records are damaged, or its weights are under another licence.
     """
-    checkpoint = Path(checkpoint)
+    try:
+        return _render(
+            Path(checkpoint),
+            repo_id,
+            license=license_of(checkpoint, license),
+            language=language,
+            title=title or repo_id.split("/")[-1],
+            datasets=datasets,
+            terms=terms,
+            examples=examples,
+            blanks=blanks,
+        )
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"config.json, training.json or scores.json of {checkpoint} is damaged "
+            f"({type(error).__name__}: {str(error)[:200]})."
+        ) from error
+
+
+def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
+    """The licence of a checkpoint's weights: `license` in its config.json, which training and saving take along.
+
+    Raises:
+        ValueError: Another one is wanted.
+    """
+    recorded = json.loads((Path(checkpoint) / "config.json").read_text()).get("license")
+    if recorded is None:
+        return wanted or "other"
+    if wanted not in (None, recorded):
+        raise ValueError(
+            f"the weights of {checkpoint} are under the licence {recorded}, not {wanted}: only who owns them may "
+            'change that, as "license" in config.json.'
+        )
+    return str(recorded)
+
+
+def _render(
+    checkpoint: Path,
+    repo_id: str,
+    *,
+    license: str,  # noqa: A002
+    language: str,
+    title: str,
+    datasets: Sequence[str],
+    terms: str,
+    examples: Sequence[Example],
+    blanks: Sequence[Example],
+) -> ModelCard:
     settings = json.loads((checkpoint / "config.json").read_text())
     record = checkpoint / "training.json"
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
@@ -101,15 +151,15 @@ def render_card(
         datasets=[name for name in learned_from if name.count("/") == 1] or None,
         metrics=list(dict.fromkeys(METRICS[figure][0] for figure in METRICS if figure in best["figures"])) or None,
         base_model=encoder if encoder.count("/") == 1 else None,
-        model_name=(title or repo_id.split("/")[-1]) if results else None,
+        model_name=title if results else None,
         eval_results=results or None,
     )
     parts = count_parameters(checkpoint / WEIGHTS)
-    return ModelCard.from_template(
-        metadata,
-        template_path=str(TEMPLATE),
+    text = render_markdown(
+        TEMPLATE,
+        card_data=Markdown(metadata.to_yaml()),
         repo_id=repo_id,
-        title=title or repo_id.split("/")[-1],
+        title=title,
         settings=settings,
         encoder=encoder,
         code=CODE,
@@ -119,11 +169,12 @@ def render_card(
         stages=[_describe(stage) for stage in stages],
         scores=scores,
         titles={figure: title for figure, (_, title) in METRICS.items()},
-        terms=terms.strip(),
+        terms=Markdown(terms.strip()),
         examples=examples,
         blanks=blanks,
         num_special_tokens=4,
     )
+    return ModelCard(text)
 
 
 def count_parameters(weights: str | Path) -> dict[str, int]:

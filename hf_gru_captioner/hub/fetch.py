@@ -4,10 +4,10 @@ transformers asks for file after file as it needs them, and takes some that can'
 then the captions are others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
 from .silence import not_for_ever
@@ -28,7 +29,14 @@ class PassingBar(tqdm):
         super().__init__(*arguments, **{"disable": None, **settings, "leave": False})
 
 
-def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, token: str | bool | None = None) -> Path:
+def fetch(
+    repo_id: str,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    most_bytes: Mapping[str, int] | None = None,
+) -> Path:
     """Folder of the files of a model repository, from the cache where they are; its name is the commit.
 
     Args:
@@ -36,13 +44,17 @@ def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, to
         files: Patterns of the paths that are wanted.
         revision: Branch, tag or commit; the main branch when not given.
         token: As in `huggingface_hub.snapshot_download`.
+        most_bytes: How large files may be, by path; a repository with a larger one is not fetched from.
 
     Raises:
+        ValueError: A file is too large.
         FileNotFoundError: No such repository or revision, for this user at least; or the Hub is switched off.
         OSError: The Hub failed, fell silent or cut the line.
     """
     try:
         with not_for_ever():
+            if most_bytes and not constants.HF_HUB_OFFLINE:
+                _check_sizes(HfApi(token=token), repo_id, revision, most_bytes)
             return Path(
                 snapshot_download(
                     repo_id, allow_patterns=list(files), revision=revision, token=token, tqdm_class=PassingBar
@@ -67,3 +79,14 @@ def fetch(repo_id: str, files: Sequence[str], *, revision: str | None = None, to
             ) from error
         reason = " ".join(str(error).split())[:300]
         raise OSError(f"{repo_id} can't be had from the Hub just now: try again ({reason})") from error
+
+
+def _check_sizes(api: HfApi, repo_id: str, revision: str | None, most_bytes: Mapping[str, int]) -> None:
+    try:
+        entries = list(api.list_repo_tree(repo_id, revision=revision))
+    except (HTTPError, OSError, HFValidationError):  # what is in the cache will do, or what fetches says why not
+        return
+    for entry in entries:
+        most = most_bytes.get(entry.path)
+        if isinstance(entry, RepoFile) and most is not None and entry.size > most:
+            raise ValueError(f"{entry.path} of {repo_id} is larger than {most / 1e6:.0f} MB: it is not fetched.")

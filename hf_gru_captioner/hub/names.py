@@ -1,10 +1,14 @@
-"""What a checkpoint's files call where something came from: a Hub id, or a folder's own name, never a local path."""
+"""Names: of the code that travels, and of where something came from: a Hub id or a directory's name, no local path."""
 
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
+
+CODE = tuple(  # the files that travel with each checkpoint
+    f"{each}_gru_captioner.py" for each in ("configuration", "image_loading", "modeling", "pipeline", "processing")
+)
 
 # Settings that may hold a path, in config.json, in the tokenizer's and in the training record.
 ORIGINS = {"_name_or_path", "name_or_path", "data.source", "data.images", "model.encoder", "model.checkpoint"}

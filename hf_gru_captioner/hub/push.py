@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token, metadata_load
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -19,14 +19,13 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
-from .names import with_public_names
+from .card import license_of
+from .names import CODE, with_public_names
 from .scores import SCORES, WEIGHTS
 from .silence import not_for_ever
 
-CODE = tuple(  # the files that travel with each checkpoint
-    f"{each}_gru_captioner.py" for each in ("configuration", "image_loading", "modeling", "pipeline", "processing")
-)
 PUBLISHED = (
     "config.json",
     "generation_config.json",
@@ -39,6 +38,8 @@ PUBLISHED = (
     SCORES,
 )
 MAY_LACK = ("generation_config.json", "training.json", SCORES)
+EXAMPLE_PICTURES = "examples"  # folder of a card's pictures
+OWN_CODE = (Path(__file__).parents[1] / "model").resolve()  # which the shipped checkpoint's links lead to, in a clone
 GRAPHS = "onnx"  # folder that gru-captioner export writes into a checkpoint
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -75,7 +76,8 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
 
     Raises:
         FileNotFoundError: Something that others need is not there.
-        ValueError: A file of settings is damaged, or graphs hold paths of the machine that they were exported on.
+        ValueError: A file of settings is damaged, a file is a link that leads outside of the folder, or graphs hold
+            paths of the machine that they were exported on.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -91,19 +93,75 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
         raise FileNotFoundError(
             f"{checkpoint} lacks {', '.join(missing)}: save model and processor there with save_pretrained()."
         )
-    files: dict[str, Content] = {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
-    for name in set(WITH_ORIGINS) & files.keys():
-        content = (checkpoint / name).read_bytes()
+    graphs = sorted(path for path in (checkpoint / GRAPHS).glob("*") if GRAPH_FILES.fullmatch(path.name))
+    paths = {name: checkpoint / name for name in PUBLISHED if (checkpoint / name).is_file()}
+    own_files(checkpoint, paths | {path.name: path for path in graphs})
+    files: dict[str, Content] = dict(paths)
+    for name in set(WITH_ORIGINS) & paths.keys():
+        content = paths[name].read_bytes()
         try:
             public = with_public_names(content)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{checkpoint / name} can't be read, it may be damaged: {error}.") from error
-        files[name] = checkpoint / name if public == content else public
-    graphs = sorted(path for path in (checkpoint / GRAPHS).glob("*") if GRAPH_FILES.fullmatch(path.name))
+            raise ValueError(f"{paths[name]} can't be read, it may be damaged: {error}.") from error
+        files[name] = paths[name] if public == content else public
     for path in graphs:
         if STACK_TRACE.search(path.read_bytes()):
             raise ValueError(f"{path} holds paths of the machine that it was exported on: export the graphs again.")
     return files | {f"{GRAPHS}/{path.name}": path for path in graphs}
+
+
+def card_of_checkpoint(checkpoint: str | Path) -> dict[str, Path] | None:
+    """The card that lies in a checkpoint's folder, and its pictures; None where there is none.
+
+    Raises:
+        ValueError: A file is a link that leads outside of the folder, or the card says another licence than the
+            weights' own.
+    """
+    checkpoint = Path(checkpoint)
+    card = checkpoint / "README.md"
+    if not card.is_file():
+        return None
+    pictures = sorted((checkpoint / EXAMPLE_PICTURES).glob("*.jpg"))
+    files = {"README.md": card} | {f"{EXAMPLE_PICTURES}/{picture.name}": picture for picture in pictures}
+    own_files(checkpoint, files)
+    said = (metadata_load(card) or {}).get("license")
+    if license_of(checkpoint) not in ("other", said):
+        raise ValueError(
+            f"{card} says license: {said}, and the weights are under {license_of(checkpoint)}, as config.json says: "
+            "put that into the card, or write it anew with gru-captioner card."
+        )
+    return files
+
+
+def own_files(folder: Path, files: dict[str, Path]) -> dict[str, Path]:
+    """The same files, all of them of this folder: what a link leads to outside of it is not for others.
+
+    Raises:
+        ValueError: Names the first that is not.
+    """
+    homes = folder.resolve(), OWN_CODE
+    for file in files.values():
+        if not any(file.resolve().is_relative_to(home) for home in homes):
+            raise ValueError(f"{file} is a link that leads outside of {folder}: nothing was sent. Put a copy there.")
+    return files
+
+
+def check_name(repo_id: str) -> None:
+    """Refuses what the Hub has no repository of.
+
+    Raises:
+        ValueError: Says what a name is like.
+    """
+    try:
+        validate_repo_id(repo_id)
+        is_name = repo_id.count("/") == 1
+    except HFValidationError:
+        is_name = False
+    if not is_name:
+        raise ValueError(
+            f"{repo_id!r} is no name of a repository: it has the form user/name, of letters, digits and -, _ or . "
+            "between them, 96 at most."
+        )
 
 
 def push(
@@ -134,6 +192,7 @@ def push(
             access token.
         OSError: No token, no right, no network, or the Hub failed. Nothing half is published.
     """
+    check_name(repo_id)
     for path, content in files.items():
         if SECRET.search(content if isinstance(content, bytes) else content.read_bytes()):
             raise ValueError(f"{path} holds an access token of the Hub: nothing was sent. Take it out, and revoke it.")
@@ -184,8 +243,6 @@ def _plainly(repo_id: str) -> Iterator[None]:
     """Says what went wrong in words for the person at the keyboard."""
     try:
         yield
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id!r} is no name of a repository: it has the form user/name.") from error
     except OfflineModeIsEnabled as error:
         raise OSError("the Hub is switched off by HF_HUB_OFFLINE: unset it to publish.") from error
     except HfHubHTTPError as error:

@@ -91,7 +91,9 @@ class GRUCaptionerVisionEncoder(nn.Module):
 
     def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.backbone = AutoModel.from_config(config.encoder_config, **_without_pooling(config.encoder_config))
+        self.backbone = AutoModel.from_config(
+            config.encoder_config, trust_remote_code=False, **_without_pooling(config.encoder_config)
+        )
         self.region_size = _region_size(self.backbone)
         self.set_frozen(config.freeze_encoder)
 
@@ -597,7 +599,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         unknown = sorted(set(config_kwargs) - set(signature(GRUCaptionerConfig).parameters))
         if unknown:
             raise TypeError(f"{', '.join(unknown)} is not a field of GRUCaptionerConfig.")
-        location = {"revision": revision, "token": token}
+        location = {"revision": revision, "token": token, "trust_remote_code": False}
         encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **location)
         encoder = AutoModel.from_pretrained(
             encoder_name_or_path,

@@ -60,7 +60,7 @@ class GRUCaptionerProcessor(ProcessorMixin):
             image_size: Side of the square in pixels; the encoder's own when not given.
             revision, token: As in `AutoImageProcessor.from_pretrained`.
         """
-        location = {"revision": revision, "token": token}
+        location = {"revision": revision, "token": token, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(encoder_name_or_path, **location)
         timm_settings = getattr(config, "pretrained_cfg", None)
         if timm_settings is not None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..checking import LENGTH_PENALTY
+
 # Knobs that may change between runs of the same command: where things lie, and what is only looked at.
 PLACES = {
     "data.cache_folder",
@@ -80,6 +82,8 @@ class DataConfig:
     """Learn from the first so many photos only; null for all."""
     max_skipped: float = 0.01
     """Share of photos that may be broken or without a caption; with more, the run stops."""
+    allow_urls: bool = False
+    """Fetch photos whose addresses the data set gives, from the public web only; never with HF_HUB_OFFLINE."""
     cache: bool = True
     """Keep the frozen encoder's outputs on disk; without, photos are encoded anew each time, in a new random crop."""
     cache_folder: str = "~/.cache/hf_gru_captioner"
@@ -278,7 +282,7 @@ def _check_range(name: str, value: float) -> None:
     if name in SHARES:
         wanted, is_right = "a share from 0 to 1", 0 <= value <= 1
     elif name in MAY_BE_NEGATIVE:
-        wanted, is_right = "finite", math.isfinite(value)
+        wanted, is_right = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
     else:
         least = 1 if name in COUNTS else 0
         wanted, is_right = f"at least {least}", least <= value < math.inf  # nor is what is no number

@@ -1,6 +1,6 @@
 """The demo: a page where people drop photos and look around in the captions, safe to put on the open web."""
 
-from .intake import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
+from ..intake import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
 from .page import build_page, launch, serve
 from .service import BusyError, Captioned, CaptionService, Decoding, Shelf
 

@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from ..captioning import Caption
-from .intake import RefusedError
+from ..intake import RefusedError
 from .service import BusyError, Captioned
 
 SHOWN_SIDE = 640  # pixels of the longer side of the photo that goes back to the page

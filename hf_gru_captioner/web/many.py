@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .intake import Limits, RefusedError, open_picture, read_pictures
+from ..intake import Limits, RefusedError, open_picture, read_pictures
 
 AT_ONCE = 16  # photos that wait for captions together
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # at the beginning of a cell, a spreadsheet would compute it

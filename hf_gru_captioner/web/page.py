@@ -18,9 +18,9 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 from starlette.middleware import Middleware
 
+from ..intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
 from .answers import SHOWN_SIDE, answer_of, as_sentences, shown_photo
 from .bodies import BodyLimit
-from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
 from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .service import BusyError, Decoding, Shelf
 

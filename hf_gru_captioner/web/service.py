@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.generation.streamers import BaseStreamer
 
 from ..captioning import Caption, Captioner
-from .intake import RefusedError
+from ..intake import RefusedError
 
 NUM_RIVALS = 5
 STRATEGIES = ("beam", "greedy", "sample")

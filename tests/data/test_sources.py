@@ -369,11 +369,11 @@ def test_photos_lie_as_their_camera_says_and_modes_stay(tmp_path):
 
 
 def test_images_may_be_paths_or_bytes_with_a_name_that_is_also_a_file_here(put, tmp_path, monkeypatch):
-    monkeypatch.chdir(put(tmp_path / "photos", "0.png", "1.png"))
-    paths = [str(tmp_path / "photos" / name) for name in ("0.png", "1.png")]
-    embedded = [{"bytes": (tmp_path / "photos" / "1.png").read_bytes(), "path": "0.png"}] * 2
+    monkeypatch.chdir(put(tmp_path / "paths" / "photos", "0.png", "1.png"))
+    paths = [str(tmp_path / "paths" / "photos" / name) for name in ("0.png", "1.png")]
+    embedded = [{"bytes": (tmp_path / "paths" / "photos" / "1.png").read_bytes(), "path": "0.png"}] * 2
     for name, images, widths in (("paths", paths, [40, 41]), ("embedded", embedded, [41, 41])):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
         Dataset.from_dict({"image": images, "caption": ["a dog", "a cat"]}).to_parquet(tmp_path / name / "test.parquet")
         for read in (load_captions, stream_captions):
             assert [row["image"].width for row in read(tmp_path / name, "test")] == widths

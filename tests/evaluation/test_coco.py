@@ -141,3 +141,12 @@ def test_bytes_that_are_no_text_are_named_as_no_json(tmp_path):
 def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         read(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("read", [read_results, read_references])
+def test_a_caption_that_is_no_sentence_is_refused(tmp_path, read):
+    """Longest common subsequences of two of a million words would never end."""
+    rows = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "word " * 200_000}]
+    (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_results else {"annotations": rows}))
+    with pytest.raises(ValueError, match="row 2 has a caption of 1,000,000 letters, more than 10,000"):
+        read(tmp_path / "captions.json")

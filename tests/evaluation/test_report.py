@@ -300,6 +300,13 @@ def test_the_longest_captions_share_the_last_bin_of_the_histogram():
     assert len(page.all("rect")) == 40 - 3 + 1
 
 
+def test_a_caption_of_a_million_words_makes_no_page_of_a_million_bars():
+    svg = str(length_histogram([np.array([9, 10, 11]), np.array([10, 1_000_000, 1_000_000])]))
+    assert len(svg) < 100_000
+    assert svg.count("<rect") <= 200
+    assert ">208+</text>" in svg
+
+
 def test_a_histogram_of_empty_captions_is_drawn():
     page = Page(str(length_histogram([np.array([0, 0]), np.array([0])])))
     assert page.texts["text"][-2:] == ["0", "words in a caption"]

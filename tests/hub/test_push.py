@@ -2,10 +2,20 @@ import json
 from pathlib import Path
 
 import pytest
-from huggingface_hub import get_session
+from huggingface_hub import ModelCard, get_session
 
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.hub import CODE, files_of_checkpoint, public_name, push, render_card
+from hf_gru_captioner.hub import (
+    CODE,
+    card_of_checkpoint,
+    files_of_checkpoint,
+    license_of,
+    public_name,
+    push,
+    render_card,
+)
 
 FILES = {"config.json": b'{"model_type": "gru_captioner"}', "model.safetensors": bytes(200_000)}
 
@@ -241,3 +251,84 @@ def test_documentation_and_card_name_all_files_that_travel(checkpoint):
     for name in CODE:
         assert f"`{name}`" in card, name
         assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training.json", "onnx/step.onnx", "README.md", "examples/a.jpg"]
+)
+@pytest.mark.parametrize("space", [False, True])
+def test_a_link_that_leads_outside_is_not_followed(hub, checkpoint, tmp_path, capsys, name, space):
+    """A checkpoint of someone else's may hold links to one's own files, which a push would publish."""
+    private = tmp_path / "private"
+    private.write_bytes((checkpoint / name).read_bytes() if (checkpoint / name).exists() else b"---\n---\nmine")
+    (checkpoint / "README.md").write_text("# a captioner")
+    (checkpoint / name).parent.mkdir(exist_ok=True)
+    (checkpoint / name).unlink(missing_ok=True)
+    (checkpoint / name).symlink_to(private)
+    assert main(["push", str(checkpoint), "me/captioner", *(["--space"] if space else [])]) == 2
+    assert f"{name} is a link that leads outside of {checkpoint}: nothing was sent" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_a_folder_that_is_a_link_is_not_followed_and_links_inside_are(checkpoint, tmp_path):
+    (checkpoint / "README.md").write_text("# a captioner")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.jpg").write_bytes(b"private")
+    (checkpoint / "examples").symlink_to(tmp_path / "pictures")
+    with pytest.raises(ValueError, match=r"examples/a\.jpg is a link that leads outside"):
+        card_of_checkpoint(checkpoint)
+    (checkpoint / "examples").unlink()
+    (checkpoint / "training.json").symlink_to("config.json")
+    assert "training.json" in files_of_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "name", ["user/na me", "user/", "/name", "a/b/c", "captioner", "me/--", "me/" + "a" * 100, "me/é"]
+)
+def test_a_name_that_the_hub_refuses_is_refused_in_the_dry_run_too(checkpoint, tmp_path, capsys, name):
+    assert main(["push", str(checkpoint), name, "--dry-run"]) == 2
+    assert "is no name of a repository: it has the form user/name" in capsys.readouterr().err
+    arguments = ["--data.source", "nowhere", "--output_dir", str(tmp_path / "run"), "--dry_run", "true"]
+    assert main(["train", *arguments, "--push_to_hub", name]) == 2
+    assert "is no name of a repository" in capsys.readouterr().err
+
+
+@pytest.fixture
+def licensed(checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "license": "cc-by-nc-4.0"}))
+    return checkpoint
+
+
+def test_the_licence_travels_with_the_weights_wherever_they_are_saved(licensed, tmp_path):
+    captioner = Captioner.from_pretrained(licensed)
+    captioner.model.save_pretrained(tmp_path / "again")
+    captioner.processor.save_pretrained(tmp_path / "again")
+    assert license_of(tmp_path / "again") == "cc-by-nc-4.0"
+    assert ModelCard(str(render_card(tmp_path / "again", "me/captioner"))).data.license == "cc-by-nc-4.0"
+
+
+def test_the_shipped_weights_keep_their_licence_when_they_are_pushed(hub, tmp_path):
+    assert main(["push", str(SHIPPED_CHECKPOINT), "me/captioner"]) == 0
+    sent = hub.repository("me/captioner").files()
+    assert ModelCard(sent["README.md"].decode()).data.license == "cc-by-nc-4.0"
+    assert json.loads(sent["config.json"])["license"] == "cc-by-nc-4.0"
+
+
+def test_weights_are_not_published_under_another_licence(hub, licensed, capsys):
+    assert main(["push", str(licensed), "me/captioner", "--license", "mit"]) == 2
+    assert "are under the licence cc-by-nc-4.0, not mit" in capsys.readouterr().err
+    for card in ("---\nlicense: mit\n---\n# mine", "# mine"):
+        (licensed / "README.md").write_text(card)
+        assert main(["push", str(licensed), "me/captioner"]) == 2
+        assert "the weights are under cc-by-nc-4.0" in capsys.readouterr().err
+    assert not hub.requests
+    (licensed / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# mine")
+    assert main(["push", str(licensed), "me/captioner"]) == 0
+
+
+def test_a_space_brings_the_card_of_its_model(hub, licensed):
+    assert main(["push", str(licensed), "me/demo", "--space"]) == 0
+    sent = hub.repository("me/demo", "space").files()
+    assert ModelCard(sent["checkpoint/README.md"].decode()).data.license == "cc-by-nc-4.0"
+    assert b"\nlicense: cc-by-nc-4.0\n" in sent["README.md"]

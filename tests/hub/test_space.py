@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +13,11 @@ import pytest
 from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 
+from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
 from hf_gru_captioner.hub import files_of_space, push
 
 ROOT = Path(__file__).parents[2]
+CARD = {"README.md": b"# a captioner", "examples/a.jpg": b"a picture"}
 COLORS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}  # that the Hub knows
 
 
@@ -42,23 +43,33 @@ def test_the_header_is_one_that_the_hub_takes():
 
 
 def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, checkpoint):
-    files = files_of_space(checkpoint)
+    files = files_of_space(checkpoint, CARD)
     push(files, "me/demo", kind="space", message="first")
     push(files, "me/demo", kind="space", message="second")
     sent = hub.repository("me/demo", "space").files()
     assert sent.keys() == files.keys()
     assert {"app.py", "README.md", "requirements.txt", "checkpoint/model.safetensors"} <= sent.keys()
+    assert sent["checkpoint/README.md"] == b"# a captioner"  # which the page promises
+    assert sent["checkpoint/examples/a.jpg"] == b"a picture"
     assert not [name for name in sent if "__pycache__" in name or "pretrained/" in name]
     push({"app.py": b"print()"}, "me/other", kind="space", message="first")
     with pytest.raises(ValueError, match="holds something else, no Space of this demo"):
         push(files, "me/other", kind="space", message="second")
 
 
+def test_the_licence_of_a_space_is_that_of_its_weights(checkpoint):
+    for folder, name in ((SHIPPED_CHECKPOINT, "cc-by-nc-4.0"), (checkpoint, "other")):
+        header = files_of_space(folder, CARD)["README.md"].decode()
+        assert f"\nlicense: {name}\n" in header
+        assert header.count("\nlicense: ") == 1
+
+
 @pytest.mark.slow
 def test_a_space_runs_as_it_was_pushed(checkpoint, tmp_path):
-    for name, file in files_of_space(checkpoint).items():
-        (tmp_path / "space" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, tmp_path / "space" / name)
+    for name, content in files_of_space(checkpoint, CARD).items():
+        path = tmp_path / "space" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -30,7 +30,10 @@ from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, fl
         ({"optimization": OptimizationConfig(max_grad_norm=math.inf)}, "n.max_grad_norm must be at least 0, found inf"),
         ({"optimization": OptimizationConfig(ema_decay=1.5)}, "n.ema_decay must be a share from 0 to 1, found 1.5"),
         ({"model": ModelConfig(image_size=0)}, "model.image_size must be at least 1, found 0"),
-        ({"validation": ValidationConfig(length_penalty=math.inf)}, "n.length_penalty must be finite, found inf"),
+        (
+            {"validation": ValidationConfig(length_penalty=math.inf)},
+            "n.length_penalty must be from -10 to 10, found inf",
+        ),
     ],
 )
 def test_knobs_that_do_not_fit_together_are_refused(parts, message):

@@ -5,7 +5,7 @@ import zipfile
 from datasets import load_dataset
 from PIL import Image
 
-from hf_gru_captioner.web.intake import LIMITS, RefusedError
+from hf_gru_captioner.intake import LIMITS, RefusedError
 from hf_gru_captioner.web.many import caption_all, pictures_of, to_csv, to_jsonl
 
 ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]

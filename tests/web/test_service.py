@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.web.intake import RefusedError
+from hf_gru_captioner.intake import RefusedError
 from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, Shelf
 
 QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)

@@ -9,8 +9,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from hf_gru_captioner.web import intake
-from hf_gru_captioner.web.intake import Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
+from hf_gru_captioner import intake
+from hf_gru_captioner.intake import Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
 
 
 def encoded(photo, kind="PNG") -> bytes:

@@ -1,0 +1,150 @@
+"""Where the photos of a data set may come from: its own files, and addresses only if the user says so.
+
+A data set that was downloaded names what its author likes: addresses, that each training run would ask, of this
+machine and its network too; files of this machine, that the model would learn from. A table that the user wrote and
+names may name any file.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import fsspec  # type: ignore[import-untyped]
+import yaml
+from huggingface_hub import constants, hf_hub_download, metadata_load
+from huggingface_hub.errors import HTTPError
+
+from ..intake import RefusedError, fetch_picture
+
+ADDRESSES = ("http://", "https://")
+CARDS = ("README.md", ".huggingface.yaml")  # that say which files a data set is of
+
+
+class Origin(NamedTuple):
+    """What the photos of a source may be read from.
+
+    Attributes:
+        folders: Whose files may be read; None for any file.
+        hub_id: Of the data set on the Hub, whose files may be read too.
+        allow_urls: Whether addresses are fetched, by the rules of [`fetch_picture`]; never with HF_HUB_OFFLINE.
+    """
+
+    folders: tuple[str, ...] | None = ()
+    hub_id: str | None = None
+    allow_urls: bool = False
+
+    def read(self, path: str) -> tuple[bytes, str | None]:
+        """The bytes of a photo's file, and why they can't be had, if so."""
+        if path.startswith(ADDRESSES) and "::" not in path:
+            return self._fetch(path)
+        if not self._is_of_the_set(path):
+            return b"", f"{path}: not a file of this data set; a table of your own (CSV, JSON lines) may name it"
+        try:
+            if "::" not in path and "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
+                return b"", f"{path}: no file but a folder, a pipe, a socket or a device"  # which might never end
+            with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+                return file.read(), None
+        except (OSError, ValueError) as error:  # a ValueError is of a null byte in the name
+            return b"", f"{path}: {getattr(error, 'strerror', None) or error}"
+
+    def _fetch(self, address: str) -> tuple[bytes, str | None]:
+        if not self.allow_urls:
+            return b"", f"{address}: an address, and addresses are fetched only with allow_urls"
+        if is_offline():
+            return b"", f"{address}: an address, and HF_HUB_OFFLINE is set"
+        try:
+            return fetch_picture(address), None
+        except RefusedError as error:
+            return b"", f"{address}: {error}"
+
+    def _is_of_the_set(self, path: str) -> bool:
+        *archives, file = path.split("::")  # as in zip://photo.jpg::/folder/photos.zip
+        if not all(archive.startswith("zip://") for archive in archives):
+            return False
+        if "://" in file:
+            return self.hub_id is not None and file.startswith(f"hf://datasets/{self.hub_id}@")
+        if self.folders is None:
+            return not archives
+        inside = os.path.normpath(file)
+        return os.path.isabs(file) and any(Path(inside).is_relative_to(folder) for folder in self.folders)
+
+
+def is_offline() -> bool:
+    return constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+
+
+def origin_of_folder(folder: Path, allow_urls: bool) -> Origin:
+    return Origin((os.path.normpath(folder.absolute()), _unpacked()), None, allow_urls)
+
+
+def origin_of_hub(hub_id: str, allow_urls: bool) -> Origin:
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}"
+    return Origin((os.path.normpath(cached.absolute()), _unpacked()), hub_id, allow_urls)
+
+
+def _unpacked() -> str:
+    """Where `datasets` unpacks archives, and keeps what it downloaded."""
+    return os.path.normpath(Path(datasets.config.DOWNLOADED_DATASETS_PATH).expanduser().absolute())
+
+
+def check_card(name: str, folder: Path | None) -> None:
+    """Refuses a data set whose card says that its rows are in other folders or at addresses.
+
+    Args:
+        name: Of the data set; its Hub id where it has no folder.
+        folder: Where it is on this machine.
+
+    Raises:
+        RefusedError: Names the file.
+    """
+    for card in CARDS:
+        path = folder / card if folder is not None else _card_of_hub(name, card)
+        if path is None or not path.is_file():
+            continue
+        content = metadata_load(path) if path.suffix == ".md" else yaml.safe_load(path.read_bytes())
+        configs = content.get("configs") if isinstance(content, dict) else None
+        for file in _files_of(configs):
+            if "://" in file or os.path.isabs(file) or ".." in Path(file).parts or file.startswith("~"):
+                raise RefusedError(f"{name} is refused: by its {card}, its rows are in {file[:200]!r}, not in it.")
+
+
+def _card_of_hub(hub_id: str, card: str) -> Path | None:
+    try:
+        return Path(hf_hub_download(hub_id, card, repo_type="dataset"))
+    except (HTTPError, OSError, ValueError):  # there is none, or no Hub; what datasets does then, it says
+        return None
+
+
+def _files_of(content: Any, is_file: bool = False) -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _files_of(value, is_file or any(word in str(key) for word in ("file", "dir", "path")))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _files_of(value, is_file)
+    elif is_file and isinstance(content, str):
+        yield content
+
+
+def check_saved(name: str, folder: Path) -> None:
+    """Refuses a folder of `save_to_disk` that says that its rows are in files of other folders.
+
+    Raises:
+        RefusedError: Names the file.
+    """
+    if (folder / "dataset_dict.json").is_file():
+        names = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+    else:
+        names = ["."]
+    files = [each for each in names if each != "."]
+    for split in [folder / each for each in names]:
+        state = split / "state.json"
+        if state.is_file():
+            files += [each["filename"] for each in json.loads(state.read_bytes())["_data_files"]]
+    for file in files:
+        if Path(file).name != file or file == "..":
+            raise RefusedError(f"{name} is refused: by its state.json, its rows are in {str(file)[:200]!r}, not in it.")

@@ -1,0 +1,65 @@
+"""Texts of others, as they stand, in Markdown: what a run, a photo's name or a caption says is never markup."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+# What GitHub's and the Hub's dialects read as markup inside of a line (https://github.github.com/gfm/). Brackets and
+# "|" are links, pictures and cells; "$" is mathematics; "#" at the beginning is a heading; "_" inside of a word is "_".
+_MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", '"': "&quot;"}
+_ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # which GitHub makes links of
+_LIST = re.compile(
+    r"^(\d{1,9})([.)](?=\s|$))|^([-+=:](?=\s|\W*$|[-+=:]))"
+)  # at the beginning: a list, a rule, a heading
+LONGEST = 500  # letters of one text; a card is read by people
+
+
+class Markdown(str):
+    """A text that is Markdown already, and stands as it is."""
+
+
+def render_markdown(template: Path, **fields: Any) -> str:
+    """Fills in a template. Whatever it writes is escaped here, at the border, but [`Markdown`]; its filters `code`,
+    `link` and `python` write a text as code, as the address of a link and as a literal of Python.
+
+    Raises:
+        KeyError: A field is missing.
+    """
+    from jinja2 import Environment, FileSystemLoader, UndefinedError  # comes with torch, which graphs do without
+
+    def at_the_border(value: Any) -> str:
+        return value if isinstance(value, Markdown) else escape_markdown(value)
+
+    environment = Environment(loader=FileSystemLoader(template.parent), finalize=at_the_border)
+    environment.filters["code"] = lambda value, in_table=False: Markdown(code_span(value, in_table))
+    environment.filters["link"] = lambda value: Markdown(quote(str(value)))
+    environment.filters["python"] = lambda value: Markdown(json.dumps(str(value)))
+    try:
+        return environment.get_template(template.name).render(**fields)
+    except UndefinedError as error:
+        raise KeyError(str(error)) from error
+
+
+def escape_markdown(value: Any) -> str:
+    """A text in one line of Markdown, which shows as it is: in a paragraph, heading, table cell or link's text.
+
+    Control characters and line breaks become spaces, and more than 500 letters are cut.
+    """
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    text = _MARKUP.sub(lambda found: f"\\{found[0]}", text)
+    text = _LIST.sub(lambda found: f"{found[1] or ''}\\{found[2] or found[3]}", text)
+    text = "".join(_ENTITIES.get(letter, letter) for letter in text)
+    return _ADDRESS.sub(lambda found: f"{found[1] or found[3]}&#{ord(found[2] or found[4])};", text)
+
+
+def code_span(value: Any, in_table: bool = False) -> str:
+    """A text as code in a line of Markdown: between more backquotes than it has in a row."""
+    text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())[:LONGEST]
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padded = f" {text} " if text.startswith("`") or text.endswith("`") or not text else text
+    return f"{fence}{padded.replace('|', chr(92) + '|') if in_table else padded}{fence}"
