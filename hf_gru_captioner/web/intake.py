@@ -168,7 +168,7 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
                         )  # what the archive says of sizes may be a lie
                 except Exception:  # zipfile lets through whatever its decompressors stumble over
                     content = RefusedError(
-                        "This picture of the archive is damaged, encrypted or packed in an unusual way."
+                        "This picture of the archive is damaged or encrypted, or packed in an unusual way."
                     )
                 if isinstance(content, bytes):
                     if len(content) > most:

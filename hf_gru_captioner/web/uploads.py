@@ -64,18 +64,12 @@ class Uploads:
         Raises:
             RefusedError: Not a file of this folder, or too large; said alike whether there is one elsewhere or not.
         """
-        try:
-            is_here = Path(os.path.abspath(path)).is_relative_to(self.folder)
-            real = Path(path).resolve(strict=True) if is_here else None  # of other paths, the disk is asked nothing
-            found = real.lstat() if real and real.is_relative_to(self.folder) else None
-        except (OSError, RuntimeError, ValueError):  # no file, links in a circle, or a null byte in its name
-            found = None
-        if (
-            real is None
-            or found is None
-            or not stat.S_ISREG(found.st_mode)
-            or found.st_size > self.limits.picture_bytes
-        ):
+        real, found = Path(path), None
+        with suppress(OSError, RuntimeError, ValueError):  # no file, links in a circle, or a null byte in its name
+            if Path(os.path.abspath(path)).is_relative_to(self.folder):  # of other paths, the disk is asked nothing
+                real = real.resolve(strict=True)
+                found = real.lstat() if real.is_relative_to(self.folder) else None
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.picture_bytes:
             raise RefusedError(NO_SUCH_PHOTO.format(minutes=self.limits.kept_seconds / 60))
         return real
 

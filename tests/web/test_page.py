@@ -266,7 +266,7 @@ def test_programs_caption_with_the_client(address, expected):
         ({"photo": "nothing"}, "base64"),
         ({"photo": 7}, "base64"),
         ({"photo": "/etc/passwd"}, "base64"),
-        ({"photo": {"path": "/etc/passwd"}}, "base64"),
+        ({"photo": {"path": "/etc/passwd"}}, "is not here"),
         ({"photo": "http://169.254.169.254/latest"}, "not on the public web"),
         ({"num_beams": 10**9}, "num_beams is a whole number from 1 to 10"),
         ({"num_captions": "many"}, "num_captions is a whole number"),
