@@ -7,6 +7,7 @@ read whole, whatever its size, and a client that falls silent it would wait for 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.formparsers import MultiPartException
@@ -23,6 +24,8 @@ UPLOADS = "/upload"  # where Gradio takes files, each within its own limit
 FILE_SIGN = b"filename="  # in the head of each file of an upload
 PATIENCE = 30.0  # seconds that a body may take, and one more for each of
 SLOWEST = 20_000  # bytes
+LINGER_SECONDS = 10.0  # that the rest of a refused body is read and thrown away, and how much of it in
+LINGER_BYTES = 50_000_000
 TOO_LARGE = "This request is too large."
 
 
@@ -55,7 +58,7 @@ class BodyLimit:
         finally:
             body.end()
         if body.refusal is not None and not body.has_begun:
-            await refuse(send, body.refusal.status, body.refusal.message)
+            await refuse(send, body.refusal.status, body.refusal.message, body.drain)
 
 
 class _Body:
@@ -112,6 +115,16 @@ class _Body:
         self.has_begun = True
         await self._send(message)
 
+    async def drain(self) -> None:
+        """Throws away what still comes: a client that is hung up on while it sends never reads why."""
+        left = LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(LINGER_SECONDS, self.limits.patience)):
+                while not self._is_whole and left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self._is_whole = not message.get("more_body")
+
     def end(self) -> None:
         if self._sent is not None:
             self._sent.is_complete = True
@@ -129,8 +142,16 @@ class _TooMuchError(MultiPartException):
         self.status = status
 
 
-async def refuse(send: Send, status: int, text: str) -> None:
+async def refuse(send: Send, status: int, text: str, drain: Callable[[], Awaitable[None]] | None = None) -> None:
     """Answers with a sentence, and hangs up."""
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    content = text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(content)).encode()),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+    await send({"type": "http.response.body", "body": content, "more_body": drain is not None})
+    if drain is not None:
+        await drain()
+        await send({"type": "http.response.body", "body": b""})

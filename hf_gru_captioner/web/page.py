@@ -71,7 +71,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         with decoders, _damaged_is_said():
             content = read()
             picture = open_picture(content, limits)
-            return service.load(content), load_image(content, size=_shown_size(picture, side))
+            return service.load(content), load_image(content, size=shown_size(picture, side))
 
     def look(read: Read, checkpoint: str, *settings) -> str:
         decoding = Decoding(*settings)
@@ -301,7 +301,7 @@ def _damaged_is_said() -> Iterator[None]:
         raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
 
 
-def _shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
+def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
     """Height and width of a picture, upright, within a square."""
     width, height = picture.size
     try:

@@ -10,14 +10,15 @@ from hf_gru_captioner.web.uploads import Uploads
 
 
 def ask(chunks, headers=(), path="/call/caption", limit=10):
-    """Status of the answer, and how many chunks were taken."""
-    taken, sent = [], []
+    """Status of the answer, and how many chunks the app was given."""
+    taken, given, sent = [], [], []
 
     async def app(scope, receive, send):
         body = b""
         while True:
             message = await receive()
             body += message["body"]
+            given.append(message)
             if not message["more_body"]:
                 break
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -32,7 +33,8 @@ def ask(chunks, headers=(), path="/call/caption", limit=10):
 
     scope = {"type": "http", "path": path, "headers": list(headers)}
     asyncio.run(BodyLimit(app, limit)(scope, receive, send))
-    return sent[0]["status"], len(taken)
+    assert not sent[-1].get("more_body")
+    return sent[0]["status"], len(given)
 
 
 def test_what_is_small_enough_goes_through():
@@ -49,7 +51,7 @@ def test_a_length_that_is_no_number_is_refused(length):
 
 
 def test_what_says_nothing_is_read_no_further_than_the_limit():
-    assert ask([b"123456"] * 100) == (413, 2)
+    assert ask([b"123456"] * 100) == (413, 1)
 
 
 def test_uploads_have_a_limit_of_their_own():
