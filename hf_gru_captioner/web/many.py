@@ -46,6 +46,8 @@ def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[
                 yield path.name, content
         except RefusedError as error:
             yield path.name, error
+        except OSError:  # others took long, and uploads are deleted
+            yield path.name, RefusedError("This file was deleted before its turn came. Please send it again.")
 
 
 def caption_all(

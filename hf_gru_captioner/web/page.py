@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
-from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
+from .intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
 from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, Shelf
 from .uploads import uploads
@@ -95,7 +95,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         if path is None:
             return ""
         with as_sentences():
-            return look(lambda: uploads().check(path).read_bytes(), checkpoint, *settings)
+            return look(lambda: uploads().read(path), checkpoint, *settings)
 
     def caption_address(address: str, checkpoint: str, *settings) -> str:
         with as_sentences(), fetched(address or "") as read:
@@ -308,7 +308,7 @@ def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as in open_picture
         orientation = None
-    if orientation in ON_THEIR_SIDE:
+    if orientation in ON_THEIR_SIDE and picture.format != "TIFF":  # whose size Pillow tells as it will be turned
         width, height = height, width
     shrink = min(1.0, side / max(width, height))
     return max(1, round(height * shrink)), max(1, round(width * shrink))
@@ -329,7 +329,9 @@ def _add_api(
             with fetched(photo) as read:
                 return load(service, read)
         if len(photo) > limits.text_bytes:
-            raise RefusedError(too_large(limits))
+            raise RefusedError(
+                f"A photo in base64 has at most {limits.text_bytes / 1e6:.0f} MB; larger ones can be uploaded."
+            )
         return load(service, lambda: decoded(photo))
 
     def decoded(photo: str) -> bytes:

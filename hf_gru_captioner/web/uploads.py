@@ -70,8 +70,22 @@ class Uploads:
                 real = real.resolve(strict=True)
                 found = real.lstat() if real.is_relative_to(self.folder) else None
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.picture_bytes:
-            raise RefusedError(NO_SUCH_PHOTO.format(minutes=self.limits.kept_seconds / 60))
+            raise self._gone()
         return real
+
+    def read(self, path: str) -> bytes:
+        """The content of the file that a visitor's path leads to.
+
+        Raises:
+            RefusedError: As in [`check`].
+        """
+        try:
+            return self.check(path).read_bytes()
+        except OSError:  # its ten minutes ended just now
+            raise self._gone() from None
+
+    def _gone(self) -> RefusedError:
+        return RefusedError(NO_SUCH_PHOTO.format(minutes=self.limits.kept_seconds / 60))
 
     def check_all(self, sent: Any) -> None:
         """Checks every path in what a visitor sent as JSON, however deep; a file's name alone is no path.
