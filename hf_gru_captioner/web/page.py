@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,22 +57,31 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         limits: What strangers may send.
     """
 
-    decoders = threading.Semaphore(NUM_DECODERS)
+    # Threads of their own, not turns: C's allocator keeps what each thread that ever decoded needed.
+    decoders = ThreadPoolExecutor(NUM_DECODERS, "decode")
     fetches = threading.Semaphore(MAX_FETCHES)
 
     def load(service: CaptionService, read: Read) -> Image.Image:
-        """A photo for the encoder; files are read and decoded by a few threads at once, however many callers wait."""
-        with decoders, _damaged_is_said():
+        """A photo for the encoder; files are read and decoded by a few threads, however many callers wait."""
+
+        def work() -> Image.Image:
             content = read()
             open_picture(content, limits)
             return service.load(content)
 
+        with _damaged_is_said():
+            return decoders.submit(work).result()
+
     def load_to_show(service: CaptionService, read: Read, side: int) -> tuple[Image.Image, Image.Image]:
         """A photo for the encoder, and one to show; it is decoded twice rather than held whole while it waits."""
-        with decoders, _damaged_is_said():
+
+        def work() -> tuple[Image.Image, Image.Image]:
             content = read()
             picture = open_picture(content, limits)
             return service.load(content), load_image(content, size=shown_size(picture, side))
+
+        with _damaged_is_said():
+            return decoders.submit(work).result()
 
     def look(read: Read, checkpoint: str, *settings) -> str:
         decoding = Decoding(*settings)
