@@ -1,27 +1,48 @@
 """What a running page bears: callers at the same time, with shared forwards and without.
 
     python benchmarks/serving.py --seconds 20 --threads 1
-    python benchmarks/serving.py --soak 600            # 64 callers for ten minutes, every tenth sends garbage
+    python benchmarks/serving.py --soak 300            # 64 callers for five minutes, every tenth an attacker
 
 Server and callers share the machine. Prints captions a second, waiting times, refusals, and the server's memory before
-and after `--requests` further requests.
+and after `--requests` further requests. The soak compares every caption with the model's own and ends with an error
+when one is wrong, when anything but a refusal is answered, or when the server's memory grows.
 """
 
 import argparse
 import base64
 import io
+import json
 import multiprocessing
 import os
 import random
+import socket
 import statistics
+import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from PIL import Image
 
 from hf_gru_captioner.hub import EXAMPLES
 
 CLIENTS = (1, 8, 32, 64)
+SETTINGS = ["shipped", "beam", 1, 5, 1, 1, 0.9, 24, 0]  # as the page's own endpoints take them
+SIGN = {"_type": "gradio.FileData"}
+PATHS = ("/etc/passwd", "/dev/zero", "/etc", "/nowhere.png", "../../../etc/passwd", "http://127.0.0.1/a.png")
+HARMLESS = "harmless"  # what an attack that is no error came to
+MAY_GROW = 100  # megabytes from the first two thirds of a soak to the last
+REFUSALS = (
+    "base64", "not a picture", "can't be read to its end", "not on the public web", "begins with http",
+    "is a whole number from", "is a number from", "strategy is one of", "no such checkpoint", "is not here",
+    "status 404", "status 413", "million pixels", "too large", HARMLESS,
+)  # fmt: skip
 
 
 def serve(max_batch: int, threads: int, pipe) -> None:
@@ -72,45 +93,195 @@ def drive(client, photos: list[str], clients: int, seconds: float, requests: int
     }
 
 
-def soak(client, photos: list[str], process, seconds: float) -> None:
-    """Prints what photos and garbage were answered with, and the server's memory each minute."""
-    torn = base64.b64encode(base64.b64decode(photos[0])[:5000]).decode()
-    garbage: list[dict] = [
-        {"photo": "%%%"},
-        {"photo": base64.b64encode(os.urandom(5000)).decode()},
-        {"photo": torn},
-        {"photo": "http://127.0.0.1/photo.jpg"},
-        {"photo": "http://[::1]/photo.jpg"},
-        {"photo": photos[0], "num_beams": 99},
-        {"photo": photos[0], "strategy": "psychic"},
-        {"photo": photos[0], "checkpoint": "../../etc/passwd"},
-        {"photo": photos[0], "temperature": "hot"},
-        {"photo": ""},
-    ]
+def soak(client, photos: list[str], process, seconds: float) -> bool:
+    """Prints what photos, garbage and attacks were answered with, and the server's memory; whether all was well."""
+    expected = captions_of(photos)
+    attempts = garbage(client, photos) | attacks(client.src, photos)
     answers: Counter[str] = Counter()
+    failures: list[str] = []
     start = time.monotonic()
     sizes = []
 
     def one(number: int) -> None:
         chance = random.Random(number)
         while time.monotonic() < start + seconds:
-            is_garbage = chance.random() < 0.1
-            request = chance.choice(garbage) if is_garbage else {"photo": chance.choice(photos)}
-            try:
-                client.predict(**request, api_name="/caption")
-                answers["photo: captioned" if not is_garbage else "garbage: captioned"] += 1
-            except Exception as error:
-                answers[f"{'garbage' if is_garbage else 'photo'}: {' '.join(str(error).split())[:110]}"] += 1
+            if chance.random() < 0.1:
+                name = chance.choice(list(attempts))
+                said = answer_to(attempts[name])
+                kind = f"{name}: {said[:90]}"
+                is_well = is_refusal(said)
+            else:
+                photo = chance.choice(photos)
+                way = uploaded if chance.random() < 0.2 else sent_as_text
+                said = answer_to(lambda photo=photo, way=way: way(client.src, photo))
+                is_right = said == expected[photo]
+                kind = f"photo {way.__name__}: {'captioned' if is_right else said[:90]}"
+                is_well = is_right or is_busy(said)
+            answers[kind] += 1
+            if not is_well:
+                failures.append(kind)
+            if is_busy(said):
                 time.sleep(0.05)
 
     with ThreadPoolExecutor(64) as threads:
         running = [threads.submit(one, number) for number in range(64)]
         while not all(each.done() for each in running):
             time.sleep(min(60, seconds / 10))
-            sizes.append(f"{memory(process):.0f}")
-    for answer, count in answers.most_common():
+            sizes.append(memory(process))
+    for each in running:
+        each.result()
+    for answer, count in sorted(answers.items()):
         print(f"{count:7d}  {answer}")
-    print(f"megabytes of the server, a look a tenth of the time or a minute: {', '.join(sizes)}")
+    print(f"megabytes of the server, a look a tenth of the time: {', '.join(f'{size:.0f}' for size in sizes)}")
+    third = max(1, len(sizes) // 3)
+    growth = max(sizes[-third:]) - max(sizes[:-third] or sizes)
+    print(f"{len(failures)} failures; the most memory of the last third is {growth:+.0f} MB from that before")
+    return not failures and growth < MAY_GROW
+
+
+def captions_of(photos: list[str]) -> dict[str, str]:
+    from hf_gru_captioner import Captioner
+    from hf_gru_captioner.web import Decoding
+
+    captioner = Captioner.from_pretrained()
+    settings = Decoding(num_captions=1).generation()
+    return {photo: captioner(base64.b64decode(photo), **settings).text for photo in photos}
+
+
+def answer_to(attempt: Callable[[], str]) -> str:
+    try:
+        return attempt()
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_busy(said: str) -> bool:
+    return "Too many" in said or "queue is full" in said.lower()
+
+
+def is_refusal(said: str) -> bool:
+    return is_busy(said) or any(sentence in said for sentence in REFUSALS)
+
+
+def garbage(client, photos: list[str]) -> dict[str, Callable[[], str]]:
+    """What programs get wrong, by name."""
+    torn = base64.b64encode(base64.b64decode(photos[0])[:5000]).decode()
+    requests: dict[str, dict] = {
+        "no base64": {"photo": "%%%"},
+        "noise": {"photo": base64.b64encode(os.urandom(5000)).decode()},
+        "torn": {"photo": torn},
+        "loopback": {"photo": "http://127.0.0.1/photo.jpg"},
+        "loopback of IPv6": {"photo": "http://[::1]/photo.jpg"},
+        "beams": {"photo": photos[0], "num_beams": 99},
+        "strategy": {"photo": photos[0], "strategy": "psychic"},
+        "checkpoint": {"photo": photos[0], "checkpoint": "../../etc/passwd"},
+        "temperature": {"photo": photos[0], "temperature": "hot"},
+        "nothing": {"photo": ""},
+    }
+    return {
+        name: lambda request=request: str(client.predict(**request, api_name="/caption"))
+        for name, request in requests.items()
+    }
+
+
+def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
+    """What nobody sends by mistake, by name."""
+    many_pixels = io.BytesIO()
+    Image.new("1", (7000, 7000)).save(many_pixels, "PNG")
+    text_of_many = base64.b64encode(many_pixels.getvalue()).decode()
+    too_many_pixels = io.BytesIO()
+    Image.new("1", (8000, 8000)).save(too_many_pixels, "PNG")
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(20):
+            archive.writestr(f"../../{number}<img src=//127.0.0.1/>.png", bytes(30_000_000))
+
+    def path(named: str) -> Callable[[], str]:
+        return lambda: call(address, "caption_photo", [{"path": named}, *SETTINGS])
+
+    def upload_then_caption(name: str, content: bytes) -> str:
+        (own,) = json.loads(upload(address, name, content))
+        return call(address, "caption_photo", [{"path": own}, *SETTINGS])
+
+    def many(name: str, content: bytes) -> str:
+        (own,) = json.loads(upload(address, name, content))
+        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], None, *SETTINGS])
+        return served(found)
+
+    def served(answer: str) -> str:
+        return f"{HARMLESS}: served" if "event: complete" in answer else answer
+
+    def hang_up() -> str:
+        """Half a request, and away."""
+        with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as server:
+            server.sendall(b"POST /gradio_api/call/caption HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
+        return f"{HARMLESS}: hung up"
+
+    doors = (
+        "openapi.json",
+        "gradio_api/proxy=http://127.0.0.1/",
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/vibe-code/",
+    )
+    found: dict[str, Callable[[], str]] = {f"path {named}": path(named) for named in PATHS}
+    found |= {f"door {door}": lambda door=door: ask(address + door) for door in doors}
+    found |= {
+        "many pixels as text": lambda: served(call(address, "caption", [text_of_many, *SETTINGS[1:], "shipped"])),
+        "many pixels": lambda: served(upload_then_caption("a.png", many_pixels.getvalue())),
+        "too many pixels": lambda: upload_then_caption("a.png", too_many_pixels.getvalue()),
+        "too large": lambda: upload(address, "a.png", bytes(21_000_000)),
+        "large text": lambda: call(address, "caption", ["A" * 11_000_000, *SETTINGS[1:], "shipped"]),
+        "archive of zeros": lambda: many("a.zip", bomb.getvalue()),
+        "no archive": lambda: many("a.zip", b"PK"),
+        "hanging up": hang_up,
+        "past the queue": lambda: ask(f"{address}gradio_api/run/caption", b'{"data": [""]}'),
+    }
+    return found
+
+
+def sent_as_text(address: str, photo: str) -> str:
+    return caption_in(call(address, "caption", [photo, "beam", 1, *SETTINGS[3:], "shipped"]))
+
+
+def uploaded(address: str, photo: str) -> str:
+    (path,) = json.loads(upload(address, "photo.jpg", base64.b64decode(photo)))
+    return caption_in(call(address, "caption_photo", [{"path": path, "meta": SIGN}, *SETTINGS]))
+
+
+def caption_in(answer: str) -> str:
+    """The best caption of an answer, or the answer."""
+    data = answer.rpartition("data: ")[2]
+    try:
+        (content,) = json.loads(data)
+        content = json.loads(content) if isinstance(content, str) else content
+        return content["captions"][0]["text"]
+    except (ValueError, TypeError, KeyError):
+        return answer
+
+
+def call(address: str, name: str, data: list) -> str:
+    event = ask(f"{address}gradio_api/call/{name}", json.dumps({"data": data}).encode())
+    if not event.startswith("{"):
+        return event
+    return ask(f"{address}gradio_api/call/{name}/{json.loads(event)['event_id']}")
+
+
+def upload(address: str, name: str, content: bytes) -> str:
+    """From an address of its own, as a proxy would say: the page would soon refuse so many photos of one visitor."""
+    visitor = f"8.8.{random.randrange(256)}.{random.randrange(256)}"
+    head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    headers = {"Content-Type": "multipart/form-data; boundary=cut", "X-Forwarded-For": visitor}
+    return ask(f"{address}gradio_api/upload", head + content + b"\r\n--cut--\r\n", headers)
+
+
+def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> str:
+    """What the server says; before a refusal, its status."""
+    request = urllib.request.Request(url, body, headers or {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}: {error.read().decode()}"
 
 
 def memory(process) -> float:
@@ -127,7 +298,6 @@ def main() -> None:
     parser.add_argument("--soak", type=float, help="seconds of many callers and some garbage instead of the table")
     arguments = parser.parse_args()
     from gradio_client import Client
-    from PIL import Image
 
     photos = []
     for path in sorted(EXAMPLES.glob("*.jpg")):
@@ -140,9 +310,9 @@ def main() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(16, arguments.threads, theirs))
         process.start()
-        soak(Client(ours.recv(), verbose=False), photos, process, arguments.soak)
+        is_well = soak(Client(ours.recv(), verbose=False), photos, process, arguments.soak)
         process.kill()
-        return
+        sys.exit(0 if is_well else 1)
 
     print("| forwards | clients | captions/s | median wait, ms | 95 %, ms | busy | errors |")
     print("|---|---|---|---|---|---|---|")

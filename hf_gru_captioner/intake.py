@@ -35,6 +35,49 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 # Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 
+# IANA's registries of special-purpose addresses (https://www.iana.org/assignments/iana-ipv4-special-registry,
+# .../iana-ipv6-special-registry), of 2025, with multicast and what was reserved later; `ipaddress` knows those of the
+# day when its Python was released. Written out, since a list that is too short lets visitors in.
+NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # shared by a provider's customers
+            "127.0.0.0/8",  # loopback
+            "168.63.129.16/32",  # Azure's host, for its virtual machines; in no registry
+            "169.254.0.0/16",  # link-local; where clouds tell machines their keys
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # protocol assignments
+            "192.0.2.0/24",  # documentation
+            "192.31.196.0/24",  # AS112
+            "192.52.193.0/24",  # AMT
+            "192.88.99.0/24",  # 6to4 relays
+            "192.168.0.0/16",  # private
+            "192.175.48.0/24",  # AS112
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, and broadcast
+            "2001::/23",  # protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4, whose relays are gone
+            "2620:4f:8000::/48",  # AS112
+            "3ffe::/16",  # once the 6bone
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all other IPv6 is special or not given out
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # how a network without IPv4 names an IPv4 address, in the last 32 bits
+ISATAP = 0x5EFE  # bits 64 to 95 of an address, but for one: an IPv4 address in the last 32 as well
+
+MAX_MEMBERS = 10_000  # of an archive, pictures or not: each takes memory before it is looked at
+DIRECTORY_SIGN = b"PK\x01\x02"  # of a member in an archive's table of contents
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may want gigabytes to unpack a few bytes
+
 Resolve = Callable[[str, int], list[str]]
 
 
@@ -52,6 +95,10 @@ class Limits:
         archive_pictures: Pictures in an archive.
         archive_bytes: Of all pictures of an archive, unpacked.
         seconds: To fetch an address, from the first byte to the last, redirects included.
+        text_bytes: Of a request that is no upload, such as a picture in base64.
+        kept_seconds: That an upload stays on the disk.
+        visitor_files, visitor_bytes: That one visitor may upload in this time.
+        uploads_bytes: That all visitors together may upload in this time.
     """
 
     picture_bytes: int = 20_000_000
@@ -59,6 +106,11 @@ class Limits:
     archive_pictures: int = 500
     archive_bytes: int = 500_000_000
     seconds: float = 10.0
+    text_bytes: int = 10_000_000
+    kept_seconds: float = 600.0
+    visitor_files: int = 1000
+    visitor_bytes: int = 500_000_000
+    uploads_bytes: int = 4_000_000_000
 
 
 LIMITS = Limits()
@@ -94,6 +146,9 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
         RefusedError: Not a ZIP archive, no pictures in it, or too many.
     """
     try:
+        num_members = archive.read().count(DIRECTORY_SIGN)
+        if num_members > MAX_MEMBERS:
+            raise RefusedError(f"There are {num_members} files in this archive; {MAX_MEMBERS} can be looked at.")
         with zipfile.ZipFile(archive) as opened:
             members = [info for info in opened.infolist() if _is_picture(info)]
             if not members:
@@ -106,12 +161,16 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
             for info in members:
                 most = min(limits.picture_bytes, left)
                 try:
+                    if info.compress_type not in PACKED:
+                        raise ValueError("packed in an unusual way")
                     with opened.open(info) as file:
                         content: bytes | RefusedError = file.read(
                             most + 1
                         )  # what the archive says of sizes may be a lie
                 except Exception:  # zipfile lets through whatever its decompressors stumble over
-                    content = RefusedError("This picture of the archive is damaged or encrypted.")
+                    content = RefusedError(
+                        "This picture of the archive is damaged or encrypted, or packed in an unusual way."
+                    )
                 if isinstance(content, bytes):
                     if len(content) > most:
                         content = RefusedError(
@@ -208,12 +267,16 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, whatever it is wrapped into."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if ip in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner and not is_public(str(inner)):
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_unspecified and not ip.is_reserved
+        low = int(ip) & 0xFFFFFFFF
+        if ip in NAT64 or (int(ip) >> 32) & 0xFDFFFFFF == ISATAP:  # that one bit says whether the address is unique
+            return (ip in NAT64 or _is_global(ip)) and _is_global(ipaddress.IPv4Address(low))
+    return _is_global(ip)
+
+
+def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if ip.version == 6 and ip not in GLOBAL_UNICAST:
+        return False
+    return not any(ip in network for network in NOT_PUBLIC if network.version == ip.version)
 
 
 def _resolve(host: str, port: int) -> list[str]:

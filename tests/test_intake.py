@@ -1,8 +1,12 @@
+import contextlib
 import http.server
 import io
+import ipaddress
+import itertools
 import socket
 import threading
 import time
+import tracemalloc
 import zipfile
 import zlib
 
@@ -75,6 +79,48 @@ def test_an_archive_is_unpacked_no_further_than_the_limits():
     assert isinstance(content, RefusedError)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_members_that_may_want_gigabytes_to_be_unpacked_are_refused(photo, method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a.png", encoded(photo))
+    content = buffer.getvalue()
+    if method == zipfile.ZIP_LZMA:  # its dictionary is 4 GB
+        start = content.index(b"a.png") + len("a.png") + 4
+        content = content[: start + 1] + b"\xff\xff\xff\xff" + content[start + 5 :]
+    ((_, found),) = read_pictures(io.BytesIO(content))
+    assert "unusual way" in str(found)
+
+
+def test_an_archive_of_very_many_files_is_refused_before_they_are_listed():
+    name = b"a.txt"
+    member = b"PK\x01\x02" + bytes(24) + len(name).to_bytes(2, "little") + bytes(16) + name
+    directory = member * 300_000
+    end = b"PK\x05\x06" + bytes(4) + b"\xff\xff" * 2 + len(directory).to_bytes(4, "little") + bytes(6)
+    tracemalloc.start()
+    with pytest.raises(RefusedError, match="300000 files in this archive; 10000 can be looked at"):
+        list(read_pictures(io.BytesIO(directory + end)))
+    assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../etc/cron.d/a.png",
+        "/etc/a.png",
+        "C:\\Windows\\a.png",
+        "..\\..\\a.png",
+        "a/../../../a.png",
+        "\\\\host\\a.png",
+    ],
+)
+def test_a_member_s_path_leads_nowhere(photo, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [found for found, _ in read_pictures(zipped({name: encoded(photo)}))] == ["a.png"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_or_encrypted_member_is_refused_alone(photo):
     good = encoded(photo)
     buffer = bytearray(zipped({"a.png": good, "b.png": good}).getvalue())
@@ -118,6 +164,61 @@ def test_a_damaged_or_encrypted_member_is_refused_alone(photo):
     ],
 )
 def test_public_addresses_are_told_from_all_others(address, public):
+    assert is_public(address) is public
+
+
+# https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry, as they stood in 2025;
+# multicast from iana-multicast-addresses. Those marked + are reachable from the internet, and still serve no photos.
+IANA = """
+0.0.0.0/8 0.0.0.0/32 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.0/29
+192.0.0.8/32 192.0.0.9/32+ 192.0.0.10/32+ 192.0.0.170/32 192.0.0.171/32 192.0.2.0/24 192.31.196.0/24+ 192.52.193.0/24+
+192.88.99.0/24 192.88.99.2/32 192.168.0.0/16 192.175.48.0/24+ 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4
+240.0.0.0/4 255.255.255.255/32
+::1/128 ::/128 ::ffff:0:0/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001::/23 2001::/32 2001:1::1/128+ 2001:1::2/128+
+2001:1::3/128+ 2001:2::/48 2001:3::/32+ 2001:4:112::/48+ 2001:10::/28 2001:20::/28+ 2001:30::/28+ 2001:db8::/32
+2002::/16 2620:4f:8000::/48+ 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8 3ffe::/16 4000::/3 ::/8
+""".replace("+", "").split()
+
+
+@pytest.mark.parametrize("network", IANA)
+def test_no_special_network_of_iana_is_public(network):
+    network = ipaddress.ip_network(network)
+    middle = network[network.num_addresses // 2]
+    assert not [each for each in (network[0], middle, network[-1]) if is_public(str(each))]
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("168.63.129.16", False),  # Azure's host
+        ("168.63.129.17", True),
+        ("9.255.255.255", True),
+        ("11.0.0.0", True),
+        ("100.63.255.255", True),
+        ("100.128.0.0", True),
+        ("172.15.255.255", True),
+        ("172.32.0.0", True),
+        ("192.88.98.255", True),
+        ("198.17.255.255", True),
+        ("198.20.0.0", True),
+        ("223.255.255.255", True),
+        ("2001:200::1", True),
+        ("2606:4700::1111", True),
+        ("2a00:1450:4001:81b::200e", True),
+        ("2606:4700::5efe:10.0.0.1", False),  # ISATAP
+        ("2606:4700::200:5efe:127.0.0.1", False),
+        ("2606:4700::200:5efe:168.63.129.16", False),
+        ("2606:4700::5efe:8.8.8.8", True),
+        ("fe80::5efe:8.8.8.8", False),
+        ("64:ff9b::8.8.8.8", True),  # NAT64
+        ("64:ff9b::168.63.129.16", False),
+        ("64:ff9b::192.88.99.1", False),
+        ("::ffff:8.8.8.8", False),
+        ("::8.8.8.8", False),
+        ("2002:808:808::", False),
+    ],
+)
+def test_what_python_s_own_table_lacks_is_known_and_neighbours_are_public(address, public):
     assert is_public(address) is public
 
 
@@ -199,6 +300,78 @@ def test_a_body_that_drips_is_cut_off_at_the_deadline(web):
     with pytest.raises(RefusedError, match="too slow"):
         fetch_picture("http://photos.example/drip", Limits(seconds=0.3), resolve=names)
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("what", ["head", "headers", "chunks", "redirects"])
+def test_a_server_that_drips_or_never_ends_is_cut_off_wherever_it_does(monkeypatch, what):
+    """A real server on loopback, byte by byte."""
+    drops = {
+        "head": itertools.chain([b"HTTP/1.1 "], itertools.repeat(b"2")),
+        "headers": itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"X: y\r\n")),
+        "chunks": itertools.chain(
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"], itertools.repeat(b"1\r\nx\r\n")
+        ),
+        "redirects": itertools.chain(
+            [b"HTTP/1.1 302 Found\r\nLocation: http://photos.example/"], itertools.repeat(b"a")
+        ),
+    }[what]
+
+    def serve():
+        client, _ = listening.accept()
+        with client, contextlib.suppress(OSError):
+            client.recv(4096)
+            for drop in drops:
+                client.sendall(drop)
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        monkeypatch.setitem(intake.ADDRESS_PORTS, "http", listening.getsockname()[1])
+        monkeypatch.setattr(intake, "is_public", lambda address: address == "127.0.0.1")
+        start = time.monotonic()
+        with pytest.raises(RefusedError, match=r"too slow|can't be reached"):
+            fetch_picture("http://photos.example/a.png", Limits(seconds=0.5), resolve=names)
+        assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://127.0.0.1/a.png", "http://[::1]/a.png", "http://169.254.169.254/latest/meta-data", "//10.0.0.1/a.png",
+        "http://[::ffff:10.0.0.1]/a.png", "http://0x7f.1/a.png", "http://2130706433/a.png", "http://127.1/", "gopher://a/",
+        "http://photos.example:22/", "http://me@photos.example/", "http://private.example/", "\\\\10.0.0.1\\a.png",
+    ],
+)  # fmt: skip
+def test_a_redirect_that_leads_inside_is_not_followed(monkeypatch, place):
+    """The real test of addresses, on a server of loopback that alone passes for public."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", place)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    public = intake.is_public
+    server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setitem(intake.ADDRESS_PORTS, "http", server.server_port)
+    monkeypatch.setattr(intake, "is_public", lambda address: address == "127.0.0.2" or public(address))
+
+    def resolve(host, port):
+        known = {"photos.example": ["127.0.0.2"], "private.example": ["10.0.0.1"]}
+        return known.get(host) or [found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+    with pytest.raises(RefusedError):
+        fetch_picture("http://photos.example/begin", resolve=resolve)
+    assert all(path in ("/begin", "/a.png", "//10.0.0.1/a.png") or "10.0.0.1" in path for path in asked)
+    assert asked[0] == "/begin"
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_name_without_a_server_is_refused(web, monkeypatch):

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "pipelining": {"captioning", "model"},  # only for type checkers
     "runtime": {"checking", "model", "search"},
     "training": {"checking", "evaluation", "hub"},
-    "web": {"captioning", "intake"},
+    "web": {"captioning", "intake", "model"},
     "cli": {
         "captioning",
         "data",

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from markupsafe import escape
 from PIL import Image
 
 from ..captioning import Caption
 from ..intake import RefusedError
 from .service import BusyError, Captioned
-
-SHOWN_SIDE = 640  # pixels of the longer side of the photo that goes back to the page
 
 
 @contextmanager
@@ -23,7 +22,16 @@ def as_sentences() -> Iterator[None]:
     try:
         yield
     except (RefusedError, BusyError) as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(as_html(str(error)), print_exception=False) from None
+
+
+def as_html(text: str) -> str:
+    """Text from outside, where Gradio takes HTML: in its errors and warnings.
+
+    `escape` is what the report's template escapes with too. An apostrophe does no harm between tags, and programs are
+    answered with the same sentences.
+    """
+    return str(escape(text)).replace("&#39;", "'")
 
 
 def answer_of(captioned: Captioned) -> dict[str, Any]:
@@ -49,10 +57,8 @@ def caption_as_json(caption: Caption) -> dict[str, Any]:
 
 
 def shown_photo(photo: Image.Image) -> dict[str, Any]:
-    """The photo, small, as the page shows it."""
-    shown = photo.copy()
-    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    """The photo as the page shows it."""
     buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=88)
+    photo.save(buffer, "JPEG", quality=88)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return {"photo": f"data:image/jpeg;base64,{data}", "width": shown.width, "height": shown.height}
+    return {"photo": f"data:image/jpeg;base64,{data}", "width": photo.width, "height": photo.height}

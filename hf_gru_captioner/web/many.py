@@ -11,15 +11,30 @@ from PIL import Image
 
 from ..intake import Limits, RefusedError, open_picture, read_pictures
 
-AT_ONCE = 16  # photos that wait for captions together
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # at the beginning of a cell, a spreadsheet would compute it
+AT_ONCE = 8  # photos that wait for captions together; their files are held meanwhile
+# At the beginning of a cell, a spreadsheet would compute it; the wide forms too, in some languages of it.
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Row = tuple[str, str]  # name of the photo, its caption
 Caption = Callable[[bytes], tuple[Image.Image, str]]
 
 
 def pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """Name and content of each photo, those inside of archives too, in the order in which they came."""
+    """Name and content of each photo, those inside of archives too, in the order in which they came.
+
+    Ends with a refusal when there are more of them, in all files together, than an archive may have.
+    """
+    for number, (name, content) in enumerate(_pictures_of(paths, limits)):
+        if number == limits.archive_pictures:
+            yield (
+                name,
+                RefusedError(f"{number} photos are captioned at once; this one and those after it are left out."),
+            )
+            return
+        yield name, content
+
+
+def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
     for path in map(Path, paths):
         try:
             if path.suffix.lower() == ".zip":
@@ -31,6 +46,8 @@ def pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[s
                 yield path.name, content
         except RefusedError as error:
             yield path.name, error
+        except OSError:  # others took long, and uploads are deleted
+            yield path.name, RefusedError("This file was deleted before its turn came. Please send it again.")
 
 
 def caption_all(
@@ -75,4 +92,4 @@ def to_jsonl(rows: Sequence[Row]) -> str:
 
 
 def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA_SIGNS) else cell
+    return f"'{cell}" if cell.lstrip(" ").startswith(FORMULA_SIGNS) else cell

@@ -1,39 +1,50 @@
 """The page: caption a photo and look around in it, compare two ways of captioning it, or caption many and get a table.
 
-Everything that a person can break is checked in `intake`, everything that many people share is in `service`; here is
-only what stands where. The looking around happens in the browser (`viewer.js`), on one answer of the server. Programs
-have typed endpoints of their own, `/caption` and `/stream`.
+Everything that a person can break is checked in `intake`, `uploads`, `bodies` and `doors`, everything that many people
+share is in `service`; here is only what stands where. The looking around happens in the browser (`viewer.js`), on one
+answer of the server. Programs have typed endpoints of their own, `/caption` and `/stream`.
 """
 
 import base64
 import dataclasses
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
-from PIL import Image
+from PIL import ExifTags, Image
 from starlette.middleware import Middleware
 
-from ..intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture, too_large
-from .answers import SHOWN_SIDE, answer_of, as_sentences, shown_photo
+from ..intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
+from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
+from .doors import MAX_CONNECTIONS, Doors, with_patience
 from .many import caption_all, pictures_of, to_csv, to_jsonl
-from .service import BusyError, Decoding, Shelf
+from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, Shelf
+from .uploads import uploads
 
 HERE = Path(__file__).parent
 MAX_WAITING = 64  # callers
 NO_PHOTO = "A photo is a web address, or the file in base64."
 MAX_STREAMS = 4  # callers whose captions grow at the same time
-KEPT_SECONDS = 3600  # that an uploaded file stays on the disk
+MAX_FETCHES = 8  # addresses that are fetched at the same time; each may be 20 MB
+MAX_SESSIONS = 64  # whose last answers Gradio remembers
+SWEEP_SECONDS = 60  # between two looks for old files
+SHOWN_SIDE = 640  # pixels of the longer side of the photo that goes back to the page
+ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF's orientations of photos that are turned by a quarter
 STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
 STANDARD = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
 
-LoadImage = Callable[[Image.Image], Image.Image]
+LoadImage = Callable[..., Image.Image]
+Read = Callable[[], bytes]
 
 
 def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = (), limits: Limits = LIMITS):
@@ -46,33 +57,65 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         limits: What strangers may send.
     """
 
-    def load(content: bytes) -> Image.Image:
-        picture = open_picture(content, limits)
-        try:
-            return load_image(picture)
-        except ValueError:
-            raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
+    # Threads of their own, not turns: C's allocator keeps what each thread that ever decoded needed.
+    decoders = ThreadPoolExecutor(NUM_DECODERS, "decode")
+    fetches = threading.Semaphore(MAX_FETCHES)
 
-    def look(content: bytes, checkpoint: str, *settings) -> str:
-        photo = load(content)
-        answer = answer_of(shelf[checkpoint](photo, Decoding(*settings)))
-        return json.dumps(answer | shown_photo(photo))
+    def load(service: CaptionService, read: Read) -> Image.Image:
+        """A photo for the encoder; files are read and decoded by a few threads, however many callers wait."""
+
+        def work() -> Image.Image:
+            content = read()
+            open_picture(content, limits)
+            return service.load(content)
+
+        with _damaged_is_said():
+            return decoders.submit(work).result()
+
+    def load_to_show(service: CaptionService, read: Read, side: int) -> tuple[Image.Image, Image.Image]:
+        """A photo for the encoder, and one to show; it is decoded twice rather than held whole while it waits."""
+
+        def work() -> tuple[Image.Image, Image.Image]:
+            content = read()
+            picture = open_picture(content, limits)
+            return service.load(content), load_image(content, size=shown_size(picture, side))
+
+        with _damaged_is_said():
+            return decoders.submit(work).result()
+
+    def look(read: Read, checkpoint: str, *settings) -> str:
+        decoding = Decoding(*settings)
+        service = shelf[checkpoint]
+        photo, shown = load_to_show(service, read, SHOWN_SIDE)
+        return json.dumps(answer_of(service(photo, decoding)) | shown_photo(shown))
+
+    @contextmanager
+    def fetched(address: str) -> Iterator[Read]:
+        """The picture of an address, held only as long as this lasts."""
+        if not fetches.acquire(blocking=False):
+            raise BusyError("Too many addresses are being fetched right now. Please try again in a moment.")
+        try:
+            content = fetch_picture(address, limits)
+            yield lambda: content
+        finally:
+            fetches.release()
 
     def caption_photo(path: str | None, checkpoint: str, *settings) -> str:
         """Caption a photo that was uploaded: as /caption, in JSON as text, with the photo as the page shows it."""
         if path is None:
             return ""
         with as_sentences():
-            return look(Path(path).read_bytes(), checkpoint, *settings)
+            return look(lambda: uploads().read(path), checkpoint, *settings)
 
     def caption_there(path: str | None, address: str | None, checkpoint: str, *settings) -> str:
         """Caption what there is: the picture of the address if one is given, else the photo."""
         with as_sentences():
             if address and address.strip():
-                return look(fetch_picture(address, limits), checkpoint, *settings)
+                with fetched(address) as read:
+                    return look(read, checkpoint, *settings)
             if path is None:
                 raise RefusedError("Choose a photo first, or give its web address.")
-            return look(Path(path).read_bytes(), checkpoint, *settings)
+            return look(lambda: uploads().read(path), checkpoint, *settings)
 
     def compare(path: str | None, *settings) -> tuple[str, str]:
         if path is None:
@@ -94,10 +137,10 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
             decoding = dataclasses.replace(Decoding(*settings), num_captions=1)
 
         def caption(content: bytes) -> tuple[Image.Image, str]:
-            photo = load(content)
+            photo, shown = load_to_show(service, lambda: content, SHOWN_SIDE // 2)
             while True:
                 try:
-                    return photo, service(photo, decoding).captions[0].text
+                    return shown, service(photo, decoding).captions[0].text
                 except BusyError:
                     time.sleep(0.1)  # whoever brought a whole folder can wait
 
@@ -105,10 +148,9 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         pictures = pictures_of([*(files or []), *sorted(folder or [])], limits)
         for name, photo, text in progress.tqdm(caption_all(pictures, caption), unit="photos"):
             if photo is None:
-                gr.Warning(f"{name}: {text}")
+                gr.Warning(as_html(f"{name}: {text}"))
                 continue
             rows.append([name, text])
-            photo.thumbnail((SHOWN_SIDE // 2, SHOWN_SIDE // 2))
             shown.append((photo, text))
             if len(rows) % 10 == 0:
                 yield gr.skip(), rows
@@ -120,7 +162,10 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         # in Gradio's own folder, which it clears
         return [save_bytes_to_cache(text.encode(), name, saved.GRADIO_CACHE) for name, text in contents.items()]
 
-    with gr.Blocks(title="GRU captioner", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+    uploads()  # before the first component asks where they are to be
+    with _Page(
+        title="GRU captioner", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, int(limits.kept_seconds))
+    ) as page:
         gr.Markdown("# What does it see?\nA small captioner on a plain CPU. Point at its words to see where it looked.")
         with gr.Tab("One photo"):
             with gr.Row(equal_height=False):
@@ -201,7 +246,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                 concurrency_limit=2,
             )
             save.click(save_table, table, saved, api_visibility="private")
-        _add_api(shelf, load, limits)
+        _add_api(shelf, load, fetched, limits)
     return page
 
 
@@ -216,34 +261,102 @@ def serve(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path], host: 
 
 def launch(page: gr.Blocks, **server) -> None:
     """Begins to serve, with a bound on who waits and on what is uploaded; without share link, monitoring or footer."""
-    page.queue(max_size=MAX_WAITING)
+    uploads().keep_present()
+    page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes by those who wait
     page.launch(
         max_file_size=LIMITS.picture_bytes,
-        app_kwargs={"middleware": [Middleware(BodyLimit, limit=2 * LIMITS.picture_bytes)]},  # base64 takes a third more
+        app_kwargs={
+            "middleware": [
+                Middleware(Doors, uploads=uploads()),
+                Middleware(BodyLimit, limit=LIMITS.text_bytes, uploads=uploads()),
+            ]
+        },
+        state_session_capacity=MAX_SESSIONS,
         share=False,
+        ssr_mode=False,  # a second server in front of this one, which would pass by the doors
         enable_monitoring=False,
         footer_links=[],
         quiet=True,
         prevent_thread_lock=True,
         **server,
     )
+    config: Any = page.server.config  # looked at for each connection
+    config.http_protocol_class = with_patience(config.http_protocol_class)
+    config.limit_concurrency = MAX_CONNECTIONS
 
 
-def _add_api(shelf: Shelf, load: Callable[[bytes], Image.Image], limits: Limits) -> None:
+class _Page(gr.Blocks):
+    """Looks at every path that a visitor names, whichever component or endpoint it is for, before Gradio does."""
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
+        with as_sentences():
+            await anyio.to_thread.run_sync(uploads().check_all, inputs)
+        state = _Forgetful()
+        return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+
+
+class _Forgetful:
+    """In place of a session's state while inputs are looked at: Gradio would keep every photo that came as text, and
+    would go by components as the session has changed them, which are not those that were checked here."""
+
+    def __contains__(self, key: int) -> bool:
+        return False
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        pass
+
+    def _update_value_in_config(self, key: int, value: Any) -> None:
+        pass
+
+
+@contextmanager
+def _damaged_is_said() -> Iterator[None]:
+    try:
+        yield
+    except RefusedError:
+        raise
+    except ValueError:
+        raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
+
+
+def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
+    """Height and width of a picture, upright, within a square."""
+    width, height = picture.size
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as in open_picture
+        orientation = None
+    if orientation in ON_THEIR_SIDE and picture.format != "TIFF":  # whose size Pillow tells as it will be turned
+        width, height = height, width
+    shrink = min(1.0, side / max(width, height))
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def _add_api(
+    shelf: Shelf,
+    load: Callable[[CaptionService, Read], Image.Image],
+    fetched: Callable[[str], AbstractContextManager[Read]],
+    limits: Limits,
+) -> None:
     """The endpoints for programs. Their photos come as text: Gradio checks no path that a typed endpoint is given."""
 
-    def photo_of(photo: str) -> Image.Image:
+    def photo_of(photo: str, service: CaptionService) -> Image.Image:
         if not isinstance(photo, str):
             raise RefusedError(NO_PHOTO)
         if photo.startswith(("http://", "https://")):
-            return load(fetch_picture(photo, limits))
-        if len(photo) > 2 * limits.picture_bytes:
-            raise RefusedError(too_large(limits))
+            with fetched(photo) as read:
+                return load(service, read)
+        if len(photo) > limits.text_bytes:
+            raise RefusedError(
+                f"A photo in base64 has at most {limits.text_bytes / 1e6:.0f} MB; larger ones can be uploaded."
+            )
+        return load(service, lambda: decoded(photo))
+
+    def decoded(photo: str) -> bytes:
         try:
-            content = base64.b64decode(photo.partition("base64,")[2] or photo, validate=True)
+            return base64.b64decode(photo.partition("base64,")[2] or photo, validate=True)
         except ValueError:
             raise RefusedError(NO_PHOTO) from None
-        return load(content)
 
     def caption(
         photo: str,
@@ -265,7 +378,8 @@ def _add_api(shelf: Shelf, load: Callable[[bytes], Image.Image], limits: Limits)
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             decoding = Decoding(*settings)
-            return answer_of(shelf[checkpoint](photo_of(photo), decoding))
+            service = shelf[checkpoint]
+            return answer_of(service(photo_of(photo, service), decoding))
 
     def stream(
         photo: str,
@@ -279,7 +393,8 @@ def _add_api(shelf: Shelf, load: Callable[[bytes], Image.Image], limits: Limits)
             if strategy == "beam":
                 raise RefusedError("A beam search knows its words only at the end: greedy or sample.")
             decoding = Decoding(strategy, num_captions=1, temperature=temperature, max_words=max_words)
-            yield from shelf[checkpoint].stream(photo_of(photo), decoding)
+            service = shelf[checkpoint]
+            yield from service.stream(photo_of(photo, service), decoding)
 
     gr.api(caption, api_name="caption", concurrency_limit=None)
     gr.api(stream, api_name="stream", concurrency_limit=MAX_STREAMS)

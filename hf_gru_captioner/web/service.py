@@ -20,6 +20,8 @@ from ..captioning import Caption, Captioner
 from ..intake import RefusedError
 
 NUM_RIVALS = 5
+NUM_DECODERS = 2  # photos that are decoded at the same time, however many callers there are
+MAX_HELD = 2_000_000  # pixels of a photo that waits; only encoders that see no square of their own take more
 STRATEGIES = ("beam", "greedy", "sample")
 
 
@@ -131,6 +133,18 @@ class CaptionService:
         self._model = threading.Lock()  # streams work beside the thread of the batches
         self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
         self._thread.start()
+
+    def load(self, content: bytes) -> Image.Image:
+        """The bytes of an image file -> the photo as small as the encoder takes it.
+
+        Raises:
+            ValueError: Not an image, or a damaged one.
+        """
+        photo = self.captioner.load_image(content)
+        if photo.width * photo.height > MAX_HELD:
+            shrink = (MAX_HELD / photo.width / photo.height) ** 0.5
+            photo = photo.resize((max(1, int(photo.width * shrink)), max(1, int(photo.height * shrink))))
+        return photo
 
     def __call__(self, image: Image.Image, decoding: Decoding = Decoding()) -> Captioned:
         """Captions one photo; waits for it.

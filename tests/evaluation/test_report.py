@@ -1,8 +1,10 @@
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hf_gru_captioner.evaluation import compare, score_captions
 from hf_gru_captioner.evaluation.report import PHOTO_SIDE, SHEET_SIDE, length_histogram, write_report
 
 IMAGES = 60
+HOSTILE = json.loads((Path(__file__).parents[1] / "hostile_texts.json").read_text())
 VOID = {"meta", "img", "path", "rect", "polyline"}
 
 
@@ -348,3 +351,33 @@ def test_36_photos_with_attention_stay_below_3_mb(make_report, make_photo):
     )
     assert len(page.all("img")) == 72
     assert len(page.html) < 3_000_000
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_text_in_every_field_makes_no_element(rows, make_report, text):
+    """Names, captions, references, ids, settings and decoding of a result file; the tags are those of a tame report."""
+    options = {"attention": lambda position: Image.new("RGB", (9, 9)), "photos_each": 1}
+
+    def report(text):
+        predictions = [f"{caption} {text}" for caption in rows[0]]
+        references = [[*captions, f"{text} {captions[0]}"] for captions in rows[1]]
+        scores = {
+            name: score(captions, references, bootstrap=5, decoding=text)
+            for name, captions in ((f"a{text}", predictions), (f"b{text}", rows[0]))
+        }
+        return make_report(
+            {f"a{text}": predictions, f"b{text}": rows[0]},
+            scores=scores,
+            references=references,
+            image_ids=[f"{text}{number}" for number in range(IMAGES)],
+            settings={text: text, f"{text}2": {text: text}, "list": [text], "number": 1},
+            **options,
+        )
+
+    page, tame = report(text), report("tame")
+    drawn = {"path", "rect", "text", "polyline"}  # of the histogram, since longer captions have more bins
+    tags, expected = ([(tag, sorted(found)) for tag, found in each.tags if tag not in drawn] for each in (page, tame))
+    assert tags == expected
+    assert not {"style"} & {name for tag, found in page.tags if tag in drawn for name in found}
+    assert all(found["src"].startswith("data:image/jpeg;base64,") for found in page.all("img"))
+    assert any(text.strip() in shown for shown in page.texts["dd"])

@@ -48,6 +48,7 @@ def visit(browser, address):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
         page.on("request", lambda request: outside(request.url))
         page.goto(address + path)
         page.wait_for_selector("#photo input[type=file]", state="attached")

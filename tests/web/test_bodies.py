@@ -1,21 +1,25 @@
 """Bodies that are too large are refused, whether they say so or not."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hf_gru_captioner.intake import Limits
 from hf_gru_captioner.web.bodies import BodyLimit
+from hf_gru_captioner.web.uploads import Uploads
 
 
 def ask(chunks, headers=(), path="/call/caption", limit=10):
-    """Status of the answer, and how many chunks were taken."""
-    taken, sent = [], []
+    """Status of the answer, and how many chunks the app was given."""
+    taken, given, sent = [], [], []
 
     async def app(scope, receive, send):
         body = b""
         while True:
             message = await receive()
             body += message["body"]
+            given.append(message)
             if not message["more_body"]:
                 break
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -29,8 +33,10 @@ def ask(chunks, headers=(), path="/call/caption", limit=10):
         sent.append(message)
 
     scope = {"type": "http", "path": path, "headers": list(headers)}
-    asyncio.run(BodyLimit(app, limit)(scope, receive, send))
-    return sent[0]["status"], len(taken)
+    with ThreadPoolExecutor(1) as thread:  # Playwright keeps a running event loop in this one
+        thread.submit(asyncio.run, BodyLimit(app, limit)(scope, receive, send)).result()
+    assert not sent[-1].get("more_body")
+    return sent[0]["status"], len(given)
 
 
 def test_what_is_small_enough_goes_through():
@@ -47,8 +53,63 @@ def test_a_length_that_is_no_number_is_refused(length):
 
 
 def test_what_says_nothing_is_read_no_further_than_the_limit():
-    assert ask([b"123456"] * 100) == (413, 2)
+    assert ask([b"123456"] * 100) == (413, 1)
 
 
 def test_uploads_have_a_limit_of_their_own():
     assert ask([b"123456"] * 3, path="/gradio_api/upload") == (200, 3)
+
+
+def ask_a_server_that_catches_all(chunks, uploads=None, pause=0.0, patience=30.0, path="/call/caption", limit=10):
+    """As Gradio's server does: what goes wrong while it reads becomes an answer of its own. Status and text."""
+    sent = []
+
+    async def app(scope, receive, send):
+        try:
+            while (await receive())["more_body"]:
+                pass
+            status = 200
+        except Exception:
+            status = 400
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"its own"})
+
+    taken = iter(chunks)
+    left = len(chunks)
+
+    async def receive():
+        nonlocal left
+        await asyncio.sleep(pause)
+        left -= 1
+        return {"type": "http.request", "body": next(taken), "more_body": left > 0}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "headers": [], "client": ("203.0.113.1", 1)}
+    with ThreadPoolExecutor(1) as thread:  # Playwright keeps a running event loop in this one
+        thread.submit(asyncio.run, BodyLimit(app, limit, uploads, patience)(scope, receive, send)).result()
+    return sent[0]["status"], sent[1]["body"]
+
+
+def test_what_the_server_makes_of_a_refusal_is_not_said():
+    assert ask_a_server_that_catches_all([b"123456"] * 3) == (413, b"This request is too large.")
+    assert ask_a_server_that_catches_all([b"12", b"34"]) == (200, b"its own")
+
+
+def test_a_body_that_drips_is_refused_and_a_slow_one_that_moves_is_not():
+    assert ask_a_server_that_catches_all([b"1"] * 50, pause=0.02, patience=0.1, limit=99)[0] == 408
+    moving = [bytes(2000)] * 10  # a tenth of a second for each
+    assert ask_a_server_that_catches_all(moving, pause=0.02, patience=0.1, limit=99_999)[0] == 200
+
+
+def test_uploads_are_counted_by_visitor_as_they_come(tmp_path):
+    uploads = Uploads(tmp_path, Limits(visitor_bytes=20, visitor_files=2))
+    path = "/gradio_api/upload"
+    assert ask_a_server_that_catches_all([b"1234567890"], uploads, path=path)[0] == 200
+    status, said = ask_a_server_that_catches_all([b"1234567890"] * 5, uploads, path=path)
+    assert (status, b"MB were sent from here" in said) == (413, True)
+    assert ask_a_server_that_catches_all([b"1"], uploads, path=path)[0] == 413
+    files = Uploads(tmp_path, Limits(visitor_files=2))
+    assert ask_a_server_that_catches_all([b'filename="a" ' * 2], files, path=path)[0] == 200
+    assert ask_a_server_that_catches_all([b'filename="a" ' * 2], files, path=path)[0] == 413

@@ -2,10 +2,11 @@ import csv
 import io
 import zipfile
 
+import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from hf_gru_captioner.intake import LIMITS, RefusedError
+from hf_gru_captioner.intake import LIMITS, Limits, RefusedError
 from hf_gru_captioner.web.many import caption_all, pictures_of, to_csv, to_jsonl
 
 ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]
@@ -31,6 +32,26 @@ def test_files_and_archives_are_captioned_in_their_order(make_photo, tmp_path):
     assert "not a ZIP archive" in refused["bad.zip"]
 
 
+def test_files_that_were_deleted_meanwhile_are_said_and_the_others_captioned(make_photo, tmp_path):
+    make_photo().save(tmp_path / "a.png")
+    paths = [tmp_path / "gone.png", tmp_path / "gone.zip", tmp_path / "a.png"]
+    results = {name: text for name, _, text in caption_all(pictures_of(paths, LIMITS), caption)}
+    assert results["a.png"] == "40 wide"
+    assert "deleted before its turn" in results["gone.png"] == results["gone.zip"]
+
+
+def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_path):
+    """Of all files together, not of each archive."""
+    for number in range(3):
+        make_photo(number).save(tmp_path / f"{number}.png")
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            for other in range(3):
+                archive.write(tmp_path / f"{number}.png", f"{other}.png")
+    found = list(pictures_of(sorted(tmp_path.glob("*.zip")), Limits(archive_pictures=4)))
+    assert [isinstance(content, bytes) for _, content in found] == [True] * 4 + [False]
+    assert "4 photos are captioned at once; this one and those after it are left out" in str(found[-1][1])
+
+
 def test_a_photo_that_can_not_be_decoded_is_refused_alone(make_photo, tmp_path):
     def refuse(content):
         raise RefusedError("torn")
@@ -47,6 +68,13 @@ def test_a_spreadsheet_computes_nothing():
         ["b.png", "'=HYPERLINK(1)"],
         ["ü.png", "一只狗"],
     ]
+
+
+@pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@A1", "\t=1", "\r=1", "\n=1", " =1", "＝1", "＠A1"])
+def test_no_beginning_of_a_formula_begins_a_cell(cell):
+    ((_, first), (name, text)) = csv.reader(io.StringIO(to_csv([(cell, cell)]), newline=""))
+    assert name == text == f"'{cell}"
+    assert first == "caption"
 
 
 def test_datasets_reads_the_table_back(make_photo, tmp_path):

@@ -18,10 +18,12 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 from gradio_client import Client, handle_file
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.model import load_image
+from hf_gru_captioner.web.page import shown_size
 
 DOGS = EXAMPLES / "dogs_lawn.jpg"
 KITTEN = EXAMPLES / "kitten.jpg"
@@ -280,7 +282,7 @@ def test_programs_caption_with_the_client(address, expected):
         ({"photo": "nothing"}, "base64"),
         ({"photo": 7}, "base64"),
         ({"photo": "/etc/passwd"}, "base64"),
-        ({"photo": {"path": "/etc/passwd"}}, "base64"),
+        ({"photo": {"path": "/etc/passwd"}}, "is not here"),
         ({"photo": "http://169.254.169.254/latest"}, "not on the public web"),
         ({"num_beams": 10**9}, "num_beams is a whole number from 1 to 10"),
         ({"num_captions": "many"}, "num_captions is a whole number"),
@@ -332,3 +334,17 @@ def test_a_request_that_says_it_is_huge_is_refused_before_it_is_sent(address):
     connection.endheaders()
     response = connection.getresponse()
     assert (response.status, response.read()) == (413, b"This request is too large.")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_shown_upright_at_its_own_shape(kind, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    Image.new("RGB", (1600, 400)).save(buffer, kind, exif=exif)
+    width, height = load_image(buffer.getvalue()).size
+    shown = shown_size(Image.open(buffer), 640)
+    assert shown == ((160, 640) if width > height else (640, 160))
+    assert shown_size(Image.new("RGB", (300, 1)), 640) == (1, 300)  # never larger than it is
+    assert shown_size(Image.new("RGB", (30_000, 1)), 640) == (1, 640)

@@ -1,0 +1,579 @@
+"""Attacks on a running page: plain HTTP requests, as no browser would send them."""
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import os
+import socket
+import struct
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hf_gru_captioner import Caption
+from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.model import load_image
+from hf_gru_captioner.web import Captioned, Shelf, build_page, launch
+
+HOSTILE = json.loads((Path(__file__).parents[1] / "hostile_texts.json").read_text())
+KITTEN = EXAMPLES / "kitten.jpg"
+SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
+SIGN = {"_type": "gradio.FileData"}
+
+pytestmark = pytest.mark.slow
+
+
+def ask(url, data=None, headers=(), timeout=30) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, data, dict(headers))
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def post(url, content) -> tuple[int, bytes]:
+    return ask(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+
+def upload(address, *files) -> list[str]:
+    """Paths of files on the server, each given by name and content."""
+    status, body = ask(*upload_request(address, files))
+    assert status == 200, body
+    return json.loads(body)
+
+
+def upload_request(address, files):
+    body = b""
+    for name, content in files:
+        body += (
+            f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+            + content
+            + b"\r\n"
+        )
+    return f"{address}gradio_api/upload", body + b"--cut--\r\n", {"Content-Type": "multipart/form-data; boundary=cut"}
+
+
+def join(address, number: int, data) -> str:
+    """What the page's own way of calling, which knows functions by number, is answered with."""
+    session = os.urandom(8).hex()
+    status, body = post(f"{address}gradio_api/queue/join", {"data": data, "fn_index": number, "session_hash": session})
+    if status != 200:
+        return body.decode()
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=30) as lines:
+        for line in lines:
+            if b"process_completed" in line or b"unexpected_error" in line:
+                return without_times(json.loads(line[5:]))
+    raise AssertionError("no answer")
+
+
+def call(address, name: str, data) -> str:
+    status, body = post(f"{address}gradio_api/call/{name}", {"data": data})
+    if status != 200:
+        return body.decode()
+    return ask(f"{address}gradio_api/call/{name}/{json.loads(body)['event_id']}")[1].decode()
+
+
+def without_times(answer) -> str:
+    output = answer.get("output", answer)
+    return json.dumps({name: value for name, value in output.items() if "duration" not in name and name != "title"})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Every kind of path that a visitor may not read, by what is there."""
+    folder = tmp_path_factory.mktemp("server")
+    Image.open(KITTEN).save(folder / "private.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to(folder / "private.png")
+    (folder / "large.png").write_bytes(KITTEN.read_bytes() + bytes(25_000_000))
+    return {
+        "nothing": str(folder / "nothing.png"),
+        "picture": str(folder / "private.png"),
+        "text": "/etc/passwd",
+        "endless": "/dev/zero",
+        "pipe": str(folder / "pipe.png"),
+        "link": str(folder / "link.png"),
+        "folder": str(folder),
+        "large": str(folder / "large.png"),
+        "relative": os.path.relpath(folder / "private.png"),
+        "other user's memory": "/proc/self/environ",
+    }
+
+
+@pytest.fixture
+def traversals(files, address):
+    """The same by ways around, from the folder of uploads."""
+    (own,) = upload(address, ("own.jpg", KITTEN.read_bytes()))
+    root = Path(own).parents[1]
+    within = root / "link.jpg"
+    within.symlink_to(files["picture"])  # as no visitor could make it
+    os.mkfifo(root / "pipe.jpg")
+    yield {
+        "up": f"{root}/../../../..{files['picture']}",
+        "up from a file": f"{own}/../../../../..{files['picture']}",
+        "link among uploads": str(within),
+        "pipe among uploads": str(root / "pipe.jpg"),
+        "folder of uploads": str(root),
+        "folder of one": str(Path(own).parent),
+        "none among uploads": str(Path(own).with_name("other.jpg")),
+        "null": f"{own}\0.jpg",
+        "empty": "",
+        "address": "http://127.0.0.1:9/a.png",
+        "file address": f"file://{files['picture']}",
+        "quoted": urllib.parse.quote(files["picture"], safe=""),
+    }
+    within.unlink()
+    (root / "pipe.jpg").unlink()
+
+
+def functions(address) -> list[dict]:
+    """What the page lists, Gradio's own additions too."""
+    config = json.loads(ask(f"{address}config")[1])
+    kinds = {component["id"]: component for component in config["components"]}
+    return [{**each, "kinds": [kinds[number]["type"] for number in each["inputs"]]} for each in config["dependencies"]]
+
+
+def test_no_endpoint_of_the_page_reads_any_path_or_tells_what_is_there(address, files, traversals):
+    """Every function, every input of it, every path, as a picture is named and as an upload is, or within a list."""
+    asked = 0
+    for function in functions(address):
+        inputs = len(function["inputs"])
+        if not inputs:
+            continue  # it runs in the browser alone
+        answers: dict[str, set[str]] = {}
+        for kind, path in {**files, **traversals}.items():
+            named = {"path": path}, {"path": path, "meta": SIGN}, [{"path": path, "meta": SIGN, "orig_name": "a.jpg"}]
+            for file in (*named, {"data": [[{"path": path, "meta": SIGN}]], "headers": ["file_name", "caption"]}):
+                data = [None] * inputs
+                data[0] = file
+                data[-len(SETTINGS) :] = SETTINGS if inputs > len(SETTINGS) else data[-len(SETTINGS) :]
+                answers.setdefault(join(address, function["id"], data), set()).add(kind)
+                asked += 1
+        assert len(answers) == 1, (function["api_name"], answers)
+        (said,) = answers
+        assert "is not here" in said or "does not accept" in said
+    assert asked > 200
+    assert all(
+        call(address, "caption_photo", [{"path": path}, *SETTINGS]).startswith("event: error")
+        for path in files.values()
+    )
+
+
+def test_one_s_own_upload_and_the_examples_are_read(address):
+    (own,) = upload(address, ("../../a b.jpg", KITTEN.read_bytes()))
+    assert "kitten" not in own
+    answer = call(address, "caption_photo", [{"path": own, "meta": SIGN}, *SETTINGS])
+    assert "captions" in answer
+    example = next(
+        sample["path"]
+        for component in json.loads(ask(f"{address}config")[1])["components"]
+        if component["type"] == "dataset"
+        for (sample,) in component["props"]["samples"]
+    )
+    assert "captions" in call(address, "caption_photo", [{"path": example, "meta": SIGN}, *SETTINGS])
+
+
+def test_uploads_have_names_that_nobody_can_guess(address, tmp_path):
+    content = KITTEN.read_bytes()
+    (own,) = upload(address, ("photo.jpg", content))
+    import hashlib
+
+    plain = {hashlib.new(kind, content).hexdigest() for kind in ("md5", "sha1", "sha256")}
+    assert len(Path(own).parent.name) == 64
+    assert Path(own).parent.name not in plain
+
+
+def test_files_that_are_served_are_the_page_s_own(address, files, traversals):
+    (own,) = upload(address, ("own.jpg", KITTEN.read_bytes()))
+    assert ask(f"{address}gradio_api/file={own}") == (200, KITTEN.read_bytes())
+    answers = {
+        ask(f"{address}gradio_api/file{sign}{urllib.parse.quote(path)}")
+        for path in (*files.values(), *traversals.values(), "https://example.org/a.png", "//example.org/a.png")
+        for sign in "=/"
+    }
+    assert answers == {(404, b"There is nothing here.")}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "openapi.json",
+        "docs",
+        "redoc",
+        "gradio_api/openapi.json",
+        "runs",
+        "monitoring",
+        "monitoring/summary",
+        "login",
+        "gradio_api/token",
+        "gradio_api/proxy=http://127.0.0.1:9/",
+        "gradio_api/proxy=https://x.hf.space/",
+        "gradio_api/vibe-code/",
+        "gradio_api/run-history/buckets",
+        "gradio_api/deep_link",
+        "gradio_api/custom_component/1/client/a/b.js",
+        "gradio_api/component_server",
+        "gradio_api/process_recording",
+        "gradio_api/dev/reload",
+        "gradio_api/stream/1/2/3/playlist.m3u8",
+        "assets/../../../../etc/passwd",
+        "static/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "gradio_api/../etc/passwd",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(address, path):
+    for body in (None, b"{}"):
+        status, answer = ask(f"{address}{path}", body, {"Content-Type": "application/json"})
+        assert status in (403, 404, 405)
+        assert b"root:" not in answer
+
+
+def test_a_call_that_passes_by_the_queue_is_refused(address):
+    photo = base64.b64encode(KITTEN.read_bytes()).decode()
+    data = [photo, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"]
+    for way in ("run", "api"):
+        assert post(f"{address}gradio_api/{way}/caption", {"data": data})[0] == 404
+
+
+def test_every_answer_has_security_headers(address):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=20)
+    for path in ("/", "/config", "/openapi.json", "/gradio_api/info", "/gradio_api/file=/etc/passwd", "/theme.css"):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        policy = dict(each.split(" ", 1) for each in headers["content-security-policy"].split("; "))
+        assert policy["frame-ancestors"] == "'self' https://huggingface.co https://*.hf.space"
+        assert policy["object-src"] == "'none'"
+        assert "http" not in policy["default-src"] + policy["img-src"] + policy["connect-src"] + policy["script-src"]
+
+
+def test_what_the_page_says_of_itself_names_no_folder_but_that_of_its_uploads(address):
+    from hf_gru_captioner.web.uploads import uploads
+
+    for path in ("config", "", "gradio_api/info"):
+        text = ask(f"{address}{path}")[1].decode().replace(str(uploads().folder), "")
+        for folder in (Path.cwd(), Path.home(), EXAMPLES, Path(__file__).parents[2]):
+            assert f"{folder}/" not in text
+
+
+def test_an_oversize_body_in_chunks_is_refused_as_one(address):
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(address).netloc, timeout=20)
+    chunk = b'{"data": ["' + b"a" * 1_000_000
+    connection.putrequest("POST", "/gradio_api/call/caption")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    for _ in range(60):
+        try:
+            connection.send(b"%x\r\n" % len(chunk) + chunk + b"\r\n")
+        except OSError:
+            break
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (413, b"This request is too large.")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A page that waits for clients only half a second."""
+    from hf_gru_captioner.web import bodies, doors, page
+
+    patient = doors.with_patience
+    monkeypatch.setattr(page, "with_patience", lambda protocol: patient(protocol, 0.5))
+    monkeypatch.setattr(bodies.BodyLimit.__init__, "__defaults__", (None, 0.5))
+    blocks = build_page(Shelf(["none"], lambda name: None), load_image)
+    launch(blocks, server_name="127.0.0.1")
+    yield blocks.local_url
+    blocks.close()
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX", b""),
+        (b"POST /gradio_api/call/caption HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{", b"408"),
+        ((b"POST /gradio_api/upload HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+         b"Content-Length: 1000\r\n\r\n--x\r\n"), b"408"),
+    ],
+)  # fmt: skip
+def test_a_client_that_drips_is_cut_off(impatient, begin, said):
+    where = urllib.parse.urlsplit(impatient)
+    with socket.create_connection((where.hostname, where.port), timeout=10) as client:
+        client.sendall(begin)
+        got = b""
+        for _ in range(50):
+            try:
+                client.sendall(b"x" if begin else b"")
+                client.settimeout(0.2)
+                more = client.recv(4096)
+                if not more:
+                    break
+                got += more
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        else:
+            pytest.fail("the server still waits")
+    assert said in got
+    assert ask(impatient)[0] == 200
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(impatient):
+    where = urllib.parse.urlsplit(impatient)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((where.hostname, where.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+        time.sleep(4)
+        client.settimeout(10)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while more := client.recv(1 << 16):
+                got += len(more)
+    assert got < 100 * len(ask(impatient)[1])
+
+
+def narrow_png(side: int) -> bytes:
+    """A picture of one bit a pixel, in a few kilobytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes(-(-side // 8))
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    content = zlib.compress(row * side, 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+SERVE = """
+import os, sys, threading
+from hf_gru_captioner import Captioner
+from hf_gru_captioner.model import load_image
+from hf_gru_captioner.web import Shelf, build_page, launch
+page = build_page(Shelf(["shipped"], lambda name: Captioner.from_pretrained()), load_image)
+launch(page, server_name="127.0.0.1")
+print(page.local_url, flush=True)
+sys.stdin.read()
+"""
+
+
+def highest(process) -> int:
+    """Megabytes that a process had at its largest."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
+
+
+def test_64_callers_with_pictures_of_many_pixels_need_less_than_a_gigabyte():
+    import subprocess
+    import sys
+
+    process = subprocess.Popen([sys.executable, "-c", SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        bomb = base64.b64encode(narrow_png(7000)).decode()
+        small = base64.b64encode(KITTEN.read_bytes()).decode()
+        data = ["greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"]
+        assert "captions" in call(address, "caption", [small, *data])
+        before = highest(process)
+        assert len(bomb) < 12_000
+        (path,) = upload(address, ("bomb.png", base64.b64decode(bomb)))
+
+        def one(number):
+            if number % 2:
+                return call(address, "caption", [bomb, *data])
+            return call(address, "caption_photo", [{"path": path}, *SETTINGS])
+
+        with ThreadPoolExecutor(64) as callers:
+            answers = list(callers.map(one, range(64)))
+        refused = [answer for answer in answers if "captions" not in answer]
+        assert all("Queue is full" in answer or "Too many people" in answer for answer in refused)
+        assert len(refused) < 64
+        added = highest(process) - before
+        assert added < 1000
+        assert "captions" in call(address, "caption", [small, *data])
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def hostile_page():
+    """A page whose model writes what it is told to, under a checkpoint whose name and errors are hostile too."""
+
+    def words(text):
+        return Caption(text, -1.0, (text,), (-1.0,), None, (((text, 0.5), (text, 0.2)),))
+
+    class Service:
+        number = 0
+
+        def load(self, content):
+            return load_image(content, size=(32, 32))
+
+        def __call__(self, photo, decoding=None):
+            Service.number += 1
+            text = HOSTILE[Service.number % len(HOSTILE)]
+            return Captioned([words(text), words(text + "2")][: decoding.captions_written], 1.0, 1.0, 1)
+
+    def fail(name):
+        raise ValueError(HOSTILE[0] + HOSTILE[1] + name)
+
+    shelf = Shelf([HOSTILE[1], HOSTILE[0]], fail, any_name=True, room=100)
+    shelf._services[HOSTILE[1]] = Service()
+    page = build_page(shelf, load_image)
+    launch(page, server_name="127.0.0.1")
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture
+def watched(browser, hostile_page):
+    """The hostile page in a browser; whatever it asks of other servers, or runs, is told."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.taken = []
+    page.on(
+        "request",
+        lambda asked: None if asked.url.startswith((hostile_page, "data:", "blob:")) else page.taken.append(asked.url),
+    )
+    page.on("dialog", lambda dialog: (page.taken.append("dialog"), dialog.dismiss()))
+    page.on("console", lambda said: page.taken.append(said.text) if "Content Security Policy" in said.text else None)
+    page.goto(hostile_page)
+    page.wait_for_selector("#photo input[type=file]", state="attached")
+    yield page
+    assert page.title() == "GRU captioner"
+    assert not page.taken
+    context.close()
+
+
+def foreign_elements(page) -> int:
+    """Elements that only a hostile text could have made."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('*')].flatMap(each =>
+            [each, ...(each.shadowRoot?.querySelectorAll('*') ?? [])]).filter(each =>
+                (each.tagName === 'B' && /bold|mine/.test(each.textContent)) ||
+                [...each.attributes].some(({name, value}) =>
+                    (/^on/.test(name) && /title/.test(value)) ||
+                    (/^(src|href|srcdoc)$/.test(name) &&
+                        /127\\.0\\.0\\.2|javascript:|^x$|title/.test(value)))).length"""
+    )
+
+
+def test_what_looks_for_foreign_elements_finds_them(watched):
+    watched.evaluate("""() => {
+        for (const text of ['<b>bold</b>', '<a href="javascript:1">x</a>', '<p onclick="document.title">'])
+            document.body.insertAdjacentHTML('beforeend', text);
+    }""")
+    assert foreign_elements(watched) == 3
+
+
+def test_hostile_names_and_captions_of_many_photos_stay_text(watched, tmp_path):
+    photo = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(photo, "PNG")
+    archive = tmp_path / "more.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, text in enumerate(HOSTILE):
+            name = text.replace("/", "\u2215")  # else only what follows it is the name
+            file.writestr(f"{name}{number}.png", photo.getvalue())
+            file.writestr(f"{name}{number}bad.png", b"not a picture")
+    watched.get_by_role("tab", name="Many photos").click()
+    watched.locator('input[type=file][accept*="zip"]').set_input_files([archive])
+    watched.get_by_text("more", exact=True).first.wait_for()
+    watched.click("#start")
+    watched.wait_for_selector("#gallery img")
+    watched.get_by_text(
+        '<img src="http:\u2215\u2215127.0.0.2:9\u2215a.png">0bad.png: This is not a picture'
+    ).first.wait_for()
+    assert foreign_elements(watched) == 0
+
+
+def test_hostile_captions_and_alternatives_of_one_photo_stay_text(watched):
+    for number in range(len(HOSTILE)):
+        watched.set_input_files("#photo input[type=file]", KITTEN if number % 2 else EXAMPLES / "dogs_lawn.jpg")
+        watched.wait_for_selector("#viewer [data-word]")
+        watched.click('#viewer [data-word="0"]')
+        assert watched.locator("#viewer .rivals li, #viewer .alternatives li").count() == 2
+        assert foreign_elements(watched) == 0
+        watched.get_by_label("Remove Image").or_(watched.get_by_label("Clear")).first.click()
+
+
+def test_hostile_errors_stay_text_and_are_sentences_for_programs_too(watched, hostile_page):
+    data = ["greedy", 1, 1, 1, 1, 0.9, 5, 0]
+    said = call(hostile_page, "caption", [base64.b64encode(KITTEN.read_bytes()).decode(), *data, "<b>'x'"])
+    assert "<img" not in said
+    assert "&lt;img" in said
+    assert "&lt;b&gt;'x'" in said
+    watched.get_by_text("How it writes").first.click()
+    watched.get_by_label("Checkpoint").first.fill("<b>mine</b>")
+    watched.keyboard.press("Enter")
+    watched.set_input_files("#photo input[type=file]", KITTEN)
+    watched.get_by_text("<b>mine</b>").first.wait_for()
+    assert foreign_elements(watched) == 0
+
+
+def test_formulas_in_the_page_s_table_are_saved_harmless(address):
+    number = next(each["id"] for each in functions(address) if each["api_name"] == "save_table")
+    rows = [
+        ["=cmd|' /C calc'!A0", "+1"],
+        ["@SUM(1)", "\t=1"],
+        ["-2", "\r=3"],
+        [" =1", "a dog"],
+        *([t, t] for t in HOSTILE),
+    ]
+    answer = json.loads(join(address, number, [{"headers": ["file_name", "caption"], "data": rows, "metadata": None}]))
+    saved = {Path(file["path"]).name: file["path"] for file in answer["data"][0]}
+    import csv
+
+    with open(saved["captions.csv"], newline="") as file:
+        cells = [cell for row in list(csv.reader(file))[1:] for cell in row]
+    assert len(cells) == 2 * len(rows)
+    assert not [cell for cell in cells if cell.strip().startswith(("=", "+", "-", "@"))]
+
+
+def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
+    from dataclasses import replace
+
+    from hf_gru_captioner.web.uploads import uploads
+
+    few = replace(uploads().limits, visitor_files=uploads().limits.visitor_files, visitor_bytes=3_000_000)
+    monkeypatch.setattr(uploads(), "_sent", {})
+    monkeypatch.setattr(uploads(), "limits", few)
+    before = {file.name for file in uploads().folder.iterdir() if file.is_file()}
+    upload(address, ("a.jpg", bytes(2_000_000)))
+    status, said = ask(*upload_request(address, [("b.jpg", bytes(2_000_000))]))
+    assert (status, said) == (413, b"More than 3 MB were sent from here in 10 minutes. Please try again later.")
+    assert {file.name for file in uploads().folder.iterdir() if file.is_file()} <= before  # nothing half is left
+    monkeypatch.setattr(uploads(), "_sent", {})
+    monkeypatch.setattr(uploads(), "limits", replace(few, visitor_files=5))
+    status, said = ask(*upload_request(address, [(f"{n}.jpg", b"") for n in range(6)]))
+    assert (status, said) == (413, b"More than 5 files were sent from here in 10 minutes. Please try again later.")
+
+
+def test_sessions_that_are_left_hold_no_photo(address):
+    """Gradio keeps what each of 10,000 sessions sent last."""
+    import gc
+
+    mark = "A" * 100_000
+    number = next(each["id"] for each in functions(address) if each["api_name"] == "caption")
+    for _ in range(5):
+        join(address, number, [mark + os.urandom(4).hex(), "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    gc.collect()
+    from gradio.state_holder import SessionState
+
+    sessions = [each for each in gc.get_objects() if isinstance(each, SessionState)]
+    assert not any(mark in str(session.config_values) for session in sessions)
+    assert len(sessions) < 200
