@@ -231,7 +231,7 @@ def _check_pixel_values(pixel_values: torch.Tensor) -> None:
             f"pixel_values must have the shape (images, channels, height, width), found {tuple(pixel_values.shape)}; "
             "one image is pixel_values[None]."
         )
-    if len(pixel_values) == 0:
+    if pixel_values.shape[0] == 0:  # not len(): an exporter would fix the number of images
         raise ValueError("pixel_values hold no image: pass at least one.")
 
 
