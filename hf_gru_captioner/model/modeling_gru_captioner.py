@@ -537,10 +537,15 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
         return False  # generate() must not make a key-value cache: the state is a GRUCache, made by forward
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
+    def is_activation_checkpointing(self) -> bool:
         """Whether the vision encoder recomputes activations: the flag is transformers' or timm's."""
         names = ("gradient_checkpointing", "grad_checkpointing")
         return any(getattr(module, name, False) is True for module in self.modules() for name in names)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The name of `is_activation_checkpointing` before transformers 5.23."""
+        return self.is_activation_checkpointing
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs):
         self.encoder.vision.backbone._set_gradient_checkpointing(enable, *args, **kwargs)
@@ -720,11 +725,14 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             ignored: Arguments that another release of transformers passes to every model. A warning names them.
 
         Raises:
-            ValueError: When inputs are missing, or their numbers of rows don't fit together.
+            ValueError: When inputs are missing, or their numbers of rows don't fit together, or `cache` is another
+                model's.
         """
         if any(value is not None for value in ignored.values()):
             logger.warning_once(f"{type(self).__name__}.forward ignores {', '.join(sorted(ignored))}.")
         cache = past_key_values if cache is None else cache
+        if cache is not None and not hasattr(cache, "states"):
+            raise ValueError(f"cache must be the GRUCache of an earlier call, found {type(cache).__name__}.")
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = (
@@ -795,6 +803,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         Raises:
             ValueError: There is no image, or `pixel_values` are not a batch `(B, channels, height, width)`. Beginnings
                 `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding.
+                `guidance_scale` is asked for.
         """
         if encoder_outputs is not None:
             encoder_outputs = copy.copy(self._encode(None, encoder_outputs))  # generate() repeats it for each beam
@@ -811,10 +820,17 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         cache = past_key_values if cache is None else cache
         if cache is not None:
             kwargs[CACHE_NAME] = cache
+        self._check_guidance(kwargs.get("guidance_scale"), args[0] if args else kwargs.get("generation_config"))
         if kwargs.get("stop_strings") is not None and kwargs.get("tokenizer") is not None:
             stop = StopAtStrings(kwargs.pop("stop_strings"), kwargs.pop("tokenizer"))
             kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or ()), stop])
         return super().generate(inputs, *args, **kwargs)
+
+    def _check_guidance(self, scale: float | None, generation_config) -> None:
+        """transformers' processor for it calls the model with tokens alone, and no caption is without an image."""
+        scale = getattr(generation_config or self.generation_config, "guidance_scale", None) if scale is None else scale
+        if scale not in (None, 1):
+            raise ValueError(f"captions can't be written with guidance_scale (found {scale}): leave it out.")
 
     def _encode(self, pixel_values, encoder_outputs) -> GRUCaptionerEncoderOutput:
         if encoder_outputs is None:

@@ -32,6 +32,15 @@ def _flatten(images) -> list[ImageSource]:
     return [each for one in images for each in (_flatten(one) if isinstance(one, list | tuple) else [one])]
 
 
+def _merge(settings: dict[str, Any], names: set[str], grouped: dict[str, Any] | None, group: str) -> dict[str, Any]:
+    """Settings of these names and those of the group; refuses one that is given in both, where one would be lost."""
+    named = {name: value for name, value in settings.items() if name in names}
+    twice = sorted(named.keys() & (grouped or {}).keys())
+    if twice:
+        raise ValueError(f"{twice[0]} is given twice: pass it by name or in {group}, not both.")
+    return named | (grouped or {})
+
+
 class GRUCaptionerProcessor(ProcessorMixin):
     """Wraps an image processor and a caption tokenizer into the one object that a captioner needs.
 
@@ -137,7 +146,8 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
         Raises:
             TypeError: A setting that neither the image processor nor the tokenizer has.
-            ValueError: Nothing to process, or captions of different lengths that `padding=False` leaves so.
+            ValueError: Nothing to process, a setting given both by name and in `images_kwargs` or `text_kwargs`, or
+                captions of different lengths that `padding=False` leaves so.
         """
         if images is None and text is None:
             raise ValueError("pass images, text (captions), or both.")
@@ -147,8 +157,8 @@ class GRUCaptionerProcessor(ProcessorMixin):
         unknown = sorted(settings.keys() - IMAGE_SETTINGS - TEXT_SETTINGS)
         if unknown:
             raise TypeError(f"the processor has no setting {unknown[0]!r}.")
-        of_images = {name: value for name, value in settings.items() if name in IMAGE_SETTINGS} | (images_kwargs or {})
-        of_text = {name: value for name, value in settings.items() if name in TEXT_SETTINGS} | (text_kwargs or {})
+        of_images = _merge(settings, IMAGE_SETTINGS, images_kwargs, "images_kwargs")
+        of_text = _merge(settings, TEXT_SETTINGS, text_kwargs, "text_kwargs")
         inputs = BatchFeature()
         if images is not None:
             pixel_values = self._pixel_values(images, of_images)

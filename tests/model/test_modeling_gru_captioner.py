@@ -12,6 +12,8 @@ from transformers import (
     ConvNextConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DynamicCache,
+    GenerationConfig,
     ResNetConfig,
     SwinConfig,
     TimmWrapperConfig,
@@ -22,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import find_labels
 
 from hf_gru_captioner.model import GRUCache, GRUCaptionerForConditionalGeneration
+from hf_gru_captioner.model.configuration_gru_captioner import TOKEN_IDS
 from hf_gru_captioner.model.modeling_gru_captioner import IGNORE_INDEX
 
 ATTENTION_TYPES = ("none", "additive", "multihead")
@@ -746,9 +749,7 @@ def test_gradient_checkpointing_of_the_encoder_saves_memory_not_gradients(make_m
         if checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable()  # renamed in transformers 5.23
-            assert model.is_gradient_checkpointing
-        else:
-            assert not model.is_gradient_checkpointing
+        assert model.is_gradient_checkpointing is model.is_activation_checkpointing is checkpointing
         torch.manual_seed(0)
         saved = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
@@ -776,6 +777,7 @@ def test_a_model_says_whether_its_encoder_can_checkpoint_gradients(make_model, e
     model = make_model(encoder_config=encoder_config)
     assert model.supports_gradient_checkpointing is can
     assert not model.is_gradient_checkpointing
+    assert not model.is_activation_checkpointing
     if not can:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         with pytest.raises(ValueError, match="does not support"):
@@ -848,3 +850,30 @@ def test_half_precision_runs_end_to_end(model, dtype):
     sequences = model.generate(pixel_values=pixel_values, num_beams=2, max_new_tokens=4)
     assert sequences.shape[0] == 2
     assert model(pixel_values=pixel_values, labels=random_labels(model)).loss.isfinite()
+
+
+def test_a_cache_of_another_kind_is_refused_by_name(model):
+    inputs = {"pixel_values": torch.randn(1, 3, 96, 96), "decoder_input_ids": torch.zeros(1, 1, dtype=torch.long)}
+    for name in ("cache", "past_key_values"):
+        with pytest.raises(ValueError, match="cache must be the GRUCache of an earlier call, found DynamicCache"):
+            model(**inputs, **{name: DynamicCache()})
+        with pytest.raises(ValueError, match="found DynamicCache"):
+            model.generate(pixel_values=inputs["pixel_values"], max_new_tokens=2, **{name: DynamicCache()})
+
+
+def test_guidance_is_refused_wherever_it_is_asked_for(model):
+    pixel_values = torch.randn(1, 3, 96, 96)
+    ids = {name: getattr(model.config, name) for name in TOKEN_IDS}
+    guided = GenerationConfig(max_new_tokens=2, guidance_scale=1.5, **ids)
+    refused = pytest.raises(ValueError, match=r"can't be written with guidance_scale \(found 1.5\): leave it out")
+    with refused:
+        model.generate(pixel_values=pixel_values, guidance_scale=1.5)
+    with refused:
+        model.generate(pixel_values=pixel_values, generation_config=guided)
+    with refused:
+        model.generate(pixel_values, guided)
+    unguided = model.generate(pixel_values=pixel_values, max_new_tokens=2, guidance_scale=1)
+    model.generation_config = guided
+    with refused:
+        model.generate(pixel_values=pixel_values)
+    assert torch.equal(model.generate(pixel_values=pixel_values, guidance_scale=1.0), unguided)

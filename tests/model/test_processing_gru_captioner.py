@@ -220,6 +220,15 @@ def test_a_call_takes_what_every_processor_of_transformers_takes(processor, phot
         processor(text=captions, paddding=True)
 
 
+def test_a_setting_given_by_name_and_in_a_group_is_refused_where_one_would_be_lost(processor, photo):
+    with pytest.raises(ValueError, match="do_rescale is given twice: pass it by name or in images_kwargs, not both"):
+        processor(photo, do_rescale=True, images_kwargs={"do_rescale": False})
+    with pytest.raises(ValueError, match="padding is given twice: pass it by name or in text_kwargs, not both"):
+        processor(text="a dog", padding=True, text_kwargs={"padding": "do_not_pad"})
+    both = processor(text="a dog", max_length=5, text_kwargs={"padding": "max_length"})
+    assert both.labels.shape == (1, 5)  # different ones go together
+
+
 def test_decoder_input_ids_are_the_beginning_that_the_model_itself_makes_of_the_labels(processor, model):
     inputs = processor(text=["A dog runs .", "A brown dog runs through the grass .", ""])
     expected = model.prepare_decoder_input_ids_from_labels(inputs.labels)
