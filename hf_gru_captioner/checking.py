@@ -33,7 +33,7 @@ MOST_BYTES = {
 MOST_LAYERS = 1000
 MOST_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
 MOST_WEIGHTS = 50_000  # tensors
-MOST_LETTERS = 1000  # of a token
+MOST_CHARACTERS = 1000  # of a token
 MOST_ADDED_TOKENS = 5000
 MOST_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
 TOKENIZER = {
@@ -41,7 +41,7 @@ TOKENIZER = {
     *("decoder", "model"),
 }
 MOST_STEPS = 20  # of a decoder or normalizer
-MOST_PATTERN = 500  # letters of a regular expression
+MOST_PATTERN = 500  # characters of a regular expression
 MOST_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
 MOST_PADDING = 10_000  # tokens
 MOST_BAD_WORDS = 10_000  # tokens of all sequences that captions may not hold
@@ -131,7 +131,7 @@ def check_encoder(name: str, config: Mapping[str, Any]) -> None:
         if setting in ARCHITECTURES and value is not None:
             leads = not isinstance(value, str) or not PLAIN_NAME.fullmatch(value)
         if "_implementation" in setting:
-            leads = value not in IMPLEMENTATIONS
+            leads = value not in IMPLEMENTATIONS and not isinstance(value, bool)  # `_attn_implementation_autoset`
         if leads:
             raise ValueError(
                 f"{name} is refused: {setting} in its config.json, {_short(value)!r}, leads out of the checkpoint. An "
@@ -184,7 +184,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
-    """Refuses settings of generate() that never end, take all memory, or ask for what no checkpoint may ask for.
+    """Refuses settings of generate() that never end, take all memory, or are not for a checkpoint to bring.
 
     Raises:
         ValueError: Names the setting, and the checkpoint if its name is given.
@@ -196,9 +196,9 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
             raise ValueError(f"{setting}{of_name} is a whole number from 1 to {most:,}, found {_short(value)}.")
     check_length_penalty(settings.get("length_penalty"), of_name)
     for setting, value in settings.items():
-        is_off = value is None or value in (0, 1, 1.0, "", [], {})
+        is_off = value is not True and value in (None, 0, 1, "", [], {})
         if setting not in GENERATION and not is_off:
-            raise ValueError(f"{setting[:60]}{of_name} is no setting that a checkpoint may ask for.")
+            raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may bring.")
     for setting in ("bad_words_ids", "sequence_bias"):
         if sum(1 for _ in _settings(settings.get(setting))) > MOST_BAD_WORDS:
             raise ValueError(f"{setting}{of_name} has more than {MOST_BAD_WORDS:,} tokens.")
@@ -235,8 +235,8 @@ def check_tokenizer(content: Mapping[str, Any], vocab_size: int | None = None) -
     others = {name: part for name, part in content.items() if name not in ("model", "added_tokens")}
     if sum(1 for _ in itertools.islice(_containers(others), MOST_PARTS + 1)) > MOST_PARTS:
         raise ValueError(f"tokenizer.json has more than {MOST_PARTS:,} parts")
-    if any(len(str(token)) > MOST_LETTERS for token in _tokens(vocabulary, added)):
-        raise ValueError(f"tokenizer.json has a token of more than {MOST_LETTERS:,} letters")
+    if any(len(str(token)) > MOST_CHARACTERS for token in _tokens(vocabulary, added)):
+        raise ValueError(f"tokenizer.json has a token of more than {MOST_CHARACTERS:,} characters")
     for setting, value in _settings([content.get("padding"), content.get("truncation")]):
         if _is_number(value) and value > MOST_PADDING:
             raise ValueError(f"{setting[:60]} in tokenizer.json is more than {MOST_PADDING:,}")

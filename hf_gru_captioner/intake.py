@@ -27,10 +27,11 @@ from urllib.parse import urljoin, urlsplit
 from PIL import Image
 
 ADDRESS_PORTS = {"http": 80, "https": 443}
+ADDRESSES = tuple(f"{scheme}://" for scheme in ADDRESS_PORTS)  # how they begin
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 4
 CHUNK = 1 << 16  # bytes
-MAX_CAPTION = 10_000  # letters; more is no sentence, and some metrics take its square
+MAX_CAPTION = 10_000  # characters; more is not a sentence, and some metrics take time by its square
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 # Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")

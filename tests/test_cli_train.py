@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, TimmWrapperConfig
 
-from hf_gru_captioner import Captioner
+from hf_gru_captioner import Captioner, training
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.assembly import Assembly, read_config
 from hf_gru_captioner.data import RegionCache
@@ -45,6 +46,7 @@ def knobs(make_dataset, tmp_path):
         "optimization.epochs": 2,
         "optimization.images_per_step": 2,
         "optimization.checkpoint_precision": "float32",
+        "optimization.mixed_precision": "no",  # auto might choose another each time, and Accelerate has one a process
         "validation.num_beams": 2,
         "validation.max_new_tokens": 9,
         "validation.shown": 2,
@@ -189,6 +191,29 @@ def test_other_knobs_do_not_go_into_the_folder_of_a_run(knobs, capsys, tmp_path)
     code, _, errors = run("train", elsewhere, capsys)
     assert code == 2
     assert "run has a checkpoint of something else: name another output_dir" in errors[0]
+
+
+@pytest.fixture
+def fresh_state():
+    """Forgets Accelerate's precision, which a process can't change, before a run and behind the test."""
+    yield AcceleratorState._reset_state
+    AcceleratorState._reset_state()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(knobs, fresh_state, capsys, monkeypatch, tmp_path):
+    settings = {**knobs, "optimization.epochs": 1, "optimization.mixed_precision": "auto"}
+    fresh_state()
+    monkeypatch.setattr(training, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
+    code, output, _ = run("train", settings, capsys)
+    assert (code, "precision       bf16, which is said here" in output) == (0, True)
+    assert "mixed_precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
+    monkeypatch.setattr(training, "fastest_precision", lambda device: ("no", "fp32"))
+    fresh_state()
+    code, output, _ = run("train", settings, capsys)
+    assert (code, "precision       bf16, as this run began" in output) == (0, True)
+    fresh_state()
+    code, _, errors = run("train", {**settings, "optimization.mixed_precision": "no"}, capsys)
+    assert (code, "optimization.mixed_precision was bf16, is no" in errors[0]) == (2, True)
 
 
 def test_other_photos_are_another_run(knobs, make_dataset, capsys, tmp_path):

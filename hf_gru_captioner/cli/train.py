@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
         check_name(config.push_to_hub)
     output_dir = Path(config.output_dir)
     precision = _precision(config)
+    resolved = _with_precision(resolved, precision)
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=None if config.tracker == "none" or config.dry_run else config.tracker,
@@ -117,7 +118,10 @@ def _fit(assembly, resolved: str, energy_meter) -> int:
 
 
 def _precision(config) -> str:
-    """That of the configuration; for "auto" the first process measures and tells the others."""
+    """That of the configuration; for "auto" that which the run in the output folder began with, else the fastest.
+
+    The first process looks and measures, and tells the others.
+    """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
@@ -126,10 +130,33 @@ def _precision(config) -> str:
     if config.optimization.mixed_precision != "auto":
         return config.optimization.mixed_precision
     state = PartialState(timeout=TIMEOUT)
-    chosen = list(fastest_precision(state.device) if state.is_main_process else ("", ""))
+    chosen = ["", ""]
+    if state.is_main_process:
+        begun = _begun_precision(Path(config.output_dir))
+        chosen = [begun, f"{begun}, as this run began"] if begun else list(fastest_precision(state.device))
     broadcast_object_list(chosen)
     state.print(f"precision       {chosen[1]}")
     return chosen[0]
+
+
+def _begun_precision(output_dir: Path) -> str | None:
+    """The precision of the run in the output folder, by its config.yaml; None where there is none."""
+    import yaml
+
+    try:
+        precision = yaml.safe_load((output_dir / "config.yaml").read_text())["optimization"]["mixed_precision"]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError):
+        return None  # a damaged file is refused when the folder is claimed
+    return precision if precision in ("no", "bf16", "fp16") else None
+
+
+def _with_precision(resolved: str, precision: str) -> str:
+    """The configuration with what "auto" chose: a run that goes on must not measure again and choose otherwise."""
+    import yaml
+
+    options = yaml.safe_load(resolved)
+    options["optimization"]["mixed_precision"] = precision
+    return yaml.safe_dump(options, sort_keys=False)
 
 
 @contextmanager
@@ -260,10 +287,8 @@ def _training_record(assembly, resolved: str):
     if not assembly.config.data.streaming:
         photos, captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
     processes = assembly.accelerator.num_processes
-    options = yaml.safe_load(resolved)
-    options["optimization"]["mixed_precision"] = assembly.accelerator.mixed_precision  # what auto chose
     return TrainingRecord(
-        options,
+        yaml.safe_load(resolved),
         photos=photos,
         captions=captions,
         processes=processes,

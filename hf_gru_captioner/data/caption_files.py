@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..intake import MAX_CAPTION
+from ..intake import ADDRESSES, MAX_CAPTION
 
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
@@ -149,7 +149,7 @@ def find_photos(
     bare_names_are_unique = len(names) == len({photo.path for photo in photos})
     found = []
     for photo in photos:
-        if photo.path.startswith(("http://", "https://")):
+        if photo.path.startswith(ADDRESSES):
             found.append(FoundPhoto(photo.path, photo.captions, photo.image_id, 0, 0))
             continue
         leads_out = os.path.isabs(photo.path) or ".." in Path(photo.path).parts
@@ -187,7 +187,7 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
     """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out.
 
     Raises:
-        ValueError: A caption is no text, or one of more than 10,000 letters.
+        ValueError: A caption is not text, or has more than 10,000 characters.
     """
     captions: list[str] = []
     for cell in cells:
@@ -201,7 +201,7 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
             if not isinstance(text, str):
                 raise ValueError(f"a caption is a text, found {_shown(text)}.")
             if len(text) > MAX_CAPTION:
-                raise ValueError(f"a caption has {len(text):,} letters, more than {MAX_CAPTION:,}.")
+                raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
             if text.strip():
                 captions.append(text.strip())
     return captions

@@ -18,9 +18,8 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
-from ..intake import RefusedError, fetch_picture
+from ..intake import ADDRESSES, RefusedError, fetch_picture
 
-ADDRESSES = ("http://", "https://")
 CARDS = ("README.md", ".huggingface.yaml")  # that say which files a data set is of
 
 
@@ -45,7 +44,7 @@ class Origin(NamedTuple):
             return b"", f"{path}: not a file of this data set; a table of your own (CSV, JSON lines) may name it"
         try:
             if "::" not in path and "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
-                return b"", f"{path}: no file but a folder, a pipe, a socket or a device"  # which might never end
+                return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # which might never end
             with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
                 return file.read(), None
         except (OSError, ValueError) as error:  # a ValueError is of a null byte in the name

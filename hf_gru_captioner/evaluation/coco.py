@@ -122,7 +122,7 @@ def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
             case {"image_id": int() | str() as image_id, "caption": str() as caption}:
                 if len(caption) > MAX_CAPTION:
                     raise ValueError(
-                        f"{path}: row {number} has a caption of {len(caption):,} letters, more than {MAX_CAPTION:,}."
+                        f"{path}: row {number} has a caption of {len(caption):,} characters, more than {MAX_CAPTION:,}."
                     )
                 yield _text(path, str(image_id)), _text(path, caption)
             case _:

@@ -14,7 +14,7 @@ _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # which
 _LIST = re.compile(
     r"^(\d{1,9})([.)](?=\s|$))|^([-+=:](?=\s|\W*$|[-+=:]))"
 )  # at the beginning: a list, a rule, a heading
-LONGEST = 500  # letters of one text; a card is read by people
+LONGEST = 500  # characters of one text; a card is read by people
 
 
 class Markdown(str):
@@ -46,7 +46,7 @@ def render_markdown(template: Path, **fields: Any) -> str:
 def escape_markdown(value: Any) -> str:
     """A text in one line of Markdown, which shows as it is: in a paragraph, heading, table cell or link's text.
 
-    Control characters and line breaks become spaces, and more than 500 letters are cut.
+    Control characters and line breaks become spaces, and more than 500 characters are cut.
     """
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     text = " ".join(text.split())

@@ -1,5 +1,6 @@
 """The demo as a Gradio Space of the Hub: the page, this package and a checkpoint, side by side."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[
         ValueError: A file is a link that leads outside of the folder.
     """
     header = (DEMO / "README.md").read_text()
-    header = re.sub("(?m)^license: .*$", f"license: {license_of(checkpoint)}", header, count=1)  # that of the weights
+    licence = json.dumps(license_of(checkpoint))  # that of the weights; whatever it says, one string of YAML
+    header = re.sub("(?m)^license: .*$", lambda _: f"license: {licence}", header, count=1)
     files: dict[str, Content] = {path.name: path for path in (DEMO / "app.py", DEMO / "requirements.txt")}
     files["README.md"] = header.encode()
     files |= {f"checkpoint/{name}": content for name, content in card.items()}

@@ -21,7 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 UPLOADS = "/upload"  # where Gradio takes files, each within its own limit
-FILE_SIGN = b"filename="  # in the head of each file of an upload
+PART_HEADER = b"content-disposition"  # of each part of an upload, in letters of any case
 PATIENCE = 30.0  # seconds that a body may take, and one more for each of
 SLOWEST = 20_000  # bytes
 LINGER_SECONDS = 10.0  # that the rest of a refused body is read and thrown away, and how much of it in
@@ -76,6 +76,7 @@ class _Body:
         self._uploads = limits.uploads if scope["path"].endswith(UPLOADS) else None
         self._visitor = visitor_of(scope) if self._uploads else ""
         self._sent: Any = None
+        self._end = b""  # of what came so far: a header may be split between two messages
 
     def begin(self) -> None:
         lengths = [value for name, value in self.scope["headers"] if name == b"content-length"]
@@ -104,7 +105,7 @@ class _Body:
             self._refuse(413, TOO_LARGE)
         if self._uploads:
             try:
-                self._uploads.count(self._visitor, self._sent, len(content), content.count(FILE_SIGN))
+                self._uploads.count(self._visitor, self._sent, len(content), self._count_parts(content))
             except RefusedError as error:
                 self._refuse(413, str(error))
         return message
@@ -128,6 +129,11 @@ class _Body:
     def end(self) -> None:
         if self._sent is not None:
             self._sent.is_complete = True
+
+    def _count_parts(self, content: bytes) -> int:
+        together = self._end + content.lower()
+        self._end = together[1 - len(PART_HEADER) :]
+        return together.count(PART_HEADER)
 
     def _refuse(self, status: int, text: str) -> None:
         self.refusal = _TooMuchError(status, text)

@@ -22,7 +22,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import ExifTags, Image
 from starlette.middleware import Middleware
 
-from ..intake import LIMITS, Limits, RefusedError, fetch_picture, open_picture
+from ..intake import ADDRESSES, LIMITS, Limits, RefusedError, fetch_picture, open_picture
 from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
@@ -343,7 +343,7 @@ def _add_api(
     def photo_of(photo: str, service: CaptionService) -> Image.Image:
         if not isinstance(photo, str):
             raise RefusedError(NO_PHOTO)
-        if photo.startswith(("http://", "https://")):
+        if photo.startswith(ADDRESSES):
             with fetched(photo) as read:
                 return load(service, read)
         if len(photo) > limits.text_bytes:

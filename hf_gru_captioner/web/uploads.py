@@ -112,8 +112,9 @@ class Uploads:
         with self._lock:
             self._forget()
             sent = Sent(time.monotonic())
-            self._sent.setdefault(visitor, []).append(sent)
         self.count(visitor, sent, 0, 0)
+        with self._lock:
+            self._sent.setdefault(visitor, []).append(sent)
         return sent
 
     def count(self, visitor: str, sent: Sent, num_bytes: int, num_files: int) -> None:

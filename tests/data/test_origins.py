@@ -273,5 +273,5 @@ def test_a_caption_that_is_no_sentence_is_left_out(png, write, read):
     folder = write(
         {"image": images, "caption": ["a dog", "word " * 200_000]}, {"image": Image(), "caption": Value("string")}
     )
-    with pytest.warns(UserWarning, match="a caption has 1,000,000 letters, more than 10,000"):
+    with pytest.warns(UserWarning, match="a caption has 1,000,000 characters, more than 10,000"):
         assert [row["captions"] for row in read(folder, "test", max_skipped=0.5)] == [["a dog"]]

@@ -148,5 +148,5 @@ def test_a_caption_that_is_no_sentence_is_refused(tmp_path, read):
     """Longest common subsequences of two of a million words would never end."""
     rows = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "word " * 200_000}]
     (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_results else {"annotations": rows}))
-    with pytest.raises(ValueError, match="row 2 has a caption of 1,000,000 letters, more than 10,000"):
+    with pytest.raises(ValueError, match="row 2 has a caption of 1,000,000 characters, more than 10,000"):
         read(tmp_path / "captions.json")

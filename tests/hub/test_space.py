@@ -60,8 +60,17 @@ def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, che
 def test_the_licence_of_a_space_is_that_of_its_weights(checkpoint):
     for folder, name in ((SHIPPED_CHECKPOINT, "cc-by-nc-4.0"), (checkpoint, "other")):
         header = files_of_space(folder, CARD)["README.md"].decode()
-        assert f"\nlicense: {name}\n" in header
+        assert f'\nlicense: "{name}"\n' in header
         assert header.count("\nlicense: ") == 1
+
+
+@pytest.mark.parametrize("text", ["mit\nsdk: docker", "mit\n---\n# else", "\\1 \\q", 'a "quoted" one', "a: {b"])
+def test_a_licence_says_nothing_else_in_the_header_of_a_space(checkpoint, tmp_path, text):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "license": text}))
+    (tmp_path / "README.md").write_bytes(files_of_space(checkpoint, CARD)["README.md"])
+    expected = metadata_load(ROOT / "demo" / "README.md")
+    assert metadata_load(tmp_path / "README.md") == {**expected, "license": text}
 
 
 @pytest.mark.slow

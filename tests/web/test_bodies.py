@@ -111,5 +111,17 @@ def test_uploads_are_counted_by_visitor_as_they_come(tmp_path):
     assert (status, b"MB were sent from here" in said) == (413, True)
     assert ask_a_server_that_catches_all([b"1"], uploads, path=path)[0] == 413
     files = Uploads(tmp_path, Limits(visitor_files=2))
-    assert ask_a_server_that_catches_all([b'filename="a" ' * 2], files, path=path)[0] == 200
-    assert ask_a_server_that_catches_all([b'filename="a" ' * 2], files, path=path)[0] == 413
+    head = b'Content-Disposition: form-data; name="files"; filename="a"\r\n'
+    assert ask_a_server_that_catches_all([head * 2], files, path=path)[0] == 200
+    assert ask_a_server_that_catches_all([head * 2], files, path=path)[0] == 413
+
+
+@pytest.mark.parametrize("spell", [bytes.lower, bytes.upper, bytes.title])
+def test_files_are_counted_however_their_headers_are_spelled_and_split(tmp_path, spell):
+    head = spell(b'content-disposition: form-data; name="files"; filename="a"\r\n')
+    for size in (1, 7, len(head) - 5, 1000):
+        body = head * 3
+        chunks = [body[start : start + size] for start in range(0, len(body), size)]
+        for limit, status in ((2, 413), (3, 200)):
+            uploads = Uploads(tmp_path, Limits(visitor_files=limit))
+            assert ask_a_server_that_catches_all(chunks, uploads, path="/gradio_api/upload")[0] == status

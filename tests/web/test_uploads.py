@@ -109,6 +109,20 @@ def test_after_ten_minutes_files_are_gone_and_room_is_there_again(store):
     store.begin("a")
 
 
+def test_refused_requests_leave_nothing_behind(store):
+    store.limits = replace(FEW, kept_seconds=0.1)
+    sent = store.begin("a")
+    with pytest.raises(RefusedError):
+        store.count("a", sent, 0, 4)
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            store.begin("a")
+    sent.is_complete = True
+    time.sleep(0.2)
+    store.begin("b").is_complete = True
+    assert store._sent.keys() == {"b"}
+
+
 def test_what_still_comes_is_not_forgotten(store):
     store.limits = replace(FEW, kept_seconds=0.1)
     sent = store.begin("a")
