@@ -39,8 +39,8 @@ FORMATS = ("onnx", "openvino", "exported-program")
 GRAPHS = "graphs.json"
 MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
 
-# Weights of 7 bits in 8: without VNNI (AVX2, older AVX-512) a processor adds two products of 8 bits in 16, which overflow,
-# and regions were off by 74 % there. Graphs travel to machines that nobody knows when they are exported.
+# Weights of 7 bits in 8: a processor without VNNI (AVX2, older AVX-512) adds two products of 8 bits in 16 bits, which
+# overflow: regions were off by 74 % there. Graphs travel to machines that nobody knows when they are exported.
 REDUCED_RANGE = True
 
 

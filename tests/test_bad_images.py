@@ -411,8 +411,8 @@ def test_the_scorer_names_a_photo_that_was_spoilt_meanwhile(run, changing, tmp_p
 
     table, spoil = changing
 
-    def load_and_spoil(*arguments):
-        rows = load_captions(*arguments)
+    def load_and_spoil(*arguments, **options):
+        rows = load_captions(*arguments, **options)
         spoil()
         return rows
 
@@ -428,7 +428,7 @@ def test_the_demo_takes_a_picture_or_refuses_it_in_a_sentence(corpus, no_program
     files = [path for path in corpus if os.path.isfile(path)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = list(pictures_of(files, Limits()))
+        outcomes = list(pictures_of(files, Limits(archive_pictures=len(files))))
     assert [name for name, _ in outcomes] == [os.path.basename(path) for path in files]
     for path, (_, content) in zip(files, outcomes, strict=True):
         if isinstance(content, RefusedError):
