@@ -36,7 +36,6 @@ NO_PHOTO = "A photo is a web address, or the file in base64."
 MAX_STREAMS = 4  # callers whose captions grow at the same time
 MAX_FETCHES = 8  # addresses that are fetched at the same time; each may be 20 MB
 MAX_SESSIONS = 64  # whose last answers Gradio remembers
-SWEEP_SECONDS = 60  # between two looks for old files
 SHOWN_SIDE = 640  # pixels of the longer side of the photo that goes back to the page
 ON_THEIR_SIDE = (5, 6, 7, 8)  # EXIF's orientations of photos that are turned by a quarter
 STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
@@ -163,9 +162,8 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         return [save_bytes_to_cache(text.encode(), name, saved.GRADIO_CACHE) for name, text in contents.items()]
 
     uploads()  # before the first component asks where they are to be
-    with _Page(
-        title="GRU captioner", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, int(limits.kept_seconds))
-    ) as page:
+    # No delete_cache: `uploads` deletes what is old, and Gradio would delete the examples of one page with another.
+    with _Page(title="GRU captioner", analytics_enabled=False) as page:
         gr.Markdown("# What does it see?\nA small captioner on a plain CPU. Point at its words to see where it looked.")
         with gr.Tab("One photo"):
             with gr.Row(equal_height=False):
