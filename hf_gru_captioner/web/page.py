@@ -158,7 +158,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
     def save_table(table) -> list[str]:
         rows = [(str(name), str(text)) for name, text in table.itertuples(index=False)]
         contents = {"captions.csv": to_csv(rows), "captions.jsonl": to_jsonl(rows), "metadata.jsonl": to_jsonl(rows)}
-        # in Gradio's own folder, which it clears
+        # in the folder of uploads, which is cleared
         return [save_bytes_to_cache(text.encode(), name, saved.GRADIO_CACHE) for name, text in contents.items()]
 
     uploads()  # before the first component asks where they are to be
