@@ -225,7 +225,7 @@ def test_captions_that_are_equal_stay_in_the_order_of_the_search(captioner, phot
 
     def equal(*arguments, **settings):
         ((best, other),) = found(*arguments, **settings)
-        average = np.full(len(other.tokens), best.log_probabilities.mean() + 1e-7, np.float32)
+        average = np.full(len(other.tokens), best.log_probabilities.mean() + 1e-6, np.float32)
         return [[best, dataclasses.replace(other, log_probabilities=average)]]
 
     monkeypatch.setattr(captioning, "search", equal)

@@ -102,7 +102,7 @@ class GRUCaptionerConfig(PreTrainedConfig):
             setattr(self, name, value)
 
     def validate(self):
-        """Refuses what no model can be made of; also called whenever the configuration is saved.
+        """Refuses what no model can be made of; called when the configuration is made and when it is saved.
 
         Raises:
             ValueError: A value of the wrong type, or values that don't fit together.
@@ -110,6 +110,11 @@ class GRUCaptionerConfig(PreTrainedConfig):
         self._check_types()
         self._check_sizes()
         self._check_special_tokens()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, of which not every release checks before it writes."""
+        self.validate()
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def eos_token_ids(self) -> list[int]:
