@@ -164,7 +164,8 @@ class GRUCaptionerProcessor(ProcessorMixin):
             pixel_values = self._pixel_values(images, of_images)
             inputs["pixel_values"] = list(pixel_values.numpy()) if return_tensors is None else pixel_values
         if text is not None:
-            inputs["labels"], inputs["decoder_input_ids"] = self._encode(text, **of_text)
+            inputs["labels"] = self._labels(text, **of_text)
+            inputs["decoder_input_ids"] = [self._shift(labels) for labels in inputs["labels"]]
         try:
             return inputs.convert_to_tensors(return_tensors)
         except ValueError as error:
@@ -182,21 +183,24 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
     def encode_captions(self, captions: str | Sequence[str]) -> torch.Tensor:
         """Captions -> labels `(N, T)`."""
-        return torch.tensor(self._encode(captions)[0])
+        return torch.tensor(self._labels(captions))
 
-    def _encode(self, captions: str | Sequence[str], **settings) -> tuple[list[list[int]], list[list[int]]]:
-        """Captions -> labels and the decoder's input ids, N rows each."""
+    def _labels(self, captions: str | Sequence[str], **settings) -> list[list[int]]:
+        """Captions -> N rows of labels; of different lengths where the tokenizer's settings leave them so."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("pass at least one caption.")
         encoded = self.tokenizer(captions, **{"padding": True, "truncation": True, **settings})
-        bos, pad, end = (getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos"))
-        all_labels, all_input_ids = [], []
-        for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True):
-            labels = [token if is_token else IGNORE_INDEX for token, is_token in zip(ids, mask, strict=True)]
-            all_labels.append(labels)
-            all_input_ids.append([bos, *(pad if token in (IGNORE_INDEX, end) else token for token in labels[:-1])])
-        return all_labels, all_input_ids
+        return [
+            [token if is_token else IGNORE_INDEX for token, is_token in zip(ids, mask, strict=True)]
+            for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+        ]
+
+    def _shift(self, labels: list[int]) -> list[int]:
+        """Labels of one caption one to the right behind the start token, padding where it has ended."""
+        pad = self.tokenizer.pad_token_id
+        no_word = (IGNORE_INDEX, self.tokenizer.eos_token_id)
+        return [self.tokenizer.bos_token_id, *(pad if token in no_word else token for token in labels[:-1])]
 
     def batch_decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> list[str]:
         """Generated ids or labels, `(N, T)` or N rows of any lengths, -> captions."""

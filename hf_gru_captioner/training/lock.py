@@ -36,9 +36,9 @@ def hold(folder: Path) -> Iterator[None]:
         ) from error
     try:
         since = datetime.now(UTC).isoformat(" ", "seconds")
-        aside = folder / f"{HOLDER}.partial"
-        aside.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
-        aside.replace(folder / HOLDER)
+        partial = folder / f"{HOLDER}.partial"
+        partial.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        partial.replace(folder / HOLDER)
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
