@@ -27,6 +27,7 @@ from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
 from .many import caption_all, pictures_of, to_csv, to_jsonl
+from .queueing import outlive_clients
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, Shelf
 from .uploads import uploads
 
@@ -261,6 +262,7 @@ def launch(page: gr.Blocks, **server) -> None:
     """Begins to serve, with a bound on who waits and on what is uploaded; without share link, monitoring or footer."""
     uploads().keep_present()
     page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes by those who wait
+    outlive_clients(page)
     page.launch(
         max_file_size=LIMITS.picture_bytes,
         app_kwargs={
