@@ -22,10 +22,10 @@ test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones 
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 compat: $(VENV)/.installed-dev  ## test against several releases of transformers, RELEASES="5.0.0 newest", in .compat/
-	OMP_NUM_THREADS=1 $(BIN)/python tests/compat.py $(RELEASES)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/compat.py $(RELEASES)
 
 e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/e2e.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/support/e2e.py
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
     gru-captioner score --data ... --checkpoint runs/x/checkpoint --output runs/x/score    # for each run
     python benchmarks/ablation.py runs/a runs/b runs/c > table.md
 
-Runs whose knobs differ in nothing but the seed are one row, with the names of their folders; so are runs that go on
-from such runs, if the names of those end in the seed: b-1 and b-2. A row lists the knobs that are not as in the first
+Runs whose options differ in nothing but the seed are one row, with the names of their folders; so are runs that go on
+from such runs, if the names of those end in the seed: b-1 and b-2. A row lists the options that are not as in the first
 one; an encoder or checkpoint is named by the run that it is of. Scores are of the validation split with the Penn
 Treebank tokenizer, times 100; over several seeds the interval is of their mean, else it is the bootstrap's over photos,
 of one run.
@@ -19,11 +19,11 @@ from typing import Any
 
 import yaml
 
-from hf_gru_captioner.training.config import PLACES, flatten_knobs
+from hf_gru_captioner.training.config import PLACES, flatten_options
 
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
 NOT_COMPARED = PLACES | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
-OF_THE_CHECKPOINT = (  # knobs of a new model, not looked at by a run that goes on from a checkpoint
+OF_THE_CHECKPOINT = (  # options of a new model, not looked at by a run that goes on from a checkpoint
     "model.attention_type",
     "model.embedding_size",
     "model.encoder",
@@ -34,13 +34,13 @@ STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # runs -> two-sided quantile
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    knobs = flatten_knobs(yaml.safe_load((folder / "config.yaml").read_text()))
+    options = flatten_options(yaml.safe_load((folder / "config.yaml").read_text()))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     system = next(iter(json.loads((folder / "score" / "metrics.json").read_text())["systems"].values()))
-    if knobs["model.checkpoint"]:  # a-1/checkpoint and a-2/checkpoint are one change, of two seeds
-        knobs["model.checkpoint"] = re.sub(r"-\d+(/checkpoint)?$", "", knobs["model.checkpoint"])
+    if options["model.checkpoint"]:  # a-1/checkpoint and a-2/checkpoint are one change, of two seeds
+        options["model.checkpoint"] = re.sub(r"-\d+(/checkpoint)?$", "", options["model.checkpoint"])
     return {
-        "knobs": {name: value for name, value in knobs.items() if name not in NOT_COMPARED},
+        "options": {name: value for name, value in options.items() if name not in NOT_COMPARED},
         "minutes": sum(each["train_seconds"] + each["validation_seconds"] for each in history) / 60,
         "best": max(history, key=lambda each: each["cider"])["epoch"],
         "epochs": len(history),
@@ -49,11 +49,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def change(knobs: dict[str, Any], baseline: dict[str, Any]) -> str:
+def change(options: dict[str, Any], baseline: dict[str, Any]) -> str:
     """What a row changed; where it goes on from another run's checkpoint, all else belongs to the stage."""
-    if knobs["model.checkpoint"]:
-        knobs = {name: value for name, value in knobs.items() if name not in OF_THE_CHECKPOINT}
-    changed = {name: value for name, value in knobs.items() if value != baseline.get(name)}
+    if options["model.checkpoint"]:
+        options = {name: value for name, value in options.items() if name not in OF_THE_CHECKPOINT}
+    changed = {name: value for name, value in options.items() if value != baseline.get(name)}
     for name in ("model.checkpoint", "model.encoder"):
         if changed.get(name):
             changed[name] = str(changed[name]).removesuffix("/checkpoint").rsplit("/", 1)[-1]
@@ -78,16 +78,16 @@ def main() -> None:
     for folder in arguments.runs:
         run = read_run(folder)
         run["name"] = folder.name
-        key = folder.name if arguments.each else json.dumps(run["knobs"], sort_keys=True)
+        key = folder.name if arguments.each else json.dumps(run["options"], sort_keys=True)
         rows.setdefault(key, []).append(run)
     print(f"| run | change | seeds | {' | '.join(FIGURES.values())} | best epoch | minutes |")
     print("|---" * (5 + len(FIGURES)) + "|")
-    first = next(iter(rows.values()))[0]["knobs"]
+    first = next(iter(rows.values()))[0]["options"]
     for runs in rows.values():
         best = "/".join(f"{run['best']:.0f}" for run in runs)
         cells = [
             ", ".join(run["name"] for run in runs),
-            change(runs[0]["knobs"], first),
+            change(runs[0]["options"], first),
             str(len(runs)),
             *(cell(runs, figure) for figure in FIGURES),
             f"{best} of {runs[0]['epochs']}",

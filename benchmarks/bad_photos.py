@@ -2,9 +2,9 @@
 
     python benchmarks/bad_photos.py [--graphs GRAPHS]
 
-The corpus of tests/bad_images.py, and pictures of nearly as many pixels as are decoded at all, are captioned by PyTorch
-or by ONNX Runtime; so are the photos of demo/examples, which is what the process needs in any case. The limit for what
-bad files add is 1 GiB.
+The corpus of tests/support/bad_images.py, and pictures of nearly as many pixels as are decoded at all, are captioned by
+PyTorch or by ONNX Runtime; so are the images of demo/examples, which is what the process needs in any case. The limit
+for what bad files add is 1 GiB.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--graphs", help="ONNX graphs of gru-captioner export")
     arguments = parser.parse_args()
     options = ["--backend", "onnxruntime", "--graphs", arguments.graphs] if arguments.graphs else []
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     import bad_images
 
     with tempfile.TemporaryDirectory() as scratch:

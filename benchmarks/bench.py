@@ -163,7 +163,7 @@ def part_shares(graphs: str, threads: int, rounds: int) -> dict:
 
 def part_folder(graphs: str, threads: int, folder: str, name: str, num_beams: int, count: int) -> dict:
     """Photos a second over a folder: overlapped, one stage after the other, the encoder alone; and memory."""
-    from hf_gru_captioner.pipelining import caption_all
+    from hf_gru_captioner.inference.prefetch import caption_all
 
     captioner = load(name, graphs, threads)
     paths = sorted(str(path) for path in Path(folder).iterdir())

@@ -51,11 +51,11 @@ def serve(max_batch: int, threads: int, pipe) -> None:
 
     from hf_gru_captioner import Captioner
     from hf_gru_captioner.model import load_image
-    from hf_gru_captioner.web import Shelf, build_page, launch
+    from hf_gru_captioner.web import ServicePool, build_page, launch
 
     torch.set_num_threads(threads)
-    shelf = Shelf(["shipped"], lambda name: Captioner.from_pretrained(), max_batch=max_batch)
-    page = build_page(shelf, load_image)
+    pool = ServicePool(["shipped"], lambda name: Captioner.from_pretrained(), max_batch=max_batch)
+    page = build_page(pool, load_image)
     launch(page, server_name="127.0.0.1")
     pipe.send(page.local_url)
     pipe.recv()

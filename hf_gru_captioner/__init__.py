@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "Caption": "captioning",
-    "Captioner": "captioning",
+    "Caption": "captioner",
+    "Captioner": "captioner",
     "GRUCaptionerConfig": "model",
     "GRUCaptionerForConditionalGeneration": "model",
     "GRUCaptionerProcessor": "model",
+    "TrainingConfig": "training",
     "build_tokenizer": "tokenization",
     "draw_attention": "visualization",
     "load_captions": "data",
+    "train": "training",
 }
 
 __all__ = [
@@ -26,16 +28,19 @@ __all__ = [
     "GRUCaptionerConfig",
     "GRUCaptionerForConditionalGeneration",
     "GRUCaptionerProcessor",
+    "TrainingConfig",
     "build_tokenizer",
     "draw_attention",
     "load_captions",
+    "train",
 ]
 
 if TYPE_CHECKING:
-    from .captioning import Caption, Captioner
+    from .captioner import Caption, Captioner
     from .data import load_captions
     from .model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
     from .tokenization import build_tokenizer
+    from .training import TrainingConfig, train
     from .visualization import draw_attention
 
 

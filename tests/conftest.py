@@ -25,7 +25,7 @@ from hf_gru_captioner.model import (
 )
 from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
 
-_spec = importlib.util.spec_from_file_location("loopback_hub", Path(__file__).with_name("loopback_hub.py"))
+_spec = importlib.util.spec_from_file_location("loopback_hub", Path(__file__).parent / "support" / "loopback_hub.py")
 loopback_hub = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(loopback_hub)
 

@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from hf_gru_captioner import intake
+from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.cli.photos import find_photos
+from hf_gru_captioner.cli.find_images import find_photos
 from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
-from hf_gru_captioner.intake import Limits, RefusedError, open_picture
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
+from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
 from hf_gru_captioner.web.many import pictures_of
 
-MAKER = Path(__file__).with_name("bad_images.py")
+MAKER = Path(__file__).parent / "support" / "bad_images.py"
 _spec = importlib.util.spec_from_file_location("bad_images", MAKER)
 bad_images = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bad_images)
@@ -265,15 +265,15 @@ def test_a_photo_that_vanishes_after_it_was_listed_is_said_to_be_gone(run, photo
 def test_a_photo_that_vanishes_before_its_attention_is_drawn_is_said_to_be_gone(run, photo, tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         photo.save(tmp_path / name)
-    from hf_gru_captioner import pipelining
+    from hf_gru_captioner.inference import prefetch
 
     def caption_and_lose(captioner, paths, **settings):
         results = list(caption_all(captioner, paths, **settings))
         (tmp_path / "a.png").unlink()
         return results
 
-    caption_all = pipelining.caption_all
-    monkeypatch.setattr(pipelining, "caption_all", caption_and_lose)
+    caption_all = prefetch.caption_all
+    monkeypatch.setattr(prefetch, "caption_all", caption_and_lose)
     code, output, errors = run("caption", tmp_path, "--attention", tmp_path / "drawn")
     assert code == 2
     assert len(output.splitlines()) == 1
@@ -342,7 +342,7 @@ def test_a_folder_with_a_pipe_in_it_is_read_past_it(photo, tmp_path):
 
 def test_all_doors_agree_on_what_is_refused():
     assert Limits().picture_pixels == image_loading_gru_captioner.MAX_PIXELS
-    assert image_loading_gru_captioner.REFUSED_FORMATS == intake.REFUSED_FORMATS
+    assert image_loading_gru_captioner.REFUSED_FORMATS == untrusted_images.REFUSED_FORMATS
 
 
 @pytest.mark.parametrize(("num_scans", "is_taken"), [(50, True), (51, False), (199, False)])

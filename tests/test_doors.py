@@ -18,9 +18,9 @@ from transformers import pipeline
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.data import CaptionCollator, CaptionedImages, decode_photos, load_captions, stream_captions
+from hf_gru_captioner.inference.prefetch import caption_all
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.pipelining import caption_all
-from hf_gru_captioner.web import Shelf, build_page
+from hf_gru_captioner.web import ServicePool, build_page
 from hf_gru_captioner.web.uploads import uploads
 
 pytestmark = pytest.mark.slow
@@ -185,9 +185,9 @@ def page(captioner, monkeypatch):
         return Path(address.removeprefix("file://")).read_bytes()
 
     monkeypatch.setattr("hf_gru_captioner.web.page.fetch_picture", fetch)
-    shelf = Shelf(["shipped"], lambda name: captioner)
-    yield {each.name: each.fn for each in build_page(shelf, load_image).fns.values() if each.fn is not None}
-    shelf["shipped"].close()
+    pool = ServicePool(["shipped"], lambda name: captioner)
+    yield {each.name: each.fn for each in build_page(pool, load_image).fns.values() if each.fn is not None}
+    pool["shipped"].close()
 
 
 @pytest.mark.parametrize("door", PAGE_DOORS)

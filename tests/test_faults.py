@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow
 def test_a_killed_command_is_completed_and_a_full_disk_said():
-    script = Path(__file__).with_name("faults.py")
+    script = Path(__file__).parent / "support" / "faults.py"
     commands = ["features", "train", "score", "push", "caption"]
     process = subprocess.run(
         [sys.executable, script, "--kills", "1", "--changes", "1", "--breaks", "1", "--commands", *commands],

@@ -1,7 +1,7 @@
 """Whatever a file or a caller says, it is taken or refused in one line that says what is wrong.
 
 Hypothesis damages files that are whole, field by field and byte by byte, and what was found so stands below as tests of
-its own. The same examples each time; `tests/atheris_fuzz.py` looks for others.
+its own. The same examples each time; `tests/support/atheris_fuzz.py` looks for others.
 """
 
 import base64
@@ -22,18 +22,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hf_gru_captioner import Captioner, intake
+from hf_gru_captioner import Captioner, untrusted_images
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.cli.assembly import _loads, read_config
-from hf_gru_captioner.cli.shell import UsageError
-from hf_gru_captioner.cli.train import _claim
+from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import load_captions
 from hf_gru_captioner.data.caption_files import read_photos
+from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.evaluation.coco import read_references, read_results
-from hf_gru_captioner.intake import Limits, RefusedError, fetch_picture, open_picture, read_pictures
+from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
-from hf_gru_captioner.runtime import BACKENDS
-from hf_gru_captioner.web.service import Decoding, Shelf
+from hf_gru_captioner.training import DataConfig, TrainingConfig
+from hf_gru_captioner.training.assembly import _loads
+from hf_gru_captioner.training.run_folder import claim
+from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_picture, open_picture, read_pictures
+from hf_gru_captioner.web.service import Decoding, ServicePool
 
 ROOT = Path(__file__).parents[1]
 ODD_TEXTS = ("", " ", "\0", "\ud800", "\ufeff", "\n", "a" * 5000, "../../x", "1e999", "null", "état", "=1+1", "%s", "~")
@@ -169,10 +171,10 @@ TAGS = (
 
 
 def read_knobs(content: bytes, folder: Path) -> None:
-    path = folder / "knobs.yaml"
+    path = folder / "options.yaml"
     path.write_bytes(content)
     with taken_or_refused(kinds=(UsageError, OSError, ValueError)):
-        config, _ = read_config(["--config", str(path)], "train", "")
+        config = read_config(["--config", str(path)], "train", "")
         assert isinstance(config.output_dir, str)
 
 
@@ -190,8 +192,8 @@ def test_a_damaged_file_of_knobs_is_read_or_refused(tmp_path, content):
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_file_of_knobs_runs_nothing(tmp_path, capsys, tag):
-    (tmp_path / "knobs.yaml").write_text(f"data:\n  source: {tag.format(tmp_path / 'run')}\noutput_dir: x\n")
-    said = one_line_of(capsys, ["train", "--config", tmp_path / "knobs.yaml"])
+    (tmp_path / "options.yaml").write_text(f"data:\n  source: {tag.format(tmp_path / 'run')}\noutput_dir: x\n")
+    said = one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])
     assert "could not determine a constructor for the tag" in said
     assert not (tmp_path / "run").exists()
 
@@ -215,7 +217,7 @@ BAD_KNOBS = {
     "a group that is a text": b"data: x\noutput_dir: x\n",
     "a group that is a number": b"data: {source: x}\noutput_dir: x\ntokenizer: 42\n",
     "a group that is null": b"data: {source: x}\noutput_dir: x\nmodel: null\n",
-    "an unknown knob": b"data: {sauce: x}\noutput_dir: x\n",
+    "an unknown option": b"data: {sauce: x}\noutput_dir: x\n",
     "no epochs": b"data: {source: x}\noutput_dir: x\noptimization: {epochs: 0}\n",
     "a class for a group": b"data: {class_path: os.system, init_args: {command: ls}}\noutput_dir: x\n",
 }
@@ -223,15 +225,15 @@ BAD_KNOBS = {
 
 @pytest.mark.parametrize("fault", BAD_KNOBS)
 def test_a_file_that_holds_no_knobs_is_refused_in_one_line(tmp_path, capsys, fault):
-    (tmp_path / "knobs.yaml").write_bytes(BAD_KNOBS[fault])
-    assert len(one_line_of(capsys, ["train", "--config", tmp_path / "knobs.yaml"])) < 3000
+    (tmp_path / "options.yaml").write_bytes(BAD_KNOBS[fault])
+    assert len(one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])) < 3000
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "5", "\0"])
 def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(UsageError, match=r"config\.yaml holds no knobs of a run"):
-        _claim(tmp_path, "data: {source: x}", assembly=None)
+    with pytest.raises(UsageError, match=r"config\.yaml holds no options of a run"):
+        claim(TrainingConfig(DataConfig("x"), str(tmp_path)), accelerator=None)
     assert (tmp_path / "config.yaml").read_text() == content
 
 
@@ -583,7 +585,7 @@ def graphs(checkpoint, tmp_path, monkeypatch):
 
         return encoder if path.stem == "encoder" else step
 
-    monkeypatch.setitem(BACKENDS, "onnxruntime", load)
+    monkeypatch.setitem(GRAPH_RUNTIMES, "onnxruntime", GraphRuntime(load, "onnxruntime", (".onnx",)))
     folder = tmp_path / "graphs"
     folder.mkdir()
     for name in ("encoder.onnx", "step.onnx"):
@@ -724,7 +726,7 @@ def test_any_text_for_an_address_is_refused_without_a_word_to_the_network(addres
 
 @pytest.mark.parametrize("answer", ["http://[::1", "http://a\u2100.example", "//[", "https://\ud800"])
 def test_a_redirect_to_no_address_is_refused(monkeypatch, answer):
-    monkeypatch.setattr(intake, "_get", lambda *_: answer)
+    monkeypatch.setattr(untrusted_images, "_get", lambda *_: answer)
     with pytest.raises(RefusedError):
         fetch_picture("http://photos.example", SIZES)
 
@@ -734,10 +736,10 @@ def caption_of(checkpoint):
     """The demo's endpoint for programs, without the network between."""
     from hf_gru_captioner.web.page import build_page
 
-    shelf = Shelf(["tiny"], lambda name: Captioner.from_pretrained(checkpoint))
-    page = build_page(shelf, load_image, limits=SIZES)
+    pool = ServicePool(["tiny"], lambda name: Captioner.from_pretrained(checkpoint))
+    page = build_page(pool, load_image, limits=SIZES)
     yield next(each.fn for each in page.fns.values() if each.api_name == "caption")
-    shelf["tiny"].close()
+    pool["tiny"].close()
 
 
 def test_whatever_a_program_sends_to_the_demo_is_captioned_or_refused(caption_of):
@@ -757,8 +759,8 @@ def test_whatever_a_program_sends_to_the_demo_is_captioned_or_refused(caption_of
 
 
 def test_a_checkpoint_that_is_no_name_is_refused():
-    shelf = Shelf(["tiny"], Captioner.from_pretrained, any_name=True)
+    pool = ServicePool(["tiny"], Captioner.from_pretrained, any_name=True)
     for name in ([], {}, None, 5, "\0", "a" * 5000, "a/b/c/d"):
         with pytest.raises(RefusedError) as refused:
-            shelf[name]
+            pool[name]
         assert "\n" not in str(refused.value)

@@ -12,27 +12,39 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 
 # The laws of arrows (DESIGN): who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
-    "__init__": {"captioning", "data", "model", "tokenization", "visualization"},  # only for type checkers
-    "captioning": {"checking", "eager", "hub", "model", "runtime", "search"},
-    "checking": {"tokenization"},
-    "data": {"intake", "model"},  # of model how an image is loaded, and what is refused
-    "eager": {"model", "search"},
-    "encoders": {"captioning", "checking"},
-    "evaluation": {"intake"},
-    "pipelining": {"captioning", "model"},  # only for type checkers
-    "runtime": {"checking", "model", "search"},
-    "training": {"checking", "evaluation", "hub"},
-    "web": {"captioning", "intake", "model"},
-    "cli": {
-        "captioning",
+    "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
+    "captioner": {"checkpoint", "checkpoint_limits", "inference", "model"},
+    "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
+    "checkpoint_limits": {"tokenization"},
+    "data": {"errors", "files", "model", "untrusted_images"},  # of model how an image is loaded, and what is refused
+    "evaluation": {"errors", "files", "untrusted_images"},
+    "hub": {"errors", "files"},
+    "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "training": {
+        "captioner",
+        "checkpoint",
+        "checkpoint_limits",
         "data",
-        "encoders",
+        "errors",
         "evaluation",
-        "export",
+        "files",
         "hub",
+        "inference",
         "model",
-        "pipelining",
         "tokenization",
+        "visualization",
+    },
+    "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
+    "cli": {
+        "captioner",
+        "checkpoint",
+        "data",
+        "errors",
+        "evaluation",
+        "files",
+        "hub",
+        "inference",
+        "model",
         "training",
         "visualization",
         "web",

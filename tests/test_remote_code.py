@@ -3,7 +3,7 @@
 import pytest
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
 
 MODEL_ROOM = SHIPPED_CHECKPOINT.parent / "model"
 

@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .lines import LinesFile
-from .photos import find_photos
-from .shell import BAD_INPUT, UsageError, add_backend, needs_extra, one_line, positive, quiet_transformers
+from ..errors import UsageError, needs_extra, one_line
+from ..files import atomic_path
+from .caption_lines import LinesFile
+from .find_images import find_photos
+from .shell import BAD_INPUT, add_backend, positive, quiet_transformers
 
 MAX_NAME = 200  # bytes of a photo's name that its picture's name keeps: 255 are all that a file system takes
 
@@ -86,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load_captioner(arguments: argparse.Namespace):
-    from ..captioning import Captioner
+    from ..captioner import Captioner
 
     if arguments.backend == "torch":
         quiet_transformers()
@@ -97,7 +99,7 @@ def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments
     """Path and records of each photo, printed where they go to no file, with the picture of where the model looked."""
     from tqdm import tqdm
 
-    from ..pipelining import caption_all
+    from ..inference.prefetch import caption_all
 
     generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
     results = caption_all(
@@ -173,6 +175,5 @@ def _read_again(path: str):
 def _save_attention(target: Path, photo, each) -> None:
     from ..visualization import draw_attention
 
-    aside = target.with_suffix(".partial")
-    draw_attention(photo, each.words, each.attention).save(aside, format="PNG")
-    aside.replace(target)
+    with atomic_path(target) as temporary:
+        draw_attention(photo, each.words, each.attention).save(temporary, format="PNG")

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .shell import UsageError, quiet_transformers
+from ..errors import UsageError
+from ..files import write_atomically
+from .shell import quiet_transformers
 
 BLANK_SIDE = 224  # pixels
 
@@ -58,9 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     card, drawn = describe(arguments, arguments.repo_id or _seen_from_here(arguments.checkpoint), prefix)
     for path, content in [(output, card.encode()), *((output.parent / path, each) for path, each in drawn.items())]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.partial")
-        aside.write_bytes(content)
-        aside.replace(path)
+        write_atomically(path, content)
     print(f"written: {output}" + (f", {len(drawn)} pictures in {pictures}" if drawn else ""))
     return 0
 
@@ -82,7 +82,7 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         prefix: Folder of the pictures, seen from the card.
     """
     quiet_transformers()
-    from ..captioning import Captioner
+    from ..captioner import Captioner
     from ..hub import Example, render_card
     from ..model import load_image
     from ..visualization import draw_attention

@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from .shell import needs_extra, quiet_transformers
+from ..errors import needs_extra
+from .shell import quiet_transformers
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
 
@@ -36,20 +37,20 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_transformers()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
-        from ..web import Shelf, serve
+        from ..web import ServicePool, serve
 
-    from ..captioning import Captioner
+    from ..captioner import Captioner
     from ..hub import EXAMPLES
     from ..model import load_image
 
     places = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
     first = Captioner.from_pretrained(next(iter(places.values())))  # what can't be loaded is said before it is served
     loaded = {next(iter(places)): first}
-    shelf = Shelf(
+    pool = ServicePool(
         list(places),
         lambda name: loaded.pop(name, None) or Captioner.from_pretrained(places.get(name, name)),
         any_name=arguments.any_checkpoint,
     )
     photos = arguments.photos if arguments.photos is not None else sorted(EXAMPLES.glob("*.jpg"))
-    serve(shelf, load_image, photos=photos, host=arguments.host, port=arguments.port)
+    serve(pool, load_image, photos=photos, host=arguments.host, port=arguments.port)
     return 0

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from .photos import find_photos
-from .shell import UsageError, needs_extra, positive, quiet_transformers
+from ..errors import UsageError, needs_extra
+from .find_images import find_photos
+from .shell import positive, quiet_transformers
 
 
 def add_command(commands) -> None:
@@ -45,8 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
             import openvino  # noqa: F401
     import numpy as np
 
-    from ..captioning import SHIPPED_CHECKPOINT, WEIGHTS, Captioner
-    from ..export import export_graphs
+    from ..captioner import Captioner
+    from ..checkpoint import SHIPPED_CHECKPOINT
+    from ..files import WEIGHTS
+    from ..inference.export import export_graphs
 
     checkpoint = arguments.checkpoint or SHIPPED_CHECKPOINT
     if not checkpoint.is_dir():

@@ -1,8 +1,9 @@
-"""`gru-captioner features`: encodes the photos of a training run ahead of it. Its knobs are those of `train`."""
+"""`gru-captioner features`: encodes the photos of a training run ahead of it. Its options are those of `train`."""
 
 from collections.abc import Sequence
 
-from .shell import UsageError, needs_extra, quiet_transformers
+from ..errors import UsageError, needs_extra
+from .shell import quiet_transformers
 
 
 def run(argv: Sequence[str]) -> int:
@@ -10,9 +11,10 @@ def run(argv: Sequence[str]) -> int:
     with needs_extra("train"):
         from accelerate import Accelerator
 
-        from .assembly import Assembly, read_config
+        from ..training.assembly import Assembly
+        from .training_options import read_config
 
-        config, _ = read_config(
+        config = read_config(
             argv, "features", "Encodes the photos of a training run ahead of it, into data.cache_folder."
         )
     if not config.caches_regions:

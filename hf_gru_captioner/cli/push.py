@@ -2,12 +2,10 @@
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
 from .card import add_card_arguments, describe
-from .shell import one_line
 
 LINE_OF_USE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
 
@@ -71,48 +69,6 @@ def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
         arguments.title = arguments.title or arguments.repo_id.split("/")[-1]
     text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_PICTURES)
     return {"README.md": text.encode(), **drawn}
-
-
-class Publisher:
-    """Publishes each best checkpoint of a run beside the training, which neither waits for it nor fails with it.
-
-    Args:
-        repo_id: `user/name` on the Hub.
-        say: Is told what came of it.
-    """
-
-    def __init__(self, repo_id: str, say: Callable[[str], None]):
-        from ..hub import check_name
-
-        check_name(repo_id)
-        self.repo_id = repo_id
-        self.say = say
-        self._thread = ThreadPoolExecutor(1)
-        self._newest: Future | None = None
-
-    def __call__(self, checkpoint: Path) -> None:
-        """Takes the checkpoint as it is now; one that still waits for its turn is passed over."""
-        from ..hub import files_of_checkpoint, render_card
-
-        taken = files_of_checkpoint(checkpoint).items()
-        files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in taken}
-        files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
-        if self._newest is not None:
-            self._newest.cancel()
-        self._newest = self._thread.submit(self._push, files)
-
-    def close(self) -> None:
-        """Waits for the last one."""
-        self._thread.shutdown()
-
-    def _push(self, files: dict[str, bytes]) -> None:
-        from ..hub import push
-
-        try:
-            pushed = push(files, self.repo_id, message="Best checkpoint so far")
-            self.say(f"published: {pushed.url}")
-        except (OSError, ValueError) as error:
-            self.say(f"not published: {one_line(error)}")
 
 
 def _show(files: Mapping[str, Path | bytes]) -> None:

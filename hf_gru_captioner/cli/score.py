@@ -8,7 +8,6 @@ Writes into the output folder
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from .shell import UsageError, add_backend, needs_extra, positive, quiet_transformers
+from ..errors import UsageError, needs_extra
+from ..files import WEIGHTS, sha256_of, write_atomically
+from .shell import add_backend, positive, quiet_transformers
 
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
@@ -182,7 +183,7 @@ def _caption(arguments, rows, state):
     from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    from ..captioning import Captioner
+    from ..captioner import Captioner
     from ..data import decode_photos
 
     with needs_extra(arguments.backend):
@@ -205,11 +206,11 @@ def _checkpoint_settings(captioner, num_beams: int | None) -> dict[str, Any]:
 
     folder = captioner.model.name_or_path
     revision = getattr(captioner.model.config, "_commit_hash", None)  # that was loaded: the main branch may have moved
-    weights = Path(cached_file(folder, "model.safetensors", revision=revision))
+    weights = Path(cached_file(folder, WEIGHTS, revision=revision))
     generation = captioner.model.generation_config.to_diff_dict()
     return {
         "checkpoint": folder,
-        "checkpoint_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "checkpoint_sha256": sha256_of(weights),
         "generation": generation if num_beams is None else {**generation, "num_beams": num_beams},
     }
 
@@ -241,6 +242,4 @@ def _as_json(scores, comparisons) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content) -> None:
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    aside.replace(path)
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

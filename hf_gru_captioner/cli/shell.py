@@ -7,16 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+
+from ..errors import one_line
+from ..inference.backend import BACKENDS, PYTORCH
 
 BAD_INPUT = 2  # exit code
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
-
-
-class UsageError(Exception):
-    """Something that the caller of the command can put right; its text says how."""
 
 
 def guarded(command: Callable[[Any], int], arguments: Any) -> int:
@@ -30,7 +28,7 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UsageError, OSError, ValueError, ArithmeticError) as error:
+    except (OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("GRU_CAPTIONER_DEBUG"):
             raise
         is_full = isinstance(error, OSError) and error.errno in NO_ROOM
@@ -45,29 +43,14 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
         return 130
 
 
-@contextmanager
-def needs_extra(extra: str) -> Iterator[None]:
-    """Around the imports of a command: says how to install what is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(f'{error.name} is not installed: pip install "hf_gru_captioner[{extra}]"') from error
-
-
 def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
-        choices=("torch", "onnxruntime", "openvino"),
-        default="torch",
+        choices=BACKENDS,
+        default=PYTORCH,
         help="what the model runs on; all but torch need the graphs of gru-captioner export (%(default)s)",
     )
     parser.add_argument("--graphs", help="folder of the graphs; onnx in the checkpoint when not given")
-
-
-def one_line(error: BaseException) -> str:
-    """Its text in one line, without the characters of a file's name that would steer a terminal."""
-    text = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def positive(text: str) -> int:

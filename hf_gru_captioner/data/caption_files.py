@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..intake import ADDRESSES, MAX_CAPTION
+from ..untrusted_images import ADDRESSES, MAX_CAPTION
 
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "

@@ -8,7 +8,7 @@ the view and the bytes of every image in their order. So a cache is never wrong,
 half precision: a checkpoint stored in fp16 finds the cache of the encoder it was made with, and the cache's own
 rounding is as coarse.
 
-A shard is written aside and renamed when whole, so a killed run goes on where it stopped. Several processes need no
+A shard is written atomically, so a killed run goes on where it stopped. Several processes need no
 talk: each starts at its own place, goes round, and skips what is there. On a disk that machines share they share the
 work too, without one each machine makes its own cache; nothing else here assumes a shared disk.
 
@@ -37,6 +37,7 @@ from PIL import ImageEnhance, ImageOps
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..files import PARTIAL, write_atomically
 from .sources import decode_photos
 
 IMAGES_A_SHARD = 256
@@ -252,22 +253,14 @@ def _images_of_shards(num_images: int) -> list[int]:
 
 def _remove_leftovers(home: Path) -> None:
     """Removes what killed processes had begun to write. Another, of any machine, may be writing just now."""
-    for aside in home.glob("*.partial"):
+    for leftover in home.glob(f"*{PARTIAL}"):
         with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            if time.time() - aside.stat().st_mtime > LEFTOVER_AFTER:
-                aside.unlink()
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_AFTER:
+                leftover.unlink()
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.partial")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(path, content, writer=f"{platform.node()}.{os.getpid()}")
 
 
 class CaptionedRegions(torch.utils.data.Dataset):

@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
-from ..intake import ADDRESSES, RefusedError, fetch_picture
+from ..untrusted_images import ADDRESSES, RefusedError, fetch_picture
 
 CARDS = ("README.md", ".huggingface.yaml")  # that say which files a data set is of
 

@@ -34,7 +34,6 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..intake import RefusedError
 from ..model.image_loading_gru_captioner import (
     MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
@@ -43,6 +42,7 @@ from ..model.image_loading_gru_captioner import (
     REFUSED_FORMATS,
     count_scans,
 )
+from ..untrusted_images import RefusedError
 from .caption_files import (
     KNOWN_FILES,
     KNOWN_LAYOUTS,

@@ -134,7 +134,7 @@ class Cider(evaluate.Metric):
             inputs_description=(
                 "predictions: list of str, one caption an image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". document_frequencies: path of a file that '
-                "DocumentFrequencies.save wrote; "
+                "DocumentFrequencies.to_json wrote; "
                 'without it they come from the references. form: "cider-d" or "cider", the plain cosine. '
                 "Returns cider (cider_cosine for the cosine), 0 to 10, and cider_signature."
             ),

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..intake import MAX_CAPTION
+from ..files import write_atomically
+from ..untrusted_images import MAX_CAPTION
 
 _SHOWN = 5  # ids that an error names
 
@@ -74,14 +75,11 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
 def write_results(path: str | Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
     """Write captions in the results format, whole or not at all. Ids that are whole numbers become numbers, as COCO's
     own tools expect. Runs on one process."""
-    path = Path(path)
     rows = [
         {"image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id, "caption": caption}
         for image_id, caption in zip(image_ids, captions, strict=True)
     ]
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    write_atomically(path, json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
 
 
 def match(

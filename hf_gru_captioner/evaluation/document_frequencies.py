@@ -64,26 +64,20 @@ class DocumentFrequencies:
         counts = np.array([self.counts.get(ngram, 1) for ngram in ngrams], dtype=np.float64)
         return np.log(self.images) - np.log(counts)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON aside and rename it into place, so that a reader never sees half a file. Call it on one rank."""
+    def to_json(self) -> str:
+        """What [`load`] reads."""
         ngrams = dict(sorted(self.counts.items()))
         content = {"format": _FORMAT, "images": self.images, "tokenizer": self.tokenizer, "ngrams": ngrams}
-        path = Path(path)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            aside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        return json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:
-        """Read what `save` wrote.
+        """Reads a file of [`to_json`].
 
         Raises:
             ValueError: The file is not one of document frequencies, or a count lies outside 1 to `images`.
         """
-        remedy = "Make it anew with DocumentFrequencies.save()."
+        remedy = "Make it anew with DocumentFrequencies.to_json()."
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from ..files import write_atomically
 from .scoring import TABLE_ROWS, CaptionScores, compare
 
 MOST_BINS = 200  # of the histogram of lengths
@@ -119,10 +120,7 @@ def write_report(
         mean_lengths=list(zip(["people", *systems], map(np.mean, lengths), strict=True)),
         sections=[(title, [photo(position) for position in positions]) for title, positions in chosen.items()],
     )
-    path = Path(path)
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(html, encoding="utf-8")
-    aside.replace(path)
+    write_atomically(path, html)
 
 
 def _choose(images: int, cider: np.ndarray | None, each: int, seed: int) -> dict[str, list[int]]:

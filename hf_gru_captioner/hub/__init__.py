@@ -3,6 +3,7 @@
 from .card import Example, count_parameters, license_of, render_card
 from .fetch import fetch
 from .names import CODE, public_name
+from .publisher import Publisher
 from .push import EXAMPLE_PICTURES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
 from .space import EXAMPLES, files_of_space
@@ -12,6 +13,7 @@ __all__ = [
     "EXAMPLES",
     "EXAMPLE_PICTURES",
     "Example",
+    "Publisher",
     "Pushed",
     "card_of_checkpoint",
     "check_name",

@@ -133,7 +133,7 @@ def _render(
     scores = read_scores(checkpoint)
     encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
     hub_ids = {name.split("/")[-1]: name for name in datasets}
-    sources = [public_name(stage["knobs"]["data.source"]) for stage in stages]
+    sources = [public_name(stage["options"]["data.source"]) for stage in stages]
     learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
     best: Mapping[str, Any] = scores[0] if scores else {"figures": {}, "data": "", "split": "", "signature": ""}
     results = eval_results(
@@ -190,17 +190,17 @@ def count_parameters(weights: str | Path) -> dict[str, int]:
 
 def _describe(stage: Mapping[str, Any]) -> dict[str, Any]:
     """A stage in words."""
-    knobs = stage["knobs"]
-    if knobs["objective"] == "self_critical":
-        what = f"self-critical training, {knobs['self_critical.samples']} samples a photo at temperature "
-        what += f"{knobs['self_critical.temperature']:g}"
-        if knobs["self_critical.cross_entropy_weight"]:
-            what += f", {100 * knobs['self_critical.cross_entropy_weight']:.0f} % cross-entropy"
+    options = stage["options"]
+    if options["objective"] == "self_critical":
+        what = f"self-critical training, {options['self_critical.samples']} samples a photo at temperature "
+        what += f"{options['self_critical.temperature']:g}"
+        if options["self_critical.cross_entropy_weight"]:
+            what += f", {100 * options['self_critical.cross_entropy_weight']:.0f} % cross-entropy"
     else:
-        what = f"cross-entropy, label smoothing {knobs['optimization.label_smoothing']:g}"
-    if knobs["optimization.encoder_learning_rate"] is None:
+        what = f"cross-entropy, label smoothing {options['optimization.label_smoothing']:g}"
+    if options["optimization.encoder_learning_rate"] is None:
         what += "; the encoder frozen"
     else:
-        first = knobs["optimization.encoder_first_layer"]
+        first = options["optimization.encoder_first_layer"]
         what += f"; the encoder learns too{f', from {first} on' if first else ''}"
     return {**stage, "what": what}

@@ -1,6 +1,5 @@
 """`scores.json` beside the weights: what a checkpoint scored, for its card; and the card's `model-index`."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +7,7 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-SCORES = "scores.json"
-WEIGHTS = "model.safetensors"
+from ..files import SCORES, WEIGHTS, atomic_path, sha256_of, write_atomically
 
 # figure -> (type on the Hub, name in tables)
 METRICS = {
@@ -33,10 +31,8 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
     """
     kind = ("data", "split", "settings", "decoding")
     others = [each for each in read_scores(checkpoint) if any(each[name] != scores[name] for name in kind)]
-    content = {"weights": _digest(checkpoint), "scores": [*others, scores]}
-    aside = Path(checkpoint) / f"{SCORES}.partial"
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    aside.replace(Path(checkpoint) / SCORES)
+    content = {"weights": sha256_of(Path(checkpoint) / WEIGHTS), "scores": [*others, scores]}
+    write_atomically(Path(checkpoint) / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
@@ -45,11 +41,7 @@ def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     content = json.loads(path.read_text())
-    return content["scores"] if content["weights"] == _digest(checkpoint) else []
-
-
-def _digest(checkpoint: str | Path) -> str:
-    return hashlib.sha256((Path(checkpoint) / WEIGHTS).read_bytes()).hexdigest()
+    return content["scores"] if content["weights"] == sha256_of(Path(checkpoint) / WEIGHTS) else []
 
 
 def eval_results(figures: Mapping[str, float], *, dataset: str, split: str, signature: str) -> list[EvalResult]:
@@ -89,6 +81,5 @@ def write_model_index(card: str | Path, model_name: str, results: Sequence[EvalR
     content = ModelCard(card.read_text())
     metadata = cast(ModelCardData, content.data)
     metadata.model_name, metadata.eval_results = model_name, list(results)
-    aside = card.with_name(f"{card.name}.partial")
-    content.save(aside)
-    aside.replace(card)
+    with atomic_path(card) as temporary:
+        content.save(temporary)

@@ -1,4 +1,4 @@
-"""Training: the knobs, the Accelerate loop, its two objectives, checkpoints and states to go on from."""
+"""Training: the options, the Accelerate loop, its two objectives, checkpoints and states to go on from."""
 
 from .averaging import MovingAverage
 from .checkpoints import TrainingStates, save_whole
@@ -15,6 +15,7 @@ from .cross_entropy import CrossEntropy
 from .energy import EnergyMeter
 from .precision import fastest_precision
 from .record import TrainingRecord, read_stages
+from .run import TrainingResult, dry_run, train
 from .scst import SelfCritical, count_ngrams
 from .trainer import CaptionTrainer, write_captions
 
@@ -31,11 +32,14 @@ __all__ = [
     "TokenizerConfig",
     "TrainingConfig",
     "TrainingRecord",
+    "TrainingResult",
     "TrainingStates",
     "ValidationConfig",
     "count_ngrams",
+    "dry_run",
     "fastest_precision",
     "read_stages",
     "save_whole",
+    "train",
     "write_captions",
 ]

@@ -6,11 +6,10 @@
                        progress.json             steps, losses, scores
                        manifest.json             whose state it is; size and SHA-256 of each file above
 
-Everything is written aside, flushed to the disk and renamed, the manifest being the last. A folder without a fitting
-manifest was torn or is of another run.
+Everything is written atomically, the manifest being the last. A folder without a fitting manifest was torn or is of
+another run.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ from typing import Any, Protocol
 
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
+
+from ..files import PARTIAL, atomic_folder, flush, sha256_of
 
 MANIFEST = "manifest.json"
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors make of a full disk
@@ -35,31 +36,16 @@ class Savable(Protocol):
 def save_whole(folder: str | Path, *parts: Savable) -> None:
     """Saves a model and its processor into one folder, in the place of what was there. Runs on one process.
 
-    Everything is written beside the folder and renamed at the end, so a run that is killed leaves the old checkpoint or
-    the new one, never half of one.
-
     Raises:
         OSError: It can't be written; the old checkpoint is as it was.
     """
-    folder = Path(folder)
-    aside, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
-    if old.exists() and not folder.exists():  # a run was killed between the two renames below
-        old.rename(folder)
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        for part in parts:
-            part.save_pretrained(str(aside))
-        _flush(aside)
+        with atomic_folder(folder) as temporary:
+            for part in parts:
+                part.save_pretrained(str(temporary))
     except WRITE_ERRORS as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        before = f"The one before, {folder}, is whole" if folder.exists() else "There is none before it"
+        before = f"The one before, {folder}, is whole" if Path(folder).exists() else "There is none before it"
         raise OSError(f"the checkpoint can't be written ({error}). {before}: make room and run again.") from error
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 class TrainingStates:
@@ -88,26 +74,30 @@ class TrainingStates:
         Raises:
             OSError: It can't be written; the states before it are as they were.
         """
-        aside = self.folder / f"step-{step:08d}.partial"
+        temporary = self.folder / f"step-{step:08d}{PARTIAL}"
         first = self.accelerator.is_local_main_process
         if first:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         try:
-            write(aside)
+            write(temporary)
             self.accelerator.wait_for_everyone()
             if first:
-                files = [file for file in sorted(aside.rglob("*")) if file.is_file()]
-                content = {str(file.relative_to(aside)): _size_and_digest(file) for file in files}
-                (aside / MANIFEST).write_text(json.dumps({"run": self.run, "step": step, "files": content}, indent=2))
-                _flush(aside)
-                shutil.rmtree(self._home(step), ignore_errors=True)  # torn, else the run would have gone on from it
-                aside.rename(self._home(step))
+                files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
+                content = {str(file.relative_to(temporary)): _size_and_digest(file) for file in files}
+                (temporary / MANIFEST).write_text(
+                    json.dumps({"run": self.run, "step": step, "files": content}, indent=2)
+                )
+                flush(temporary)
+                shutil.rmtree(
+                    self._directory(step), ignore_errors=True
+                )  # torn, else the run would have gone on from it
+                temporary.rename(self._directory(step))
                 for old in self._folders()[: -self.keep]:
                     shutil.rmtree(old)
         except WRITE_ERRORS as error:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             kept = [folder.name for folder in self._folders()]
             raise OSError(
                 f"the state after step {step} can't be written to {self.folder} ({error}). "
@@ -142,7 +132,7 @@ class TrainingStates:
             return f"{MANIFEST} is torn ({error})"
         return None
 
-    def _home(self, step: int) -> Path:
+    def _directory(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
     def _folders(self) -> Sequence[Path]:
@@ -150,15 +140,4 @@ class TrainingStates:
 
 
 def _size_and_digest(path: Path) -> list[Any]:
-    with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
-
-
-def _flush(folder: Path) -> None:
-    """Has the disk write down what the system may still hold in memory."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    return [path.stat().st_size, sha256_of(path)]

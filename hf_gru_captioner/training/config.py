@@ -1,14 +1,14 @@
-"""Every knob of a training run, with its unit. A YAML file fills these; the command line overrides it."""
+"""Every option of a training run, with its unit. A YAML file fills these; the command line overrides it."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..checking import LENGTH_PENALTY
+from ..checkpoint_limits import LENGTH_PENALTY
 
-# Knobs that may change between runs of the same command: where things lie, and what is only looked at.
-PLACES = {
+# Options that may change when a run is continued: where files are, and what is only displayed.
+UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
@@ -21,7 +21,7 @@ PLACES = {
     "validation.shown",
 }
 
-# Ranges of knobs that are numbers; all others are at least 0.
+# Ranges of options that are numbers; all others are at least 0.
 COUNTS = {  # at least 1
     "data.max_photos",
     "data.shuffle_block",
@@ -58,11 +58,11 @@ SHARES = {  # from 0 to 1
 MAY_BE_NEGATIVE = {"validation.length_penalty"}
 
 
-def flatten_knobs(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested knobs by their full names, as the command line has them: `{"data.source": ...}`."""
+def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by their full names, as the command line has them: `{"data.source": ...}`."""
     flat: dict[str, Any] = {}
-    for name, value in knobs.items():
-        flat |= flatten_knobs(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    for name, value in options.items():
+        flat |= flatten_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 
@@ -268,7 +268,7 @@ class TrainingConfig:
             )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type that attends.")
-        for name, value in flatten_knobs(asdict(self)).items():
+        for name, value in flatten_options(asdict(self)).items():
             if isinstance(value, int | float):
                 _check_range(name, value)
 

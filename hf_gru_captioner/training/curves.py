@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files import atomic_path
+
 Record = dict[str, float]
 
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # drawn and printed times 100
@@ -11,7 +13,7 @@ SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # drawn and printed times 100
 def plot_curves(history: Sequence[Record], path: str | Path) -> None:
     """Draws the training loss, the reward where there is one, and the validation scores of each epoch.
 
-    Runs on one process; writes aside and renames.
+    Runs on one process; writes it atomically.
     """
     from matplotlib.figure import Figure  # not pyplot, which would look for a screen
     from matplotlib.ticker import MaxNLocator
@@ -35,9 +37,8 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
-    aside = Path(path).with_suffix(".partial")
-    figure.savefig(aside, format="png", dpi=120)
-    aside.replace(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def summary(history: Sequence[Record], select_by: str = "cider") -> str:

@@ -15,7 +15,7 @@ import torch
 from transformers.utils import cached_file
 
 from ..hub.names import ORIGINS, public_name
-from .config import PLACES, flatten_knobs
+from .config import UNCLAIMED, flatten_options
 
 RECORD = "training.json"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "timm")
@@ -25,7 +25,7 @@ class TrainingRecord:
     """Saved into each checkpoint as if it were a part of the model.
 
     Args:
-        knobs: The resolved configuration, nested as in its YAML file.
+        options: The resolved configuration, nested as in its YAML file.
         photos, captions: How many the run learns from; None for a stream.
         processes: How many processes train.
         parent_revision: Commit of the checkpoint on the Hub that the run goes on from.
@@ -33,19 +33,19 @@ class TrainingRecord:
 
     def __init__(
         self,
-        knobs: Mapping[str, Any],
+        options: Mapping[str, Any],
         *,
         photos: int | None,
         captions: int | None,
         processes: int,
         parent_revision: str | None = None,
     ):
-        self.parent, self.parent_revision = knobs["model"]["checkpoint"], parent_revision
+        self.parent, self.parent_revision = options["model"]["checkpoint"], parent_revision
         self.history: Sequence[Mapping[str, float]] = ()  # a record an epoch so far, the last one being the best
-        named = flatten_knobs(knobs)
+        named = flatten_options(options)
         named |= {name: public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         self.stage = {
-            "knobs": {name: value for name, value in named.items() if name not in PLACES},
+            "options": {name: value for name, value in named.items() if name not in UNCLAIMED},
             "photos": photos,
             "captions": captions,
             "machine": f"{_processor()}, {processes} x {torch.get_num_threads()} threads",

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device, set_seed
 from tqdm.auto import tqdm
 
+from ..files import write_atomically
 from .averaging import MovingAverage
 from .checkpoints import TrainingStates, save_whole
 from .config import OptimizationConfig
@@ -71,7 +72,7 @@ class CaptionTrainer:
         model: A `GRUCaptionerForConditionalGeneration`.
         processor: Its processor, saved with each checkpoint.
         accelerator: Devices, processes and precision.
-        config: The knobs.
+        config: The options.
         output_dir: Gets `checkpoint/`, the best one so far; `state/`, to go on from; `history.jsonl`, a line an epoch.
         objective: What to minimize; cross-entropy with the config's options when not given.
         run: What tells this run from others: only states of the same run are gone on from.
@@ -238,9 +239,7 @@ class CaptionTrainer:
             photos += of_image.values()
         path = self.output_dir / f"bad-batch-{self.accelerator.process_index}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".partial")
-        aside.write_text(json.dumps({"step": self.progress.step + 1, "captions": photos}, indent=1) + "\n")
-        aside.replace(path)
+        write_atomically(path, json.dumps({"step": self.progress.step + 1, "captions": photos}, indent=1) + "\n")
         return path
 
     def _unwrapped(self):
@@ -297,9 +296,7 @@ class CaptionTrainer:
             if self.on_best is not None:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
-        aside = self.output_dir / "history.jsonl.partial"
-        aside.write_text("\n".join(lines) + "\n")
-        aside.replace(self.output_dir / "history.jsonl")
+        write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
         tqdm.write(lines[-1] + ("  best so far" if is_best else ""))
 
 

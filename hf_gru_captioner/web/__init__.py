@@ -1,8 +1,8 @@
 """The demo: a page where people drop photos and look around in the captions, safe to put on the open web."""
 
-from ..intake import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
+from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
 from .page import build_page, launch, serve
-from .service import BusyError, Captioned, CaptionService, Decoding, Shelf
+from .service import BusyError, Captioned, CaptionService, Decoding, ServicePool
 
 __all__ = [
     "LIMITS",
@@ -12,7 +12,7 @@ __all__ = [
     "Decoding",
     "Limits",
     "RefusedError",
-    "Shelf",
+    "ServicePool",
     "build_page",
     "fetch_picture",
     "is_public",

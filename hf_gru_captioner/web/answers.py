@@ -11,8 +11,8 @@ import gradio as gr
 from markupsafe import escape
 from PIL import Image
 
-from ..captioning import Caption
-from ..intake import RefusedError
+from ..captioner import Caption
+from ..untrusted_images import RefusedError
 from .service import BusyError, Captioned
 
 
@@ -45,13 +45,19 @@ def answer_of(captioned: Captioned) -> dict[str, Any]:
 
 
 def caption_as_json(caption: Caption) -> dict[str, Any]:
-    """A caption's text, score and probability (both of all its words), and of each word probability, map, rivals."""
+    """Text, score and probability of a caption; probability, attention and alternatives of each word."""
     words = []
     for place, text in enumerate(caption.words):
         attention = None if caption.attention is None else caption.attention[place].round(4).tolist()
         probability = math.exp(caption.log_probabilities[place])
-        rivals = [[rival, round(share, 4)] for rival, share in caption.rivals[place]] if caption.rivals else []
-        words.append({"text": text, "probability": round(probability, 4), "attention": attention, "rivals": rivals})
+        alternatives = (
+            [[alternative, round(share, 4)] for alternative, share in caption.alternatives[place]]
+            if caption.alternatives
+            else []
+        )
+        words.append(
+            {"text": text, "probability": round(probability, 4), "attention": attention, "alternatives": alternatives}
+        )
     probability = math.exp(sum(caption.log_probabilities))
     return {"text": caption.text, "score": round(caption.score, 4), "probability": probability, "words": words}
 

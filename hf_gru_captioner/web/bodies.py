@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.formparsers import MultiPartException
 
-from ..intake import RefusedError
+from ..untrusted_images import RefusedError
 from .uploads import Uploads, visitor_of
 
 Message = MutableMapping[str, Any]

@@ -8,7 +8,7 @@ import asyncio
 import re
 from typing import Any
 
-from ..intake import RefusedError
+from ..untrusted_images import RefusedError
 from .bodies import App, Message, Receive, Send, refuse
 from .uploads import Uploads
 

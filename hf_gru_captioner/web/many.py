@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..intake import Limits, RefusedError, open_picture, read_pictures
+from ..untrusted_images import Limits, RefusedError, open_picture, read_pictures
 
 AT_ONCE = 8  # photos that wait for captions together; their files are held meanwhile
 # At the beginning of a cell, a spreadsheet would compute it; the wide forms too, in some languages of it.

@@ -1,8 +1,8 @@
 """The page: caption a photo and look around in it, compare two ways of captioning it, or caption many and get a table.
 
-Everything that a person can break is checked in `intake`, `uploads`, `bodies` and `doors`, everything that many people
-share is in `service`; here is only what stands where. The looking around happens in the browser (`viewer.js`), on one
-answer of the server. Programs have typed endpoints of their own, `/caption` and `/stream`.
+Everything that a person can break is checked in `untrusted_images`, `uploads`, `bodies` and `doors`, everything that
+many people share is in `service`; here is only what stands where. The looking around happens in the browser
+(`viewer.js`), on one answer of the server. Programs have typed endpoints of their own, `/caption` and `/stream`.
 """
 
 import base64
@@ -22,13 +22,13 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import ExifTags, Image
 from starlette.middleware import Middleware
 
-from ..intake import ADDRESSES, LIMITS, Limits, RefusedError, fetch_picture, open_picture
+from ..untrusted_images import ADDRESSES, LIMITS, Limits, RefusedError, fetch_picture, open_picture
 from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
 from .many import caption_all, pictures_of, to_csv, to_jsonl
 from .queueing import outlive_clients
-from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, Shelf
+from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, ServicePool
 from .uploads import uploads
 
 HERE = Path(__file__).parent
@@ -47,11 +47,11 @@ LoadImage = Callable[..., Image.Image]
 Read = Callable[[], bytes]
 
 
-def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = (), limits: Limits = LIMITS):
+def build_page(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Path] = (), limits: Limits = LIMITS):
     """The page as `gr.Blocks`.
 
     Args:
-        shelf: What captions photos.
+        pool: What captions photos.
         load_image: Makes a picture upright and RGB.
         photos: Examples to click on.
         limits: What strangers may send.
@@ -85,7 +85,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
 
     def look(read: Read, checkpoint: str, *settings) -> str:
         decoding = Decoding(*settings)
-        service = shelf[checkpoint]
+        service = pool[checkpoint]
         photo, shown = load_to_show(service, read, SHOWN_SIDE)
         return json.dumps(answer_of(service(photo, decoding)) | shown_photo(shown))
 
@@ -133,7 +133,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         if not files and not folder:
             raise gr.Error("Choose some photos first.", print_exception=False)
         with as_sentences():
-            service = shelf[checkpoint]
+            service = pool[checkpoint]
             decoding = dataclasses.replace(Decoding(*settings), num_captions=1)
 
         def caption(content: bytes) -> tuple[Image.Image, str]:
@@ -174,7 +174,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                         address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
                         fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
                     with gr.Accordion("How it writes", open=False):
-                        settings = _controls(shelf)
+                        settings = _controls(pool)
                 with gr.Column(scale=3, min_width=300):
                     viewer = _viewer("viewer")
             if photos:
@@ -206,7 +206,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                 for side, standard in (("left", STANDARD), ("right", Decoding("greedy"))):
                     with gr.Column(min_width=300):
                         with gr.Accordion("How it writes", open=False):
-                            controls = _controls(shelf, standard)
+                            controls = _controls(pool, standard)
                         sides.append((controls, _viewer(f"viewer-{side}")))
             both = [control for controls, _ in sides for control in controls]
             gr.on(
@@ -245,14 +245,14 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
                 concurrency_limit=2,
             )
             save.click(save_table, table, saved, api_visibility="private")
-        _add_api(shelf, load, fetched, limits)
+        _add_api(pool, load, fetched, limits)
     return page
 
 
-def serve(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
+def serve(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
     """Serves the page until it is interrupted; the model has captioned once before the first visitor comes."""
-    shelf[shelf.names[0]](Image.new("RGB", (224, 224), "grey"))
-    page = build_page(shelf, load_image, photos=photos)
+    pool[pool.names[0]](Image.new("RGB", (224, 224), "grey"))
+    page = build_page(pool, load_image, photos=photos)
     launch(page, server_name=host, server_port=port)
     print(f"{page.local_url}  (Ctrl+C ends)", flush=True)
     page.block_thread()
@@ -333,7 +333,7 @@ def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
 
 
 def _add_api(
-    shelf: Shelf,
+    pool: ServicePool,
     load: Callable[[CaptionService, Read], Image.Image],
     fetched: Callable[[str], AbstractContextManager[Read]],
     limits: Limits,
@@ -368,17 +368,17 @@ def _add_api(
         length_penalty: float = STANDARD.length_penalty,
         max_words: int = STANDARD.max_words,
         no_repeat_ngram: int = STANDARD.no_repeat_ngram,
-        checkpoint: str = shelf.names[0],
+        checkpoint: str = pool.names[0],
     ) -> dict[str, Any]:
         """Caption a photo, given by its web address or as base64.
 
         Returns captions, the best first, each with text, score, probability and words; each word with probability,
-        attention (rows of the grid of regions) and rivals; and the milliseconds of encoder and decoder.
+        attention (rows of the grid of regions) and alternatives; and the milliseconds of encoder and decoder.
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             decoding = Decoding(*settings)
-            service = shelf[checkpoint]
+            service = pool[checkpoint]
             return answer_of(service(photo_of(photo, service), decoding))
 
     def stream(
@@ -386,14 +386,14 @@ def _add_api(
         strategy: str = "greedy",
         temperature: float = STANDARD.temperature,
         max_words: int = STANDARD.max_words,
-        checkpoint: str = shelf.names[0],
+        checkpoint: str = pool.names[0],
     ) -> Iterator[str]:
         """The caption of a photo as it grows, word by word, greedy or sampled."""
         with as_sentences():
             if strategy == "beam":
                 raise RefusedError("A beam search knows its words only at the end: greedy or sample.")
             decoding = Decoding(strategy, num_captions=1, temperature=temperature, max_words=max_words)
-            service = shelf[checkpoint]
+            service = pool[checkpoint]
             yield from service.stream(photo_of(photo, service), decoding)
 
     gr.api(caption, api_name="caption", concurrency_limit=None)
@@ -422,7 +422,7 @@ def _viewer(elem_id: str) -> gr.HTML:
     )
 
 
-def _controls(shelf: Shelf, standard: Decoding = STANDARD) -> list[Any]:
+def _controls(pool: ServicePool, standard: Decoding = STANDARD) -> list[Any]:
     """The checkpoint, and the fields of a `Decoding`, in their order."""
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
@@ -431,13 +431,13 @@ def _controls(shelf: Shelf, standard: Decoding = STANDARD) -> list[Any]:
 
     return [
         gr.Dropdown(
-            list(shelf.names),
-            value=shelf.names[0],
-            allow_custom_value=shelf.any_name,
-            visible=shelf.any_name or len(shelf.names) > 1,
+            list(pool.names),
+            value=pool.names[0],
+            allow_custom_value=pool.any_name,
+            visible=pool.any_name or len(pool.names) > 1,
             label="Checkpoint",
             info="a folder or a Hub id; only its weights and settings are read, none of its code is run"
-            if shelf.any_name
+            if pool.any_name
             else None,
         ),
         gr.Radio(STRATEGIES, value=standard.strategy, label="Search"),

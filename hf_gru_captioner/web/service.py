@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from transformers.generation.streamers import BaseStreamer
 
-from ..captioning import Caption, Captioner
-from ..intake import RefusedError
+from ..captioner import Caption, Captioner
+from ..untrusted_images import RefusedError
 
-NUM_RIVALS = 5
+NUM_ALTERNATIVES = 5
 NUM_DECODERS = 2  # photos that are decoded at the same time, however many callers there are
 MAX_HELD = 2_000_000  # pixels of a photo that waits; only encoders that see no square of their own take more
 STRATEGIES = ("beam", "greedy", "sample")
@@ -232,7 +232,7 @@ class CaptionService:
             encoded = self.captioner.encode([wish.image for wish in batch])
             middle = time.perf_counter()
             captions = self.captioner.decode(
-                encoded, decoding.captions_written, num_rivals=NUM_RIVALS, **decoding.generation()
+                encoded, decoding.captions_written, num_alternatives=NUM_ALTERNATIVES, **decoding.generation()
             )
             end = time.perf_counter()
         times = (1000 * (middle - start), 1000 * (end - middle), len(batch))
@@ -245,7 +245,7 @@ class CaptionService:
             return error
 
 
-class Shelf:
+class ServicePool:
     """Services by the name of their checkpoint, each begun when it is first wanted.
 
     Args:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..intake import LIMITS, Limits, RefusedError, is_public
+from ..untrusted_images import LIMITS, Limits, RefusedError, is_public
 
 PREFIX = "gru-captioner-"
 NO_SUCH_PHOTO = "This photo is not here; what is sent is deleted after {minutes:.0f} minutes. Please send it again."

@@ -48,23 +48,23 @@ function showWord(number) {
   element.querySelectorAll("[data-word]").forEach((button) => {
     button.setAttribute("aria-pressed", String(Number(button.dataset.word) === number));
   });
-  const rivals = part("rivals");
-  rivals.replaceChildren();
+  const alternatives = part("alternatives");
+  alternatives.replaceChildren();
   if (shown === null) {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    rivals.append(make("p", { class: "hint" }, "Point at a word, or press Play, to see where the model looked."));
+    alternatives.append(make("p", { class: "hint" }, "Point at a word, or press Play, to see where the model looked."));
     return;
   }
   if (shown.attention) paint(canvas, shown.attention, Number(part("strength").value) / 100);
-  rivals.append(make("p", {}, `“${shown.text}” has a probability of ${percent(shown.probability)}. In its place:`));
+  alternatives.append(make("p", {}, `“${shown.text}” has a probability of ${percent(shown.probability)}. In its place:`));
   const list = make("ol");
-  for (const [text, probability] of shown.rivals) {
+  for (const [text, probability] of shown.alternatives) {
     const item = make("li", text === shown.text ? { class: "chosen" } : {});
     item.append(make("span", {}, text), make("span", { class: "bar", style: `--share: ${probability}` }),
       make("span", { class: "share" }, percent(probability)));
     list.append(item);
   }
-  rivals.append(list);
+  alternatives.append(list);
 }
 
 function stop() {

@@ -104,9 +104,9 @@ def test_a_step_that_cannot_be_shared_out_is_refused():
 
 @pytest.fixture
 def make_stream():
-    def make(**knobs):
+    def make(**options):
         stream = Dataset.from_dict({"row": list(range(20))}).to_iterable_dataset(num_shards=4)
-        return StreamedBatches(stream, collate, 3, steps_per_epoch=4, block_size=7, **knobs)
+        return StreamedBatches(stream, collate, 3, steps_per_epoch=4, block_size=7, **options)
 
     return make
 

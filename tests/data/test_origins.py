@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Image, List, Value
 from huggingface_hub import constants
 from PIL import Image as PILImage
 
-from hf_gru_captioner import intake
+from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.data import load_captions, stream_captions
 from hf_gru_captioner.data.caption_files import Photo, find_photos
@@ -106,8 +106,8 @@ def online(monkeypatch, server):
     """The loopback server stands for the public web."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setitem(intake.ADDRESS_PORTS, "http", server.server_port)
-    monkeypatch.setattr(intake, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setitem(untrusted_images.ADDRESS_PORTS, "http", server.server_port)
+    monkeypatch.setattr(untrusted_images, "is_public", lambda address: address == "127.0.0.1")
 
 
 @READ
@@ -259,8 +259,10 @@ def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path,
 
 
 def test_a_photo_that_is_no_bomb_is_what_is_fetched(server, online, write, monkeypatch):
-    monkeypatch.setattr(intake, "LIMITS", intake.Limits(picture_bytes=100))
-    monkeypatch.setattr(intake.fetch_picture, "__defaults__", (intake.Limits(picture_bytes=100), None))
+    monkeypatch.setattr(untrusted_images, "LIMITS", untrusted_images.Limits(picture_bytes=100))
+    monkeypatch.setattr(
+        untrusted_images.fetch_picture, "__defaults__", (untrusted_images.Limits(picture_bytes=100), None)
+    )
     folder = write({"image": ["http://127.0.0.1/0.png"], "caption": ["a dog"]})
     with pytest.raises(ValueError, match="This file is larger than 0 MB"):
         load_captions(folder, "test", allow_urls=True)

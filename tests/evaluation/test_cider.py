@@ -104,7 +104,7 @@ def test_the_metric_loaded_by_its_path_is_the_function(captions, tmp_path):
 
 
 def test_the_metric_takes_frequencies_from_a_file(captions, tmp_path):
-    DocumentFrequencies({"a": 3}, 7, "none").save(tmp_path / "frequencies.json")
+    (tmp_path / "frequencies.json").write_text(DocumentFrequencies({"a": 3}, 7, "none").to_json())
     result = Cider().compute(
         predictions=captions.hypotheses,
         references=captions.references,

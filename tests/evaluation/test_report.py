@@ -14,7 +14,7 @@ from hf_gru_captioner.evaluation import compare, score_captions
 from hf_gru_captioner.evaluation.report import PHOTO_SIDE, SHEET_SIDE, length_histogram, write_report
 
 IMAGES = 60
-HOSTILE = json.loads((Path(__file__).parents[1] / "hostile_texts.json").read_text())
+HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.json").read_text())
 VOID = {"meta", "img", "path", "rect", "polyline"}
 
 

@@ -14,7 +14,7 @@ from hf_gru_captioner.hub import Example, keep_scores, render_card
 
 ROOT = Path(__file__).parents[2]
 STAGE = {
-    "knobs": {
+    "options": {
         "data.source": "flickr8k",
         "objective": "cross_entropy",
         "optimization.label_smoothing": 0.1,

@@ -89,7 +89,7 @@ def test_plain_texts_stay_plain():
 
 def stage_of(text):
     return {
-        "knobs": {
+        "options": {
             "data.source": text,
             "objective": "cross_entropy",
             "optimization.label_smoothing": 0.1,

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard, get_session
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.hub import (
     CODE,
@@ -179,14 +179,14 @@ def local(checkpoint, tmp_path):
     (checkpoint / "config.json").write_text(json.dumps(config))
     tokenizer = json.loads((checkpoint / "tokenizer_config.json").read_text())
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "name_or_path": str(tmp_path)}))
-    knobs = {"data.source": "/home/somebody/shards/train-*.tar", "data.images": "C:\\photos\\mine", "objective": ""}
-    knobs |= {
+    options = {"data.source": "/home/somebody/shards/train-*.tar", "data.images": "C:\\photos\\mine", "objective": ""}
+    options |= {
         "model.encoder": "~/.cache/huggingface/hub/models--timm--resnet18/snapshots/0a1b",
         "model.checkpoint": None,
     }
-    knobs |= {"optimization.label_smoothing": 0.1, "optimization.encoder_learning_rate": None}
-    knobs |= {"optimization.images_per_step": 32}
-    stage = {"knobs": knobs, "photos": 1, "captions": 5, "epoch": 1, "minutes": 1.0, "machine": "a machine"}
+    options |= {"optimization.label_smoothing": 0.1, "optimization.encoder_learning_rate": None}
+    options |= {"optimization.images_per_step": 32}
+    stage = {"options": options, "photos": 1, "captions": 5, "epoch": 1, "minutes": 1.0, "machine": "a machine"}
     (checkpoint / "training.json").write_text(json.dumps({"stages": [stage]}))
     assert main(["export", str(checkpoint)]) == 0
     return checkpoint
@@ -206,9 +206,9 @@ def test_what_is_pushed_names_no_folder_of_the_machine(hub, local, tmp_path, pho
             assert path.encode() not in content, name
     assert json.loads(files["config.json"])["encoder_config"]["_name_or_path"] == "tiny_resnet"
     assert json.loads(files["config.json"])["hidden_size"] == 16
-    knobs = json.loads(files["training.json"])["stages"][0]["knobs"]
-    assert (knobs["data.source"], knobs["data.images"]) == ("train-*.tar", "mine")
-    assert (knobs["model.encoder"], knobs["model.checkpoint"]) == ("timm/resnet18", None)
+    options = json.loads(files["training.json"])["stages"][0]["options"]
+    assert (options["data.source"], options["data.images"]) == ("train-*.tar", "mine")
+    assert (options["model.encoder"], options["model.checkpoint"]) == ("timm/resnet18", None)
     card = files["README.md"].decode()
     assert "A vision encoder (tiny_resnet)" in card
     assert 'pipeline(model="me/captioner"' in card

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 
-from hf_gru_captioner.captioning import SHIPPED_CHECKPOINT
+from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
 from hf_gru_captioner.hub import files_of_space, push
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from hf_gru_captioner.training import CaptionTrainer, OptimizationConfig
 
 @pytest.fixture
 def make_trainer(make_model, processor, tmp_path):
-    """Makes a trainer of a tiny model; keywords are knobs of the optimization."""
+    """Makes a trainer of a tiny model; keywords are options of the optimization."""
 
-    def make(objective=None, run="", folder="run", model=None, **knobs):
-        config = OptimizationConfig(**{"epochs": 3, "learning_rate": 1e-2, "ema_decay": 0.5, **knobs})
+    def make(objective=None, run="", folder="run", model=None, **options):
+        config = OptimizationConfig(**{"epochs": 3, "learning_rate": 1e-2, "ema_decay": 0.5, **options})
         model = model or make_model(dropout=0.1)
         if config.encoder_learning_rate is not None:
             model.set_encoder_trainable()
@@ -24,9 +24,9 @@ def make_trainer(make_model, processor, tmp_path):
 
 @pytest.fixture
 def make_batches(processor, make_dataset):
-    def make(size=4, images_per_step=2, **knobs):
+    def make(size=4, images_per_step=2, **options):
         rows = CaptionedImages(make_dataset(size), augment=False)
-        return EpochBatches(rows, CaptionCollator(processor), images_per_step, **knobs)
+        return EpochBatches(rows, CaptionCollator(processor), images_per_step, **options)
 
     return make
 
@@ -39,8 +39,8 @@ def no_scores(model):
 def fit(make_trainer, make_batches):
     """Trains a tiny model on four photos -> model, history."""
 
-    def fit(scores=no_scores, micro_batches=1, **knobs):
-        trainer = make_trainer(micro_batches=micro_batches, **knobs)
+    def fit(scores=no_scores, micro_batches=1, **options):
+        trainer = make_trainer(micro_batches=micro_batches, **options)
         return trainer.model, trainer.fit(make_batches(micro_batches=micro_batches), scores)
 
     return fit

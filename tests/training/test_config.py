@@ -11,7 +11,7 @@ from hf_gru_captioner.training import (
     TrainingConfig,
     ValidationConfig,
 )
-from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, flatten_knobs
+from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, flatten_options
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_knobs_that_do_not_fit_together_are_refused(parts, message):
 
 
 def test_every_range_is_that_of_a_knob():
-    knobs = flatten_knobs(asdict(TrainingConfig(DataConfig("x"), "y")))
-    assert set(knobs) >= COUNTS | SHARES | MAY_BE_NEGATIVE
+    options = flatten_options(asdict(TrainingConfig(DataConfig("x"), "y")))
+    assert set(options) >= COUNTS | SHARES | MAY_BE_NEGATIVE
     TrainingConfig(DataConfig("x"), "y", validation=ValidationConfig(length_penalty=-1.0))
 
 

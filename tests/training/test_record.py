@@ -10,12 +10,12 @@ EPOCHS = [{"train_seconds": 100.0, "validation_seconds": 20.0}] * 3
 @pytest.fixture
 def make_record(tmp_path):
     def make(**model):
-        knobs = {
+        options = {
             "data": {"source": str(tmp_path), "images": None, "cache_folder": "/secret/cache"},
             "model": {"encoder": "timm/some.encoder", "checkpoint": None, **model},
             "output_dir": "/secret/run",
         }
-        return TrainingRecord(knobs, photos=6, captions=30, processes=2)
+        return TrainingRecord(options, photos=6, captions=30, processes=2)
 
     return make
 
@@ -26,8 +26,8 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
     record.save_pretrained(str(tmp_path))
     assert "secret" not in (tmp_path / "training.json").read_text()
     (stage,) = read_stages(tmp_path)
-    assert stage["knobs"]["data.source"] == tmp_path.name
-    assert stage["knobs"]["model.encoder"] == "timm/some.encoder"
+    assert stage["options"]["data.source"] == tmp_path.name
+    assert stage["options"]["model.encoder"] == "timm/some.encoder"
     assert (stage["photos"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
     assert "2 x 1 threads" in stage["machine"]
     assert stage["versions"]["torch"]
@@ -51,7 +51,7 @@ def test_a_run_takes_over_the_stages_of_the_checkpoint_that_it_goes_on_from(make
     (tmp_path / "next").mkdir()
     second.save_pretrained(str(tmp_path / "next"))
     assert [stage["epoch"] for stage in read_stages(tmp_path / "next")] == [0, 1]
-    assert read_stages(tmp_path / "next")[1]["knobs"]["model.checkpoint"] == tmp_path.name
+    assert read_stages(tmp_path / "next")[1]["options"]["model.checkpoint"] == tmp_path.name
 
 
 def test_a_checkpoint_of_other_means_has_no_stages(tmp_path):

@@ -136,16 +136,16 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_undisturbed_one(
 ):
     """Three epochs of two steps, a state after each; killed at a step, or (4) while the second epoch is validated."""
     make_objective = objectives(processor)[objective]
-    knobs = {"state_steps": 1, "micro_batches": 1}
+    options = {"state_steps": 1, "micro_batches": 1}
 
     def scores(model):
         return {"cider": float(sum(weight.double().sum() for weight in model.state_dict().values()))}
 
-    undisturbed = make_trainer(make_objective(), folder="undisturbed", **knobs)
+    undisturbed = make_trainer(make_objective(), folder="undisturbed", **options)
     undisturbed.model.generation_config.update(max_new_tokens=5)
     history = undisturbed.fit(make_batches(), scores)
 
-    killed = make_trainer(make_objective(), folder="killed", **knobs)
+    killed = make_trainer(make_objective(), folder="killed", **options)
     killed.model.generation_config.update(max_new_tokens=5)
     train_step = killed._train_step
 
@@ -163,7 +163,7 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_undisturbed_one(
     with pytest.raises(Killed):
         killed.fit(make_batches(), dying_scores)
     torch.manual_seed(99)  # what the generators hold in a new process is anything
-    resumed = make_trainer(make_objective(), folder="killed", **knobs)
+    resumed = make_trainer(make_objective(), folder="killed", **options)
     resumed.model.generation_config.update(max_new_tokens=5)
     torch.manual_seed(99)
     again = resumed.fit(make_batches(), scores)

@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.hub import EXAMPLES
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web import Shelf, build_page, launch
+from hf_gru_captioner.web import ServicePool, build_page, launch
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
@@ -20,8 +20,8 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 @pytest.fixture(scope="session")
 def address():
     """Of a page with the shipped checkpoint under two names."""
-    shelf = Shelf(["shipped", "again"], lambda name: Captioner.from_pretrained())
-    page = build_page(shelf, load_image, photos=sorted(EXAMPLES.glob("*.jpg")))
+    pool = ServicePool(["shipped", "again"], lambda name: Captioner.from_pretrained())
+    page = build_page(pool, load_image, photos=sorted(EXAMPLES.glob("*.jpg")))
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()

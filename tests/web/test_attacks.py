@@ -23,9 +23,9 @@ from PIL import Image
 from hf_gru_captioner import Caption
 from hf_gru_captioner.hub import EXAMPLES
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web import Captioned, Shelf, build_page, launch
+from hf_gru_captioner.web import Captioned, ServicePool, build_page, launch
 
-HOSTILE = json.loads((Path(__file__).parents[1] / "hostile_texts.json").read_text())
+HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.json").read_text())
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
 SIGN = {"_type": "gradio.FileData"}
@@ -294,7 +294,7 @@ def impatient(monkeypatch):
     patient = doors.with_patience
     monkeypatch.setattr(page, "with_patience", lambda protocol: patient(protocol, 0.5))
     monkeypatch.setattr(bodies.BodyLimit.__init__, "__defaults__", (None, 0.5))
-    blocks = build_page(Shelf(["none"], lambda name: None), load_image)
+    blocks = build_page(ServicePool(["none"], lambda name: None), load_image)
     launch(blocks, server_name="127.0.0.1")
     yield blocks.local_url
     blocks.close()
@@ -364,8 +364,8 @@ SERVE = """
 import os, sys, threading
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web import Shelf, build_page, launch
-page = build_page(Shelf(["shipped"], lambda name: Captioner.from_pretrained()), load_image)
+from hf_gru_captioner.web import ServicePool, build_page, launch
+page = build_page(ServicePool(["shipped"], lambda name: Captioner.from_pretrained()), load_image)
 launch(page, server_name="127.0.0.1")
 print(page.local_url, flush=True)
 sys.stdin.read()
@@ -432,9 +432,9 @@ def hostile_page():
     def fail(name):
         raise ValueError(HOSTILE[0] + HOSTILE[1] + name)
 
-    shelf = Shelf([HOSTILE[1], HOSTILE[0]], fail, any_name=True, room=100)
-    shelf._services[HOSTILE[1]] = Service()
-    page = build_page(shelf, load_image)
+    pool = ServicePool([HOSTILE[1], HOSTILE[0]], fail, any_name=True, room=100)
+    pool._services[HOSTILE[1]] = Service()
+    page = build_page(pool, load_image)
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()
@@ -505,7 +505,7 @@ def test_hostile_captions_and_alternatives_of_one_photo_stay_text(watched):
     for number in range(len(HOSTILE)):
         watched.set_input_files("#photo input[type=file]", KITTEN if number % 2 else EXAMPLES / "dogs_lawn.jpg")
         watched.wait_for_selector("#viewer [data-word]")
-        alternatives = watched.locator("#viewer .rivals li, #viewer .alternatives li")
+        alternatives = watched.locator("#viewer .alternatives li, #viewer .alternatives li")
         for _ in range(50):  # the caption of the photo before may be replaced, and what was chosen of it with it
             watched.click('#viewer [data-word="0"]')
             if alternatives.count() == 2:

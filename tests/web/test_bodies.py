@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hf_gru_captioner.intake import Limits
+from hf_gru_captioner.untrusted_images import Limits
 from hf_gru_captioner.web.bodies import BodyLimit
 from hf_gru_captioner.web.uploads import Uploads
 

@@ -74,7 +74,7 @@ def test_a_photo_is_captioned_and_its_words_show_where_the_model_looked(visit, e
     assert bright_pixels(page) == 1
     page.click('#viewer [data-word="1"]')
     assert 0 < bright_pixels(page) < 0.9
-    assert page.locator("#viewer .rivals li").count() == 5
+    assert page.locator("#viewer .alternatives li").count() == 5
     look(page)
     page.locator("#viewer [data-part=strength]").fill("0")
     assert bright_pixels(page) == 1

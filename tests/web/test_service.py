@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.intake import RefusedError
-from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, Shelf
+from hf_gru_captioner.untrusted_images import RefusedError
+from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, ServicePool
 
 QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)
 
@@ -51,7 +51,7 @@ def test_a_photo_gets_what_the_captioner_writes(service, captioner, photo, decod
     expected = captioner(photo, num_captions=decoding.captions_written, **decoding.generation())
     if decoding.strategy != "sample":
         assert found.captions == expected
-    assert all(len(caption.rivals) == len(caption.words) for caption in found.captions)
+    assert all(len(caption.alternatives) == len(caption.words) for caption in found.captions)
     assert found.encoder_ms > 0 < found.decoder_ms
 
 
@@ -140,37 +140,37 @@ def make_shelf(checkpoint):
     shelves = []
 
     def make(names, **settings):
-        shelf = Shelf(names, lambda name: Captioner.from_pretrained(checkpoint / name), **settings)
-        shelves.append(shelf)
-        return shelf
+        pool = ServicePool(names, lambda name: Captioner.from_pretrained(checkpoint / name), **settings)
+        shelves.append(pool)
+        return pool
 
     yield make
-    for shelf in shelves:
-        for service in shelf._services.values():
+    for pool in shelves:
+        for service in pool._services.values():
             service.close()
 
 
 def test_a_checkpoint_is_loaded_once_when_it_is_wanted(make_shelf, photo):
-    shelf = make_shelf(["."])
-    assert shelf["."] is shelf["."]
-    assert shelf["."](photo, QUICK).captions
+    pool = make_shelf(["."])
+    assert pool["."] is pool["."]
+    assert pool["."](photo, QUICK).captions
 
 
 def test_only_checkpoints_of_the_shelf_may_be_wanted_unless_any_may(make_shelf):
     with pytest.raises(RefusedError, match="no such checkpoint here"):
         make_shelf(["."])["../checkpoint"]
-    shelf = make_shelf(["."], any_name=True)
-    assert shelf["../checkpoint"] is not shelf["."]
+    pool = make_shelf(["."], any_name=True)
+    assert pool["../checkpoint"] is not pool["."]
     with pytest.raises(RefusedError, match="neither a folder nor a model"):
-        shelf["nowhere"]
+        pool["nowhere"]
 
 
 def test_the_checkpoint_wanted_longest_ago_makes_room_and_ends_well(make_shelf, photo):
-    shelf = make_shelf([".", "./", "./."], room=2)
-    first, second = shelf["."], shelf["./"]
-    assert shelf["."] is first
-    shelf["./."]
-    assert shelf["."] is first
+    pool = make_shelf([".", "./", "./."], room=2)
+    first, second = pool["."], pool["./"]
+    assert pool["."] is first
+    pool["./."]
+    assert pool["."] is first
     second._thread.join(10)
     assert not second._thread.is_alive()
     with pytest.raises(BusyError):

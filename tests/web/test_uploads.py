@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_gru_captioner.intake import Limits, RefusedError
+from hf_gru_captioner.untrusted_images import Limits, RefusedError
 from hf_gru_captioner.web.uploads import Uploads, uploads, visitor_of
 
 FEW = Limits(picture_bytes=1000, visitor_files=3, visitor_bytes=100, uploads_bytes=150)

@@ -1,0 +1,340 @@
+"""Photos in, captions out: what the command line, the demo and the scorer call.
+
+Nothing here imports torch before it is needed: graphs caption without it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from PIL import Image
+
+from .checkpoint import SHIPPED_CHECKPOINT, Source, load_checkpoint, load_graphs, names_damaged
+from .checkpoint_limits import check_generation, check_length_penalty
+from .inference.backend import BACKENDS, PYTORCH, Backend, EncodedImages
+from .inference.beam_search import Hypothesis, beam_search
+from .model.image_loading_gru_captioner import ImageSource, is_one_image
+
+if TYPE_CHECKING:
+    import torch
+    from transformers.utils import ModelOutput
+
+    from .inference.pytorch import PyTorchBackend
+    from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+
+# Arguments of generate() that change what it is given or returns, not how it decodes.
+NOT_SETTINGS = {
+    "inputs",
+    "encoder_outputs",
+    "decoder_input_ids",
+    "input_ids",
+    "cache",
+    "past_key_values",
+    "generation_config",
+    "num_return_sequences",
+    "return_dict_in_generate",
+    "streamer",
+}
+
+# Settings of generate() that [`beam_search`] knows, or that have nothing to do with how a caption is written.
+SEARCH_KNOWS = {
+    "bos_token_id",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "length_penalty",
+    "max_new_tokens",
+    "num_beams",
+    "pad_token_id",
+    "suppress_tokens",
+    "transformers_version",
+    "use_cache",
+}
+
+# Others that change nothing while they are off.
+OFF_UNLESS_TRUE = {
+    "do_sample",
+    "early_stopping",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "output_attentions",
+    "output_hidden_states",
+}
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and what the model thought of it.
+
+    Args:
+        text: The caption.
+        score: Its log-probability in nats, end token included, divided by `length ** length_penalty`: what beam search
+            ranks by. Nearer to 0 is better; comparable between captions of one photo.
+        words: Its tokens, as text.
+        log_probabilities: Log-probability of each word given those before it, in nats.
+        attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
+            heads; each word's sums to 1. None when the model has no attention.
+        alternatives: For each word, the likeliest tokens in its place with their probabilities, the word itself among
+            them if it is one; empty when they were not asked for.
+    """
+
+    text: str
+    score: float
+    words: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    attention: np.ndarray | None = field(compare=False)
+    alternatives: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), compare=False)
+
+
+class Captioner:
+    """Captions photos.
+
+    Args:
+        model: A captioner; it is put into evaluation mode.
+        processor: Its processor.
+
+    Raises:
+        ValueError: The processor's vocabulary is not the model's.
+    """
+
+    _backend: Backend  # which encodes and decodes
+
+    def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
+        from .inference.pytorch import PyTorchBackend
+
+        self._pytorch = self._backend = PyTorchBackend(model, processor)
+
+    @property
+    def model(self) -> "GRUCaptionerForConditionalGeneration":
+        return self._pytorch.model
+
+    @property
+    def processor(self) -> "GRUCaptionerProcessor":
+        return self._pytorch.processor
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether captions come with where the model looked."""
+        return self._backend.has_attention
+
+    @property
+    def num_beams(self) -> int:
+        """Beams of the search when none are asked for."""
+        return self._backend.defaults().get("num_beams") or 1
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | PathLike | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        device: "str | torch.device" = "cpu",
+        dtype: "str | torch.dtype" = "float32",
+        backend: str = PYTORCH,
+        graphs: str | PathLike | None = None,
+        num_threads: int | None = None,
+    ) -> "Captioner":
+        """
+        Args:
+            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given. With a backend of
+                graphs also a folder of them alone.
+            revision, token: As in `AutoModel.from_pretrained`.
+            device: Where torch runs the model.
+            dtype: Precision it runs in there, whatever that of the file.
+            backend: `"torch"`, or `"onnxruntime"` or `"openvino"` for the graphs of `gru-captioner export`: the same
+                captions, sooner, and without importing torch. What only generate() can do, sampling for one, is still
+                done by torch.
+            graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
+            num_threads: That graphs work with; as many as OMP_NUM_THREADS or the machine says when not given.
+
+        Raises:
+            FileNotFoundError: Nothing of that name.
+            OSError: The Hub failed, fell silent or cut the line.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, no such backend, or the graphs are of other
+                weights.
+            MissingExtraError: The backend isn't installed.
+        """
+        source = Source(fspath(checkpoint or SHIPPED_CHECKPOINT), revision, token)
+        if backend not in BACKENDS:
+            raise ValueError(f"the backend is one of {', '.join(BACKENDS)}, found {backend!r}.")
+        if backend == PYTORCH:
+            captioner = cls(*load_checkpoint(source, device, dtype))
+        else:
+            captioner = _GraphCaptioner(source, graphs, backend, num_threads)
+        captioner._try_out(source.name)
+        return captioner
+
+    @overload
+    def __call__(self, images: ImageSource, *, num_captions: None = None, **generation: Any) -> Caption: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageSource], *, num_captions: None = None, **generation: Any
+    ) -> list[Caption]: ...
+
+    @overload
+    def __call__(self, images: ImageSource, *, num_captions: int, **generation: Any) -> list[Caption]: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[ImageSource], *, num_captions: int, **generation: Any
+    ) -> list[list[Caption]]: ...
+
+    def __call__(self, images, *, num_captions=None, batch_size=16, **generation):
+        """
+        Args:
+            images: One photo (path, address, bytes, PIL image, array or tensor), or a list of them.
+            num_captions: How many captions of each photo, the best first; then each photo gives a list. Beam search
+                writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
+            batch_size: Photos captioned at once.
+            generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
+
+        Returns:
+            One [`Caption`] a photo, or a list of `num_captions` of them.
+
+        Raises:
+            ValueError: An image that can't be read, or a number below 1.
+            TypeError: An argument of generate() that is no setting.
+        """
+        if batch_size < 1 or (num_captions is not None and num_captions < 1):
+            raise ValueError(f"batch_size and num_captions are at least 1, found {batch_size} and {num_captions}.")
+        refused = sorted(set(generation) & NOT_SETTINGS)
+        if refused:
+            raise TypeError(f"Captioner takes no {refused[0]}: call captioner.model.generate() for that.")
+        is_one = is_one_image(images)
+        sources = [images] if is_one else list(images)
+        captions: list[list[Caption]] = []
+        for start in range(0, len(sources), batch_size):
+            encoder_outputs = self.encode(sources[start : start + batch_size])
+            captions += self.decode(encoder_outputs, num_captions or 1, **generation)
+        results = captions if num_captions is not None else [of_image[0] for of_image in captions]
+        return results[0] if is_one else results
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """One photo, upright, RGB and as small as the encoder takes it: the part of [`encode`] that reads files."""
+        return self._backend.load_image(source)
+
+    def encode(self, images: Sequence[ImageSource]) -> "ModelOutput | EncodedImages":
+        """Photos -> what the decoder needs to know of them, for [`decode`]."""
+        return self._backend.encode(images)
+
+    def decode(
+        self,
+        encoded: "ModelOutput | EncodedImages",
+        num_captions: int = 1,
+        num_alternatives: int = 0,
+        **generation: Any,
+    ) -> list[list[Caption]]:
+        """Encoded images -> `num_captions` captions of each, the best first, with `num_alternatives` for each word.
+
+        They are those of generate(). Where our own search can write them, it does, since it is quicker.
+        """
+        settings = {**self._backend.defaults(), **generation}
+        check_length_penalty(settings.get("length_penalty"))
+        search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
+        if search_settings is not None:
+            states, step = self._backend.begin(encoded)
+            found = beam_search(
+                step, states, num_captions=num_captions, num_alternatives=num_alternatives, **search_settings
+            )
+        else:
+            found = self._pytorch.generate(self._for_pytorch(encoded), num_captions, num_alternatives, generation)
+        ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
+        length_penalty = 1.0 if length_penalty is None else length_penalty
+        captions = [[self._caption(each, ends, length_penalty) for each in of_image] for of_image in found]
+        if search_settings is not None:
+            return captions  # in the order of the search, which rounding doesn't change
+        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
+
+    def _for_pytorch(self, encoded) -> "ModelOutput":
+        return encoded
+
+    def _try_out(self, name: str) -> None:
+        """Writes a word about a grey photo: settings that don't fit the weights show now, not in the middle of a job.
+
+        Raises:
+            ValueError: It can't; names the checkpoint.
+        """
+        check_generation(self._backend.defaults(), name)
+        with names_damaged(f"the checkpoint {name}"):
+            caption = self(Image.new("RGB", (32, 32), "grey"), max_new_tokens=1)
+        if not math.isfinite(caption.score):
+            raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are not finite.")
+
+    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float) -> Caption:
+        tokens = found.tokens.tolist()
+        log_probabilities = found.log_probabilities.tolist()
+        num_words = len(tokens) - (tokens[-1] in ends)
+        attention = found.attention
+        if attention is not None:
+            rows = math.isqrt(attention.shape[-1])
+            attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
+        return Caption(
+            text=self._backend.decode_tokens(tokens),
+            score=math.fsum(log_probabilities) / len(tokens) ** length_penalty,
+            words=tuple(self._backend.decode_tokens([token]) for token in tokens[:num_words]),
+            log_probabilities=tuple(log_probabilities[:num_words]),
+            attention=attention,
+            alternatives=tuple(self._alternatives(found, num_words)) if found.alternatives.shape[1] else (),
+        )
+
+    def _alternatives(self, found: Hypothesis, num_words: int):
+        """Word and probability of each alternative, by word."""
+        probabilities = np.exp(found.alternative_log_probabilities)
+        for of_word, values in zip(
+            found.alternatives[:num_words].tolist(), probabilities[:num_words].tolist(), strict=True
+        ):
+            texts = (self._backend.decode_tokens([token], skip_special_tokens=False) for token in of_word)
+            yield tuple(zip(texts, values, strict=True))
+
+
+class _GraphCaptioner(Captioner):
+    """Captions images by graphs; torch loads the checkpoint only when something asks for what graphs can't do."""
+
+    def __init__(self, source: Source, graphs: "str | PathLike | None", backend: str, num_threads: int | None):
+        self._backend, commit = load_graphs(source, backend, None if graphs is None else fspath(graphs), num_threads)
+        self._source = replace(source, revision=commit or source.revision)
+
+    @cached_property
+    def _pytorch(self) -> "PyTorchBackend":  # type: ignore[override]
+        from .inference.pytorch import PyTorchBackend
+
+        return PyTorchBackend(*load_checkpoint(self._source))
+
+    def _for_pytorch(self, encoded: EncodedImages) -> "ModelOutput":
+        import torch
+
+        from .model.modeling_gru_captioner import GRUCaptionerEncoderOutput
+
+        regions, keys, values, _ = map(torch.from_numpy, encoded)
+        return GRUCaptionerEncoderOutput(
+            last_hidden_state=regions, projected_regions=(keys, values, values.mean(dim=1))
+        )
+
+
+def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
+    """Arguments of beam_search() that mean what these settings of generate() mean; None where there are none."""
+    unknown = {name for name in settings.keys() - SEARCH_KNOWS if settings[name] or name not in OFF_UNLESS_TRUE}
+    num_beams = settings.get("num_beams") or 1
+    ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
+    if unknown or not settings.get("max_new_tokens") or num_captions > num_beams or len(ends) != 1:
+        return None
+    return {
+        "start": settings["decoder_start_token_id"],
+        "end": ends[0],
+        "num_beams": num_beams,
+        "max_words": settings["max_new_tokens"],
+        "length_penalty": 1.0 if length_penalty is None else length_penalty,
+        "suppressed": settings.get("suppress_tokens") or (),
+    }
+
+
+def _end_tokens(settings: dict[str, Any]) -> list[int]:
+    """The ids that end a caption; generate() takes one or a list."""
+    ends = settings.get("eos_token_id")
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -1,0 +1,355 @@
+"""What is looked at of a checkpoint before anything is built of it, since whoever wrote it is trusted with nothing.
+
+Sizes and counts first, so that no file takes memory or time that its weights don't; then what could lead somewhere
+else: to another repository, another file, code. Needs neither torch nor transformers: graphs are checked so too.
+"""
+
+import itertools
+import json
+import math
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .tokenization import PATTERNS
+
+# All of a checkpoint that is read as JSON, and how many bytes each may have: ten times what is usual, or more.
+# Of brackets alone, Python makes thirty times as much.
+MOST_BYTES = {
+    "config.json": 4_000_000,  # some encoders list 21,000 labels
+    "generation_config.json": 4_000_000,
+    "processor_config.json": 1_000_000,
+    "preprocessor_config.json": 1_000_000,
+    "tokenizer.json": 12_000_000,
+    "tokenizer_config.json": 4_000_000,
+    "special_tokens_map.json": 1_000_000,
+    "added_tokens.json": 1_000_000,
+    "vocab.json": 10_000_000,
+    "graphs.json": 4_000_000,
+}
+MOST_LAYERS = 1000
+MAX_SIDE = 2048  # pixels that images are scaled to; more is a slip of the keyboard, or meant to take all memory
+MOST_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
+MOST_WEIGHTS = 50_000  # tensors
+MOST_CHARACTERS = 1000  # of a token
+MOST_ADDED_TOKENS = 5000
+MOST_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
+TOKENIZER = {
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"),
+    *("decoder", "model"),
+}
+MOST_STEPS = 20  # of a decoder or normalizer
+MOST_PATTERN = 500  # characters of a regular expression
+MOST_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
+MOST_PADDING = 10_000  # tokens
+MOST_BAD_WORDS = 10_000  # tokens of all sequences that captions may not hold
+LENGTH_PENALTY = 10  # at most, either way; 1,000 tokens to the power of more are soon infinite
+
+LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting that says how many an encoder has
+LAYERS_OF_STAGES = re.compile("depths?$|layers$|blocks$|repeats$")  # in the name of a list of such numbers
+PLAIN_NAME = re.compile(r"[\w.\-]+")  # of an architecture that timm brings along; others lead to the Hub or to a folder
+ARCHITECTURES = ("architecture", "backbone", "model_name")
+# Settings of an encoder that have weights, files or code fetched from elsewhere; false or empty they do nothing.
+LEADS_ELSEWHERE = {
+    *("use_pretrained_backbone", "pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg_overlay"),
+    *("pretrained_model_args", "quantization_config", "auto_map", "custom_pipelines", "gguf_file"),
+}
+IMPLEMENTATIONS = (None, "eager", "sdpa")  # of the attention; others are kernels, which the Hub has too
+
+# Of a checkpoint's settings of generate(), the whole numbers: one that asks for more wants all memory, or never ends.
+LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
+# Settings of generate() that a checkpoint may bring; the others load models, compile, or lead to code on the Hub.
+GENERATION = {
+    *("_from_model_config", "begin_suppress_tokens", "bad_words_ids", "bos_token_id", "decoder_start_token_id"),
+    *("do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "eos_token_id"),
+    *("epsilon_cutoff", "eta_cutoff", "exponential_decay_length_penalty", "forced_bos_token_id"),
+    *("forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens", "max_time", "min_length"),
+    *("min_new_tokens", "min_p", "no_repeat_ngram_size", "num_beams", "num_return_sequences", "output_attentions"),
+    *("output_hidden_states", "output_logits", "output_scores", "pad_token_id", "remove_invalid_values"),
+    *("renormalize_logits", "repetition_penalty", "return_dict_in_generate", "sequence_bias", "suppress_tokens"),
+    *("temperature", "token_healing", "top_h", "top_k", "top_p", "transformers_version", "typical_p", "use_cache"),
+}
+
+
+def check_config(name: str, path: Path) -> None:
+    """Refuses what is no checkpoint of ours, would be built without end or leads elsewhere.
+
+    Args:
+        name: Of the checkpoint, for the message.
+        path: Its config.json, the only file that has to be there.
+
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    if not path.is_file():
+        raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
+    try:
+        config = read_json(path)
+        model_type = config.get("model_type", "unknown")
+    except (AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"{name} is not a checkpoint: its config.json can't be read ({_short(error)}).") from error
+    if model_type != "gru_captioner":
+        raise ValueError(f"{name} is not a GRU captioner but a model of type {_short(model_type)!r}.")
+    check_layers(f"checkpoint {name}", config)
+    check_encoder(name, config)
+
+
+def check_layers(name: str, config: Mapping[str, Any]) -> None:
+    """Refuses a network that would be built without end.
+
+    Args:
+        name: Of what is loaded, for the message.
+        config: Its configuration, as JSON has it.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    for setting, value in _settings(config):
+        if _is_number(value) and value > MOST_LAYERS and LAYERS.search(setting):
+            raise ValueError(f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,}.")
+        if isinstance(value, list) and sum(map(_layers, value)) > MOST_LAYERS and LAYERS_OF_STAGES.search(setting):
+            raise ValueError(
+                f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,} in all."
+            )
+
+
+def check_encoder(name: str, config: Mapping[str, Any]) -> None:
+    """Refuses an encoder whose building would ask another repository, read another file or run code.
+
+    Args:
+        name: Of what is loaded, for the message.
+        config: Its configuration, as JSON has it. What it says of its own code is not read by this package.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    own = {key: value for key, value in config.items() if key not in ("auto_map", "custom_pipelines")}
+    for setting, value in _settings(own):
+        leads = bool(value) and setting in LEADS_ELSEWHERE
+        if setting in ARCHITECTURES and value is not None:
+            leads = not isinstance(value, str) or not PLAIN_NAME.fullmatch(value)
+        if "_implementation" in setting:
+            leads = value not in IMPLEMENTATIONS and not isinstance(value, bool)  # `_attn_implementation_autoset`
+        if leads:
+            raise ValueError(
+                f"{name} is refused: {setting} in its config.json, {_short(value)!r}, leads out of the checkpoint. An "
+                "encoder is an architecture of transformers or of timm, by its plain name, with its weights in "
+                "model.safetensors."
+            )
+
+
+def check_files(name: str, folder: Path) -> None:
+    """Refuses files of a checkpoint that take more than captions need, or lead elsewhere. Those not there are passed.
+
+    Raises:
+        ValueError: Says which and why.
+    """
+    contents = {}
+    for file in MOST_BYTES:
+        if (folder / file).is_file():
+            contents[file] = read_json(folder / file)
+            if not isinstance(contents[file], dict):
+                raise ValueError(f"{file} holds no settings")
+    check_generation(contents.get("generation_config.json", {}), name)
+    check_tokenizer(contents.get("tokenizer.json", {}), contents.get("config.json", {}).get("vocab_size"))
+    settings = contents.get("tokenizer_config.json", {})
+    elsewhere = [key for key in settings if key.endswith(("_file", "_files")) and settings[key]]
+    if elsewhere:
+        raise ValueError(f"{elsewhere[0][:60]} in tokenizer_config.json leads out of the checkpoint")
+    for file, key in (("tokenizer_config.json", "added_tokens_decoder"), ("special_tokens_map.json", "")):
+        tokens = contents.get(file, {}).get(key, ()) if key else contents.get(file, {})
+        if len(tokens or ()) > MOST_ADDED_TOKENS:
+            raise ValueError(f"{file} adds more than {MOST_ADDED_TOKENS:,} tokens")
+    if (folder / "model.safetensors").is_file():
+        _check_header(folder / "model.safetensors")
+    if (folder / "adapter_config.json").exists():
+        raise ValueError("adapter_config.json leads to another model: merge the adapter into the weights")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        ValueError: It is larger than any of its kind, or no JSON.
+    """
+    most = MOST_BYTES[path.name]
+    if path.stat().st_size > most:
+        raise ValueError(f"{path.name} is larger than {most / 1e6:.0f} MB")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+
+
+def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
+    """Refuses settings of generate() that never end, take all memory, or are not for a checkpoint to bring.
+
+    Raises:
+        ValueError: Names the setting, and the checkpoint if its name is given.
+    """
+    of_name = f" of {name}" if name else ""
+    for setting, most in LIMITS.items():
+        value = settings.get(setting)
+        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
+            raise ValueError(f"{setting}{of_name} is a whole number from 1 to {most:,}, found {_short(value)}.")
+    check_length_penalty(settings.get("length_penalty"), of_name)
+    for setting, value in settings.items():
+        is_off = value is not True and value in (None, 0, 1, "", [], {})
+        if setting not in GENERATION and not is_off:
+            raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may bring.")
+    for setting in ("bad_words_ids", "sequence_bias"):
+        if sum(1 for _ in _settings(settings.get(setting))) > MOST_BAD_WORDS:
+            raise ValueError(f"{setting}{of_name} has more than {MOST_BAD_WORDS:,} tokens.")
+
+
+def check_length_penalty(value: Any, of_name: str = "") -> None:
+    """Refuses one that makes scores infinite or no numbers.
+
+    Raises:
+        ValueError: Says what was found.
+    """
+    if value is not None and not (_is_number(value) and abs(value) <= LENGTH_PENALTY):
+        raise ValueError(
+            f"length_penalty{of_name} is a number from -{LENGTH_PENALTY} to {LENGTH_PENALTY}, found {_short(value)}."
+        )
+
+
+def check_tokenizer(content: Mapping[str, Any], vocab_size: int | None = None) -> None:
+    """Refuses a tokenizer.json that would read or write text for longer than its length warrants, or that has more
+    tokens than the model.
+
+    Raises:
+        ValueError: Says why.
+    """
+    added = content.get("added_tokens") or ()
+    if len(added) > MOST_ADDED_TOKENS:
+        raise ValueError(f"tokenizer.json adds more than {MOST_ADDED_TOKENS:,} tokens")
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if vocab_size is not None and len(vocabulary or ()) > vocab_size:
+        raise ValueError(f"the tokenizer has {len(vocabulary or ()):,} tokens, the model {vocab_size}")
+    if unknown := content.keys() - TOKENIZER:
+        raise ValueError(f"tokenizer.json has a part that is unknown, {_short(min(unknown))}")
+    others = {name: part for name, part in content.items() if name not in ("model", "added_tokens")}
+    if sum(1 for _ in itertools.islice(_containers(others), MOST_PARTS + 1)) > MOST_PARTS:
+        raise ValueError(f"tokenizer.json has more than {MOST_PARTS:,} parts")
+    if any(len(str(token)) > MOST_CHARACTERS for token in _tokens(vocabulary, added)):
+        raise ValueError(f"tokenizer.json has a token of more than {MOST_CHARACTERS:,} characters")
+    for setting, value in _settings([content.get("padding"), content.get("truncation")]):
+        if _is_number(value) and value > MOST_PADDING:
+            raise ValueError(f"{setting[:60]} in tokenizer.json is more than {MOST_PADDING:,}")
+    for part in ("decoder", "normalizer", "pre_tokenizer"):
+        _check_steps(part, list(_objects(content.get(part))))
+
+
+def _check_steps(part: str, steps: list[Mapping[str, Any]]) -> None:
+    if len([step for step in steps if "type" in step]) > MOST_STEPS:
+        raise ValueError(f"the {part} in tokenizer.json has more than {MOST_STEPS} steps")
+    growing = 0
+    for step in steps:
+        pattern, expression = step.get("String"), step.get("Regex")
+        if "pattern" in step and step.get("type") == "Replace":
+            replaced = step["pattern"] if isinstance(step["pattern"], dict) else {"String": step["pattern"]}
+            growing += len(str(step.get("content") or "")) > len(str(replaced.get("String", " ")))
+        if pattern == "":
+            raise ValueError(f"the {part} in tokenizer.json looks for nothing")
+        if expression is not None and expression not in PATTERNS and (part == "decoder" or _is_slow(str(expression))):
+            raise ValueError(f"a regular expression of the {part} in tokenizer.json might never end")
+    if growing > (0 if part == "decoder" else 2):  # each may multiply the text
+        raise ValueError(f"the {part} in tokenizer.json makes texts longer and longer")
+
+
+def _is_slow(expression: str) -> bool:
+    """Whether a regular expression may take longer than a power of the text's length: it repeats what repeats, or what
+    has alternatives. Some that are quick look so too."""
+    if len(expression) > MOST_PATTERN:
+        return True
+    plain = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]", "x", expression)  # classes count as one letter
+    groups = [False]  # of each group that is open: whether it repeats something or has alternatives
+    closed = False  # the same of the group that ends just before
+    repeats = 0
+    for token in re.findall(r"\(\??|\)|[*+|]|\{\d*,\d*\}|\{\d+\}|.", plain, re.DOTALL):
+        if token[0] == "(":
+            groups.append(False)
+        elif token == ")":
+            closed = groups.pop() if len(groups) > 1 else True
+            groups[-1] |= closed
+            continue
+        elif token[0] in "*+{":
+            repeats += 1
+            if closed or repeats > MOST_REPEATS:
+                return True
+            groups[-1] = True
+        elif token == "|":
+            groups[-1] = True
+            repeats *= len(groups) > 1
+        closed = False
+    return False
+
+
+def _check_header(weights: Path) -> None:
+    """Refuses a file of weights that is mostly names."""
+    with weights.open("rb") as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if size > MOST_HEADER and size < os.stat(file.fileno()).st_size:
+            raise ValueError(f"{weights.name} names more weights than any model has")
+        try:
+            names = json.loads(file.read(size)) if size <= MOST_HEADER else {}
+        except (RecursionError, ValueError):
+            return  # safetensors says what is wrong with it
+    if len(names) > MOST_WEIGHTS:
+        raise ValueError(f"{weights.name} has {len(names):,} weights, more than {MOST_WEIGHTS:,}")
+
+
+def _tokens(vocabulary: Any, added: Iterable[Any]) -> Iterator[Any]:
+    for token in vocabulary if isinstance(vocabulary, dict | list) else ():
+        yield token[0] if isinstance(token, list) and token else token
+    for token in added:
+        yield token.get("content") if isinstance(token, dict) else token
+
+
+def _objects(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object of a JSON, itself included."""
+    if isinstance(content, dict):
+        yield content
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _objects(value)
+
+
+def _containers(content: Any) -> Iterator[Any]:
+    """Every object and list of a JSON."""
+    if isinstance(content, dict | list):
+        yield content
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _containers(value)
+
+
+def _settings(content: Any, setting: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a JSON with the name of its setting, also what is in objects and lists; lists as wholes too."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if isinstance(value, dict):
+                yield str(key), value
+            yield from _settings(value, str(key))
+    elif isinstance(content, list):
+        yield setting, content
+        for value in content:
+            yield from _settings(value, setting)
+    else:
+        yield setting, content
+
+
+def _layers(value: Any) -> float:
+    return value if _is_number(value) and value > 0 else 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    return " ".join(str(value)[:60].split())

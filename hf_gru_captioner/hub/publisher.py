@@ -1,0 +1,45 @@
+"""Publishes checkpoints beside the training that makes them."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ..errors import one_line
+from .card import render_card
+from .push import check_name, files_of_checkpoint, push
+
+
+class Publisher:
+    """Publishes each best checkpoint of a run beside the training, which neither waits for it nor fails with it.
+
+    Args:
+        repo_id: `user/name` on the Hub.
+        say: Is told what came of it.
+    """
+
+    def __init__(self, repo_id: str, say: Callable[[str], None]):
+        check_name(repo_id)
+        self.repo_id = repo_id
+        self.say = say
+        self._thread = ThreadPoolExecutor(1)
+        self._newest: Future | None = None
+
+    def __call__(self, checkpoint: Path) -> None:
+        """Takes the checkpoint as it is now; one that still waits for its turn is passed over."""
+        taken = files_of_checkpoint(checkpoint).items()
+        files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in taken}
+        files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
+        if self._newest is not None:
+            self._newest.cancel()
+        self._newest = self._thread.submit(self._push, files)
+
+    def close(self) -> None:
+        """Waits for the last one."""
+        self._thread.shutdown()
+
+    def _push(self, files: dict[str, bytes]) -> None:
+        try:
+            pushed = push(files, self.repo_id, message="Best checkpoint so far")
+            self.say(f"published: {pushed.url}")
+        except (OSError, ValueError) as error:
+            self.say(f"not published: {one_line(error)}")

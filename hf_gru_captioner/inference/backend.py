@@ -1,0 +1,131 @@
+"""What runs a captioner, behind one interface, and the registry of what can.
+
+A backend encodes images and runs the decoder a word at a time; beam search, text and scores are the same for all. To
+add one that runs exported graphs, write its loader here (a graph's file -> a function of its inputs) and name it in
+`GRAPH_RUNTIMES`. Nothing heavy is imported here: the command line reads the registry before it knows the command.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from ..model.image_loading_gru_captioner import ImageSource
+    from .beam_search import Step
+
+PYTORCH = "torch"  # the one backend that needs no graphs
+
+Run = Callable[[dict[str, "np.ndarray"]], list["np.ndarray"]]  # inputs by name -> outputs in order
+
+
+class EncodedImages(NamedTuple):
+    """What the decoder needs to know of `B` images.
+
+    Attributes:
+        regions: As the vision encoder gives them, `(B, P, D)`.
+        keys, values: `(B, P, H)`.
+        states: Of both GRUs before the start token, `(2, B, H)`.
+    """
+
+    regions: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    states: np.ndarray
+
+
+class Backend(Protocol):
+    """Encodes images and decodes words; what it returns of `encode` is handed to its own `begin`."""
+
+    @property
+    def can_search(self) -> bool:
+        """Whether [`beam_search`] writes the same captions with it as generate() does."""
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether its decode step says where the model looked."""
+
+    def defaults(self) -> dict[str, Any]:
+        """Settings of generate() that the checkpoint was saved with."""
+
+    def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Token ids -> text."""
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        """One image, upright, RGB and as small as the encoder takes it."""
+
+    def encode(self, images: Sequence[ImageSource]) -> Any:
+        """Images -> what the decoder needs to know of them."""
+
+    def begin(self, encoded: Any) -> tuple[np.ndarray, Step]:
+        """Encoded images -> first states `(2, B, H)` and the decode step."""
+
+
+@dataclass(frozen=True)
+class GraphRuntime:
+    """A library that runs graphs.
+
+    Attributes:
+        load: Path of a graph and a number of threads -> the function that runs it.
+        extra: The extra of this package that installs it.
+        suffixes: Endings of the files that it runs, those that load soonest first.
+    """
+
+    load: Callable[[Path, int], Run]
+    extra: str
+    suffixes: tuple[str, ...]
+
+
+def _load_onnxruntime(path: Path, num_threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    # A thread that waits by spinning takes the core from whoever loads photos or chooses words: half the speed.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, inputs)
+
+
+_making_the_core = threading.Lock()
+
+
+@cache
+def _openvino_core():
+    """One for all graphs of the process, never deleted.
+
+    Each gives its thread a stack for signals (https://github.com/openvinotoolkit/openvino/pull/11894) and sets the one
+    before again when it is deleted, which may be gone: the next signal, Ctrl-C for one, would then end the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _load_openvino(path: Path, num_threads: int) -> Run:
+    # Half precision, which OpenVINO takes where the processor has it, would give other captions.
+    settings = {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"}
+    with _making_the_core:
+        core = _openvino_core()
+    model = core.compile_model(path, "CPU", settings)
+    lock = threading.Lock()  # a compiled model has one place for its inputs
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with lock:
+            return list(model(inputs).values())
+
+    return run
+
+
+GRAPH_RUNTIMES = {
+    "onnxruntime": GraphRuntime(_load_onnxruntime, "onnxruntime", (".onnx",)),
+    "openvino": GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
+}
+BACKENDS = (PYTORCH, *GRAPH_RUNTIMES)

@@ -1,0 +1,373 @@
+"""A captioner as two graphs: the encoder once a photo, and one step of the decoder; the search stays outside.
+
+    encoder.onnx      photos -> regions, keys, values, states
+    step.onnx         tokens, states, keys, values -> log_probabilities, new_states, attention
+    tokenizer.json    the words
+    graphs.json       which weights they are of, how photos are scaled, settings of the search
+
+That is all a caption needs, so it runs without torch. OpenVINO's form has `.xml` and `.bin` in place of `.onnx`, that
+of PyTorch `.pt2`. Both graphs take any number of photos, the step any number of beams. The encoder takes bytes: scaling
+them to the numbers that it was trained on is its first layer. Batch norm and activations are fused by whatever runs
+them.
+
+int8: the encoder's convolutions take and give 8-bit numbers whose ranges calibration photos have shown, weights by
+channel; the step's weights are 8-bit, its inputs are scaled word by word. Each runtime is quick with int8 graphs in its
+own format only.
+
+Letters in shape comments:
+    B images    K beams    P regions    H hidden    V vocabulary
+"""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim
+
+from ..files import GRAPHS_SETTINGS, atomic_folder, sha256_of
+
+FORMATS = ("onnx", "openvino", "exported-program")
+MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
+
+# Weights of 7 bits in 8: a processor without VNNI (AVX2, older AVX-512) adds two products of 8 bits in 16 bits, which
+# overflow: regions were off by 74 % there. Graphs travel to machines that nobody knows when they are exported.
+REDUCED_RANGE = True
+
+
+def export_graphs(
+    model,
+    processor,
+    folder: str | Path,
+    weights: str | Path,
+    *,
+    format: str = "onnx",  # noqa: A002  # what the field calls it
+    calibration: np.ndarray | None = None,
+) -> None:
+    """Writes the graphs of a captioner into a folder, whole or not at all.
+
+    Args:
+        model: A `GRUCaptionerForConditionalGeneration`, in float32 on the CPU.
+        processor: Its processor.
+        folder: Is replaced if it holds graphs.
+        weights: The file that the model was loaded from, by which its graphs are known.
+        format: One of [`FORMATS`].
+        calibration: Photos `(photos, height, width, 3)` uint8 whose like the graphs shall caption: then they are int8.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+        ArithmeticError: A graph answers otherwise than the model.
+        OSError: They can't be written; graphs that were there are as they were.
+        ValueError: The processor does more to a photo than to scale it, or there is no such format.
+    """
+    folder = Path(folder)
+    if format not in FORMATS:
+        raise ValueError(f"the format is one of {', '.join(FORMATS)}, found {format!r}.")
+    if format == "exported-program" and calibration is not None:
+        raise ValueError("an exported program is written in float32 only: choose onnx or openvino for int8.")
+    if processor.image_size is None:
+        raise ValueError("graphs take photos that are scaled to one size, this processor crops or pads them.")
+    if folder.exists() and not (folder / GRAPHS_SETTINGS).is_file():
+        raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
+    settings = {
+        "weights": sha256_of(weights),
+        "license": getattr(model.config, "license", None) or "other",
+        "format": format,
+        "precision": "float32" if calibration is None else "int8",
+        "image_size": processor.image_size,
+        "resample": int(processor.image_processor.resample),
+        "has_attention": model.config.attention_type != "none",
+        "generation": {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
+    }
+    try:
+        with atomic_folder(folder) as temporary:
+            _write_graphs(_graphs(model.eval(), processor), temporary, format, calibration)
+            processor.tokenizer.backend_tokenizer.save(str(temporary / "tokenizer.json"))
+            (temporary / GRAPHS_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    except OSError as error:
+        raise OSError(
+            f"the graphs can't be written to {folder} ({error}); what was there is as it was. Make room and run again."
+        ) from error
+
+
+def _write_graphs(graphs: "list[Graph]", folder: Path, format: str, calibration: np.ndarray | None) -> None:  # noqa: A002
+    if format == "exported-program":
+        for graph in graphs:
+            graph.write_program(folder)
+        return
+    for graph in graphs:
+        graph.write_onnx(folder)
+    if calibration is not None:
+        _quantize_encoder(folder / "encoder.onnx", calibration)
+        (_compress_step if format == "openvino" else _quantize_step)(folder / "step.onnx")
+    if format == "openvino":
+        _convert_to_openvino(folder)
+
+
+class Encoder(nn.Module):
+    """Photos, as bytes -> all that the decoder needs to know of them."""
+
+    def __init__(self, model, image_processor):
+        super().__init__()
+        self.encoder, self.decoder = model.encoder, model.decoder
+        mean, deviation = torch.zeros(3), torch.ones(3)
+        if image_processor.do_normalize:
+            mean, deviation = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
+        factor = image_processor.rescale_factor if image_processor.do_rescale else 1.0
+        self.register_buffer("scale", (factor / deviation)[:, None, None])  # (3, 1, 1)
+        self.register_buffer("shift", (-mean / deviation)[:, None, None])
+
+    def forward(self, photos):  # (B, height, width, 3) uint8
+        encoded = self.encoder(photos.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+        keys, values, mean_region = encoded["projected_regions"]  # (B, P, H), (B, P, H), (B, H)
+        return encoded["last_hidden_state"], keys, values, self.decoder.first_states(mean_region)
+
+
+class Step(nn.Module):
+    """One word further: the decoder's own forward, with photos and beams apart so that both may be of any number."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.decoder, self.lm_head = copy.deepcopy(model.decoder), model.lm_head
+        self.decoder.embed_tokens, self.decoder.language_gru = _gates_by_word(self.decoder)
+        self.decoder.fusion_gru = OneWord(self.decoder.fusion_gru)
+
+    def forward(self, tokens, states, keys, values):  # (B, K), (2, B, K, H), (B, P, H), (B, P, H)
+        mean_region = values.mean(dim=1)  # (B, H), read for the number of photos only: there are states
+        words = tokens.flatten(0, 1)[:, None]  # (B K, 1)
+        decoded = self.decoder(words, (keys, values, mean_region), states.flatten(1, 2))
+        log_probabilities = self.lm_head(decoded.output_embeddings[:, 0]).log_softmax(dim=-1)  # (B K, V)
+        outputs = [log_probabilities.unflatten(0, tokens.shape), decoded.states.unflatten(1, tokens.shape)]
+        if decoded.attention_weights is not None:  # (B K, 1, A, P)
+            outputs.append(decoded.attention_weights[:, 0].mean(dim=1).unflatten(0, tokens.shape))  # (B, K, P)
+        return tuple(outputs)
+
+
+class OneWord(nn.Module):
+    """A GRU that is given one word a caption: what the exporter can translate of one."""
+
+    def __init__(self, gru: nn.GRU):
+        super().__init__()
+        self.input, self.state = _linear_layers(gru)
+
+    def forward(self, inputs, state):  # (N, 1, E), (1, N, H)
+        state = _gru_cell(self.input(inputs[:, 0]), self.state(state[0]), state[0])  # (N, H)
+        return state[:, None], state[None]  # (N, 1, H), (1, N, H)
+
+
+class OneWordOfGates(nn.Module):
+    """The same for a GRU whose input comes multiplied with its weights already."""
+
+    def __init__(self, gru: nn.GRU):
+        super().__init__()
+        _, self.state = _linear_layers(gru)
+
+    def forward(self, gates, state):  # (N, 1, 3 H), (1, N, H)
+        state = _gru_cell(gates[:, 0], self.state(state[0]), state[0])  # (N, H)
+        return state[:, None], state[None]
+
+
+def _gates_by_word(decoder) -> tuple[nn.Embedding, OneWordOfGates]:
+    """The language GRU reads nothing but words, so its input's products are made once for the whole vocabulary."""
+    gru = decoder.language_gru
+    gates = decoder.embed_tokens.weight @ gru.weight_ih_l0.T + gru.bias_ih_l0  # (V, 3 H)
+    return nn.Embedding.from_pretrained(gates.detach()), OneWordOfGates(gru)
+
+
+def _linear_layers(gru: nn.GRU) -> tuple[nn.Linear, nn.Linear]:
+    """Of the input `(..., E) -> (..., 3 H)`, of the state `(..., H) -> (..., 3 H)`."""
+    of_input = nn.Linear(gru.input_size, 3 * gru.hidden_size)
+    of_state = nn.Linear(gru.hidden_size, 3 * gru.hidden_size)
+    weights: Any = dict(gru.named_parameters())
+    of_input.weight, of_input.bias = weights["weight_ih_l0"], weights["bias_ih_l0"]
+    of_state.weight, of_state.bias = weights["weight_hh_l0"], weights["bias_hh_l0"]
+    return of_input, of_state
+
+
+def _gru_cell(of_input, of_state, state):  # (N, 3 H), (N, 3 H), (N, H)
+    """As torch defines it: https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
+    reset_i, update_i, new_i = of_input.chunk(3, dim=-1)
+    reset_s, update_s, new_s = of_state.chunk(3, dim=-1)
+    new = torch.tanh(new_i + torch.sigmoid(reset_i + reset_s) * new_s)
+    return new + torch.sigmoid(update_i + update_s) * (state - new)  # (N, H)
+
+
+class Graph:
+    """One of the two: a module with an example of its inputs."""
+
+    def __init__(self, name: str, module: nn.Module, inputs: dict, outputs: list[str], dynamic_shapes: dict):
+        self.name, self.module, self.inputs, self.outputs = name, module.eval(), inputs, outputs
+        self.dynamic_shapes = dynamic_shapes
+
+    @torch.no_grad()
+    def _translate(self) -> Any:
+        """The module as ONNX, and as the program that this was made of."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, on names that it gives anew
+            return torch.onnx.export(
+                self.module,
+                tuple(self.inputs.values()),
+                dynamo=True,
+                input_names=list(self.inputs),
+                output_names=self.outputs,
+                dynamic_shapes=self.dynamic_shapes,
+                verbose=False,
+            )
+
+    def write_onnx(self, folder: Path) -> None:
+        import onnxruntime
+
+        path = folder / f"{self.name}.onnx"
+        translated = self._translate()
+        for node in translated.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces, with paths of this machine
+        translated.save(path, external_data=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        answers = session.run(None, {name: value.numpy() for name, value in self.inputs.items()})
+        self._check(path.name, map(torch.from_numpy, answers))
+
+    def write_program(self, folder: Path) -> None:
+        path = folder / f"{self.name}.pt2"
+        written = io.BytesIO()  # of a file that can't be written, torch's own writer ends the process
+        torch.export.save(self._translate().exported_program, written)
+        path.write_bytes(written.getvalue())
+        self._check(path.name, torch.export.load(path).module()(*self.inputs.values()))
+
+    @torch.no_grad()
+    def _check(self, file: str, answers) -> None:
+        for name, answer, expected in zip(self.outputs, answers, self.module(*self.inputs.values()), strict=True):
+            difference = (answer - expected).abs().max().item()
+            if not difference <= MAX_DIFFERENCE:
+                raise ArithmeticError(f"{file}: {name} is off by {difference:.2g}; the graphs were not kept.")
+
+
+@torch.no_grad()
+def _graphs(model, processor) -> list[Graph]:
+    images, beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
+    photos = torch.randint(256, (2, *processor.image_size, 3), generator=torch.Generator().manual_seed(0))
+    photos = photos.to(torch.uint8)  # (B, height, width, 3)
+    encoder, step = Encoder(model, processor.image_processor).eval(), Step(model).eval()
+    _, keys, values, states = (output.contiguous() for output in encoder(photos))
+    tokens = torch.full((2, 3), model.config.decoder_start_token_id)
+    states = states[:, :, None].repeat(1, 1, 3, 1)  # (2, B, K, H)
+    answers = ["log_probabilities", "new_states", "attention"]
+    return [
+        Graph("encoder", encoder, {"photos": photos}, ["regions", "keys", "values", "states"], {"photos": {0: images}}),
+        Graph(
+            "step",
+            step,
+            {"tokens": tokens, "states": states, "keys": keys, "values": values},
+            answers[: 2 if model.config.attention_type == "none" else 3],
+            {
+                "tokens": {0: images, 1: beams},
+                "states": {1: images, 2: beams},
+                "keys": {0: images},
+                "values": {0: images},
+            },
+        ),
+    ]
+
+
+def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
+    """Makes convolutions, what cuts their outputs off and what adds them 8-bit; regions and keys stay as they are."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
+    )
+
+    class Photos(CalibrationDataReader):
+        def __init__(self):
+            self.photos = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            photo = next(self.photos, None)
+            return None if photo is None else {"photos": photo[None]}
+
+    fused = path.with_name("fused.onnx")
+    with _quiet():
+        quant_pre_process(path, fused, skip_symbolic_shape=True)
+        quantize_static(
+            fused,
+            path,
+            Photos(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Clip", "Add"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,  # with 8-bit weights of either sign: what processors are quick with
+            weight_type=QuantType.QInt8,
+            reduce_range=REDUCED_RANGE,
+        )
+    fused.unlink()
+
+
+def _quantize_step(path: Path) -> None:
+    """Makes the weights 8-bit; ONNX Runtime then scales the inputs of each product to 8 bits too, while it runs."""
+    from onnxruntime.quantization import quant_pre_process, quantize_dynamic
+
+    whole = path.with_name("whole.onnx")
+    with _quiet():
+        quant_pre_process(path, whole, skip_symbolic_shape=True)
+        quantize_dynamic(
+            whole, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=REDUCED_RANGE
+        )
+    whole.unlink()
+
+
+def _compress_step(path: Path) -> None:
+    """Makes the weights 8-bit in the form that OpenVINO is quick with: an 8-bit constant, scaled where it is used."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {each.name: each for each in graph.initializer}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants]
+    for node in products:
+        weight = constants.pop(node.input[1])
+        is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        channel = 0 if is_transposed else 1
+        values = numpy_helper.to_array(weight)
+        scale = (np.abs(values).max(axis=1 - channel, keepdims=True) / 127).astype(np.float32)
+        parts = {"int8": np.rint(values / scale).astype(np.int8), "scale": scale.ravel()}
+        parts["zero"] = np.zeros(scale.size, dtype=np.int8)
+        for part, each in parts.items():
+            graph.initializer.append(numpy_helper.from_array(each, f"{weight.name}.{part}"))
+        graph.initializer.remove(weight)
+        names = [f"{weight.name}.{part}" for part in parts]
+        graph.node.insert(0, helper.make_node("DequantizeLinear", names, [weight.name], axis=channel))
+    onnx.save(model, path)
+
+
+def _convert_to_openvino(folder: Path) -> None:
+    import openvino
+
+    for path in (folder / "encoder.onnx", folder / "step.onnx"):
+        graph = openvino.convert_model(path)
+        try:
+            openvino.save_model(graph, path.with_suffix(".xml"), compress_to_fp16=False)
+        except RuntimeError as error:  # all that it says of a full disk
+            raise OSError(f"{path.with_suffix('.bin')}: {error}") from error
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps advice to ourselves that the quantizer logs and prints for whoever calls it."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    finally:
+        logging.root.setLevel(level)

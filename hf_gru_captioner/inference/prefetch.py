@@ -1,0 +1,79 @@
+"""Many photos: while words are written of some, the next are encoded and the ones after them loaded.
+
+What waits between the stages is bounded, so memory does not grow with the number of photos. Files are loaded by
+threads: Pillow decodes and scales without Python's lock, as the runtimes compute without it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..captioner import Caption, Captioner
+    from ..model.image_loading_gru_captioner import ImageSource
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def caption_all(
+    captioner: "Captioner",
+    sources: "Iterable[ImageSource]",
+    *,
+    num_captions: int = 1,
+    batch_size: int = 16,
+    num_loaders: int = 2,
+    **generation: Any,
+) -> "Iterator[list[Caption] | Exception]":
+    """Captions of each photo in turn, or what is wrong with it.
+
+    Args:
+        captioner: Writes them.
+        sources: Photos of any kind that `load_image` takes; taken from when they are needed, any number of them.
+        num_captions: Of each photo, the best first.
+        batch_size: Photos captioned at once.
+        num_loaders: Threads that load photos.
+        generation: Settings of generate().
+    """
+
+    def load(source: "ImageSource") -> "Image.Image | Exception":
+        try:
+            return captioner.load_image(source)
+        except (OSError, ValueError) as error:
+            return error
+
+    def encode(batch: "list[Image.Image | Exception]"):
+        images = [image for image in batch if not isinstance(image, Exception)]
+        return batch, captioner.encode(images) if images else None
+
+    with ThreadPoolExecutor(num_loaders, "load") as loaders, ThreadPoolExecutor(1, "encode") as encoder:
+        loaded = _ahead(loaders, load, sources, 2 * batch_size)
+        for batch, encoded in _ahead(encoder, encode, _batches(loaded, batch_size), 1):
+            written = iter(captioner.decode(encoded, num_captions, **generation) if encoded is not None else [])
+            for image in batch:
+                yield image if isinstance(image, Exception) else next(written)
+
+
+def _ahead(executor: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """Results of the items in their order; `depth` items further are worked on before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(work, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # who asked may have had enough
+        for future in waiting:
+            future.cancel()
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,113 @@
+"""A captioner's model on plain PyTorch: its encoder and decode step for the search, and generate() for the rest."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+from transformers.utils import ModelOutput
+
+from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from ..model.configuration_gru_captioner import IGNORE_INDEX
+from ..model.image_loading_gru_captioner import ImageSource
+from ..model.modeling_gru_captioner import GRUCaptionerEncoderOutput
+from .beam_search import Hypothesis, Step, StepOutput
+
+
+class PyTorchBackend:
+    """
+    Args:
+        model: A captioner; it is put into evaluation mode.
+        processor: Its processor.
+
+    Raises:
+        ValueError: The processor's vocabulary is not the model's.
+    """
+
+    def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
+        if len(processor.tokenizer) != model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
+                "they are not of one checkpoint."
+            )
+        self.model = model.eval()
+        self.processor = processor
+
+    @property
+    def can_search(self) -> bool:
+        """Whether the search's arithmetic is the model's: NumPy has neither half precision nor other devices."""
+        return self.model.device.type == "cpu" and self.model.dtype == torch.float32
+
+    @property
+    def has_attention(self) -> bool:
+        return self.model.config.attention_type != "none"
+
+    def defaults(self) -> dict[str, Any]:
+        """Settings of the model's generation_config that are not those of generate() anyhow."""
+        standard = _standard_settings()
+        config = vars(self.model.generation_config)
+        return {name: value for name, value in config.items() if name[0] != "_" and value != standard.get(name)}
+
+    def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self.processor.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def load_image(self, source: ImageSource) -> Image.Image:
+        return self.processor.load_image(source)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[ImageSource]) -> GRUCaptionerEncoderOutput:
+        pixel_values = self.processor(images=images)["pixel_values"].to(self.model.device)
+        return self.model.get_encoder()(pixel_values)
+
+    @torch.inference_mode()
+    def begin(self, encoder_outputs) -> tuple[np.ndarray, Step]:
+        """First states `(2, B, H)` and the decode step of encoded photos."""
+        projected_regions = encoder_outputs.projected_regions
+        decoder, lm_head = self.model.decoder, self.model.lm_head
+
+        @torch.inference_mode()
+        def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
+            decoded = decoder(torch.from_numpy(tokens)[:, None], projected_regions, torch.from_numpy(states))
+            log_probabilities = lm_head(decoded.output_embeddings[:, 0]).log_softmax(-1)  # (N, V)
+            weights = decoded.attention_weights  # (N, 1, A, P)
+            attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
+            return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
+
+        return decoder.first_states(projected_regions[2]).numpy(), step
+
+    @torch.inference_mode()
+    def generate(
+        self, encoder_outputs: ModelOutput, num_captions: int, num_alternatives: int, generation: dict[str, Any]
+    ) -> list[list[Hypothesis]]:
+        """Captions by generate(), which knows every setting."""
+        model = self.model
+        sequences = model.generate(
+            encoder_outputs=encoder_outputs, num_return_sequences=num_captions, **generation
+        )  # (N, 1 + T)
+        labels = self.model.labels_of_sequences(sequences)
+        # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
+        output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
+        log_probabilities = output.logits.float().log_softmax(-1)  # (N, T, V)
+        of_words = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
+        alternatives = log_probabilities.topk(num_alternatives)  # (N, T, alternatives)
+        attention = output.cross_attentions[0].float().mean(dim=1) if output.cross_attentions else None  # (N, T, P)
+        found = []
+        for row, length in enumerate((labels != IGNORE_INDEX).sum(dim=1).tolist()):
+            found.append(
+                Hypothesis(
+                    tokens=labels[row, :length].cpu().numpy(),
+                    log_probabilities=of_words[row, :length].cpu().numpy(),
+                    attention=None if attention is None else attention[row, :length].cpu().numpy(),
+                    alternatives=alternatives.indices[row, :length].cpu().numpy(),
+                    alternative_log_probabilities=alternatives.values[row, :length].cpu().numpy(),
+                )
+            )
+        return [found[start : start + num_captions] for start in range(0, len(found), num_captions)]
+
+
+@functools.cache
+def _standard_settings() -> dict[str, Any]:
+    return dict(vars(GenerationConfig()))

@@ -1,0 +1,115 @@
+"""One run in one output folder: a lock while it runs, and the options that it was begun with.
+
+The system lets go of the lock when the process ends, however it ends.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from ..errors import UsageError
+from ..files import write_atomically
+from .config import UNCLAIMED, TrainingConfig, flatten_options
+
+OPTIONS = "config.yaml"
+LOCK = "run.lock"
+HOLDER = "run.lock.holder"  # who has it; the lock itself is an empty file
+PATIENCE = 10.0  # seconds: the processes that read photos ahead may outlive a killed run so long
+
+
+class FolderHeldError(OSError):
+    """Another run works in the folder; its text says which."""
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keeps a folder for this process. Runs on one process.
+
+    Raises:
+        FolderHeldError: Another process has it.
+        OSError: Nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise FolderHeldError(
+            f"{folder} is held by another run, {_holder(folder)}: wait for its end, or name another output_dir."
+        ) from error
+    try:
+        since = datetime.now(UTC).isoformat(" ", "seconds")
+        write_atomically(folder / HOLDER, f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / HOLDER).read_text()[:200]
+    except (OSError, ValueError):
+        return "which has not said its number"
+
+
+def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
+    """Saves the options with the run; refuses an `output_dir` that holds a run with other ones.
+
+    Returns what tells this run from others: a digest of the options that matter, and of the rows to learn from if they
+    are given. Runs on every process; the first one writes.
+
+    Raises:
+        UsageError: The folder holds something else.
+    """
+    text = yaml.safe_dump(asdict(config), sort_keys=False)
+    options = _read_options(text)
+    output_dir = Path(config.output_dir)
+    path = output_dir / OPTIONS
+    if path.exists():
+        try:
+            before = _read_options(path.read_text())
+        except (yaml.YAMLError, AttributeError, RecursionError) as error:  # not YAML, or not a mapping
+            raise UsageError(f"{path} holds no options of a run: name another output_dir.") from error
+        changed = [
+            f"{name} was {before.get(name)}, is {options.get(name)}"
+            for name in sorted(before.keys() | options.keys())
+            if before.get(name) != options.get(name)
+        ]
+        if changed:
+            raise UsageError(
+                f"{output_dir} holds a run with other options ({'; '.join(changed[:5])}): name another output_dir, or "
+                "remove that one."
+            )
+    elif (output_dir / "checkpoint").exists():
+        raise UsageError(f"{output_dir} has a checkpoint of something else: name another output_dir.")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    digest = hashlib.sha256(repr(options).encode())
+    if rows is not None:
+        digest.update(repr([rows["image_digest"][:], rows["captions"][:]]).encode())
+    return digest.hexdigest()
+
+
+def begun_precision(output_dir: Path) -> str | None:
+    """The precision of the run in the output folder; None where there is none."""
+    try:
+        precision = yaml.safe_load((output_dir / OPTIONS).read_text())["optimization"]["mixed_precision"]
+    except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError):
+        return None  # a damaged file is refused when the folder is claimed
+    return precision if precision in ("no", "bf16", "fp16") else None
+
+
+def _read_options(text: str) -> dict[str, Any]:
+    return {name: value for name, value in flatten_options(yaml.safe_load(text)).items() if name not in UNCLAIMED}

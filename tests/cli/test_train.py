@@ -1,0 +1,377 @@
+"""`gru-captioner features` and `train`, from a folder of photos to captions, through every room."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, TimmWrapperConfig
+
+from hf_gru_captioner import Captioner, training
+from hf_gru_captioner.cli import main
+from hf_gru_captioner.cli.training_options import read_config
+from hf_gru_captioner.data import RegionCache
+from hf_gru_captioner.training import lock
+from hf_gru_captioner.training.assembly import Assembly
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def options(make_dataset, tmp_path):
+    """Options of a run on a few photos with a tiny encoder."""
+    for split, size in (("train", 6), ("validation", 3)):
+        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
+        rows = make_dataset(size).select_columns(["image", "captions"])
+        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
+    settings = {"input_size": [3, 96, 96], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    config = TimmWrapperConfig(architecture="test_resnet", do_pooling=False, pretrained_cfg=settings)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    return {
+        "data.source": tmp_path / "set",
+        "data.cache_folder": tmp_path / "cache",
+        "tokenizer.min_count": 1,
+        "model.encoder": tmp_path / "encoder",
+        "model.hidden_size": 16,
+        "model.embedding_size": 12,
+        "optimization.epochs": 2,
+        "optimization.images_per_step": 2,
+        "optimization.checkpoint_precision": "float32",
+        "optimization.mixed_precision": "no",  # auto might choose another each time, and Accelerate has one a process
+        "validation.num_beams": 2,
+        "validation.max_new_tokens": 9,
+        "validation.shown": 2,
+        "output_dir": tmp_path / "run",
+    }
+
+
+def arguments_of(options) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def run(command, options, capsys) -> tuple[int, str, list[str]]:
+    code = main([command, *arguments_of(options)])
+    output = capsys.readouterr()
+    return code, output.out, [line for line in output.err.splitlines() if line.startswith("gru-captioner")]
+
+
+@pytest.mark.slow
+def test_features_then_cross_entropy_then_self_critical_training(options, make_dataset, capsys, monkeypatch, tmp_path):
+    assert run("features", {**options, "dry_run": True}, capsys)[1].startswith("to be written: 0.00 GB")
+    assert not (tmp_path / "cache").exists()
+    code, output, _ = run("features", options, capsys)
+    assert code == 0
+    assert "6 photos, whole, mirrored: 9 regions of 96 numbers" in output
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # training photos, mirrored ones, validation photos
+    monkeypatch.setattr(RegionCache, "_encode_missing", None)  # nothing is left to be encoded
+
+    code, output, _ = run("train", {**options, "tracker": "tensorboard"}, capsys)
+    assert code == 0
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint",
+        "config.yaml",
+        "curves.png",
+        "hf_gru_captioner",  # tensorboard's
+        "history.jsonl",
+        "looks",
+        "run.lock",  # empty; no one holds it any more
+        "state",
+    }
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["hidden_size"] == 16
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2]
+    assert output.splitlines()[-4].split()[:3] == ["epoch", "loss", "CIDEr-D"]
+    assert sorted(path.name for path in (folder / "looks" / "epoch-02").iterdir()) == ["0.png", "1.png", "captions.txt"]
+    assert Image.open(folder / "looks" / "epoch-02" / "0.png").size[1] > 200
+    captioner = Captioner.from_pretrained(folder / "checkpoint")
+    assert captioner.model.generation_config.num_beams == 2
+    caption = captioner(make_dataset(1)[0]["image"], min_new_tokens=3)
+    assert len(caption.words) >= 3
+    assert not set(caption.words) & {"<unk>", "<pad>", "<s>"}
+
+    second = {
+        **options,
+        "objective": "self_critical",
+        "model.checkpoint": folder / "checkpoint",
+        "output_dir": tmp_path / "scst",
+    }
+    assert run("train", second, capsys)[0] == 0
+    history = [json.loads(line) for line in (tmp_path / "scst" / "history.jsonl").read_text().splitlines()]
+    assert all(record["reward"] >= 0 for record in history)
+    before, after = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("run", "scst"))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert moved
+    assert not any(name.startswith("encoder.vision") for name in moved)
+
+
+def start(options, script="train.py", launcher=()) -> subprocess.Popen:
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "scripts" / script), *arguments_of(options)],
+        env={**settings, "ACCELERATE_USE_CPU": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_features_as_one(options, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = start({**options, "data.cache_folder": tmp_path / "of-two"}, "features.py", launcher)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors[-2000:]
+    assert main(["features", *arguments_of(options)]) == 0
+    of_one = {path.relative_to(tmp_path / "cache"): path.read_bytes() for path in (tmp_path / "cache").rglob("*.bin")}
+    of_two = {path.relative_to(tmp_path / "of-two"): path.read_bytes() for path in (tmp_path / "of-two").rglob("*.bin")}
+    assert len(of_one) == 3
+    assert of_two == of_one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder_learns", [False, True])
+def test_a_run_killed_with_signal_9_ends_with_the_same_checkpoint(options, tmp_path, encoder_learns):
+    options = {**options, "optimization.epochs": 6, "optimization.state_steps": 1, "validation.shown": 0}
+    if encoder_learns:
+        options |= {"optimization.encoder_learning_rate": 1e-4, "optimization.encoder_first_layer": "layer3"}
+    assert start(options).wait(timeout=300) == 0
+
+    killed = {**options, "output_dir": tmp_path / "killed"}
+    process = start(killed)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / "state" / "step-00000007").exists():  # of 18 steps
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = start(killed)
+    output, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors[-2000:]
+    assert "going on after step" in output
+    kept = [
+        load_file(folder / "checkpoint" / "model.safetensors") for folder in (tmp_path / "run", tmp_path / "killed")
+    ]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(kept[0][name].equal(kept[1][name]) for name in kept[0])
+
+
+def test_a_dry_run_estimates_and_writes_nothing(options, capsys, tmp_path):
+    code, output, _ = run("train", {**options, "dry_run": True}, capsys)
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines()[-7:])
+    assert lines["steps"] == "2 epochs of 3 = 6"
+    assert lines["photos"] == "6 to learn from, 3 to choose by"
+    assert lines["model"].startswith("0.38 M parameters, 0.01 M")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_other_knobs_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_path):
+    assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
+    code, _, errors = run("train", {**options, "optimization.epochs": 1, "model.dropout": 0.2}, capsys)
+    assert code == 2
+    assert "holds a run with other options (model.dropout was 0.5, is 0.2): name another output_dir" in errors[0]
+    history = (tmp_path / "run" / "history.jsonl").read_text()
+    elsewhere = {**options, "optimization.epochs": 1, "optimization.state_steps": 7, "validation.shown": 0}
+    assert run("train", elsewhere, capsys)[0] == 0  # nothing that changes the weights: the run is found finished
+    assert (tmp_path / "run" / "history.jsonl").read_text() == history
+    (tmp_path / "run" / "config.yaml").unlink()
+    code, _, errors = run("train", elsewhere, capsys)
+    assert code == 2
+    assert "run has a checkpoint of something else: name another output_dir" in errors[0]
+
+
+@pytest.fixture
+def fresh_state():
+    """Forgets Accelerate's precision, which a process can't change, before a run and behind the test."""
+    yield AcceleratorState._reset_state
+    AcceleratorState._reset_state()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state, capsys, monkeypatch, tmp_path):
+    settings = {**options, "optimization.epochs": 1, "optimization.mixed_precision": "auto"}
+    fresh_state()
+    monkeypatch.setattr(training, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
+    code, output, _ = run("train", settings, capsys)
+    assert (code, "precision       bf16, which is said here" in output) == (0, True)
+    assert "mixed_precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
+    monkeypatch.setattr(training, "fastest_precision", lambda device: ("no", "fp32"))
+    fresh_state()
+    code, output, _ = run("train", settings, capsys)
+    assert (code, "precision       bf16, as this run began" in output) == (0, True)
+    fresh_state()
+    code, _, errors = run("train", {**settings, "optimization.mixed_precision": "no"}, capsys)
+    assert (code, "optimization.mixed_precision was bf16, is no" in errors[0]) == (2, True)
+
+
+def test_other_photos_are_another_run(options, make_dataset, capsys, tmp_path):
+    assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
+    rows = make_dataset(5).select_columns(["image", "captions"])
+    rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    with pytest.warns(UserWarning, match="passed over: it is the state of another run"):
+        assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
+
+
+def test_each_best_checkpoint_is_published(options, hub, capsys, tmp_path):
+    published = {**options, "push_to_hub": "me/captioner", "optimization.epochs": 1}
+    code, output, _ = run("train", published, capsys)
+    assert code == 0
+    repository = hub.repository("me/captioner")
+    assert f"published: {hub.address}/me/captioner/commit/{repository.branches['main']}" in output
+    checkpoint = tmp_path / "run" / "checkpoint"
+    assert repository.files()["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+    assert b"# captioner" in repository.files()["README.md"]
+
+
+def test_training_goes_on_when_it_cannot_publish(options, hub, capsys, tmp_path):
+    hub.fail("POST .*/commit/", 500, times=99)
+    code, output, _ = run("train", {**options, "push_to_hub": "me/captioner"}, capsys)
+    assert code == 0
+    assert "not published: the Hub refused, and nothing was published; it failed with status 500" in output
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_streamed_photos_are_learned_from(options, capsys, tmp_path):
+    streamed = {**options, "data.streaming": True, "data.steps_per_epoch": 2, "optimization.images_per_step": 2}
+    assert run("train", streamed, capsys)[0] == 0
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output_dir", "x"], "data.source"),
+        (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "Did you mean optimization.epochs?"),
+        (["--data.source", "x", "--output_dir", "y", "--model.attention_type", "soft"], "attention_type"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere"),
+        (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "name its folder in model.check"),
+    ],
+)
+def test_mistakes_in_the_knobs_end_in_one_line(capsys, arguments, message):
+    assert main(["train", *arguments]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:\n  source: x\n  mirro: true\noutput_dir: y\n", "Did you mean data.mirror?"),
+        ("data:\n  source: x\noutput_dir: y\noptimisation:\n  epochs: 3\n", "Did you mean optimization.epochs?"),
+    ],
+)
+def test_unknown_knobs_in_a_file_are_answered_with_the_nearest(capsys, tmp_path, text, message):
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+def test_every_recipe_is_made_of_known_knobs_and_says_what_to_expect(recipe):
+    from hf_gru_captioner.cli.training_options import read_config
+
+    config = read_config(["--config", str(ROOT / "configs" / recipe)], "train", "")
+    assert config.output_dir.startswith("runs/")
+    comment = [line for line in (ROOT / "configs" / recipe).read_text().splitlines() if line.startswith("#")]
+    assert "minutes" in " ".join(comment)
+    assert "CIDEr" in " ".join(comment)
+
+
+def test_a_learning_encoder_has_no_features_to_make_ahead(options, capsys):
+    code, _, errors = run("features", {**options, "optimization.encoder_learning_rate": 1e-4}, capsys)
+    assert code == 2
+    assert "nothing to encode ahead" in errors[0]
+
+
+def pickled(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def lacking_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["decoder.language_gru.bias_hh_l0"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def without_numbers(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["decoder.language_gru.bias_hh_l0"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("command", ["train", "features"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (pickled, "is damaged or its files"),
+        (lacking_a_weight, "lacks 1 weights"),
+        (without_numbers, "no finite numbers"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "not a GRU captioner"),
+    ],
+)
+def test_a_checkpoint_to_go_on_from_is_looked_at_as_one_to_caption_with(
+    options, checkpoint, capsys, command, damage, said
+):
+    options = {**options, "model.checkpoint": checkpoint, "dry_run": True}
+    damage(checkpoint)
+    code, _, errors = run(command, options, capsys)
+    assert code == 2
+    assert said in errors[-1]
+    with pytest.raises(ValueError, match=said):
+        Captioner.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("command", ["train", "features"])
+def test_an_encoder_of_pickled_weights_is_refused(options, capsys, command):
+    pickled(options["model.encoder"])
+    code, _, errors = run(command, {**options, "dry_run": True}, capsys)
+    assert code == 2
+    assert "no weights as safetensors" in errors[-1]
+
+
+def test_going_on_keeps_the_checkpoint_and_takes_the_dropout_of_the_run(options, checkpoint):
+    settings = {**options, "model.checkpoint": checkpoint, "model.dropout": 0.25}
+    config = read_config(arguments_of(settings), "train", "")
+    assembly = Assembly(config, Accelerator(cpu=True))
+    model = assembly.model
+    assert (model.config.dropout, model.decoder.dropout.p) == (0.25, 0.25)
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(value.equal(model.state_dict()[name]) for name, value in weights.items())
+
+
+def test_an_encoder_of_a_folder_goes_by_the_folders_name(options, tmp_path):
+    config = read_config(arguments_of(options), "train", "")
+    assembly = Assembly(config, Accelerator(cpu=True))
+    assembly.model.save_pretrained(tmp_path / "saved")
+    assembly.processor.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["encoder_config"]["_name_or_path"] == "encoder"
+    for path in (tmp_path / "saved").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    folder = options["output_dir"]
+    with lock.hold(folder):
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        code, _, said = run("train", options, capsys)
+        assert code == 2
+        assert f"{folder} is held by another run, process {os.getpid()} on " in said[0]
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
