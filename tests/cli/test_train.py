@@ -17,11 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, TimmWrapperConfig
 
-from hf_gru_captioner import Captioner, training
+from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import RegionCache
-from hf_gru_captioner.training import lock
+from hf_gru_captioner.training import run as training_run
+from hf_gru_captioner.training import run_folder
 from hf_gru_captioner.training.assembly import Assembly
 
 ROOT = Path(__file__).parents[2]
@@ -204,11 +205,11 @@ def fresh_state():
 def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state, capsys, monkeypatch, tmp_path):
     settings = {**options, "optimization.epochs": 1, "optimization.mixed_precision": "auto"}
     fresh_state()
-    monkeypatch.setattr(training, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
+    monkeypatch.setattr(training_run, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
     code, output, _ = run("train", settings, capsys)
     assert (code, "precision       bf16, which is said here" in output) == (0, True)
     assert "mixed_precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
-    monkeypatch.setattr(training, "fastest_precision", lambda device: ("no", "fp32"))
+    monkeypatch.setattr(training_run, "fastest_precision", lambda device: ("no", "fp32"))
     fresh_state()
     code, output, _ = run("train", settings, capsys)
     assert (code, "precision       bf16, as this run began" in output) == (0, True)
@@ -367,9 +368,9 @@ def test_an_encoder_of_a_folder_goes_by_the_folders_name(options, tmp_path):
 
 
 def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
     folder = options["output_dir"]
-    with lock.hold(folder):
+    with run_folder.hold(folder):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         code, _, said = run("train", options, capsys)
         assert code == 2
