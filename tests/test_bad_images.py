@@ -20,7 +20,7 @@ from PIL import EpsImagePlugin, Image
 
 from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.cli.find_images import find_photos
+from hf_gru_captioner.cli.find_images import find_images
 from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
@@ -219,7 +219,7 @@ def check_lines(corpus, paths, code, output, errors) -> None:
 
 def test_captions_of_a_folder_are_a_line_a_photo(run, corpus, no_programs):
     folder = os.path.dirname(next(iter(corpus)))
-    inside = list(find_photos([folder]))
+    inside = list(find_images([folder]))
     assert len(inside) > 700
     assert not {corpus[path] for path in inside} & {"pipe", "socket", "folder", "link loop", "dangling link"}
     check_lines(corpus, inside, *run("caption", folder, "--json"))
@@ -251,11 +251,11 @@ def test_a_photo_that_vanishes_after_it_was_listed_is_said_to_be_gone(run, photo
         photo.save(tmp_path / name)
 
     def find_and_lose(patterns):
-        found = list(find_photos(patterns))
+        found = list(find_images(patterns))
         (tmp_path / "a.png").unlink()
         return found
 
-    monkeypatch.setattr("hf_gru_captioner.cli.caption.find_photos", find_and_lose)
+    monkeypatch.setattr("hf_gru_captioner.cli.caption.find_images", find_and_lose)
     code, output, errors = run("caption", tmp_path)
     assert code == 2
     assert output.startswith(f"{tmp_path / 'b.png'}: ")

@@ -32,7 +32,7 @@ from hf_gru_captioner.evaluation.coco import read_references, read_results
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
 from hf_gru_captioner.training import DataConfig, TrainingConfig
-from hf_gru_captioner.training.assembly import _loads
+from hf_gru_captioner.training.assembly import _loading
 from hf_gru_captioner.training.run_folder import claim
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.web.service import Decoding, ServicePool
@@ -238,11 +238,11 @@ def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
 
 
 def test_sizes_and_encoders_that_no_model_can_be_made_of_are_mistakes_of_the_caller(tmp_path):
-    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loads("x"):
+    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loading("x"):
         GRUCaptionerConfig(hidden_size=10)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UsageError, match=f"{tmp_path} can't be loaded"), _loads(str(tmp_path)):
+    with pytest.raises(UsageError, match=f"{tmp_path} can't be loaded"), _loading(str(tmp_path)):
         GRUCaptionerForConditionalGeneration.from_encoder_pretrained(str(tmp_path))
 
 

@@ -23,9 +23,7 @@ def add_command(commands) -> None:
         epilog="Exit code 0 if every image was captioned, 2 if something could not be read. Several processes "
         "(torchrun --nproc_per_node 2 scripts/caption.py) share the images.",
     )
-    parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')"
-    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
     parser.add_argument("--checkpoint", help="folder or Hub id (the checkpoint of the package)")
     parser.add_argument(
         "--json", action="store_true", help='one object per line: {"path", "caption", "score"} or {"path", "error"}'
@@ -37,9 +35,11 @@ def add_command(commands) -> None:
         help="write these objects to a file instead; the same command resumes where a killed one stopped",
     )
     parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
-    parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, the best first (%(default)s)")
+    parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
-    parser.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention at each word, one PNG per image")
+    parser.add_argument(
+        "--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each"
+    )
     add_backend(parser)
     parser.set_defaults(run=run)
 

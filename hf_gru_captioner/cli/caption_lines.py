@@ -73,9 +73,7 @@ def _read(file: Path, num_captions: int) -> dict[str, list[dict[str, Any]]]:
             found.setdefault(record["path"], []).append(record)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number < len(lines) - 1:  # not one that a kill truncated
-                raise UsageError(
-                    f"{file}, line {number + 1}: not a line of captions. Name another file."
-                ) from error
+                raise UsageError(f"{file}, line {number + 1}: not a line of captions. Name another file.") from error
     return {path: records for path, records in found.items() if "error" in records[0] or len(records) >= num_captions}
 
 

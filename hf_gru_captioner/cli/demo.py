@@ -27,7 +27,9 @@ def add_command(commands) -> None:
         action="store_true",
         help="let visitors name any folder of this machine or Hub id: for your own use, not for the public web",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens the page to the network (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address; 0.0.0.0 opens the page to the network (%(default)s)"
+    )
     parser.add_argument("--port", type=int, help="port (7860 or the next free one)")
     parser.add_argument("--images", nargs="+", type=Path, help="example images")
     parser.set_defaults(run=run)

@@ -291,7 +291,7 @@ class TrainingConfig:
     def from_options(cls, options: Mapping[str, Any]) -> "TrainingConfig":
         """Makes a configuration of options by name.
 
-            TrainingConfig.from_options({"data.source": "my/images", "output_dir": "runs/mine", "optimization.epochs": 3})
+            TrainingConfig.from_options({"data.source": "images", "output_dir": "run", "optimization.epochs": 3})
 
         Args:
             options: Values by full names, or nested as in a YAML file. Paths may be `Path`s. Options that are not given
