@@ -21,7 +21,7 @@ from PIL import EpsImagePlugin, Image
 from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.find_images import find_images
-from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
+from hf_gru_captioner.data import RegionCache, decode_images, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
 from hf_gru_captioner.web.many import pictures_of
@@ -388,7 +388,7 @@ def test_the_encoder_names_a_photo_that_was_spoilt_meanwhile(changing, model, pr
     rows = load_captions(table, "test")
     spoil()
     with pytest.raises(ValueError, match=SPOILT):
-        decode_photos(rows, range(3))
+        decode_images(rows, range(3))
     to_pixels = lambda images: processor(images=images)["pixel_values"]  # noqa: E731
     settings = processor.image_processor.to_dict()
     cache = RegionCache(tmp_path / "cache", model.encoder.vision, model.config.encoder_config, to_pixels, settings)

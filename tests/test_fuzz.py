@@ -26,7 +26,7 @@ from hf_gru_captioner import Captioner, untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import load_captions
-from hf_gru_captioner.data.caption_files import read_photos
+from hf_gru_captioner.data.caption_files import read_caption_file
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.evaluation.coco import read_references, read_results
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
@@ -279,7 +279,7 @@ def test_a_damaged_caption_file_is_read_or_refused(tmp_path, name):
     def check(content):
         path.write_bytes(content)
         with taken_or_refused(path):
-            for photo in read_photos(path):
+            for photo in read_caption_file(path):
                 assert isinstance(photo.path, str)
                 assert isinstance(photo.image_id, str)
                 assert isinstance(photo.split, str | None)
@@ -326,7 +326,7 @@ def test_what_is_no_caption_is_named_with_its_place(tmp_path, fault):
     name, content, said = BAD_CAPTIONS[fault]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:  # noqa: PT011, the text is looked at below
-        read_photos(tmp_path / name)
+        read_caption_file(tmp_path / name)
     text = str(refused.value)
     assert text.startswith(str(tmp_path / name))
     assert said in text
@@ -338,12 +338,12 @@ def test_a_list_of_a_split_in_another_encoding_is_named_itself(tmp_path):
     (tmp_path / "t.token.txt").write_bytes(b"a.jpg#0\ta dog\n")
     (tmp_path / "x.trainImages.txt").write_bytes(b"caf\xe9.jpg\n")
     with pytest.raises(ValueError, match=r"x\.trainImages\.txt is not a text in UTF-8"):
-        read_photos(tmp_path / "t.token.txt")
+        read_caption_file(tmp_path / "t.token.txt")
 
 
 def test_ids_of_coco_join_as_numbers_and_as_texts(tmp_path):
     (tmp_path / "t.json").write_bytes(odd(COCO, id="1"))
-    assert [photo.captions for photo in read_photos(tmp_path / "t.json")] == [("a dog",), ("a cat",)]
+    assert [photo.captions for photo in read_caption_file(tmp_path / "t.json")] == [("a dog",), ("a cat",)]
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,7 @@ def add_command(commands) -> None:
     parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
     parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
-    parser.add_argument(
-        "--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each"
-    )
+    parser.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each")
     add_backend(parser)
     parser.set_defaults(run=run)
 

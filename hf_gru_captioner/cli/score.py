@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     with needs_extra("score"):
         from accelerate import PartialState
 
-        from ..data import decode_photos, load_captions
+        from ..data import decode_images, load_captions
         from ..evaluation import by_length, by_word, compare, score_captions
         from ..evaluation.coco import match, read_references, read_results, write_results
         from ..evaluation.report import write_report
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output / "report.html",
             scores,
             predictions=systems,
-            images=lambda index: decode_photos(rows, [index])[0],
+            images=lambda index: decode_images(rows, [index])[0],
             references=list(references.values()),
             image_ids=image_ids,
             settings=settings,
@@ -184,7 +184,7 @@ def _caption(arguments, rows, state):
     from tqdm import tqdm
 
     from ..captioner import Captioner
-    from ..data import decode_photos
+    from ..data import decode_images
 
     with needs_extra(arguments.backend):
         captioner = Captioner.from_pretrained(
@@ -195,7 +195,7 @@ def _caption(arguments, rows, state):
     with state.split_between_processes(list(range(len(rows)))) as share:
         starts = range(0, len(share), arguments.batch_size)
         for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
-            batch = decode_photos(rows, share[start : start + arguments.batch_size])
+            batch = decode_images(rows, share[start : start + arguments.batch_size])
             written += captioner(batch, batch_size=arguments.batch_size, **generation)
     name = Path(arguments.checkpoint).name if arguments.checkpoint else "shipped checkpoint"
     return name, gather_object(written), captioner
@@ -216,14 +216,14 @@ def _checkpoint_settings(captioner, num_beams: int | None) -> dict[str, Any]:
 
 
 def _attention_of(rows, written: Sequence):
-    from ..data import decode_photos
+    from ..data import decode_images
     from ..visualization import draw_attention
 
     def draw(index: int):
         caption = written[index]
         if caption.attention is None:
             return None
-        return draw_attention(decode_photos(rows, [index])[0], caption.words, caption.attention)
+        return draw_attention(decode_images(rows, [index])[0], caption.words, caption.attention)
 
     return draw
 

@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broad
 from transformers.utils import logging as transformers_logging
 
 from ..captioner import Captioner
-from ..data import decode_photos
+from ..data import decode_images
 from ..errors import needs_extra
 from ..evaluation import score_captions
 from ..hub import Publisher, check_name
@@ -226,7 +226,7 @@ def _record(assembly: Assembly) -> TrainingRecord:
 
 def _draw_attention(folder: Path, model, processor, rows, num_images: int) -> None:
     """Draws the first images with their captions and attention. Runs on one process."""
-    images = decode_photos(rows, range(min(num_images, len(rows))))
+    images = decode_images(rows, range(min(num_images, len(rows))))
     captions = Captioner(model, processor)(images)
     folder.mkdir(parents=True, exist_ok=True)
     for name, image, caption in zip(rows["image_id"], images, captions, strict=False):

@@ -19,7 +19,7 @@ SETTINGS = {"side": 96}
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(features_module, "IMAGES_A_SHARD", 2)
+    monkeypatch.setattr(features_module, "IMAGES_PER_SHARD", 2)
 
 
 @pytest.fixture
@@ -202,14 +202,14 @@ def test_reading_regions_takes_no_memory(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from hf_gru_captioner.data.features import Regions, IMAGES_A_SHARD
+from hf_gru_captioner.data.features import Regions, IMAGES_PER_SHARD
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 paths = [Path({str(tmp_path)!r}) / str(number) for number in range(4)]
 for path in paths:
     with path.open("wb") as file:
-        file.truncate(IMAGES_A_SHARD * 400 * 512 * 2)
-regions = Regions(paths, (4 * IMAGES_A_SHARD, 400, 512), torch.float16)
+        file.truncate(IMAGES_PER_SHARD * 400 * 512 * 2)
+regions = Regions(paths, (4 * IMAGES_PER_SHARD, 400, 512), torch.float16)
 assert regions[1000].shape == (400, 512)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

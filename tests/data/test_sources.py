@@ -385,7 +385,7 @@ STREAMS = ["parquet", "parquet in shards", "saved", "table", "shards"]
 @pytest.fixture
 def source_of(make_dataset, put, tar, tmp_path, monkeypatch):
     """Makes twelve named photos as a source of this kind."""
-    monkeypatch.setattr("hf_gru_captioner.data.sources.PHOTOS_A_SHARD", 3)
+    monkeypatch.setattr("hf_gru_captioner.data.sources.IMAGES_PER_SHARD", 3)
     names = [f"{index:02}.png" for index in range(12)]
 
     def source_of(kind):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_gru_captioner.training.depthwise import _QuickDepthwise, use_fast_depthwise_gradients
+from hf_gru_captioner.training.depthwise import _FastDepthwise, use_fast_depthwise_gradients
 
 BF16 = torch.bfloat16
 
@@ -38,7 +38,7 @@ def test_other_convolutions_are_left_alone(monkeypatch):
     seen = []
     monkeypatch.setattr("hf_gru_captioner.training.depthwise._DepthwiseConvolution.apply", seen.append)
     image = torch.randn(1, 8, 9, 9)
-    with _QuickDepthwise(), torch.autocast("cpu", BF16):
+    with _FastDepthwise(), torch.autocast("cpu", BF16):
         for convolution in (
             nn.Conv2d(8, 8, 1, groups=8),
             nn.Conv2d(8, 8, 3),
