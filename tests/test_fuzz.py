@@ -158,7 +158,7 @@ def test_sizes_that_only_take_time_and_memory_are_refused_at_once():
 
 # ------------------------------------------------------------------------------------------------ the training run
 
-KNOBS = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+OPTIONS = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
 TAGS = (
     "!!python/object/apply:os.system ['touch {}']",
     "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{}']]",
@@ -170,7 +170,7 @@ TAGS = (
 )
 
 
-def read_knobs(content: bytes, folder: Path) -> None:
+def read_options(content: bytes, folder: Path) -> None:
     path = folder / "options.yaml"
     path.write_bytes(content)
     with taken_or_refused(kinds=(UsageError, OSError, ValueError)):
@@ -179,19 +179,19 @@ def read_knobs(content: bytes, folder: Path) -> None:
 
 
 @examples(15)  # a third of a second each: jsonargparse makes its parser anew
-@given(damaged_jsons(KNOBS))  # a json is a YAML file too
-def test_knobs_of_any_values_are_read_or_refused(tmp_path, content):
-    read_knobs(yaml.safe_dump(json.loads(content)).encode(errors="surrogatepass"), tmp_path)
+@given(damaged_jsons(OPTIONS))  # a json is a YAML file too
+def test_options_of_any_values_are_read_or_refused(tmp_path, content):
+    read_options(yaml.safe_dump(json.loads(content)).encode(errors="surrogatepass"), tmp_path)
 
 
 @examples(15)
 @given(damaged_bytes((ROOT / "configs" / "smoke.yaml").read_bytes()))
-def test_a_damaged_file_of_knobs_is_read_or_refused(tmp_path, content):
-    read_knobs(content, tmp_path)
+def test_a_damaged_file_of_options_is_read_or_refused(tmp_path, content):
+    read_options(content, tmp_path)
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_a_file_of_knobs_runs_nothing(tmp_path, capsys, tag):
+def test_a_file_of_options_runs_nothing(tmp_path, capsys, tag):
     (tmp_path / "options.yaml").write_text(f"data:\n  source: {tag.format(tmp_path / 'run')}\noutput_dir: x\n")
     said = one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])
     assert "could not determine a constructor for the tag" in said
@@ -199,7 +199,7 @@ def test_a_file_of_knobs_runs_nothing(tmp_path, capsys, tag):
 
 
 MORE = "{" + ", ".join(f"k{i}: *a" for i in range(9)) + "}"
-BAD_KNOBS = {
+BAD_OPTIONS = {
     "nothing": b"",
     "a list": b"- 1\n- 2\n",
     "a text": b"train",
@@ -223,14 +223,14 @@ BAD_KNOBS = {
 }
 
 
-@pytest.mark.parametrize("fault", BAD_KNOBS)
-def test_a_file_that_holds_no_knobs_is_refused_in_one_line(tmp_path, capsys, fault):
-    (tmp_path / "options.yaml").write_bytes(BAD_KNOBS[fault])
+@pytest.mark.parametrize("fault", BAD_OPTIONS)
+def test_a_file_that_holds_no_options_is_refused_in_one_line(tmp_path, capsys, fault):
+    (tmp_path / "options.yaml").write_bytes(BAD_OPTIONS[fault])
     assert len(one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])) < 3000
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "5", "\0"])
-def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
+def test_a_run_folder_whose_options_are_none_is_left_alone(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UsageError, match=r"config\.yaml holds no options of a run"):
         claim(TrainingConfig(DataConfig("x"), str(tmp_path)), accelerator=None)

@@ -242,8 +242,8 @@ def test_a_saved_set_of_other_files_is_refused(make_dataset, tmp_path):
     ],
 )
 def test_a_set_of_the_hub_reads_its_own_repository(path, is_of_the_set):
-    assert origin_of_hub("me/set", allow_urls=True)._is_of_the_set(path) is is_of_the_set
-    assert not Origin()._is_of_the_set(path)
+    assert origin_of_hub("me/set", allow_urls=True)._is_in_data_set(path) is is_of_the_set
+    assert not Origin()._is_in_data_set(path)
 
 
 def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path, png):
