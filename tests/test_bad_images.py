@@ -322,7 +322,7 @@ def test_a_source_of_bad_photos_names_them_and_says_what_to_do(corpus, tmp_path,
     with table.open("a") as file:
         good = next(path for path, other in corpus.items() if other == "16-bit grey")
         file.write(f"{good},a good one\n")
-    with pytest.raises(ValueError, match="mend the source, or raise max_skipped") as caught:
+    with pytest.raises(ValueError, match="repair the source, or raise max_skipped") as caught:
         load_captions(table, "test")
     assert in_one_line(next(iter(listed)))[-50:] in in_one_line(str(caught.value))
 
@@ -380,7 +380,7 @@ def changing(photo, tmp_path):
     return tmp_path / "test.csv", lambda: (tmp_path / "b.png").write_bytes(b"spoilt")
 
 
-SPOILT = r"the photo b\.png could be read before and can't be any more \(UnidentifiedImageError: .*\): mend it"
+SPOILT = r"image b\.png can no longer be read \(UnidentifiedImageError: .*\): repair it"
 
 
 def test_the_encoder_names_a_photo_that_was_spoilt_meanwhile(changing, model, processor, tmp_path):
@@ -402,7 +402,7 @@ def test_the_scorer_ends_in_one_line(run, corpus, tmp_path, no_programs):
     said = [line for line in errors if "gru-captioner: " in line]
     assert (code, output) == (2, "")
     assert len(said) == 1
-    assert f"of {len(listed)} photos of {table} can't be read: " in said[0]
+    assert f"of {len(listed)} images of {table} can't be read: " in said[0]
     assert not [line for line in errors if "Traceback" in line or "Warning" in line]
 
 
@@ -421,7 +421,7 @@ def test_the_scorer_names_a_photo_that_was_spoilt_meanwhile(run, changing, tmp_p
     said = [line for line in errors if "gru-captioner: " in line]
     assert code == 2
     assert len(said) == 1
-    assert "the photo b.png could be read before" in said[0]
+    assert "image b.png can no longer be read" in said[0]
 
 
 def test_the_demo_takes_a_picture_or_refuses_it_in_a_sentence(corpus, no_programs):

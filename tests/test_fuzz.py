@@ -297,26 +297,34 @@ def odd(content, **fields) -> bytes:
 
 
 BAD_CAPTIONS = {  # name, content and what must be said besides the file's name
-    "a number for a caption": ("t.json", b'[{"image": "a", "caption": 5}]', "row 1: a caption is a text, found 5"),
-    "a number in captions": ("t.jsonl", b'{"image": "a", "captions": ["x", 5]}', "row 1: a caption is a text, found 5"),
-    "true for captions": ("t.jsonl", b'{"image": "a", "captions": true}', "a caption is a text, found True"),
-    "an object for a name": ("t.jsonl", b'{"image": {"a": 1}, "caption": "x"}', '"image" is a text or a number'),
-    "an object for a split": ("t.jsonl", b'{"image": "a", "caption": "x", "split": [1]}', '"split" is a text'),
-    "half a character": ("t.jsonl", b'{"image": "a", "caption": "\\ud83d"}', "'a' has a half of a surrogate pair"),
-    "too many digits": ("t.jsonl", b'{"image": ' + b"9" * 5000 + b', "caption": "x"}', "line 1 is not json"),
-    "digits in a json": ("t.json", b"9" * 5000, "is not one json value"),
+    "a number for a caption": ("t.json", b'[{"image": "a", "caption": 5}]', "row 1: a caption must be text, found 5"),
+    "a number in captions": (
+        "t.jsonl",
+        b'{"image": "a", "captions": ["x", 5]}',
+        "row 1: a caption must be text, found 5",
+    ),
+    "true for captions": ("t.jsonl", b'{"image": "a", "captions": true}', "a caption must be text, found True"),
+    "an object for a name": ("t.jsonl", b'{"image": {"a": 1}, "caption": "x"}', '"image" must be text or a number'),
+    "an object for a split": ("t.jsonl", b'{"image": "a", "caption": "x", "split": [1]}', '"split" must be text'),
+    "half a character": ("t.jsonl", b'{"image": "a", "caption": "\\ud83d"}', "'a' contains half of a surrogate pair"),
+    "too many digits": ("t.jsonl", b'{"image": ' + b"9" * 5000 + b', "caption": "x"}', "line 1 is not JSON"),
+    "digits in a json": ("t.json", b"9" * 5000, "is not one JSON value"),
     "brackets": ("t.json", b"[" * DEEP, "nested too deeply"),
     "brackets in a line": ("t.jsonl", b'{"image": ' + b"[" * DEEP, "nested too deeply"),
     "an open quotation mark": ("t.csv", b'image,caption\na,"' + b"x" * 200_000, "line 1: field larger"),
-    "images that are none": ("t.json", b'{"images": 5, "annotations": []}', '"images" is no list of objects'),
-    "images of numbers": ("t.json", b'{"images": [5]}', '"images" is no list of objects'),
-    "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is no list of objects'),
-    "annotations of text": ("t.json", b'{"images": [], "annotations": ["a"]}', '"annotations" is no list of objects'),
-    "an annotation of no image": ("t.json", odd(COCO).replace(b'"image_id": 1', b'"x": 1'), "annotation 1: "),
-    "a list for an id": ("t.json", odd(COCO, id=[1]), 'image 1: "id" is a text or a number, found [1]'),
-    "no file name": ("t.json", odd(COCO, file_name=None), 'image 1: "file_name" is a text or a number, found None'),
-    "a sentence of a number": ("t.json", odd(KARPATHY, sentences=[7]), "image 1: a caption is a text, found 7"),
-    "a split of a list": ("t.json", odd(KARPATHY, split=[]), 'image 1: "split" is a text'),
+    "images that are none": ("t.json", b'{"images": 5, "annotations": []}', '"images" is not a list, found 5'),
+    "images of numbers": ("t.json", b'{"images": [5]}', '"images" is not a list of objects'),
+    "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is not a list of objects'),
+    "annotations of text": ("t.json", b'{"images": [], "annotations": ["a"]}', 'row 1 needs an "image_id"'),
+    "an annotation of no image": (
+        "t.json",
+        odd(COCO).replace(b'"image_id": 1', b'"x": 1'),
+        'row 1 needs an "image_id"',
+    ),
+    "a list for an id": ("t.json", odd(COCO, id=[1]), 'image 1 needs an "id", found {"id": [1]'),
+    "no file name": ("t.json", odd(COCO, file_name=None), 'image 1: "file_name" must be text or a number, found None'),
+    "a sentence of a number": ("t.json", odd(KARPATHY, sentences=[7]), "image 1: a caption must be text, found 7"),
+    "a split of a list": ("t.json", odd(KARPATHY, split=[]), 'image 1: "split" must be text'),
     "many columns": ("t.csv", b",".join(b"c%d" % i for i in range(10_000)) + b"\n1\n", "Columns found: c0, c1, "),
 }
 
@@ -337,7 +345,7 @@ def test_what_is_no_caption_is_named_with_its_place(tmp_path, fault):
 def test_a_list_of_a_split_in_another_encoding_is_named_itself(tmp_path):
     (tmp_path / "t.token.txt").write_bytes(b"a.jpg#0\ta dog\n")
     (tmp_path / "x.trainImages.txt").write_bytes(b"caf\xe9.jpg\n")
-    with pytest.raises(ValueError, match=r"x\.trainImages\.txt is not a text in UTF-8"):
+    with pytest.raises(ValueError, match=r"x\.trainImages\.txt is not UTF-8 text"):
         read_caption_file(tmp_path / "t.token.txt")
 
 
@@ -386,11 +394,14 @@ def test_a_damaged_file_of_results_is_read_or_refused(tmp_path, read, content):
 
 
 BAD_RESULTS = {
-    "images that are none": (b'{"images": 5, "annotations": [{"image_id": 1, "caption": "x"}]}', '"images" is no list'),
+    "images that are none": (
+        b'{"images": 5, "annotations": [{"image_id": 1, "caption": "x"}]}',
+        '"images" is not a list',
+    ),
     "a list for an id": (b'{"images": [{"id": []}], "annotations": []}', 'image 1 needs an "id", found'),
     "half a character": (b'{"annotations": [{"image_id": 1, "caption": "\\ud83d"}]}', "half of a surrogate pair"),
     "brackets": (b"[" * DEEP, "nested too deeply"),
-    "digits": (b"9" * 5000, "is no JSON"),
+    "digits": (b"9" * 5000, "is not JSON"),
 }
 
 

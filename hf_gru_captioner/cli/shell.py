@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import one_line
@@ -22,7 +23,7 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack characters of a file name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _log_printed():
             _quiet_pillow()
             return command(arguments)
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
@@ -37,6 +38,27 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _log_printed() -> Iterator[None]:
+    """Prints the package's log while a command runs: information on stdout, warnings on stderr."""
+    logger = logging.getLogger("hf_gru_captioner")
+    level = logger.level
+    information, problems = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    information.addFilter(lambda record: record.levelno < logging.WARNING)
+    problems.setLevel(logging.WARNING)
+    problems.setFormatter(logging.Formatter("warning: %(message)s"))
+    handlers = (information, problems)
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:

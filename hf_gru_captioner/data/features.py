@@ -18,11 +18,11 @@ The caller must not cache a trainable encoder or random augmentation.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +39,8 @@ from tqdm.auto import tqdm
 
 from ..files import PARTIAL, write_atomically
 from .sources import decode_images
+
+_logger = logging.getLogger(__name__)
 
 IMAGES_PER_SHARD = 256
 LEFTOVER_AFTER = 3600  # seconds since the last write; a shard takes seconds
@@ -223,12 +225,12 @@ class RegionCache:
 
     @staticmethod
     def _is_missing(path: Path, size: int) -> bool:
-        """Whether a shard is still to be written. Warns of a file of another size, truncated by a power cut."""
+        """Whether a shard is still to be written. Logs a warning for a file of another size, truncated by a power cut."""
         if not path.exists():
             return True
         found = path.stat().st_size
         if found != size:
-            warnings.warn(f"{path} is damaged ({found} of {size} bytes) and is written again.", stacklevel=4)
+            _logger.warning("%s is damaged (%d of %d bytes) and is written again.", path, found, size)
         return found != size
 
     def _check_free_disk(self, folder: Path, needed: int) -> None:

@@ -11,9 +11,9 @@ another run.
 """
 
 import json
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
 from ..files import PARTIAL, atomic_folder, flush, sha256_of
+
+_logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors raise on a full disk
@@ -106,14 +108,14 @@ class TrainingStates:
         self.accelerator.wait_for_everyone()
 
     def newest(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest state that is complete on every machine. Warns of those that it skips."""
+        """Step and folder of the newest state that is complete on every machine. Logs a warning for each that it skips."""
         complete: dict[int, Path] = {}
         for folder in self._folders():
             problem = self._problem(folder)
             if problem is None:
                 complete[int(folder.name.removeprefix("step-"))] = folder
             elif self.accelerator.is_local_main_process:
-                warnings.warn(f"{folder} is skipped: {problem}.", stacklevel=3)
+                _logger.warning("%s is skipped: %s.", folder, problem)
         everywhere = set(complete).intersection(*gather_object([set(complete)]))
         return (max(everywhere), complete[max(everywhere)]) if everywhere else None
 

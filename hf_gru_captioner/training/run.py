@@ -28,6 +28,8 @@ from .record import TrainingRecord
 from .run_folder import claim, hold, initial_precision
 from .trainer import CaptionTrainer, write_captions
 
+_logger = logging.getLogger(__name__)
+
 TIMEOUT = timedelta(days=1)  # of a process that waits for another: encoding the images may take hours
 CURVES = "curves.png"
 
@@ -137,7 +139,7 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         objective=assembly.objective,
         run=run,
         record=_record(assembly),
-        on_best=Publisher(config.push_to_hub, accelerator.print) if config.push_to_hub else None,
+        on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )
 
@@ -182,7 +184,8 @@ def _with_precision(config: TrainingConfig) -> TrainingConfig:
         initial = initial_precision(Path(config.output_dir))
         chosen = [initial, f"{initial}, as at the start"] if initial else list(fastest_precision(state.device))
     broadcast_object_list(chosen)
-    state.print(f"precision       {chosen[1]}")
+    if state.is_main_process:
+        _logger.info("precision       %s", chosen[1])
     precision: Any = chosen[0]
     return replace(config, optimization=replace(config.optimization, mixed_precision=precision))
 

@@ -10,6 +10,7 @@ views, crops) or drawn from generators whose state is saved (dropout, sampling).
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from .checkpoints import TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
 from .record import TrainingRecord
+
+_logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 Scores = dict[str, float]
@@ -274,8 +277,9 @@ class CaptionTrainer:
         if found is None:
             return
         step, folder = found
-        num_steps = self.config.epochs * batches.steps_per_epoch
-        self.accelerator.print(f"resuming after step {step} of {num_steps}, from {folder}")
+        if self.accelerator.is_main_process:
+            num_steps = self.config.epochs * batches.steps_per_epoch
+            _logger.info("resuming after step %d of %d, from %s", step, num_steps, folder)
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
@@ -300,7 +304,7 @@ class CaptionTrainer:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
-        tqdm.write(lines[-1] + ("  best so far" if is_best else ""))
+        _logger.info("%s%s", lines[-1], "  best so far" if is_best else "")
 
 
 def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -171,6 +172,21 @@ def test_who_has_no_room_is_told_what_to_do(capsys, code, is_told):
     assert line.startswith("gru-captioner: ")
     assert os.strerror(code) in line
     assert ("Make room and run the same command again" in line) == is_told
+
+
+def test_what_the_package_logs_is_printed_while_a_command_runs(capsys):
+    logger = logging.getLogger("hf_gru_captioner.training.trainer")
+
+    def command(_):
+        logger.info("resuming after step %d", 7)
+        logger.warning("a state is skipped")
+        return 0
+
+    assert guarded(command, None) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("resuming after step 7\n", "warning: a state is skipped\n")
+    logger.info("nobody asked for it")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_missing_extra_is_named_with_the_way_to_install_it(capsys, monkeypatch):

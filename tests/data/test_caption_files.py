@@ -171,13 +171,13 @@ def test_bare_names_are_not_looked_for_where_they_come_twice(write, tmp_path):
 def test_when_no_photo_is_there_the_places_are_named(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         locate_images([photo_of("a.jpg")], tmp_path / "annotations")
-    for place in (
-        f"'a.jpg'. Places tried: {tmp_path / 'annotations'}, {tmp_path} and",
+    for part in (
+        f"'a.jpg'. Searched: {tmp_path / 'annotations'}, {tmp_path} and",
         "images,",
         "train2017",
         "images=",
     ):
-        assert place in str(error.value)
+        assert part in str(error.value)
 
 
 FAULTS = {
@@ -191,16 +191,16 @@ FAULTS = {
     "commas without quotes": ("t.csv", "image,caption\na.jpg,a dog, red\n", "line 2: more cells than the header's 2"),
     "two splits": ("t.csv", "image,caption,split\na,x,train\na,y,val\n", "'a' in two splits, train and validation"),
     "keys of a json": ("t.json", {"info": 1, "photos": []}, r"Top-level keys found: info, photos\. Known: COCO"),
-    "json lines called json": ("t.json", '{"a": 1}\n{"a": 2}\n', r"not one json value .* call it \.jsonl"),
+    "json lines called json": ("t.json", '{"a": 1}\n{"a": 2}\n', r"not one JSON value .* rename it to \.jsonl"),
     "COCO objects": (
         "instances_val2017.json",
         {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]},
-        r"annotations without a caption \(keys: image_id, bbox\).*captions_",
+        r"annotations of objects.*captions_",
     ),
-    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "line 2 is not json"),
+    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "line 2 is not JSON"),
     "a line that is no row": ("t.jsonl", "[1]\n", r"line 1: found '\[1\]', not an object"),
     "a line that is no token": ("t.token.txt", "a.jpg#0\ta dog\nb.jpg a cat\n", "line 2: found 'b.jpg a cat'"),
-    "another kind of file": ("t.xml", "<a/>", r"no file of captions that is known\. Known: \.csv"),
+    "another kind of file": ("t.xml", "<a/>", r"not a known kind of caption file\. Known: \.csv"),
 }
 
 
