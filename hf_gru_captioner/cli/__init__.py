@@ -1,6 +1,6 @@
 """The command `gru-captioner`. Each command parses its arguments, calls the package and prints.
 
-Heavy imports stand inside the commands, so that `--help` is quick.
+Heavy imports are inside the commands, so that `--help` is fast.
 """
 
 import argparse

@@ -225,7 +225,7 @@ class RegionCache:
 
     @staticmethod
     def _is_missing(path: Path, size: int) -> bool:
-        """Whether a shard is still to be written. Logs a warning for a file of another size, truncated by a power cut."""
+        """Whether a shard is still to be written. Warns in the log of one that a power cut truncated."""
         if not path.exists():
             return True
         found = path.stat().st_size

@@ -108,7 +108,7 @@ class TrainingStates:
         self.accelerator.wait_for_everyone()
 
     def newest(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest state that is complete on every machine. Logs a warning for each that it skips."""
+        """Step and folder of the newest state that is complete on every machine. Warns in the log of others."""
         complete: dict[int, Path] = {}
         for folder in self._folders():
             problem = self._problem(folder)

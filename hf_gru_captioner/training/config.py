@@ -86,7 +86,7 @@ class DataConfig:
     validation_split: str = "validation"
     """Split that the best epoch is selected on."""
     max_images: int | None = None
-    """Train on the first so many images only; null for all."""
+    """Number of training images, the first ones of the split; null for all."""
     max_skipped: float = 0.01
     """Fraction of the images that may be unreadable or lack a caption; beyond it the run stops."""
     allow_urls: bool = False
@@ -100,7 +100,7 @@ class DataConfig:
     mirror: bool = True
     """Also train on mirrored images; each epoch draws one view of each image. One more cache."""
     crops: int = 0
-    """Also train on so many random crops of each image, each 60 to 100 % of its area. One more cache each."""
+    """Number of random crops of each image to train on too, each 60 to 100 % of its area. One more cache each."""
     color_jitter: float = 0.0
     """Maximum random change of brightness, contrast and saturation, as a fraction; only without the cache."""
     streaming: bool = False
@@ -126,7 +126,7 @@ class TokenizerConfig:
     vocab_size: int | None = None
     """Maximum number of tokens; null for no limit."""
     max_length: int = 40
-    """Longer captions are truncated to so many tokens."""
+    """Maximum length of a training caption in tokens; longer ones are truncated."""
 
 
 @dataclass(frozen=True)
