@@ -154,7 +154,7 @@ def test_processes_share_the_work_without_talking(make_cache, make_dataset):
     order = []
     cache.encoder.register_forward_hook(lambda *_: order.append(len(list(directory.glob("shard-*")))))
     written = []
-    write = features_module._write_whole
+    write = features_module._write
 
     def spy(path, content):
         write(path, content)
@@ -162,11 +162,11 @@ def test_processes_share_the_work_without_talking(make_cache, make_dataset):
         if len(written) == 4:  # cache.json and three shards of the second process
             cache.regions(dataset, process=0, processes=2)
 
-    features_module._write_whole, regions = spy, None
+    features_module._write, regions = spy, None
     try:
         regions = cache.regions(dataset, process=1, processes=2)
     finally:
-        features_module._write_whole = write
+        features_module._write = write
     shards = [name for name in written if name.startswith("shard")]
     assert shards == ["shard-00002.bin", "shard-00003.bin", "shard-00000.bin", "shard-00001.bin"]
     assert len(regions) == 8

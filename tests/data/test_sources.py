@@ -329,7 +329,7 @@ def test_rows_that_cannot_be_used_are_named_and_left_out(spoilt, read):
 
 @pytest.mark.parametrize("read", [load_captions, stream_captions])
 def test_too_many_rows_that_cannot_be_used_are_an_error(spoilt, read):
-    with pytest.raises(ValueError, match=r"torn\.jpg.*exceeds max_skipped=0\.01 .* raise max_skipped to 0\.0\d"):
+    with pytest.raises(ValueError, match=r"torn\.jpg.*exceeds max_skipped=0\.01: .* raise max_skipped to 0\.0\d"):
         list(read(spoilt, "test"))
     with pytest.raises(ValueError, match="max_skipped must be from 0 to 1, found 5"):
         read(spoilt, "test", max_skipped=5)
