@@ -236,7 +236,10 @@ def _check_pixel_values(pixel_values: torch.Tensor) -> None:
 
 
 class MeanRegion(nn.Module):
-    """`attention_type="none"`: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+    """No attention: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__()
 
     def forward(self, query, keys, values):
         mean = values.mean(dim=1, keepdim=True)  # (B, 1, H)
@@ -246,10 +249,10 @@ class MeanRegion(nn.Module):
 class AdditiveAttention(nn.Module):
     """softmax(v . tanh(k_p + W q)) over the regions: Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473."""
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the keys bring the bias
-        self.score = nn.Linear(hidden_size, 1, bias=False)  # a constant would cancel in the softmax
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)  # the keys bring the bias
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # a constant would cancel in the softmax
 
     def forward(self, query, keys, values):
         hidden = torch.tanh(keys[:, None] + self.query(query)[:, :, None])  # (B, W, P, H)
@@ -263,10 +266,10 @@ class MultiHeadAttention(nn.Module):
     It has no output projection of its own: the fusion GRU and the output layer, its two readers, begin with one.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, query, keys, values):
         query, keys, values = map(self._split_heads, (self.query(query), keys, values))  # (B, A, W or P, H / A)
@@ -278,12 +281,19 @@ class MultiHeadAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+# By the configuration's `attention_type`. Each takes the configuration, and in forward the queries `(B, W, H)`, keys and
+# values `(B, P, H)`; it returns the attended values `(B, W, H)` and its weights `(B, A, W, P)`, or None for none.
+ATTENTION: dict[str, type[nn.Module]] = {
+    "none": MeanRegion,
+    "additive": AdditiveAttention,
+    "multihead": MultiHeadAttention,
+}
+
+
 def _make_attention(config: GRUCaptionerConfig) -> nn.Module:
-    if config.attention_type == "none":
-        return MeanRegion()
-    if config.attention_type == "additive":
-        return AdditiveAttention(config.hidden_size)
-    return MultiHeadAttention(config.hidden_size, config.num_attention_heads)
+    if config.attention_type not in ATTENTION:
+        raise ValueError(f"attention_type must be one of {', '.join(ATTENTION)}, found {config.attention_type!r}.")
+    return ATTENTION[config.attention_type](config)
 
 
 class GRUCache(Cache):
