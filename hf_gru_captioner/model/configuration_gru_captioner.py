@@ -16,7 +16,7 @@ if int(transformers_version.split(".")[0]) < 5:
 from transformers import AutoConfig, PreTrainedConfig
 
 IGNORE_INDEX = -100  # fills the labels of short captions; labels of this value take no part in the loss
-MAX_SIZE = 2**24  # of anything: more is a slip of the keyboard, or meant to take all memory
+MAX_SIZE = 2**24  # of any size in here: a larger one is a typing error, or an attempt to exhaust memory
 TOKEN_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id")
 
 

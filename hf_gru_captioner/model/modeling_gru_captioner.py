@@ -1,7 +1,7 @@
 """A GRU captioner: a vision encoder, and two GRUs with attention over image regions between them.
 
     regions                     r = VisionEncoder(image)                      any transformers or timm encoder
-    keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once an image
+    keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once per image
     language GRU                h1_t = GRU1(embed(w_t), h1_{t-1})             h1_0, h2_0 = tanh(W m)
     attention                   c_t = Attention(h1_t, k, v)                   none | additive | multihead
     fusion GRU                  h2_t = GRU2([h1_t; c_t], h2_{t-1})
@@ -102,13 +102,13 @@ class GRUCaptionerVisionEncoder(nn.Module):
         self.backbone.requires_grad_(not frozen)
         if first_layer is not None:
             names = [name for name, _ in self.backbone.named_parameters()]
-            first = next((place for place, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
+            first = next((index for index, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
             if first is None:
                 raise ValueError(
                     f"the vision encoder has no layer {first_layer!r}; parameters of some: {', '.join(names[::20])}."
                 )
-            for place, parameter in enumerate(self.backbone.parameters()):
-                parameter.requires_grad_(not frozen and place >= first)
+            for index, parameter in enumerate(self.backbone.parameters()):
+                parameter.requires_grad_(not frozen and index >= first)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -281,8 +281,8 @@ class MultiHeadAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-# By the configuration's `attention_type`. Each takes the configuration, and in forward the queries `(B, W, H)`, keys and
-# values `(B, P, H)`; it returns the attended values `(B, W, H)` and its weights `(B, A, W, P)`, or None for none.
+# By the configuration's `attention_type`. Each takes the configuration, and in forward queries `(B, W, H)`, keys and
+# values `(B, P, H)`; it returns the attended values `(B, W, H)` and its weights `(B, A, W, P)`, or None.
 ATTENTION: dict[str, type[nn.Module]] = {
     "none": MeanRegion,
     "additive": AdditiveAttention,
@@ -507,7 +507,7 @@ def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _is_word(packed: PackedSequence) -> torch.Tensor:
-    """Which places of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
+    """Which positions of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
     num_captions = packed.batch_sizes.to(packed.data.device)  # (T,), those still going on
     return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 
