@@ -55,9 +55,11 @@ def caption_all(
 ) -> Iterator[tuple[str, Image.Image | None, str]]:
     """Name, photo and caption of each, in their order, as they get done; of a refused one no photo, and the reason.
 
-    No more than a few wait at once: an archive is read as its photos are captioned.
+    No more than a few wait at once: an archive is read as its photos are captioned. When this is closed before its
+    end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
     """
-    with ThreadPoolExecutor(AT_ONCE) as callers:
+    callers = ThreadPoolExecutor(AT_ONCE)
+    try:
         waiting: list = []
         for name, content in pictures:
             waiting.append((name, content if isinstance(content, RefusedError) else callers.submit(caption, content)))
@@ -65,6 +67,8 @@ def caption_all(
                 yield _result(*waiting.pop(0))
         for each in waiting:
             yield _result(*each)
+    finally:
+        callers.shutdown(wait=False, cancel_futures=True)
 
 
 def _result(name: str, outcome) -> tuple[str, Image.Image | None, str]:

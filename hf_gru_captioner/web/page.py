@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,6 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
         folder: list[str] | None,
         checkpoint: str,
         *settings,
-        progress=gr.Progress(),  # noqa: B008, Gradio looks for this default
     ):
         if not files and not folder:
             raise gr.Error("Choose some photos first.", print_exception=False)
@@ -146,14 +145,18 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
 
         shown, rows = [], []
         pictures = pictures_of([*(files or []), *sorted(folder or [])], limits)
-        for name, photo, text in progress.tqdm(caption_all(pictures, caption), unit="photos"):
-            if photo is None:
-                gr.Warning(as_html(f"{name}: {text}"))
-                continue
-            rows.append([name, text])
-            shown.append((photo, text))
-            if len(rows) % 10 == 0:
-                yield gr.skip(), rows
+        # One for each call: a default argument behind *settings, Gradio leaves as it is, and a `Progress` that calls
+        # share hands one visitor's photos to another.
+        progress = gr.Progress()
+        with closing(caption_all(pictures, caption)) as captioned:
+            for name, photo, text in progress.tqdm(captioned, unit="photos"):
+                if photo is None:
+                    gr.Warning(as_html(f"{name}: {text}"))
+                    continue
+                rows.append([name, text])
+                shown.append((photo, text))
+                if len(rows) % 10 == 0:
+                    yield gr.skip(), rows
         yield shown, rows
 
     def save_table(table) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -438,6 +439,65 @@ def hostile_page():
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()
+
+
+def archive_of(color: str, number: int = 20) -> bytes:
+    photo, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(photo, "PNG")
+    with zipfile.ZipFile(archive, "w") as file:
+        for each in range(number):
+            file.writestr(f"{color}{each}.png", photo.getvalue())
+    return archive.getvalue()
+
+
+@pytest.fixture
+def page_of_colors():
+    """Address of a page that captions a photo with its color, once the event that comes with it is set; and the colors
+    that it has seen."""
+    go_on, seen = threading.Event(), set()
+
+    class Service:
+        def load(self, content):
+            return load_image(content, size=(32, 32))
+
+        def __call__(self, photo, decoding=None):
+            red, _, _ = photo.getpixel((16, 16))
+            text = "red" if red else "blue"
+            seen.add(text)
+            go_on.wait(20)
+            return Captioned([Caption(text, -1.0, (text,), (-1.0,), None)], 1.0, 1.0, 1)
+
+    shelf = Shelf(["shipped"], lambda name: Service())
+    shelf._services["shipped"] = Service()
+    page = build_page(shelf, load_image)
+    launch(page, server_name="127.0.0.1")
+    yield page.local_url, go_on, seen
+    go_on.set()
+    page.close()
+
+
+def wait_until(condition, seconds=20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors):
+    address, go_on, seen = page_of_colors
+
+    def table_of(color):
+        (path,) = upload(address, (f"{color}.zip", archive_of(color)))
+        answer = call(address, "caption_many", [[{"path": path, "meta": SIGN}], None, *SETTINGS])
+        assert "event: complete" in answer, answer
+        return json.loads(answer.rpartition("data: ")[2])[1]["data"]
+
+    with ThreadPoolExecutor(2) as visitors:
+        tables = {color: visitors.submit(table_of, color) for color in ("red", "blue")}
+        wait_until(lambda: seen == {"red", "blue"})
+        go_on.set()
+        for color, table in tables.items():
+            assert table.result() == [[f"{color}{number}.png", color] for number in range(20)]
 
 
 @pytest.fixture
