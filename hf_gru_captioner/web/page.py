@@ -26,8 +26,9 @@ from ..intake import ADDRESSES, LIMITS, Limits, RefusedError, fetch_picture, ope
 from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
+from .heap import limit_arenas
 from .many import caption_all, pictures_of, to_csv, to_jsonl
-from .queueing import outlive_clients
+from .queueing import NoSuchSession, outlive_clients
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, Shelf
 from .uploads import uploads
 
@@ -254,6 +255,7 @@ def build_page(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path] = 
 
 def serve(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
     """Serves the page until it is interrupted; the model has captioned once before the first visitor comes."""
+    limit_arenas()  # before torch has its threads, too
     shelf[shelf.names[0]](Image.new("RGB", (224, 224), "grey"))
     page = build_page(shelf, load_image, photos=photos)
     launch(page, server_name=host, server_port=port)
@@ -263,6 +265,7 @@ def serve(shelf: Shelf, load_image: LoadImage, *, photos: Sequence[Path], host: 
 
 def launch(page: gr.Blocks, **server) -> None:
     """Begins to serve, with a bound on who waits and on what is uploaded; without share link, monitoring or footer."""
+    limit_arenas()
     uploads().keep_present()
     page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes by those who wait
     outlive_clients(page)
@@ -272,6 +275,7 @@ def launch(page: gr.Blocks, **server) -> None:
             "middleware": [
                 Middleware(Doors, uploads=uploads()),
                 Middleware(BodyLimit, limit=LIMITS.text_bytes, uploads=uploads()),
+                Middleware(NoSuchSession),
             ]
         },
         state_session_capacity=MAX_SESSIONS,
@@ -294,6 +298,8 @@ class _Page(gr.Blocks):
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
         with as_sentences():
             await anyio.to_thread.run_sync(uploads().check_all, inputs)
+        for paths in self.temp_file_sets:  # of every file that came or went, for a deletion that `uploads` does
+            paths.clear()
         state = _Forgetful()
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
