@@ -58,7 +58,7 @@ def caption_all(
     No more than a few wait at once: an archive is read as its photos are captioned. When this is closed before its
     end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
     """
-    callers = ThreadPoolExecutor(AT_ONCE)
+    callers = ThreadPoolExecutor(AT_ONCE, "many")
     try:
         waiting: list = []
         for name, content in pictures:
