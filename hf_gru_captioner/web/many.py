@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[
 
 def caption_all(
     pictures: Iterator[tuple[str, bytes | RefusedError]], caption: Caption
-) -> Iterator[tuple[str, Image.Image | None, str]]:
+) -> Generator[tuple[str, Image.Image | None, str], None, None]:
     """Name, photo and caption of each, in their order, as they get done; of a refused one no photo, and the reason.
 
     No more than a few wait at once: an archive is read as its photos are captioned. When this is closed before its

@@ -1,7 +1,7 @@
 """A queue of Gradio's that outlives clients who hang up, and forgets those who have their answers."""
 
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import gradio as gr
@@ -71,6 +71,6 @@ class NoSuchSession:
 def outlive_clients(page: gr.Blocks) -> None:
     """Makes the queue of a page that is not launched yet one that outlives its clients."""
     queue: Any = page._queue
-    pending: Mapping[str, Any] = queue.pending_messages_per_session
+    max_size = queue.pending_messages_per_session.max_size
     queue.pending_event_ids_session = defaultdict(set)  # a stream looks once more for a session that was forgotten
-    queue.pending_messages_per_session = SessionMessages(pending.max_size, queue.pending_event_ids_session)
+    queue.pending_messages_per_session = SessionMessages(max_size, queue.pending_event_ids_session)

@@ -500,6 +500,22 @@ def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors
             assert table.result() == [[f"{color}{number}.png", color] for number in range(20)]
 
 
+def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd):
+    address, go_on, seen = page_of_colors
+    (path,) = upload(address, ("red.zip", archive_of("red", 100)))
+    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    event = json.loads(post(f"{address}gradio_api/call/caption_many", {"data": data})[1])["event_id"]
+    with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as client:
+        client.sendall(f"GET /gradio_api/call/caption_many/{event} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        wait_until(lambda: seen == {"red"})
+        time.sleep(0.5)
+    go_on.set()
+    wait_until(lambda: not any(thread.name.startswith("many") for thread in threading.enumerate()))
+    text = base64.b64encode(KITTEN.read_bytes()).decode()
+    assert "event: complete" in call(address, "caption", [text, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.fixture
 def watched(browser, hostile_page):
     """The hostile page in a browser; whatever it asks of other servers, or runs, is told."""
