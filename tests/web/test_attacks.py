@@ -452,8 +452,8 @@ def archive_of(color: str, number: int = 20) -> bytes:
 
 @pytest.fixture
 def page_of_colors():
-    """Address of a page that captions a photo with its color, once the event that comes with it is set; and the colors
-    that it has seen."""
+    """A page that captions a photo with its color, once the event that comes with it is set; and the colors that it has
+    seen."""
     go_on, seen = threading.Event(), set()
 
     class Service:
@@ -471,7 +471,7 @@ def page_of_colors():
     shelf._services["shipped"] = Service()
     page = build_page(shelf, load_image)
     launch(page, server_name="127.0.0.1")
-    yield page.local_url, go_on, seen
+    yield page, go_on, seen
     go_on.set()
     page.close()
 
@@ -484,7 +484,8 @@ def wait_until(condition, seconds=20) -> None:
 
 
 def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors):
-    address, go_on, seen = page_of_colors
+    page, go_on, seen = page_of_colors
+    address = page.local_url
 
     def table_of(color):
         (path,) = upload(address, (f"{color}.zip", archive_of(color)))
@@ -500,8 +501,20 @@ def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors
             assert table.result() == [[f"{color}{number}.png", color] for number in range(20)]
 
 
+def test_no_list_of_all_files_that_ever_came_or_went_is_kept(page_of_colors):
+    page, go_on, _ = page_of_colors
+    go_on.set()
+    (path,) = upload(page.local_url, ("red.zip", archive_of("red", 2)))
+    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    assert "event: complete" in call(page.local_url, "caption_many", data)
+    call(page.local_url, "caption", ["no photo", "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    assert page.temp_file_sets
+    assert not any(page.temp_file_sets)
+
+
 def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd):
-    address, go_on, seen = page_of_colors
+    page, go_on, seen = page_of_colors
+    address = page.local_url
     (path,) = upload(address, ("red.zip", archive_of("red", 100)))
     data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
     event = json.loads(post(f"{address}gradio_api/call/caption_many", {"data": data})[1])["event_id"]
