@@ -467,9 +467,9 @@ def page_of_colors():
             go_on.wait(20)
             return Captioned([Caption(text, -1.0, (text,), (-1.0,), None)], 1.0, 1.0, 1)
 
-    shelf = Shelf(["shipped"], lambda name: Service())
-    shelf._services["shipped"] = Service()
-    page = build_page(shelf, load_image)
+    pool = ServicePool(["shipped"], lambda name: Service())
+    pool._services["shipped"] = Service()
+    page = build_page(pool, load_image)
     launch(page, server_name="127.0.0.1")
     yield page, go_on, seen
     go_on.set()

@@ -10,9 +10,9 @@ from hf_gru_captioner.web import heap
 WASTE = """
 import ctypes, os, sys, tempfile, threading, time
 from pathlib import Path
-from hf_gru_captioner.intake import Limits
+from hf_gru_captioner.untrusted_images import Limits
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web import Shelf, build_page, launch
+from hf_gru_captioner.web import ServicePool, build_page, launch
 from hf_gru_captioner.web.uploads import Uploads, _sweep_for_ever
 
 def memory():
@@ -37,7 +37,7 @@ def waste():
     del photos[:]
     together.wait()
 
-launch(build_page(Shelf(["none"], lambda name: None), load_image), server_name="127.0.0.1")
+launch(build_page(ServicePool(["none"], lambda name: None), load_image), server_name="127.0.0.1")
 kept, together = [], threading.Barrier(16)
 before = memory()
 threads = [threading.Thread(target=waste) for _ in range(16)]
