@@ -1,7 +1,8 @@
 """Limits that a checkpoint's files must keep, checked before anything is built: its author is not trusted.
 
 Sizes and counts come first, so that no file takes more memory or time than its weights warrant; then whatever could
-lead elsewhere: to another repository, another file, code. Needs neither torch nor transformers, so graphs are checked too.
+lead elsewhere: to another repository, another file, code. Needs neither torch nor transformers, so graphs are checked
+by it too.
 """
 
 import itertools
