@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint_limits import (
+    MAX_BYTES,
     MAX_SIDE,
-    MOST_BYTES,
     check_config,
     check_encoder,
     check_files,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
 # What one image may take of an encoder: half as much again as DINOv2's large one takes at 518 pixels.
-MOST_OPERATIONS = 1.5e12
-MOST_VALUES = 50_000_000  # in one tensor
+MAX_OPERATIONS = 1.5e12
+MAX_VALUES = 50_000_000  # in one tensor
 
 
 class UnsafeWeightsError(ValueError):
@@ -58,15 +58,15 @@ class Source:
         """Folder with such files; from the Hub they are fetched, of that commit where it is known.
 
         Raises:
-            FileNotFoundError: Nothing of that name.
-            OSError: The Hub failed, fell silent or cut the line.
+            FileNotFoundError: No such folder or Hub repository.
+            OSError: The Hub failed, timed out or closed the connection.
             ValueError: A file is too large.
         """
         if Path(self.name).is_dir():
             return Path(self.name)
         from .hub import fetch
 
-        return fetch(self.name, files, revision=commit or self.revision, token=self.token, most_bytes=MOST_BYTES)
+        return fetch(self.name, files, revision=commit or self.revision, token=self.token, most_bytes=MAX_BYTES)
 
     def commit(self, folder: Path) -> str | None:
         """The commit of a folder that was fetched from the Hub, which is its name; None for a local one."""
@@ -84,8 +84,8 @@ def load_checkpoint(
         dtype: Its precision there, whatever that of the file.
 
     Raises:
-        FileNotFoundError: Nothing of that name.
-        OSError: The Hub failed, fell silent or cut the line.
+        FileNotFoundError: No such folder or Hub repository.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: Not a checkpoint of a GRU captioner, or a damaged one.
     """
     import torch
@@ -95,7 +95,7 @@ def load_checkpoint(
     name = source.name
     folder = source.folder(CONFIG)  # first, since another model may be very large
     check_config(name, folder / CONFIG)
-    folder = source.folder(*MOST_BYTES, WEIGHTS, commit=source.commit(folder))
+    folder = source.folder(*MAX_BYTES, WEIGHTS, commit=source.commit(folder))
     with names_damaged(f"the checkpoint {name}"):
         check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -113,7 +113,7 @@ def load_checkpoint(
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
     for weight, values in model.state_dict().items():
-        # the least or the largest tells: nan is both where there is one
+        # the minimum and maximum suffice: nan is both where there is one
         is_checked = values.is_floating_point() and values.numel()
         if is_checked and not all(map(math.isfinite, map(float, values.aminmax()))):
             raise ValueError(f"the checkpoint {name} has weights that are not finite, in {weight} for one.")
@@ -129,12 +129,12 @@ def load_graphs(
         source: A checkpoint, or a folder of graphs alone.
         backend: One of `GRAPH_RUNTIMES`.
         graphs: Folder of the graphs; `onnx` in the checkpoint when not given.
-        num_threads: That graphs work with; as many as OMP_NUM_THREADS or the machine says when not given.
+        num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
 
     Raises:
         FileNotFoundError: No such checkpoint, or no graphs.
         MissingExtraError: The backend isn't installed.
-        OSError: The Hub failed, fell silent or cut the line.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: The graphs are damaged, or of other weights.
     """
     from .inference.graphs import GraphBackend
@@ -153,8 +153,8 @@ def encoder_folder(source: Source) -> Path:
     """Folder of a pretrained encoder's files, fetched from the Hub where `source` is on it.
 
     Raises:
-        FileNotFoundError: Nothing of that name.
-        OSError: The Hub failed, fell silent or cut the line.
+        FileNotFoundError: No such folder or Hub repository.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: Not an encoder, weights that are not safetensors, or a damaged one.
     """
     folder = source.folder(CONFIG)
@@ -204,7 +204,7 @@ def _check_weights(folder: Path, processor: "GRUCaptionerProcessor") -> None:
         return
     model = _without_memory(GRUCaptionerConfig.from_pretrained(folder))
     wanted = model.state_dict()
-    if sum(values.numel() for values in model.buffers()) > MOST_VALUES:  # some are made by rule, not from the file
+    if sum(values.numel() for values in model.buffers()) > MAX_VALUES:  # some are made by rule, not from the file
         raise ValueError("its encoder keeps tables that are too large")
     with safe_open(weights, "np") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
@@ -258,7 +258,7 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):  # else an encoder that goes by the values of its image: what it did counts
                 raise
-    if counter.get_total_flops() > MOST_OPERATIONS or largest.values > MOST_VALUES:
+    if counter.get_total_flops() > MAX_OPERATIONS or largest.values > MAX_VALUES:
         raise ValueError(
             f"an image of {image_size[0]} x {image_size[1]} pixels takes its encoder too much time or memory"
         )

@@ -31,8 +31,8 @@ _spec = importlib.util.spec_from_file_location("bad_images", MAKER)
 bad_images = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bad_images)
 
-MOST_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
-MOST_SECONDS = 5  # that one image takes
+MAX_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
+MAX_SECONDS = 5  # that one image takes
 
 # Looks at each image in a process of its own, which has nothing but load_image: its memory is what it took at most.
 LOOK = """
@@ -143,7 +143,7 @@ def test_load_image_gives_a_picture_or_says_in_one_line_what_is_wrong(looked_at,
     assert len(answers) == (len(corpus) if door != "bytes" else sum(map(os.path.isfile, corpus)))
     for path, _, said, seconds in answers:
         judge(corpus[path], said is None)
-        assert seconds < MOST_SECONDS, path
+        assert seconds < MAX_SECONDS, path
         if said is not None:
             shown = ("the image",) if door == "bytes" else (in_one_line(path), in_one_line(repr(path)[1:-1]))
             assert in_one_line(said).startswith((*shown, *map(repr, shown))), said
@@ -153,7 +153,7 @@ def test_load_image_gives_a_picture_or_says_in_one_line_what_is_wrong(looked_at,
 
 
 def test_load_image_takes_little_memory(looked_at):
-    assert looked_at[1] < MOST_MEMORY
+    assert looked_at[1] < MAX_MEMORY
 
 
 def test_pictures_just_below_the_limit_take_little_memory(tmp_path):
@@ -161,7 +161,7 @@ def test_pictures_just_below_the_limit_take_little_memory(tmp_path):
         (tmp_path / name).write_bytes(content)
         answers, most = look_at([str(tmp_path / name)], 60, ["path, scaled"])
         assert [said for _, _, said, _ in answers] == [None]
-        assert most < MOST_MEMORY, name
+        assert most < MAX_MEMORY, name
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp", "tiff"])

@@ -19,7 +19,7 @@ from PIL import Image
 from ..files import write_atomically
 from .scoring import TABLE_ROWS, CaptionScores, compare
 
-MOST_BINS = 200  # of the histogram of lengths
+MAX_BINS = 200  # of the histogram of lengths
 PHOTO_SIDE = 320  # pixels, the longer one
 SHEET_SIDE = 960  # pixels, the longer one; the words above the panels stay legible
 
@@ -158,7 +158,7 @@ def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
     width, height, left, right, top, bottom = 480, 250, 44, 10, 12, 44  # the plot lies within these margins
     together = np.concatenate(lengths)
     shortest, longest = int(together.min()), int(np.quantile(together, 0.995, method="higher"))
-    longest = min(longest, shortest + MOST_BINS - 1)
+    longest = min(longest, shortest + MAX_BINS - 1)
     bins = longest - shortest + 1
     shares = [100 * np.bincount(np.minimum(each, longest) - shortest, minlength=bins) / len(each) for each in lengths]
     peak = max(share.max() for share in shares)

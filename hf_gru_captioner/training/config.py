@@ -143,8 +143,8 @@ class ModelConfig:
     """Width of the word embeddings."""
     hidden_size: int = 512
     """Width of the GRU states."""
-    attention_type: Literal["none", "additive", "multihead"] = "multihead"
-    """Kind of attention over the regions."""
+    attention_type: str = "multihead"
+    """Kind of attention over the regions: none, additive or multihead."""
     num_attention_heads: int = 8
     """Heads of multihead attention."""
     dropout: float = 0.5

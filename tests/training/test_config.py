@@ -75,7 +75,7 @@ WRONG_TYPES = {
     "optimization.learning_rate": ("fast", "optimization.learning_rate must be a number, found 'fast'."),
     "data.mirror": (1, "data.mirror must be true or false, found 1."),
     "data.source": (None, "data.source must be text, found None."),
-    "model.attention_type": ("soft", "model.attention_type must be one of none, additive, multihead, found 'soft'."),
+    "objective": ("soft", "objective must be one of cross_entropy, self_critical, found 'soft'."),
 }
 
 
