@@ -242,7 +242,7 @@ def test_sizes_and_encoders_that_no_model_can_be_made_of_are_mistakes_of_the_cal
         GRUCaptionerConfig(hidden_size=10)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UsageError, match=f"{tmp_path} can't be loaded"), _loading(str(tmp_path)):
+    with pytest.raises(ValueError, match=f"the encoder {tmp_path} is damaged"), _loading(str(tmp_path)):
         GRUCaptionerForConditionalGeneration.from_encoder_pretrained(str(tmp_path))
 
 
