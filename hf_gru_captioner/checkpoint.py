@@ -243,7 +243,7 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
 
     class Largest(TorchDispatchMode):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.values = 0
 
         def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
