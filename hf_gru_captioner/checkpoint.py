@@ -242,9 +242,11 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     class Largest(TorchDispatchMode):
-        values = 0
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.values = 0
 
-        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
             results = function(*arguments, **(settings or {}))
             for each in results if isinstance(results, tuple | list) else [results]:
                 if isinstance(each, torch.Tensor):

@@ -16,7 +16,7 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder of the Hub's cache
 
 
-def public_name(name: str | os.PathLike) -> str:
+def public_name(name: str | os.PathLike[str]) -> str:
     """A Hub id as it is; of a path the last part, or the Hub id that the cache keeps there."""
     name = os.fspath(name)
     if cached := CACHED.search(name + "/"):
