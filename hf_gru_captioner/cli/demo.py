@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..web import ServicePool, serve
 
     from ..captioner import Captioner
-    from ..hub import EXAMPLES
+    from ..hub import example_images
     from ..model import load_image
 
     places = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
@@ -51,6 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
         lambda name: loaded.pop(name, None) or Captioner.from_pretrained(places.get(name, name)),
         any_name=arguments.any_checkpoint,
     )
-    photos = arguments.photos if arguments.photos is not None else sorted(EXAMPLES.glob("*.jpg"))
+    photos = arguments.photos if arguments.photos is not None else example_images()
     serve(pool, load_image, photos=photos, host=arguments.host, port=arguments.port)
     return 0

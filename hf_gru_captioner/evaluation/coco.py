@@ -1,8 +1,8 @@
 """Captions in COCO's file formats, which most captioners read and write: https://cocodataset.org/#format-data.
 
-Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row an image; annotations are
-`{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row a reference.
-Image ids are numbers there; here they are text, because other data sets have file names for ids.
+Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row per image; annotations are
+`{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row per
+reference. Image ids are numbers there; here they are text, because other datasets have file names for ids.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def read_results(path: str | Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, no JSON or not in the results format, or an image has two captions.
+        ValueError: The file is empty, not JSON or not in the results format, or an image has two captions.
     """
     content = _read_json(path)
     if not isinstance(content, list):
-        raise ValueError(f'{path} is no list of results, [{{"image_id": ..., "caption": ...}}, ...].')
+        raise ValueError(f'{path} is not a list of results, [{{"image_id": ..., "caption": ...}}, ...].')
     results: dict[str, str] = {}
     for image_id, caption in _captions(path, content):
         if image_id in results:
             raise ValueError(
-                f"{path} has more than one caption of image {_short(image_id)}. Keep one caption an image."
+                f"{path} has more than one caption of image {_short(image_id)}. Keep one caption per image."
             )
         results[image_id] = caption
     return results
@@ -45,17 +45,17 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, no JSON or not in the annotations format, or an image has no caption.
+        ValueError: The file is empty, not JSON or not in the annotations format, or an image has no caption.
     """
     content = _read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         raise ValueError(
-            f'{path} holds no annotations, {{"images": [...], "annotations": [{{"image_id": ..., "caption": ...}}]}}.'
+            f'{path} has no annotations, {{"images": [...], "annotations": [{{"image_id": ..., "caption": ...}}]}}.'
         )
     references: dict[str, list[str]] = {}
     images = content.get("images") or []
     if not isinstance(images, list):
-        raise ValueError(f'{path}: "images" is no list, found {_shortened(images)}.')
+        raise ValueError(f'{path}: "images" is not a list, found {_shortened(images)}.')
     for number, image in enumerate(images, start=1):
         match image:
             case {"id": int() | str() as image_id}:
@@ -73,7 +73,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
 
 
 def write_results(path: str | Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
-    """Write captions in the results format, whole or not at all. Ids that are whole numbers become numbers, as COCO's
+    """Write captions in the results format, atomically. Ids that are whole numbers become numbers, as COCO's
     own tools expect. Runs on one process."""
     rows = [
         {"image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id, "caption": caption}
@@ -88,7 +88,7 @@ def match(
     """Return image ids, predictions and references, all in the order of the references.
 
     Raises:
-        ValueError: The results are not of the images that the references are of.
+        ValueError: Results and references are not of the same images.
     """
     unknown = [image_id for image_id in results if image_id not in references]
     missing = [image_id for image_id in references if image_id not in results]
@@ -106,9 +106,9 @@ def _read_json(path: str | Path) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}.") from error
+        raise ValueError(f"{path} is not JSON: {error}.") from error
     except RecursionError as error:
-        raise ValueError(f"{path} holds no captions: its JSON is nested too deeply.") from error
+        raise ValueError(f"{path} has no captions: its JSON is nested too deeply.") from error
 
 
 def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
@@ -133,8 +133,8 @@ def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
 def _text(path: str | Path, text: str) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON may spell half of a character, which nobody can score or store
-        raise ValueError(f"{path}: {ascii(text)[:80]} has a half of a surrogate pair in it.") from error
+    except UnicodeEncodeError as error:  # JSON may spell half of a character, which cannot be scored or stored
+        raise ValueError(f"{path}: {ascii(text)[:80]} contains half of a surrogate pair.") from error
     return text
 
 

@@ -26,7 +26,7 @@ class TrainingRecord:
 
     Args:
         options: The resolved configuration, nested as in its YAML file.
-        photos, captions: How many the run learns from; None for a stream.
+        images, captions: How many the run trains on; None for a stream.
         processes: How many processes train.
         parent_revision: Commit of the checkpoint on the Hub that the run goes on from.
     """
@@ -35,7 +35,7 @@ class TrainingRecord:
         self,
         options: Mapping[str, Any],
         *,
-        photos: int | None,
+        images: int | None,
         captions: int | None,
         processes: int,
         parent_revision: str | None = None,
@@ -46,7 +46,7 @@ class TrainingRecord:
         named |= {name: public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         self.stage = {
             "options": {name: value for name, value in named.items() if name not in UNCLAIMED},
-            "photos": photos,
+            "images": images,
             "captions": captions,
             "machine": f"{_processor()}, {processes} x {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in LIBRARIES},

@@ -141,7 +141,7 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
             epoch = len(trainer.progress.history) + 1
             folder = trainer.output_dir / "looks" / f"epoch-{epoch:02d}"
             _draw_attention(folder, model, assembly.processor, assembly.validation_set, validation.shown)
-        return scores.figures
+        return scores.values
 
     return validate
 
@@ -194,7 +194,7 @@ def _record(assembly: Assembly) -> TrainingRecord:
         num_images, num_captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
     return TrainingRecord(
         asdict(assembly.config),
-        photos=num_images,
+        images=num_images,
         captions=num_captions,
         processes=assembly.accelerator.num_processes,
         parent_revision=getattr(assembly.model.config, "_commit_hash", None),

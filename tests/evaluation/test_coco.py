@@ -102,11 +102,11 @@ ROW_NEEDS = 'row 2 needs an "image_id" (number or text) and a "caption" (text), 
         (read_references, " \n", " is empty."),
         (read_results, [], " has no captions."),
         (read_references, {"images": [], "annotations": []}, " has no captions."),
-        (read_results, "[{]", " is no JSON: Expecting property name enclosed in double quotes: line 1 column 3"),
+        (read_results, "[{]", " is not JSON: Expecting property name enclosed in double quotes: line 1 column 3"),
         (read_references, '{"images": [],\n', ": line 2 column 1"),
-        (read_results, {"annotations": []}, " is no list of results, [{"),
-        (read_references, [row(1)], ' holds no annotations, {"images":'),
-        (read_references, {"annotations": "x"}, ' holds no annotations, {"images":'),
+        (read_results, {"annotations": []}, " is not a list of results, [{"),
+        (read_references, [row(1)], ' has no annotations, {"images":'),
+        (read_references, {"annotations": "x"}, ' has no annotations, {"images":'),
         (read_results, [row(1), {"image_id": 2}], f': {ROW_NEEDS}{{"image_id": 2}}.'),
         (read_results, [row(1), {"id": 2, "caption": "a"}], f': {ROW_NEEDS}{{"id": 2, "caption": "a"}}.'),
         (read_results, [row(1), row(2, None)], f': {ROW_NEEDS}{{"image_id": 2, "caption": null}}.'),
@@ -130,10 +130,10 @@ def test_a_broken_file_ends_in_one_line_that_names_it(write, read, content, mess
     assert "\n" not in str(error.value)
 
 
-def test_bytes_that_are_no_text_are_named_as_no_json(tmp_path):
+def test_bytes_that_are_not_text_are_not_json(tmp_path):
     path = tmp_path / "latin.json"
     path.write_bytes(b'[{"image_id": 1, "caption": "caf\xe9"}]')
-    with pytest.raises(ValueError, match=r"latin\.json is no JSON: .*0xe9"):
+    with pytest.raises(ValueError, match=r"latin\.json is not JSON: .*0xe9"):
         read_results(path)
 
 
@@ -144,7 +144,7 @@ def test_a_missing_file_is_named(tmp_path, read):
 
 
 @pytest.mark.parametrize("read", [read_results, read_references])
-def test_a_caption_that_is_no_sentence_is_refused(tmp_path, read):
+def test_an_overlong_caption_is_refused(tmp_path, read):
     """Longest common subsequences of two of a million words would never end."""
     rows = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "word " * 200_000}]
     (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_results else {"annotations": rows}))

@@ -15,7 +15,7 @@ def make_record(tmp_path):
             "model": {"encoder": "timm/some.encoder", "checkpoint": None, **model},
             "output_dir": "/secret/run",
         }
-        return TrainingRecord(options, photos=6, captions=30, processes=2)
+        return TrainingRecord(options, images=6, captions=30, processes=2)
 
     return make
 
@@ -28,7 +28,7 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
     (stage,) = read_stages(tmp_path)
     assert stage["options"]["data.source"] == tmp_path.name
     assert stage["options"]["model.encoder"] == "timm/some.encoder"
-    assert (stage["photos"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
+    assert (stage["images"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
     assert "2 x 1 threads" in stage["machine"]
     assert stage["versions"]["torch"]
 

@@ -21,11 +21,12 @@ import pytest
 from PIL import Image
 
 from hf_gru_captioner import Caption
-from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.hub import demo_folder
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import Captioned, ServicePool, build_page, launch
 
 HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.json").read_text())
+EXAMPLES = demo_folder() / "examples"
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
 SIGN = {"_type": "gradio.FileData"}
