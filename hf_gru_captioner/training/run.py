@@ -88,6 +88,8 @@ def train(config: TrainingConfig) -> TrainingResult:
 
 def dry_run(config: TrainingConfig) -> str:
     """What the run would cost: sizes counted, times measured. Runs on every process; writes nothing."""
+    if config.push_to_hub:
+        check_name(config.push_to_hub)
     config = _with_precision(config)
     return estimates(Assembly(config, _accelerator(config, None)))
 
