@@ -9,11 +9,11 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-.PHONY: help caption test compat e2e lint train card demo bench clean
+.PHONY: help caption test test-fast compat e2e lint docs train card demo bench clean
 .DEFAULT_GOAL = help
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z0-9]*\):.*##/  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*##/  make \1 \t/p' Makefile | expand -t 18
 
 caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
@@ -26,6 +26,11 @@ compat: $(VENV)/.installed-dev  ## test against several releases of transformers
 
 e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/support/e2e.py
+
+docs: $(VENV)/.installed-docs  ## build the documentation into site/; a broken link fails
+	rm -rf .site && mkdir .site
+	cp --parents *.md docs/*.md docs/*.jpg docs/card/* demo/*.md demo/examples/*.md benchmarks/results/* .site/
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff check .
@@ -50,7 +55,7 @@ bench: $(VENV)/.installed-dev  ## measure what a caption costs beside other capt
 	@HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean:  ## remove the virtual environment and the caches of the tools
-	rm -rf $(VENV) .compat .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .compat .site site .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -70,3 +75,7 @@ $(VENV)/.browser: $(VENV)/.installed-dev
 $(VENV)/.installed-dev: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@

@@ -1,4 +1,4 @@
-"""Photos in, captions out: what the command line, the demo and the scorer call.
+"""Images in, captions out: what the command line, the demo and the scorer call.
 
 Nothing here imports torch before it is needed: graphs caption without it.
 """
@@ -68,12 +68,12 @@ OFF_UNLESS_TRUE = {
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and what the model thought of it.
+    """A caption, its score, and where the model looked at each word.
 
     Args:
         text: The caption.
-        score: Its log-probability in nats, end token included, divided by `length ** length_penalty`: what beam search
-            ranks by. Nearer to 0 is better; comparable between captions of one photo.
+        score: Its log-probability in nats, end token included, divided by `length ** length_penalty`, which beam search
+            ranks by. Closer to 0 is better; comparable between captions of the same image.
         words: Its tokens, as text.
         log_probabilities: Log-probability of each word given those before it, in nats.
         attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
@@ -91,7 +91,7 @@ class Caption:
 
 
 class Captioner:
-    """Captions photos.
+    """Captions images.
 
     Args:
         model: A captioner; it is put into evaluation mode.
@@ -147,15 +147,15 @@ class Captioner:
             device: Where torch runs the model.
             dtype: Precision it runs in there, whatever that of the file.
             backend: `"torch"`, or `"onnxruntime"` or `"openvino"` for the graphs of `gru-captioner export`: the same
-                captions, sooner, and without importing torch. What only generate() can do, sampling for one, is still
-                done by torch.
+                captions, faster, and without importing torch. What only generate() can do, such as sampling, still
+                runs on torch.
             graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
-            num_threads: That graphs work with; as many as OMP_NUM_THREADS or the machine says when not given.
+            num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
 
         Raises:
-            FileNotFoundError: Nothing of that name.
-            OSError: The Hub failed, fell silent or cut the line.
-            ValueError: Not a checkpoint of a GRU captioner, a damaged one, no such backend, or the graphs are of other
+            FileNotFoundError: No such folder or Hub repository.
+            OSError: The Hub failed, timed out or closed the connection.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend, or graphs of other
                 weights.
             MissingExtraError: The backend isn't installed.
         """
@@ -188,18 +188,18 @@ class Captioner:
     def __call__(self, images, *, num_captions=None, batch_size=16, **generation):
         """
         Args:
-            images: One photo (path, address, bytes, PIL image, array or tensor), or a list of them.
-            num_captions: How many captions of each photo, the best first; then each photo gives a list. Beam search
+            images: One image (path, address, bytes, PIL image, array or tensor), or a list of them.
+            num_captions: How many captions of each image, the best first; then each image gives a list. Beam search
                 writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
-            batch_size: Photos captioned at once.
+            batch_size: Images captioned at once.
             generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
 
         Returns:
-            One [`Caption`] a photo, or a list of `num_captions` of them.
+            One [`Caption`] per image, or a list of `num_captions` of them.
 
         Raises:
             ValueError: An image that can't be read, or a number below 1.
-            TypeError: An argument of generate() that is no setting.
+            TypeError: An argument of generate() that is not a setting.
         """
         if batch_size < 1 or (num_captions is not None and num_captions < 1):
             raise ValueError(f"batch_size and num_captions are at least 1, found {batch_size} and {num_captions}.")
@@ -216,11 +216,11 @@ class Captioner:
         return results[0] if is_one else results
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """One photo, upright, RGB and as small as the encoder takes it: the part of [`encode`] that reads files."""
+        """One image, upright, RGB and as small as the encoder takes it: the part of [`encode`] that reads files."""
         return self._backend.load_image(source)
 
     def encode(self, images: Sequence[ImageSource]) -> "ModelOutput | EncodedImages":
-        """Photos -> what the decoder needs to know of them, for [`decode`]."""
+        """Images -> what the decoder needs to know of them, for [`decode`]."""
         return self._backend.encode(images)
 
     def decode(
@@ -232,7 +232,7 @@ class Captioner:
     ) -> list[list[Caption]]:
         """Encoded images -> `num_captions` captions of each, the best first, with `num_alternatives` for each word.
 
-        They are those of generate(). Where our own search can write them, it does, since it is quicker.
+        The captions are those of generate(). Our own search writes them where it knows the settings: it is faster.
         """
         settings = {**self._backend.defaults(), **generation}
         check_length_penalty(settings.get("length_penalty"))
@@ -255,10 +255,10 @@ class Captioner:
         return encoded
 
     def _try_out(self, name: str) -> None:
-        """Writes a word about a grey photo: settings that don't fit the weights show now, not in the middle of a job.
+        """Captions a grey image, so that settings that don't fit the weights fail now and not in the middle of a job.
 
         Raises:
-            ValueError: It can't; names the checkpoint.
+            ValueError: It fails; names the checkpoint.
         """
         check_generation(self._backend.defaults(), name)
         with names_damaged(f"the checkpoint {name}"):

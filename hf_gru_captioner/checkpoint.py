@@ -58,8 +58,8 @@ class Source:
         """Folder with such files; from the Hub they are fetched, of that commit where it is known.
 
         Raises:
-            FileNotFoundError: Nothing of that name.
-            OSError: The Hub failed, fell silent or cut the line.
+            FileNotFoundError: No such folder or Hub repository.
+            OSError: The Hub failed, timed out or closed the connection.
             ValueError: A file is too large.
         """
         if Path(self.name).is_dir():
@@ -84,8 +84,8 @@ def load_checkpoint(
         dtype: Its precision there, whatever that of the file.
 
     Raises:
-        FileNotFoundError: Nothing of that name.
-        OSError: The Hub failed, fell silent or cut the line.
+        FileNotFoundError: No such folder or Hub repository.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: Not a checkpoint of a GRU captioner, or a damaged one.
     """
     import torch
@@ -113,7 +113,7 @@ def load_checkpoint(
         missing = sorted(loading["missing_keys"])
         raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
     for weight, values in model.state_dict().items():
-        # the least or the largest tells: nan is both where there is one
+        # the minimum and maximum suffice: nan is both where there is one
         is_checked = values.is_floating_point() and values.numel()
         if is_checked and not all(map(math.isfinite, map(float, values.aminmax()))):
             raise ValueError(f"the checkpoint {name} has weights that are not finite, in {weight} for one.")
@@ -129,12 +129,12 @@ def load_graphs(
         source: A checkpoint, or a folder of graphs alone.
         backend: One of `GRAPH_RUNTIMES`.
         graphs: Folder of the graphs; `onnx` in the checkpoint when not given.
-        num_threads: That graphs work with; as many as OMP_NUM_THREADS or the machine says when not given.
+        num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
 
     Raises:
         FileNotFoundError: No such checkpoint, or no graphs.
         MissingExtraError: The backend isn't installed.
-        OSError: The Hub failed, fell silent or cut the line.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: The graphs are damaged, or of other weights.
     """
     from .inference.graphs import GraphBackend
@@ -153,8 +153,8 @@ def encoder_folder(source: Source) -> Path:
     """Folder of a pretrained encoder's files, fetched from the Hub where `source` is on it.
 
     Raises:
-        FileNotFoundError: Nothing of that name.
-        OSError: The Hub failed, fell silent or cut the line.
+        FileNotFoundError: No such folder or Hub repository.
+        OSError: The Hub failed, timed out or closed the connection.
         ValueError: Not an encoder, weights that are not safetensors, or a damaged one.
     """
     folder = source.folder(CONFIG)

@@ -31,7 +31,7 @@ MOST_BYTES = {
     "graphs.json": 4_000_000,
 }
 MOST_LAYERS = 1000
-MAX_SIDE = 2048  # pixels that images are scaled to; more is a slip of the keyboard, or meant to take all memory
+MAX_SIDE = 2048  # pixels that images are scaled to; more is a typing error, or an attempt to exhaust memory
 MOST_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
 MOST_WEIGHTS = 50_000  # tensors
 MOST_CHARACTERS = 1000  # of a token

@@ -1,4 +1,4 @@
-"""Attention weights -> a picture of where the model looked at each word."""
+"""Draws attention weights over the image, a panel per word."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PANEL_HEIGHT = 200  # pixels
-PANEL_WIDTHS = (120, 400)  # pixels; photos narrower or wider than that are squashed into them
+PANEL_WIDTHS = (120, 400)  # pixels; images narrower or wider than that are squashed into them
 LABEL_HEIGHT = 26  # pixels
 DARKEST = 0.2  # brightness of a region without attention; the word's strongest region has 1
 
@@ -15,25 +15,25 @@ DARKEST = 0.2  # brightness of a region without attention; the word's strongest 
 def draw_attention(
     image: Image.Image, words: Sequence[str], attention: np.ndarray, max_columns: int = 6
 ) -> Image.Image:
-    """The photo, then once a word with the regions lit that the word looked at.
+    """Draws the image, then once per word with the regions lit that the model attended to.
 
     Args:
-        image: The photo that was captioned.
+        image: The image that was captioned.
         words: Words of the caption.
         attention: `(words, rows, columns)`, as in `Caption.attention`.
         max_columns: Panels side by side.
 
     Raises:
-        ValueError: Not one map a word.
+        ValueError: Not one map per word.
     """
     if attention is None or len(attention) != len(words):
         raise ValueError(
-            f"draw_attention needs one map a word, found {0 if attention is None else len(attention)} maps for "
+            f"draw_attention needs one map per word, found {0 if attention is None else len(attention)} maps for "
             f"{len(words)} words; a model with attention_type='none' has no maps."
         )
     width = int(np.clip(round(image.width * PANEL_HEIGHT / image.height), *PANEL_WIDTHS))
-    photo = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
-    panels = [("", photo)] + [(word, _light(photo, weights)) for word, weights in zip(words, attention, strict=True)]
+    image = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
+    panels = [("", image)] + [(word, _light(image, weights)) for word, weights in zip(words, attention, strict=True)]
     columns = min(max_columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     sheet = Image.new("RGB", (columns * width, rows * (PANEL_HEIGHT + LABEL_HEIGHT)), "white")
@@ -46,9 +46,9 @@ def draw_attention(
     return sheet
 
 
-def _light(photo: Image.Image, weights: np.ndarray) -> Image.Image:
-    """The photo, as bright as each place's weight is against the largest."""
+def _light(image: Image.Image, weights: np.ndarray) -> Image.Image:
+    """The image, each region as bright as its weight relative to the largest."""
     relative = np.round(weights / weights.max() * 255).astype(np.uint8)
-    smooth = Image.fromarray(relative).resize(photo.size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(relative).resize(image.size, Image.Resampling.BICUBIC)
     brightness = DARKEST + (1 - DARKEST) * np.asarray(smooth, dtype=np.float32)[..., None] / 255  # (height, width, 1)
-    return Image.fromarray(np.round(np.asarray(photo) * brightness).astype(np.uint8))
+    return Image.fromarray(np.round(np.asarray(image) * brightness).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Greedy and beam search in NumPy, over any decode step: the captions that transformers' generate() writes, sooner.
+"""Greedy and beam search in NumPy, over any decode step: the captions of transformers' generate(), faster.
 
 A word through generate() costs more of its loop than of a model this small. Here a word costs one call of the step and
 a few array operations, whatever runs the step: PyTorch, ONNX Runtime or OpenVINO. What a caption's words looked at and
@@ -33,7 +33,7 @@ class StepOutput(NamedTuple):
     Attributes:
         log_probabilities: Of the next word, `(N, V)` float32.
         states: After this word, `(2, N, H)`.
-        attention: Where it looked, `(N, P)`, or None.
+        attention: Weights over the regions, `(N, P)`, or None.
     """
 
     log_probabilities: np.ndarray
@@ -49,11 +49,11 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption as the search found it.
+    """A caption that the search found.
 
     Attributes:
         tokens: Its words, the end token included if it came to one, `(T,)`.
-        log_probabilities: Of each in its place, `(T,)`.
+        log_probabilities: Of each in its position, `(T,)`.
         attention: Where the model looked for each, `(T, P)`, or None.
         alternatives, alternative_log_probabilities: The likeliest tokens in each position, the best first,
             `(T, alternatives)`.
@@ -86,16 +86,19 @@ def beam_search(
         states: Its states before the start token, of each image `(2, B, H)`.
         start, end: Their tokens.
         num_beams: Captions of an image that are followed up at once.
-        num_captions: Captions of each image that are returned, `num_beams` at the most, the best first.
-        max_words: Words of a caption at the most, the end token included.
+        num_captions: Captions of each image that are returned, `num_beams` at most, the best first.
+        max_words: Words of a caption at most, the end token included.
         length_penalty: Of beam search; greedy search has none.
         suppressed: Tokens that are never written.
-        num_alternatives: How many of the likeliest tokens are told of each place.
+        num_alternatives: How many of the likeliest tokens are told of each position.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
     if num_beams == 1:
-        return [[found] for found in _greedy(step, states, start, end, max_words, list(suppressed), num_alternatives)]
+        return [
+            [hypothesis]
+            for hypothesis in _greedy(step, states, start, end, max_words, list(suppressed), num_alternatives)
+        ]
     return _beam(
         step, states, start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed), num_alternatives
     )
@@ -107,19 +110,19 @@ def _greedy(step: Step, states, start, end, max_words, suppressed, num_alternati
     lengths = np.full(num_images, max_words)
     outputs: list[StepOutput] = []
     words: list[np.ndarray] = []
-    for place in range(max_words):
+    for position in range(max_words):
         output = step(tokens, states)
         allowed = _without(output.log_probabilities, suppressed)
         is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (B, V)
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
-        lengths[(tokens == end) & (lengths == max_words)] = place + 1
-        if (lengths <= place + 1).all():
+        lengths[(tokens == end) & (lengths == max_words)] = position + 1
+        if (lengths <= position + 1).all():
             break
     table = np.array(words)  # (T, B)
     return [
-        _found(outputs, np.full(length, image), table[:length, image].tolist(), num_alternatives)
+        _hypothesis(outputs, np.full(length, image), table[:length, image].tolist(), num_alternatives)
         for image, length in enumerate(lengths)
     ]
 
@@ -140,7 +143,7 @@ def _beam(
     outputs: list[StepOutput] = []
     trail: list[tuple[np.ndarray, np.ndarray]] = []  # of each step: the beam that each one that goes on came from, word
 
-    for place in range(max_words):
+    for position in range(max_words):
         output = step(tokens, states)
         outputs.append(output)
         allowed = _without(output.log_probabilities, suppressed)  # (N, V)
@@ -148,27 +151,27 @@ def _beam(
         vocab_size = totals.shape[-1]
         best, log_probabilities = _largest(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)  # (B, 2 K)
         beams, words = best // vocab_size, best % vocab_size  # (B, 2 K)
-        stops = (words == end) | (place + 1 == max_words)  # (B, 2 K)
+        stops = (words == end) | (position + 1 == max_words)  # (B, 2 K)
 
         going_on = log_probabilities + np.where(stops, NEVER, np.float32(0))
         chosen = stops.argsort(axis=1, kind="stable")[:, :num_beams]  # (B, K), the best that go on
         running = going_on[images, chosen]
         trail.append((beams[images, chosen], words[images, chosen]))
 
-        candidates = log_probabilities / np.float32((place + 1) ** length_penalty)  # (B, 2 K)
+        candidates = log_probabilities / np.float32((position + 1) ** length_penalty)  # (B, 2 K)
         may_finish = stops & can_improve
         may_finish[:, num_beams:] = False
         candidates = np.where(may_finish, candidates, NEVER)
-        new_ends = np.stack((np.full_like(beams, place), beams, words), axis=-1)  # (B, 2 K, 3)
+        new_ends = np.stack((np.full_like(beams, position), beams, words), axis=-1)  # (B, 2 K, 3)
         all_scores = np.concatenate((scores, candidates), axis=1)  # (B, 3 K)
         kept, _ = _largest(all_scores, num_beams, all_scores.shape[1])
         scores = all_scores[images, kept]
         ends = np.concatenate((ends, new_ends), axis=1)[images, kept]
         is_finished = np.concatenate((is_finished, may_finish), axis=1)[images, kept]
 
-        hopes = running[:, :1] / np.float32((place + 1) ** length_penalty)  # (B, 1)
+        best_running = running[:, :1] / np.float32((position + 1) ** length_penalty)  # (B, 1)
         worst = np.where(is_finished, scores.min(axis=1, keepdims=True), NEVER)  # (B, K)
-        can_improve &= (hopes > worst).any(axis=1, keepdims=True)
+        can_improve &= (best_running > worst).any(axis=1, keepdims=True)
         if not can_improve.any() or stops.all():
             break
         rows = (images * num_beams + trail[-1][0]).ravel()  # (N,)
@@ -182,25 +185,29 @@ def _beam(
 
 def _follow(outputs, trail, image: int, last: np.ndarray, num_beams: int, num_alternatives: int) -> Hypothesis:
     """Reads a finished caption back from its last word."""
-    place, beam, word = map(int, last)
+    position, beam, word = map(int, last)
     rows, tokens = [image * num_beams + beam], [word]
-    for came_from, words in reversed(trail[:place]):
+    for came_from, words in reversed(trail[:position]):
         tokens.append(int(words[image, beam]))
         beam = int(came_from[image, beam])
         rows.append(image * num_beams + beam)
-    return _found(outputs, np.array(rows[::-1]), tokens[::-1], num_alternatives)
+    return _hypothesis(outputs, np.array(rows[::-1]), tokens[::-1], num_alternatives)
 
 
-def _found(outputs: Sequence[StepOutput], rows: np.ndarray, tokens: Sequence[int], num_alternatives: int) -> Hypothesis:
+def _hypothesis(
+    outputs: Sequence[StepOutput], rows: np.ndarray, tokens: Sequence[int], num_alternatives: int
+) -> Hypothesis:
     """A caption whose words were chosen in these rows of the steps."""
     steps = list(zip(outputs, rows, strict=False))  # the search may have gone on after this caption
-    of_places = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
-    looks = [output.attention[row] for output, row in steps if output.attention is not None]
-    alternatives, alternative_log_probabilities = _largest(of_places, num_alternatives, of_places.shape[1])
+    log_probabilities = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
+    attention = [output.attention[row] for output, row in steps if output.attention is not None]
+    alternatives, alternative_log_probabilities = _largest(
+        log_probabilities, num_alternatives, log_probabilities.shape[1]
+    )
     return Hypothesis(
         tokens=np.array(tokens),
-        log_probabilities=of_places[np.arange(len(tokens)), tokens],
-        attention=np.stack(looks) if looks else None,  # (T, P)
+        log_probabilities=log_probabilities[np.arange(len(tokens)), tokens],
+        attention=np.stack(attention) if attention else None,  # (T, P)
         alternatives=alternatives,
         alternative_log_probabilities=alternative_log_probabilities,
     )
@@ -209,7 +216,7 @@ def _found(outputs: Sequence[StepOutput], rows: np.ndarray, tokens: Sequence[int
 def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.ndarray:
     if not suppressed:
         return log_probabilities
-    allowed = log_probabilities.copy()  # the step's own tell the truth
+    allowed = log_probabilities.copy()  # the step's own are kept, for the alternatives
     allowed[:, suppressed] = -np.inf
     return allowed
 

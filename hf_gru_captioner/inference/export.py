@@ -1,16 +1,15 @@
-"""A captioner as two graphs: the encoder once a photo, and one step of the decoder; the search stays outside.
+"""A captioner as two graphs: the encoder once per image, and one step of the decoder; the search stays outside.
 
-    encoder.onnx      photos -> regions, keys, values, states
+    encoder.onnx      images -> regions, keys, values, states
     step.onnx         tokens, states, keys, values -> log_probabilities, new_states, attention
     tokenizer.json    the words
-    graphs.json       which weights they are of, how photos are scaled, settings of the search
+    graphs.json       which weights they are of, how images are scaled, settings of the search
 
-That is all a caption needs, so it runs without torch. OpenVINO's form has `.xml` and `.bin` in place of `.onnx`, that
-of PyTorch `.pt2`. Both graphs take any number of photos, the step any number of beams. The encoder takes bytes: scaling
-them to the numbers that it was trained on is its first layer. Batch norm and activations are fused by whatever runs
-them.
+That is all a caption needs, so it runs without torch. OpenVINO IR has `.xml` and `.bin` in place of `.onnx`, exported
+programs of PyTorch have `.pt2`. Both graphs take any number of images, the step any number of beams. The encoder takes
+bytes: normalizing them is its first layer. The runtimes fuse batch norm and activations.
 
-int8: the encoder's convolutions take and give 8-bit numbers whose ranges calibration photos have shown, weights by
+int8: the encoder's convolutions take and give 8-bit numbers whose ranges calibration images have shown, weights by
 channel; the step's weights are 8-bit, its inputs are scaled word by word. Each runtime is quick with int8 graphs in its
 own format only.
 
@@ -60,13 +59,13 @@ def export_graphs(
         folder: Is replaced if it holds graphs.
         weights: The file that the model was loaded from, by which its graphs are known.
         format: One of [`FORMATS`].
-        calibration: Photos `(photos, height, width, 3)` uint8 whose like the graphs shall caption: then they are int8.
+        calibration: Images `(images, height, width, 3)` uint8 like those to be captioned, for int8 graphs.
 
     Raises:
         FileExistsError: The folder holds something else.
-        ArithmeticError: A graph answers otherwise than the model.
+        ArithmeticError: The outputs of a graph differ from the model's.
         OSError: They can't be written; graphs that were there are as they were.
-        ValueError: The processor does more to a photo than to scale it, or there is no such format.
+        ValueError: The processor does more to an image than to scale it, or there is no such format.
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -74,7 +73,7 @@ def export_graphs(
     if format == "exported-program" and calibration is not None:
         raise ValueError("an exported program is written in float32 only: choose onnx or openvino for int8.")
     if processor.image_size is None:
-        raise ValueError("graphs take photos that are scaled to one size, this processor crops or pads them.")
+        raise ValueError("graphs take images that are scaled to one size, this processor crops or pads them.")
     if folder.exists() and not (folder / GRAPHS_SETTINGS).is_file():
         raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
     settings = {
@@ -113,7 +112,7 @@ def _write_graphs(graphs: "list[Graph]", folder: Path, format: str, calibration:
 
 
 class Encoder(nn.Module):
-    """Photos, as bytes -> all that the decoder needs to know of them."""
+    """Images, as bytes -> all that the decoder needs to know of them."""
 
     def __init__(self, model, image_processor):
         super().__init__()
@@ -125,14 +124,14 @@ class Encoder(nn.Module):
         self.register_buffer("scale", (factor / deviation)[:, None, None])  # (3, 1, 1)
         self.register_buffer("shift", (-mean / deviation)[:, None, None])
 
-    def forward(self, photos):  # (B, height, width, 3) uint8
-        encoded = self.encoder(photos.permute(0, 3, 1, 2).float() * self.scale + self.shift)
+    def forward(self, images):  # (B, height, width, 3) uint8
+        encoded = self.encoder(images.permute(0, 3, 1, 2).float() * self.scale + self.shift)
         keys, values, mean_region = encoded["projected_regions"]  # (B, P, H), (B, P, H), (B, H)
         return encoded["last_hidden_state"], keys, values, self.decoder.first_states(mean_region)
 
 
 class Step(nn.Module):
-    """One word further: the decoder's own forward, with photos and beams apart so that both may be of any number."""
+    """One decode step: the decoder's own forward, with separate axes of images and beams, so that both are dynamic."""
 
     def __init__(self, model):
         super().__init__()
@@ -141,7 +140,7 @@ class Step(nn.Module):
         self.decoder.fusion_gru = OneWord(self.decoder.fusion_gru)
 
     def forward(self, tokens, states, keys, values):  # (B, K), (2, B, K, H), (B, P, H), (B, P, H)
-        mean_region = values.mean(dim=1)  # (B, H), read for the number of photos only: there are states
+        mean_region = values.mean(dim=1)  # (B, H), read for the number of images only: there are states
         words = tokens.flatten(0, 1)[:, None]  # (B K, 1)
         decoded = self.decoder(words, (keys, values, mean_region), states.flatten(1, 2))
         log_probabilities = self.lm_head(decoded.output_embeddings[:, 0]).log_softmax(dim=-1)  # (B K, V)
@@ -152,7 +151,7 @@ class Step(nn.Module):
 
 
 class OneWord(nn.Module):
-    """A GRU that is given one word a caption: what the exporter can translate of one."""
+    """A GRU for a single step, written out in operations that the exporter can translate."""
 
     def __init__(self, gru: nn.GRU):
         super().__init__()
@@ -251,26 +250,28 @@ class Graph:
 
 @torch.no_grad()
 def _graphs(model, processor) -> list[Graph]:
-    images, beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
-    photos = torch.randint(256, (2, *processor.image_size, 3), generator=torch.Generator().manual_seed(0))
-    photos = photos.to(torch.uint8)  # (B, height, width, 3)
+    num_images, num_beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
+    images = torch.randint(256, (2, *processor.image_size, 3), generator=torch.Generator().manual_seed(0))
+    images = images.to(torch.uint8)  # (B, height, width, 3)
     encoder, step = Encoder(model, processor.image_processor).eval(), Step(model).eval()
-    _, keys, values, states = (output.contiguous() for output in encoder(photos))
+    _, keys, values, states = (output.contiguous() for output in encoder(images))
     tokens = torch.full((2, 3), model.config.decoder_start_token_id)
     states = states[:, :, None].repeat(1, 1, 3, 1)  # (2, B, K, H)
     answers = ["log_probabilities", "new_states", "attention"]
     return [
-        Graph("encoder", encoder, {"photos": photos}, ["regions", "keys", "values", "states"], {"photos": {0: images}}),
+        Graph(
+            "encoder", encoder, {"images": images}, ["regions", "keys", "values", "states"], {"images": {0: num_images}}
+        ),
         Graph(
             "step",
             step,
             {"tokens": tokens, "states": states, "keys": keys, "values": values},
             answers[: 2 if model.config.attention_type == "none" else 3],
             {
-                "tokens": {0: images, 1: beams},
-                "states": {1: images, 2: beams},
-                "keys": {0: images},
-                "values": {0: images},
+                "tokens": {0: num_images, 1: num_beams},
+                "states": {1: num_images, 2: num_beams},
+                "keys": {0: num_images},
+                "values": {0: num_images},
             },
         ),
     ]
@@ -286,13 +287,13 @@ def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
         quantize_static,
     )
 
-    class Photos(CalibrationDataReader):
+    class Images(CalibrationDataReader):
         def __init__(self):
-            self.photos = iter(calibration)
+            self.images = iter(calibration)
 
         def get_next(self) -> dict[str, Any] | None:
-            photo = next(self.photos, None)
-            return None if photo is None else {"photos": photo[None]}
+            image = next(self.images, None)
+            return None if image is None else {"images": image[None]}
 
     fused = path.with_name("fused.onnx")
     with _quiet():
@@ -300,7 +301,7 @@ def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
         quantize_static(
             fused,
             path,
-            Photos(),
+            Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Clip", "Add"],
             per_channel=True,
@@ -363,7 +364,7 @@ def _convert_to_openvino(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps advice to ourselves that the quantizer logs and prints for whoever calls it."""
+    """Silences the advice that the quantizer logs and prints."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

@@ -17,7 +17,7 @@ from .beam_search import Step, StepOutput
 
 
 class GraphBackend:
-    """A captioner's encoder and decode step, with all that goes with them: how photos are prepared, the words.
+    """A captioner's encoder and decode step, with all that goes with them: how images are prepared, the words.
 
     Args:
         folder: Where `gru-captioner export` wrote them.
@@ -70,15 +70,15 @@ class GraphBackend:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """One photo, upright, RGB and at the encoder's size."""
+        """One image, upright, RGB and at the encoder's size."""
         return load_image(source, size=self._image_size, resample=self.settings["resample"])
 
     def encode(self, images: Sequence[ImageSource]) -> EncodedImages:
-        photos = np.stack([np.asarray(self.load_image(image)) for image in images])  # (B, height, width, 3)
-        return EncodedImages(*self._encoder({"photos": photos}))
+        pixels = np.stack([np.asarray(self.load_image(image)) for image in images])  # (B, height, width, 3)
+        return EncodedImages(*self._encoder({"images": pixels}))
 
     def begin(self, encoded: EncodedImages) -> tuple[np.ndarray, Step]:
-        """First states `(2, B, H)` and the decode step of encoded photos."""
+        """First states `(2, B, H)` and the decode step of encoded images."""
         num_images = len(encoded.keys)
 
         def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:

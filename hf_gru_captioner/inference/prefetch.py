@@ -1,7 +1,7 @@
-"""Many photos: while words are written of some, the next are encoded and the ones after them loaded.
+"""Prefetching: while some images are captioned, the next are encoded and the ones after them loaded.
 
-What waits between the stages is bounded, so memory does not grow with the number of photos. Files are loaded by
-threads: Pillow decodes and scales without Python's lock, as the runtimes compute without it.
+What waits between the stages is bounded, so memory does not grow with the number of images. Files are loaded by
+threads: Pillow decodes and scales without the GIL, and so do the runtimes.
 """
 
 from collections import deque
@@ -29,14 +29,14 @@ def caption_all(
     num_loaders: int = 2,
     **generation: Any,
 ) -> "Iterator[list[Caption] | Exception]":
-    """Captions of each photo in turn, or what is wrong with it.
+    """Yields the captions of each image in order, or the error that it failed with.
 
     Args:
-        captioner: Writes them.
-        sources: Photos of any kind that `load_image` takes; taken from when they are needed, any number of them.
-        num_captions: Of each photo, the best first.
-        batch_size: Photos captioned at once.
-        num_loaders: Threads that load photos.
+        captioner: The captioner.
+        sources: Images of any kind that `load_image` takes, consumed lazily.
+        num_captions: Of each image, the best first.
+        batch_size: Images captioned at once.
+        num_loaders: Threads that load images.
         generation: Settings of generate().
     """
 
@@ -68,7 +68,7 @@ def _ahead(executor: Executor, work: Callable[[Item], Result], items: Iterable[I
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:  # who asked may have had enough
+    finally:  # the caller may stop early
         for future in waiting:
             future.cancel()
 

@@ -64,7 +64,7 @@ class PyTorchBackend:
 
     @torch.inference_mode()
     def begin(self, encoder_outputs) -> tuple[np.ndarray, Step]:
-        """First states `(2, B, H)` and the decode step of encoded photos."""
+        """First states `(2, B, H)` and the decode step of encoded images."""
         projected_regions = encoder_outputs.projected_regions
         decoder, lm_head = self.model.decoder, self.model.lm_head
 

@@ -1,4 +1,4 @@
-"""Any image as it would be looked at; needs Pillow and NumPy, not torch, so that graphs can caption without it."""
+"""Loads any image as upright 8-bit RGB. Needs Pillow and NumPy, not torch, so that graphs can caption without it."""
 
 import os
 import re
@@ -41,18 +41,18 @@ MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded small
 MAX_SAMPLES_HELD = 200_000_000  # if it comes in several scans, which takes 2 bytes for each
 MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
 MAX_SCANNED = 256_000_000  # bytes of a JPEG whose scans are counted
-# Formats that Ghostscript would run for as long as it likes, that hold pictures of other sizes than they say, or bombs.
+# Formats that Ghostscript would run for as long as it likes, that hold images of other sizes than they say, or bombs.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 LARGE = 12_000_000  # pixels to decode; of threads that have more, one does so at a time
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
 GAP = 3.0  # what Pillow calls indistinguishable from scaling in one step
-STRIP = 1_000_000  # pixels of a larger picture that are made RGB at once
+STRIP = 1_000_000  # pixels of a larger image that are made RGB at once
 ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
 
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all but those inside of a scan
 
-_turn_of_the_large = threading.Lock()
+_large_image_lock = threading.Lock()
 
 ImageSource = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "torch.Tensor"]
 
@@ -63,19 +63,18 @@ def load_image(
     size: tuple[int, int] | None = None,
     resample: int = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """Any image as it would be looked at: upright, RGB, 8 bits, transparent parts over white.
+    """Loads any image as upright 8-bit RGB, transparent parts over white.
 
-    The result holds its pixels alone: no orientation, color profile or other metadata that could act on it again. So to
-    load it once more changes nothing.
+    The result holds pixels only, no orientation, color profile or other metadata, so loading it again changes nothing.
 
     Args:
         source: Path, `http(s)://` address, the bytes of an image file, PIL image, or an array or tensor `(H, W)`,
             `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
             Of an animation, the first frame.
-        timeout: Seconds that an address has to send it all.
-        size: Height and width that it is scaled to. Then a big JPEG is decoded at a fraction of its size, still at
-            least twice as large as this each way, which takes a fraction of the time.
-        resample: How it is scaled, one of `PIL.Image.Resampling`.
+        timeout: Seconds in which an address must send all of it.
+        size: Height and width to scale to. A large JPEG is then decoded at a fraction of its size, still at least
+            twice this height and width, in a fraction of the time.
+        resample: Filter to scale with, one of `PIL.Image.Resampling`.
 
     Raises:
         FileNotFoundError: No file at that path.
@@ -84,9 +83,9 @@ def load_image(
         TypeError: Not one of the kinds above.
     """
     if isinstance(source, Image.Image):
-        return _as_looked_at(source, "the image", size, resample)
+        return _to_upright_rgb(source, "the image", size, resample)
     if _is_array(source):
-        return _as_looked_at(_from_array(_to_numpy(source)), "the array", size, resample)
+        return _to_upright_rgb(_from_array(_to_numpy(source)), "the array", size, resample)
     if not isinstance(source, bytes | str | os.PathLike):
         raise TypeError(
             f"an image is a path, an address, bytes, a PIL image, an array or a tensor; found {type(source).__name__}."
@@ -98,19 +97,19 @@ def load_image(
             _draft(image, name, ENOUGH * max(size))  # not yet upright, hence the max
         # Of a progressive JPEG all pixels are held even if few are wanted.
         width, height = whole if image.info.get("progressive") else image.size
-        with _in_turn(width * height):
-            return _as_looked_at(image, name, size, resample)
+        with _one_at_a_time(width * height):
+            return _to_upright_rgb(image, name, size, resample)
 
 
-def _in_turn(num_pixels: int) -> AbstractContextManager:
-    """Threads go through one by one with an image of so many pixels if it is large: together they would fill memory."""
-    return _turn_of_the_large if num_pixels > LARGE else nullcontext()
+def _one_at_a_time(num_pixels: int) -> AbstractContextManager:
+    """One thread at a time decodes a large image: several at once would fill memory."""
+    return _large_image_lock if num_pixels > LARGE else nullcontext()
 
 
 def _after_fork() -> None:
-    """The thread that has its turn is not in the new process, and would never end it."""
-    global _turn_of_the_large
-    _turn_of_the_large = threading.Lock()
+    """The thread that may hold the lock does not exist in the new process, which would wait forever."""
+    global _large_image_lock
+    _large_image_lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -123,7 +122,7 @@ def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
     return is_one and getattr(images, "ndim", 0) != 4
 
 
-def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
+def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
     _check_pixels(image, name)
     try:
         num_scans = count_scans(image) if image.info.get("progressive") else 0
@@ -132,10 +131,10 @@ def _as_looked_at(image: Image.Image, name: str, size: tuple[int, int] | None, r
         first = getattr(image, "_min_frame", 0)
         if image.tell() > first:  # else it is not asked for others, which may be damaged
             image.seek(first)
-        image.load()  # before anyone asks how to turn it: a TIFF is turned by Pillow here, and then says so
+        image.load()  # before its orientation is read: Pillow turns a TIFF here, and removes the tag
     except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
         raise ValueError(f"{name} can't be read to its end, it may be damaged: {_reason(error)}.") from error
-    _check_pixels(image, name)  # an icon may hold a picture of another size than it says
+    _check_pixels(image, name)  # an icon may hold an image of another size than it says
     turn = _turn(image)
     try:
         if size is None:
@@ -173,17 +172,17 @@ def count_scans(image: Image.Image) -> int:
     if file is None or image.format not in ("JPEG", "MPO"):
         return 0
     file.seek(0)
-    content, place, num_scans = file.read(MAX_SCANNED), 2, 0
+    content, position, num_scans = file.read(MAX_SCANNED), 2, 0
     if len(content) == MAX_SCANNED:
         raise ValueError(f"it is larger than {MAX_SCANNED // 1_000_000} MB")
-    while (marker := _JPEG_MARKER.search(content, place)) and marker[0] != b"\xff\xd9":  # the end
+    while (marker := _JPEG_MARKER.search(content, position)) and marker[0] != b"\xff\xd9":  # the end
         num_scans += marker[0] == b"\xff\xda"
-        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     return num_scans
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, to end a sentence with; some say nothing but what they are."""
+    """The message of an error, to end a sentence with; its type where it has none."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -211,7 +210,7 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
     if image.format in REFUSED_FORMATS:
         image.close()
-        raise ValueError(f"{name} is of the format {image.format}, which is not for photos.")
+        raise ValueError(f"{name} is of the format {image.format}, which is refused.")
     return image, name
 
 
@@ -225,7 +224,7 @@ def _check_file(file: Path, name: str) -> None:
     if stat.S_ISDIR(mode):
         raise ValueError(f"{name} is a folder, not an image." if name else "an empty path names no image.")
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} is no file but a pipe, a socket or a device.")  # which might never end
+        raise ValueError(f"{name} is not a file but a pipe, a socket or a device.")  # which might never end
 
 
 def _download(address: str, timeout: float) -> bytes:
@@ -247,10 +246,10 @@ def _download(address: str, timeout: float) -> bytes:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How EXIF asks a photo to be turned, if it does; ImageOps.exif_transpose fails where another tag is damaged."""
+    """How EXIF asks an image to be turned, if it does; ImageOps.exif_transpose fails where another tag is damaged."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # an EXIF block that can't be read says nothing, and the picture is whole
+    except Exception:  # an EXIF block that can't be read says nothing, and the image is whole
         return None
 
 
@@ -295,7 +294,7 @@ def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
     """RGB, of a width and height: what `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` of Pillow 12 make of
     it.
 
-    A large picture is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
+    A large image is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
     never a second copy of all its pixels.
     """
     width, height = image.size

@@ -1,7 +1,7 @@
 """A GRU captioner: a vision encoder, and two GRUs with attention over image regions between them.
 
     regions                     r = VisionEncoder(image)                      any transformers or timm encoder
-    keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once an image
+    keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once per image
     language GRU                h1_t = GRU1(embed(w_t), h1_{t-1})             h1_0, h2_0 = tanh(W m)
     attention                   c_t = Attention(h1_t, k, v)                   none | additive | multihead
     fusion GRU                  h2_t = GRU2([h1_t; c_t], h2_{t-1})
@@ -102,13 +102,13 @@ class GRUCaptionerVisionEncoder(nn.Module):
         self.backbone.requires_grad_(not frozen)
         if first_layer is not None:
             names = [name for name, _ in self.backbone.named_parameters()]
-            first = next((place for place, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
+            first = next((index for index, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
             if first is None:
                 raise ValueError(
                     f"the vision encoder has no layer {first_layer!r}; parameters of some: {', '.join(names[::20])}."
                 )
-            for place, parameter in enumerate(self.backbone.parameters()):
-                parameter.requires_grad_(not frozen and place >= first)
+            for index, parameter in enumerate(self.backbone.parameters()):
+                parameter.requires_grad_(not frozen and index >= first)
         self.train(self.training)
 
     def train(self, mode: bool = True):
@@ -236,7 +236,10 @@ def _check_pixel_values(pixel_values: torch.Tensor) -> None:
 
 
 class MeanRegion(nn.Module):
-    """`attention_type="none"`: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+    """No attention: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+
+    def __init__(self, config: GRUCaptionerConfig):
+        super().__init__()
 
     def forward(self, query, keys, values):
         mean = values.mean(dim=1, keepdim=True)  # (B, 1, H)
@@ -246,10 +249,10 @@ class MeanRegion(nn.Module):
 class AdditiveAttention(nn.Module):
     """softmax(v . tanh(k_p + W q)) over the regions: Bahdanau et al. 2015, https://arxiv.org/abs/1409.0473."""
 
-    def __init__(self, hidden_size: int):
+    def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)  # the keys bring the bias
-        self.score = nn.Linear(hidden_size, 1, bias=False)  # a constant would cancel in the softmax
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)  # the keys bring the bias
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # a constant would cancel in the softmax
 
     def forward(self, query, keys, values):
         hidden = torch.tanh(keys[:, None] + self.query(query)[:, :, None])  # (B, W, P, H)
@@ -263,10 +266,10 @@ class MultiHeadAttention(nn.Module):
     It has no output projection of its own: the fusion GRU and the output layer, its two readers, begin with one.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.num_heads = num_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
+        self.num_heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, query, keys, values):
         query, keys, values = map(self._split_heads, (self.query(query), keys, values))  # (B, A, W or P, H / A)
@@ -278,12 +281,19 @@ class MultiHeadAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+# By the configuration's `attention_type`. Each takes the configuration, and in forward queries `(B, W, H)`, keys and
+# values `(B, P, H)`; it returns the attended values `(B, W, H)` and its weights `(B, A, W, P)`, or None.
+ATTENTION: dict[str, type[nn.Module]] = {
+    "none": MeanRegion,
+    "additive": AdditiveAttention,
+    "multihead": MultiHeadAttention,
+}
+
+
 def _make_attention(config: GRUCaptionerConfig) -> nn.Module:
-    if config.attention_type == "none":
-        return MeanRegion()
-    if config.attention_type == "additive":
-        return AdditiveAttention(config.hidden_size)
-    return MultiHeadAttention(config.hidden_size, config.num_attention_heads)
+    if config.attention_type not in ATTENTION:
+        raise ValueError(f"attention_type must be one of {', '.join(ATTENTION)}, found {config.attention_type!r}.")
+    return ATTENTION[config.attention_type](config)
 
 
 class GRUCache(Cache):
@@ -497,7 +507,7 @@ def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _is_word(packed: PackedSequence) -> torch.Tensor:
-    """Which places of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
+    """Which positions of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
     num_captions = packed.batch_sizes.to(packed.data.device)  # (T,), those still going on
     return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 

@@ -1,7 +1,7 @@
 """Processor of the GRU captioner: image -> `pixel_values`, captions -> `labels`, token ids -> text.
 
-Photos of any shape are squashed whole to the encoder's square, as the training photos were. Measured by
-`benchmarks/photo_shape.py` with the shipped checkpoint on 1,000 validation photos stretched back to 4:3: CIDEr 52.1
+Images of any shape are squashed whole to the encoder's square, as the training images were. Measured by
+`benchmarks/photo_shape.py` with the shipped checkpoint on 1,000 validation images stretched back to 4:3: CIDEr 52.1
 squashed, 51.2 cut to the center square (95 % intervals reach 3.5 each way): a cut gains nothing and loses the sides.
 """
 
@@ -96,7 +96,7 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that photos are squashed to, in pixels; None where the image processor goes by other rules.
+        """Height and width that images are squashed to, in pixels; None where the image processor goes by other rules.
 
         Then they are scaled while they are loaded, which spares most of the decoding of a big JPEG.
         """

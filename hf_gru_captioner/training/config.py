@@ -136,8 +136,8 @@ class ModelConfig:
     """Width of a word embedding."""
     hidden_size: int = 512
     """Width of the GRU states."""
-    attention_type: Literal["none", "additive", "multihead"] = "multihead"
-    """How a word looks at the regions."""
+    attention_type: str = "multihead"
+    """How a word looks at the regions: none, additive or multihead."""
     num_attention_heads: int = 8
     """Heads of multihead attention."""
     dropout: float = 0.5

@@ -256,7 +256,7 @@ def test_streamed_photos_are_learned_from(options, capsys, tmp_path):
     [
         (["--output_dir", "x"], "data.source"),
         (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "Did you mean optimization.epochs?"),
-        (["--data.source", "x", "--output_dir", "y", "--model.attention_type", "soft"], "attention_type"),
+        (["--data.source", "x", "--output_dir", "y", "--objective", "soft"], "objective"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere"),
         (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "name its folder in model.check"),

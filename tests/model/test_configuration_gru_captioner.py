@@ -56,7 +56,6 @@ except ImportError as error:
 @pytest.mark.parametrize(
     ("fields", "advice"),
     [
-        ({"attention_type": "bahdanau"}, "one of .'none', 'additive', 'multihead'."),
         ({"hidden_size": 500, "num_attention_heads": 8}, "take 10 heads"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, found 0"),
         ({"dropout": 1.0}, r"probability in \[0, 1\), found 1.0"),

@@ -146,7 +146,7 @@ def turns(monkeypatch):
 
         __exit__ = lambda *_: None  # noqa: E731
 
-    monkeypatch.setattr(image_loading_gru_captioner, "_turn_of_the_large", Turn())
+    monkeypatch.setattr(image_loading_gru_captioner, "_large_image_lock", Turn())
     monkeypatch.setattr(image_loading_gru_captioner, "LARGE", 1_000_000)
     return taken
 
@@ -167,7 +167,7 @@ def test_large_images_are_decoded_one_by_one(big, turns):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_process_that_is_forked_while_a_large_image_is_decoded_does_not_wait_for_it(big, monkeypatch):
     monkeypatch.setattr(image_loading_gru_captioner, "LARGE", 1_000_000)
-    with image_loading_gru_captioner._turn_of_the_large:
+    with image_loading_gru_captioner._large_image_lock:
         process = multiprocessing.get_context("fork").Process(target=load_image, args=(jpeg(big),))
         process.start()
         process.join(20)

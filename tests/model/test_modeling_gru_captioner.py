@@ -25,10 +25,9 @@ from transformers.utils.generic import find_labels
 
 from hf_gru_captioner.model import GRUCache, GRUCaptionerForConditionalGeneration
 from hf_gru_captioner.model.configuration_gru_captioner import TOKEN_IDS
-from hf_gru_captioner.model.modeling_gru_captioner import IGNORE_INDEX
+from hf_gru_captioner.model.modeling_gru_captioner import ATTENTION, IGNORE_INDEX
 
-ATTENTION_TYPES = ("none", "additive", "multihead")
-every_attention = pytest.mark.parametrize("attention_type", ATTENTION_TYPES)
+every_attention = pytest.mark.parametrize("attention_type", ATTENTION)
 
 
 def random_regions(model, num_images=2, num_regions=9, seed=1):
@@ -105,6 +104,11 @@ def decode_by_hand(model, regions, token_ids):
         output = torch.tanh(projection.weight @ torch.cat((h2, context)) + projection.bias)
         logits.append(decoder.embed_tokens.weight @ output + model.lm_head.bias)
     return torch.stack(logits)
+
+
+def test_an_unknown_attention_is_refused_with_those_that_there_are(make_model):
+    with pytest.raises(ValueError, match="one of none, additive, multihead, found 'bahdanau'"):
+        make_model(attention_type="bahdanau")
 
 
 @torch.no_grad()
