@@ -37,6 +37,7 @@ SETTINGS = ["shipped", "beam", 1, 5, 1, 1, 0.9, 24, 0]  # as the page's own endp
 SIGN = {"_type": "gradio.FileData"}
 PATHS = ("/etc/passwd", "/dev/zero", "/etc", "/nowhere.png", "../../../etc/passwd", "http://127.0.0.1/a.png")
 HARMLESS = "harmless"  # what an attack that is no error came to
+LOOK_SECONDS = 1.0  # between two looks at the memory; a large photo needs 200 MB for a moment
 MAY_GROW = 100  # megabytes from the first two thirds of a soak to the last
 REFUSALS = (
     "base64", "not a picture", "can't be read to its end", "not on the public web", "begins with http",
@@ -126,15 +127,17 @@ def soak(client, photos: list[str], process, seconds: float) -> bool:
     with ThreadPoolExecutor(64) as threads:
         running = [threads.submit(one, number) for number in range(64)]
         while not all(each.done() for each in running):
-            time.sleep(min(60, seconds / 10))
+            time.sleep(min(LOOK_SECONDS, seconds / 100))
             sizes.append(memory(process))
     for each in running:
         each.result()
     for answer, count in sorted(answers.items()):
         print(f"{count:7d}  {answer}")
-    print(f"megabytes of the server, a look a tenth of the time: {', '.join(f'{size:.0f}' for size in sizes)}")
-    third = max(1, len(sizes) // 3)
-    growth = max(sizes[-third:]) - max(sizes[:-third] or sizes)
+    for name, extreme in (("most", max), ("least", min)):
+        tenths = [extreme(sizes[len(sizes) * n // 10 : len(sizes) * (n + 1) // 10]) for n in range(10)]
+        print(f"{name} megabytes of the server, by tenths of the time: {', '.join(f'{size:.0f}' for size in tenths)}")
+    third = len(sizes) // 3
+    growth = max(sizes[-third:]) - max(sizes[:-third])
     print(f"{len(failures)} failures; the most memory of the last third is {growth:+.0f} MB from that before")
     return not failures and growth < MAY_GROW
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,12 +52,14 @@ def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[
 
 def caption_all(
     pictures: Iterator[tuple[str, bytes | RefusedError]], caption: Caption
-) -> Iterator[tuple[str, Image.Image | None, str]]:
+) -> Generator[tuple[str, Image.Image | None, str], None, None]:
     """Name, photo and caption of each, in their order, as they get done; of a refused one no photo, and the reason.
 
-    No more than a few wait at once: an archive is read as its photos are captioned.
+    No more than a few wait at once: an archive is read as its photos are captioned. When this is closed before its
+    end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
     """
-    with ThreadPoolExecutor(AT_ONCE) as callers:
+    callers = ThreadPoolExecutor(AT_ONCE, "many")
+    try:
         waiting: list = []
         for name, content in pictures:
             waiting.append((name, content if isinstance(content, RefusedError) else callers.submit(caption, content)))
@@ -65,6 +67,8 @@ def caption_all(
                 yield _result(*waiting.pop(0))
         for each in waiting:
             yield _result(*each)
+    finally:
+        callers.shutdown(wait=False, cancel_futures=True)
 
 
 def _result(name: str, outcome) -> tuple[str, Image.Image | None, str]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from ..untrusted_images import ADDRESSES, LIMITS, Limits, RefusedError, fetch_pi
 from .answers import answer_of, as_html, as_sentences, shown_photo
 from .bodies import BodyLimit
 from .doors import MAX_CONNECTIONS, Doors, with_patience
+from .heap import limit_arenas
 from .many import caption_all, pictures_of, to_csv, to_jsonl
-from .queueing import outlive_clients
+from .queueing import NoSuchSession, outlive_clients
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, ServicePool
 from .uploads import uploads
 
@@ -128,7 +129,6 @@ def build_page(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Pat
         folder: list[str] | None,
         checkpoint: str,
         *settings,
-        progress=gr.Progress(),  # noqa: B008, Gradio looks for this default
     ):
         if not files and not folder:
             raise gr.Error("Choose some photos first.", print_exception=False)
@@ -146,14 +146,18 @@ def build_page(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Pat
 
         shown, rows = [], []
         pictures = pictures_of([*(files or []), *sorted(folder or [])], limits)
-        for name, photo, text in progress.tqdm(caption_all(pictures, caption), unit="photos"):
-            if photo is None:
-                gr.Warning(as_html(f"{name}: {text}"))
-                continue
-            rows.append([name, text])
-            shown.append((photo, text))
-            if len(rows) % 10 == 0:
-                yield gr.skip(), rows
+        # One for each call: a default argument behind *settings, Gradio leaves as it is, and a `Progress` that calls
+        # share hands one visitor's photos to another.
+        progress = gr.Progress()
+        with closing(caption_all(pictures, caption)) as captioned:
+            for name, photo, text in progress.tqdm(captioned, unit="photos"):
+                if photo is None:
+                    gr.Warning(as_html(f"{name}: {text}"))
+                    continue
+                rows.append([name, text])
+                shown.append((photo, text))
+                if len(rows) % 10 == 0:
+                    yield gr.skip(), rows
         yield shown, rows
 
     def save_table(table) -> list[str]:
@@ -251,6 +255,7 @@ def build_page(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Pat
 
 def serve(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Path], host: str, port: int | None) -> None:
     """Serves the page until it is interrupted; the model has captioned once before the first visitor comes."""
+    limit_arenas()  # before torch has its threads, too
     pool[pool.names[0]](Image.new("RGB", (224, 224), "grey"))
     page = build_page(pool, load_image, photos=photos)
     launch(page, server_name=host, server_port=port)
@@ -260,6 +265,7 @@ def serve(pool: ServicePool, load_image: LoadImage, *, photos: Sequence[Path], h
 
 def launch(page: gr.Blocks, **server) -> None:
     """Begins to serve, with a bound on who waits and on what is uploaded; without share link, monitoring or footer."""
+    limit_arenas()
     uploads().keep_present()
     page.queue(max_size=MAX_WAITING, api_open=False)  # nobody passes by those who wait
     outlive_clients(page)
@@ -269,6 +275,7 @@ def launch(page: gr.Blocks, **server) -> None:
             "middleware": [
                 Middleware(Doors, uploads=uploads()),
                 Middleware(BodyLimit, limit=LIMITS.text_bytes, uploads=uploads()),
+                Middleware(NoSuchSession),
             ]
         },
         state_session_capacity=MAX_SESSIONS,
@@ -291,6 +298,8 @@ class _Page(gr.Blocks):
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
         with as_sentences():
             await anyio.to_thread.run_sync(uploads().check_all, inputs)
+        for paths in self.temp_file_sets:  # of every file that came or went, for a deletion that `uploads` does
+            paths.clear()
         state = _Forgetful()
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 

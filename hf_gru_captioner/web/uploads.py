@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..untrusted_images import LIMITS, Limits, RefusedError, is_public
+from . import heap
 
 PREFIX = "gru-captioner-"
 NO_SUCH_PHOTO = "This photo is not here; what is sent is deleted after {minutes:.0f} minutes. Please send it again."
@@ -215,6 +216,7 @@ def _sweep_for_ever(found: Uploads) -> None:
     while True:
         time.sleep(min(15.0, found.limits.kept_seconds))
         found.sweep()
+        heap.trim()
 
 
 def _delete_orphans(parent: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -439,6 +440,94 @@ def hostile_page():
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()
+
+
+def archive_of(color: str, number: int = 20) -> bytes:
+    photo, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (40, 30), color).save(photo, "PNG")
+    with zipfile.ZipFile(archive, "w") as file:
+        for each in range(number):
+            file.writestr(f"{color}{each}.png", photo.getvalue())
+    return archive.getvalue()
+
+
+@pytest.fixture
+def page_of_colors():
+    """A page that captions a photo with its color, once the event that comes with it is set; and the colors that it has
+    seen."""
+    go_on, seen = threading.Event(), set()
+
+    class Service:
+        def load(self, content):
+            return load_image(content, size=(32, 32))
+
+        def __call__(self, photo, decoding=None):
+            red, _, _ = photo.getpixel((16, 16))
+            text = "red" if red else "blue"
+            seen.add(text)
+            go_on.wait(20)
+            return Captioned([Caption(text, -1.0, (text,), (-1.0,), None)], 1.0, 1.0, 1)
+
+    pool = ServicePool(["shipped"], lambda name: Service())
+    pool._services["shipped"] = Service()
+    page = build_page(pool, load_image)
+    launch(page, server_name="127.0.0.1")
+    yield page, go_on, seen
+    go_on.set()
+    page.close()
+
+
+def wait_until(condition, seconds=20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors):
+    page, go_on, seen = page_of_colors
+    address = page.local_url
+
+    def table_of(color):
+        (path,) = upload(address, (f"{color}.zip", archive_of(color)))
+        answer = call(address, "caption_many", [[{"path": path, "meta": SIGN}], None, *SETTINGS])
+        assert "event: complete" in answer, answer
+        return json.loads(answer.rpartition("data: ")[2])[1]["data"]
+
+    with ThreadPoolExecutor(2) as visitors:
+        tables = {color: visitors.submit(table_of, color) for color in ("red", "blue")}
+        wait_until(lambda: seen == {"red", "blue"})
+        go_on.set()
+        for color, table in tables.items():
+            assert table.result() == [[f"{color}{number}.png", color] for number in range(20)]
+
+
+def test_no_list_of_all_files_that_ever_came_or_went_is_kept(page_of_colors):
+    page, go_on, _ = page_of_colors
+    go_on.set()
+    (path,) = upload(page.local_url, ("red.zip", archive_of("red", 2)))
+    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    assert "event: complete" in call(page.local_url, "caption_many", data)
+    call(page.local_url, "caption", ["no photo", "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    assert page.temp_file_sets
+    assert not any(page.temp_file_sets)
+
+
+def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd):
+    page, go_on, seen = page_of_colors
+    address = page.local_url
+    (path,) = upload(address, ("red.zip", archive_of("red", 100)))
+    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    event = json.loads(post(f"{address}gradio_api/call/caption_many", {"data": data})[1])["event_id"]
+    with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as client:
+        client.sendall(f"GET /gradio_api/call/caption_many/{event} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        wait_until(lambda: seen == {"red"})
+        time.sleep(0.5)
+    go_on.set()
+    wait_until(lambda: not any(thread.name.startswith("many") for thread in threading.enumerate()))
+    text = base64.b64encode(KITTEN.read_bytes()).decode()
+    assert "event: complete" in call(address, "caption", [text, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 import csv
 import io
+import threading
+import time
 import zipfile
 
 import pytest
@@ -7,7 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from hf_gru_captioner.untrusted_images import LIMITS, Limits, RefusedError
-from hf_gru_captioner.web.many import caption_all, pictures_of, to_csv, to_jsonl
+from hf_gru_captioner.web.many import AT_ONCE, caption_all, pictures_of, to_csv, to_jsonl
 
 ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]
 
@@ -58,6 +60,30 @@ def test_a_photo_that_can_not_be_decoded_is_refused_alone(make_photo, tmp_path):
 
     make_photo().save(tmp_path / "a.png")
     assert list(caption_all(pictures_of([tmp_path / "a.png"], LIMITS), refuse)) == [("a.png", None, "torn")]
+
+
+def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
+    """Gradio closes what a client left in the thread that serves everyone."""
+    make_photo().save(tmp_path / "a.png")
+    go_on, begun = threading.Event(), []
+
+    def wait(content):
+        begun.append(content)
+        if len(begun) > 1:
+            go_on.wait(20)
+        return caption(content)
+
+    captioned = caption_all(pictures_of([tmp_path / "a.png"] * 100, LIMITS), wait)
+    assert next(captioned)[2] == "40 wide"
+    release = threading.Timer(3, go_on.set)
+    release.start()
+    start = time.monotonic()
+    captioned.close()
+    took = time.monotonic() - start
+    release.cancel()
+    go_on.set()
+    assert took < 1
+    assert len(begun) <= AT_ONCE + 1
 
 
 def test_a_spreadsheet_computes_nothing():

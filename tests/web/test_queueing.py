@@ -1,7 +1,10 @@
 import json
+import logging
 import threading
 import time
 import urllib.request
+from collections import defaultdict
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import gradio as gr
@@ -32,7 +35,7 @@ def first_data(url, seconds):
 
 
 def test_messages_to_a_session_that_has_gone_are_dropped():
-    messages = SessionMessages(2)
+    messages = SessionMessages(2, defaultdict(set))
     messages["here"] = queue = AsyncQueue()
     messages["gone"].put_nowait("lost")
     assert "gone" not in messages
@@ -42,11 +45,29 @@ def test_messages_to_a_session_that_has_gone_are_dropped():
     assert "here" not in messages
 
 
-def test_the_sessions_that_came_last_are_kept():
-    messages = SessionMessages(2)
+def session(messages, name):
+    """A session whose answer has not been read."""
+    messages[name] = AsyncQueue()
+    messages.unread[name] = {name}
+
+
+def test_of_too_many_sessions_those_are_forgotten_of_which_nothing_was_heard_for_longest():
+    messages = SessionMessages(2, {})
+    session(messages, "a")
+    session(messages, "b")
+    messages["a"].put_nowait("a word")
+    session(messages, "c")
+    assert list(messages) == ["a", "c"]
+    assert messages.unread == {"a": {"a"}, "c": {"c"}}
+
+
+def test_a_session_that_has_all_its_answers_is_forgotten_when_another_comes():
+    messages = SessionMessages(2, {})
     for name in "abc":
-        messages[name] = AsyncQueue()
-    assert list(messages) == ["b", "c"]
+        session(messages, name)
+        messages.unread[name].clear()
+    assert list(messages) == ["c"]
+    assert messages.unread == {"c": set()}
 
 
 @pytest.mark.parametrize("is_ours", [True, False], ids=["outlives", "Gradio's own"])
@@ -89,3 +110,59 @@ def test_a_page_still_answers_when_the_session_of_a_waiting_request_was_forgotte
         assert '["last"]' in first_data(f"{call}/{last}", seconds=20)
     finally:
         page.close()
+
+
+@contextmanager
+def launched(**functions):
+    """Address of a page with these endpoints, any number of callers at once, and its queue."""
+    with gr.Blocks() as page:
+        for name, function in functions.items():
+            gr.api(function, api_name=name, concurrency_limit=None)
+    launch(page, server_name="127.0.0.1")
+    try:
+        yield page.local_url, page._queue
+    finally:
+        page.close()
+
+
+def test_a_session_is_answered_however_many_come_after_it_and_none_is_kept():
+    """Gradio forgot the oldest after 2000: a client that was still there was told that it wasn't, and gave up."""
+    go_on = threading.Event()
+
+    def slow(name: str) -> str:
+        go_on.wait(20)
+        return name
+
+    def quick(name: str) -> str:
+        return name
+
+    with launched(slow=slow, quick=quick) as (address, queue):
+        queue.pending_messages_per_session.max_size = 10
+        api = f"{address}gradio_api/"
+        stays = post(f"{api}call/slow", {"data": ["stays"]})["event_id"]
+        for number in range(30):
+            event = post(f"{api}call/quick", {"data": [str(number)]})["event_id"]
+            assert f'["{number}"]' in first_data(f"{api}call/quick/{event}", seconds=20)
+        assert len(queue.pending_messages_per_session) < 5
+        assert len(queue.pending_event_ids_session) < 5
+        go_on.set()
+        assert '["stays"]' in first_data(f"{api}call/slow/{stays}", seconds=20)
+
+
+def test_who_asks_for_a_session_that_is_not_there_is_told_so_and_nothing_is_logged():
+    logged = []
+    handler = logging.Handler()
+    handler.emit = logged.append
+    logging.getLogger("uvicorn.error").addHandler(handler)
+
+    def quick(name: str) -> str:
+        return name
+
+    try:
+        with launched(quick=quick) as (address, _):
+            for url in ("call/quick/nowhere", "queue/data?session_hash=nowhere"):
+                with urllib.request.urlopen(f"{address}gradio_api/{url}", timeout=20) as answer:
+                    assert b"404: Not Found" in answer.read()
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(handler)
+    assert not [each.getMessage() for each in logged]
