@@ -52,5 +52,5 @@ def run(arguments: argparse.Namespace) -> int:
         any_name=arguments.any_checkpoint,
     )
     photos = arguments.photos if arguments.photos is not None else example_images()
-    serve(pool, load_image, photos=photos, host=arguments.host, port=arguments.port)
+    serve(pool, load_image, examples=photos, host=arguments.host, port=arguments.port)
     return 0

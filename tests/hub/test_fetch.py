@@ -1,7 +1,7 @@
 from functools import partial
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.hub import fetch
@@ -16,12 +16,16 @@ FILES = {
 
 @pytest.fixture
 def publish(hub, monkeypatch):
-    """Puts files on the Hub as me/captioner. Its clients are impatient."""
-    monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.1)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    """Puts files on the Hub as me/captioner. All requests of its clients time out soon."""
+
+    def shorten(request):
+        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], 0.2)
+
+    hooks = get_session().event_hooks["request"]
+    hooks.append(shorten)
     monkeypatch.setattr("hf_gru_captioner.hub.silence.MAX_SILENCE", 0.2)
-    return partial(hub.publish, "me/captioner")
+    yield partial(hub.publish, "me/captioner")
+    hooks.remove(shorten)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from PIL import ExifTags, Image
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.hub import demo_folder
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web.page import shown_size
+from hf_gru_captioner.web.handlers import shown_size
 
 EXAMPLES = demo_folder() / "examples"
 DOGS = EXAMPLES / "dogs_lawn.jpg"
