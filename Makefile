@@ -9,6 +9,8 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
+SLOW_TESTS = web test_bad_images.py test_doors.py test_faults.py test_fuzz.py training/test_processes.py
+
 .PHONY: help caption test test-fast compat e2e lint docs train card demo bench clean
 .DEFAULT_GOAL = help
 
@@ -18,8 +20,15 @@ help:  ## list these targets
 caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
 
+# Processes that test side by side, each with one thread of torch
+PROCESSES ?= auto
+PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
+
 test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(VENV)/.installed-dev  ## run what takes seconds, without the page, fuzzing and the slow ones; under two minutes
+	$(PYTEST) -m "not slow" $(addprefix --ignore=tests/,$(SLOW_TESTS))
 
 compat: $(VENV)/.installed-dev  ## test against several releases of transformers, RELEASES="5.0.0 newest", in .compat/
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/compat.py $(RELEASES)

@@ -35,8 +35,8 @@ SUPPRESSED = [0, 1, 2, 3]  # the end among them: exactly NUM_WORDS words
 GRAPHS = {  # backend and how the graphs were exported
     "onnxruntime": ("onnxruntime", ["--format", "onnx"]),
     "openvino": ("openvino", ["--format", "openvino"]),
-    "onnxruntime int8": ("onnxruntime", ["--format", "onnx", "--int8", "--photos", str(ROOT / "demo" / "examples")]),
-    "openvino int8": ("openvino", ["--format", "openvino", "--int8", "--photos", str(ROOT / "demo" / "examples")]),
+    "onnxruntime int8": ("onnxruntime", ["--format", "onnx", "--int8", "--images", str(ROOT / "demo" / "examples")]),
+    "openvino int8": ("openvino", ["--format", "openvino", "--int8", "--images", str(ROOT / "demo" / "examples")]),
 }
 FOLDER_SIZES = ((480, 360, 70), (1600, 1200, 25), (4000, 3000, 5))  # width, height, share in percent
 

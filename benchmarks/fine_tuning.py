@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, TimmWrapperConfig
 
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration
-from hf_gru_captioner.training.depthwise import use_quick_depthwise_gradients
+from hf_gru_captioner.training.depthwise import use_fast_depthwise_gradients
 
 
 def make_encoder(first_layer: str | None):
@@ -47,7 +47,7 @@ def main() -> None:
     for first_layer in ("blocks.3", None):
         usual = make_encoder(first_layer)
         ours = copy.deepcopy(usual)
-        use_quick_depthwise_gradients(ours.backbone)
+        use_fast_depthwise_gradients(ours.backbone)
         for bf16 in (False, True):
             times: dict[str, list[float]] = {"usual": [], "ours": []}
             for _ in range(1 + arguments.repeats):

@@ -26,7 +26,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, TimmWrapperConfig
 
 from hf_gru_captioner.data import CaptionCollator, CaptionedRegions, EpochBatches, Regions
-from hf_gru_captioner.data.features import IMAGES_A_SHARD
+from hf_gru_captioner.data.features import IMAGES_PER_SHARD
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
 
@@ -134,8 +134,8 @@ def make_batches(processor, num_images: int, images_per_step: int, folder: str) 
     """Batches of regions that are mapped from disk."""
     random = np.random.default_rng(0)
     paths = []
-    for start in range(0, num_images, IMAGES_A_SHARD):
-        size = min(IMAGES_A_SHARD, num_images - start)
+    for start in range(0, num_images, IMAGES_PER_SHARD):
+        size = min(IMAGES_PER_SHARD, num_images - start)
         paths.append(Path(folder) / f"{num_images}-{start}.bin")
         random.standard_normal((size, REGIONS, FEATURES), dtype=np.float32).astype(np.float16).tofile(paths[-1])
     regions = Regions(paths, (num_images, REGIONS, FEATURES), torch.float16)

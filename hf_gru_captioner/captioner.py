@@ -4,11 +4,11 @@ Nothing here imports torch before it is needed: graphs caption without it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from PIL import Image
@@ -110,7 +110,8 @@ class Captioner:
 
     @property
     def model(self) -> "GRUCaptionerForConditionalGeneration":
-        return self._pytorch.model
+        model: GRUCaptionerForConditionalGeneration = self._pytorch.model
+        return model
 
     @property
     def processor(self) -> "GRUCaptionerProcessor":
@@ -129,14 +130,14 @@ class Captioner:
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str | PathLike | None = None,
+        checkpoint: str | PathLike[str] | None = None,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
         device: "str | torch.device" = "cpu",
         dtype: "str | torch.dtype" = "float32",
         backend: str = PYTORCH,
-        graphs: str | PathLike | None = None,
+        graphs: str | PathLike[str] | None = None,
         num_threads: int | None = None,
     ) -> "Captioner":
         """
@@ -185,7 +186,14 @@ class Captioner:
         self, images: Sequence[ImageSource], *, num_captions: int, **generation: Any
     ) -> list[list[Caption]]: ...
 
-    def __call__(self, images, *, num_captions=None, batch_size=16, **generation):
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        num_captions: int | None = None,
+        batch_size: int = 16,
+        **generation: Any,
+    ) -> Caption | list[Caption] | list[list[Caption]]:
         """
         Args:
             images: One image (path, address, bytes, PIL image, array or tensor), or a list of them.
@@ -207,7 +215,7 @@ class Captioner:
         if refused:
             raise TypeError(f"Captioner takes no {refused[0]}: call captioner.model.generate() for that.")
         is_one = is_one_image(images)
-        sources = [images] if is_one else list(images)
+        sources: list[Any] = [images] if is_one else [*cast(Sequence[Any], images)]
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
             encoder_outputs = self.encode(sources[start : start + batch_size])
@@ -251,7 +259,7 @@ class Captioner:
             return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
-    def _for_pytorch(self, encoded) -> "ModelOutput":
+    def _for_pytorch(self, encoded: Any) -> "ModelOutput":
         return encoded
 
     def _try_out(self, name: str) -> None:
@@ -283,7 +291,7 @@ class Captioner:
             alternatives=tuple(self._alternatives(found, num_words)) if found.alternatives.shape[1] else (),
         )
 
-    def _alternatives(self, found: Hypothesis, num_words: int):
+    def _alternatives(self, found: Hypothesis, num_words: int) -> Iterator[tuple[tuple[str, float], ...]]:
         """Word and probability of each alternative, by word."""
         probabilities = np.exp(found.alternative_log_probabilities)
         for of_word, values in zip(
@@ -296,7 +304,7 @@ class Captioner:
 class _GraphCaptioner(Captioner):
     """Captions images by graphs; torch loads the checkpoint only when something asks for what graphs can't do."""
 
-    def __init__(self, source: Source, graphs: "str | PathLike | None", backend: str, num_threads: int | None):
+    def __init__(self, source: Source, graphs: "str | PathLike[str] | None", backend: str, num_threads: int | None):
         self._backend, commit = load_graphs(source, backend, None if graphs is None else fspath(graphs), num_threads)
         self._source = replace(source, revision=commit or source.revision)
 

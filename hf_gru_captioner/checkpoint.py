@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint_limits import (
+    MAX_BYTES,
     MAX_SIDE,
-    MOST_BYTES,
     check_config,
     check_encoder,
     check_files,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
 # What one image may take of an encoder: half as much again as DINOv2's large one takes at 518 pixels.
-MOST_OPERATIONS = 1.5e12
-MOST_VALUES = 50_000_000  # in one tensor
+MAX_OPERATIONS = 1.5e12
+MAX_VALUES = 50_000_000  # in one tensor
 
 
 class UnsafeWeightsError(ValueError):
@@ -66,7 +66,7 @@ class Source:
             return Path(self.name)
         from .hub import fetch
 
-        return fetch(self.name, files, revision=commit or self.revision, token=self.token, max_bytes=MOST_BYTES)
+        return fetch(self.name, files, revision=commit or self.revision, token=self.token, max_bytes=MAX_BYTES)
 
     def commit(self, folder: Path) -> str | None:
         """The commit of a folder that was fetched from the Hub, which is its name; None for a local one."""
@@ -95,7 +95,7 @@ def load_checkpoint(
     name = source.name
     folder = source.folder(CONFIG)  # first, since another model may be very large
     check_config(name, folder / CONFIG)
-    folder = source.folder(*MOST_BYTES, WEIGHTS, commit=source.commit(folder))
+    folder = source.folder(*MAX_BYTES, WEIGHTS, commit=source.commit(folder))
     with names_damaged(f"the checkpoint {name}"):
         check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -204,7 +204,7 @@ def _check_weights(folder: Path, processor: "GRUCaptionerProcessor") -> None:
         return
     model = _without_memory(GRUCaptionerConfig.from_pretrained(folder))
     wanted = model.state_dict()
-    if sum(values.numel() for values in model.buffers()) > MOST_VALUES:  # some are made by rule, not from the file
+    if sum(values.numel() for values in model.buffers()) > MAX_VALUES:  # some are made by rule, not from the file
         raise ValueError("its encoder keeps tables that are too large")
     with safe_open(weights, "np") as file:
         found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
@@ -242,9 +242,11 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     class Largest(TorchDispatchMode):
-        values = 0
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.values = 0
 
-        def __torch_dispatch__(self, function, types, arguments=(), settings=None):
+        def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
             results = function(*arguments, **(settings or {}))
             for each in results if isinstance(results, tuple | list) else [results]:
                 if isinstance(each, torch.Tensor):
@@ -258,7 +260,7 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):  # else an encoder that goes by the values of its image: what it did counts
                 raise
-    if counter.get_total_flops() > MOST_OPERATIONS or largest.values > MOST_VALUES:
+    if counter.get_total_flops() > MAX_OPERATIONS or largest.values > MAX_VALUES:
         raise ValueError(
             f"an image of {image_size[0]} x {image_size[1]} pixels takes its encoder too much time or memory"
         )

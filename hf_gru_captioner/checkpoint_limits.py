@@ -1,7 +1,8 @@
-"""What is looked at of a checkpoint before anything is built of it, since whoever wrote it is trusted with nothing.
+"""Limits that a checkpoint's files must keep, checked before anything is built: its author is not trusted.
 
-Sizes and counts first, so that no file takes memory or time that its weights don't; then what could lead somewhere
-else: to another repository, another file, code. Needs neither torch nor transformers: graphs are checked so too.
+Sizes and counts come first, so that no file takes more memory or time than its weights warrant; then whatever could
+lead elsewhere: to another repository, another file, code. Needs neither torch nor transformers, so graphs are checked
+by it too.
 """
 
 import itertools
@@ -16,9 +17,9 @@ from typing import Any
 
 from .tokenization import PATTERNS
 
-# All of a checkpoint that is read as JSON, and how many bytes each may have: ten times what is usual, or more.
-# Of brackets alone, Python makes thirty times as much.
-MOST_BYTES = {
+# The JSON files of a checkpoint, and the bytes that each may have: at least ten times what is usual. Parsed, brackets
+# alone take thirty times their bytes.
+MAX_BYTES = {
     "config.json": 4_000_000,  # some encoders list 21,000 labels
     "generation_config.json": 4_000_000,
     "processor_config.json": 1_000_000,
@@ -30,22 +31,22 @@ MOST_BYTES = {
     "vocab.json": 10_000_000,
     "graphs.json": 4_000_000,
 }
-MOST_LAYERS = 1000
+MAX_LAYERS = 1000
 MAX_SIDE = 2048  # pixels that images are scaled to; more is a typing error, or an attempt to exhaust memory
-MOST_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
-MOST_WEIGHTS = 50_000  # tensors
-MOST_CHARACTERS = 1000  # of a token
-MOST_ADDED_TOKENS = 5000
-MOST_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
+MAX_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
+MAX_WEIGHTS = 50_000  # tensors
+MAX_CHARACTERS = 1000  # of a token
+MAX_ADDED_TOKENS = 5000
+MAX_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
 TOKENIZER = {
     *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"),
     *("decoder", "model"),
 }
-MOST_STEPS = 20  # of a decoder or normalizer
-MOST_PATTERN = 500  # characters of a regular expression
-MOST_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
-MOST_PADDING = 10_000  # tokens
-MOST_BAD_WORDS = 10_000  # tokens of all sequences that captions may not hold
+MAX_STEPS = 20  # of a decoder or normalizer
+MAX_PATTERN = 500  # characters of a regular expression
+MAX_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
+MAX_PADDING = 10_000  # tokens
+MAX_BAD_WORDS = 10_000  # tokens of all sequences that captions may not hold
 LENGTH_PENALTY = 10  # at most, either way; 1,000 tokens to the power of more are soon infinite
 
 LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting that says how many an encoder has
@@ -75,7 +76,7 @@ GENERATION = {
 
 
 def check_config(name: str, path: Path) -> None:
-    """Refuses what is no checkpoint of ours, would be built without end or leads elsewhere.
+    """Refuses what is not a checkpoint of ours, would never finish building, or leads elsewhere.
 
     Args:
         name: Of the checkpoint, for the message.
@@ -98,7 +99,7 @@ def check_config(name: str, path: Path) -> None:
 
 
 def check_layers(name: str, config: Mapping[str, Any]) -> None:
-    """Refuses a network that would be built without end.
+    """Refuses a network that would never finish building.
 
     Args:
         name: Of what is loaded, for the message.
@@ -108,11 +109,11 @@ def check_layers(name: str, config: Mapping[str, Any]) -> None:
         ValueError: Names the setting.
     """
     for setting, value in _settings(config):
-        if _is_number(value) and value > MOST_LAYERS and LAYERS.search(setting):
-            raise ValueError(f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,}.")
-        if isinstance(value, list) and sum(map(_layers, value)) > MOST_LAYERS and LAYERS_OF_STAGES.search(setting):
+        if _is_number(value) and value > MAX_LAYERS and LAYERS.search(setting):
+            raise ValueError(f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MAX_LAYERS:,}.")
+        if isinstance(value, list) and sum(map(_layers, value)) > MAX_LAYERS and LAYERS_OF_STAGES.search(setting):
             raise ValueError(
-                f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MOST_LAYERS:,} in all."
+                f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MAX_LAYERS:,} in all."
             )
 
 
@@ -142,17 +143,17 @@ def check_encoder(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Refuses files of a checkpoint that take more than captions need, or lead elsewhere. Those not there are passed.
+    """Refuses files of a checkpoint that exceed a limit or lead elsewhere. Missing files are skipped.
 
     Raises:
         ValueError: Says which and why.
     """
     contents = {}
-    for file in MOST_BYTES:
+    for file in MAX_BYTES:
         if (folder / file).is_file():
             contents[file] = read_json(folder / file)
             if not isinstance(contents[file], dict):
-                raise ValueError(f"{file} holds no settings")
+                raise ValueError(f"{file} is not a JSON object")
     check_generation(contents.get("generation_config.json", {}), name)
     check_tokenizer(contents.get("tokenizer.json", {}), contents.get("config.json", {}).get("vocab_size"))
     settings = contents.get("tokenizer_config.json", {})
@@ -161,8 +162,8 @@ def check_files(name: str, folder: Path) -> None:
         raise ValueError(f"{elsewhere[0][:60]} in tokenizer_config.json leads out of the checkpoint")
     for file, key in (("tokenizer_config.json", "added_tokens_decoder"), ("special_tokens_map.json", "")):
         tokens = contents.get(file, {}).get(key, ()) if key else contents.get(file, {})
-        if len(tokens or ()) > MOST_ADDED_TOKENS:
-            raise ValueError(f"{file} adds more than {MOST_ADDED_TOKENS:,} tokens")
+        if len(tokens or ()) > MAX_ADDED_TOKENS:
+            raise ValueError(f"{file} adds more than {MAX_ADDED_TOKENS:,} tokens")
     if (folder / "model.safetensors").is_file():
         _check_header(folder / "model.safetensors")
     if (folder / "adapter_config.json").exists():
@@ -173,9 +174,9 @@ def read_json(path: Path) -> Any:
     """A JSON file of a checkpoint.
 
     Raises:
-        ValueError: It is larger than any of its kind, or no JSON.
+        ValueError: It exceeds its limit, or is not JSON.
     """
-    most = MOST_BYTES[path.name]
+    most = MAX_BYTES[path.name]
     if path.stat().st_size > most:
         raise ValueError(f"{path.name} is larger than {most / 1e6:.0f} MB")
     try:
@@ -185,7 +186,7 @@ def read_json(path: Path) -> Any:
 
 
 def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
-    """Refuses settings of generate() that never end, take all memory, or are not for a checkpoint to bring.
+    """Refuses settings of generate() that never end, exhaust memory, or that a checkpoint may not bring.
 
     Raises:
         ValueError: Names the setting, and the checkpoint if its name is given.
@@ -201,12 +202,12 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
         if setting not in GENERATION and not is_off:
             raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may bring.")
     for setting in ("bad_words_ids", "sequence_bias"):
-        if sum(1 for _ in _settings(settings.get(setting))) > MOST_BAD_WORDS:
-            raise ValueError(f"{setting}{of_name} has more than {MOST_BAD_WORDS:,} tokens.")
+        if sum(1 for _ in _settings(settings.get(setting))) > MAX_BAD_WORDS:
+            raise ValueError(f"{setting}{of_name} has more than {MAX_BAD_WORDS:,} tokens.")
 
 
 def check_length_penalty(value: Any, of_name: str = "") -> None:
-    """Refuses one that makes scores infinite or no numbers.
+    """Refuses one that makes scores non-finite.
 
     Raises:
         ValueError: Says what was found.
@@ -218,36 +219,35 @@ def check_length_penalty(value: Any, of_name: str = "") -> None:
 
 
 def check_tokenizer(content: Mapping[str, Any], vocab_size: int | None = None) -> None:
-    """Refuses a tokenizer.json that would read or write text for longer than its length warrants, or that has more
-    tokens than the model.
+    """Refuses a tokenizer.json that is slow on long texts, or has more tokens than the model.
 
     Raises:
         ValueError: Says why.
     """
     added = content.get("added_tokens") or ()
-    if len(added) > MOST_ADDED_TOKENS:
-        raise ValueError(f"tokenizer.json adds more than {MOST_ADDED_TOKENS:,} tokens")
+    if len(added) > MAX_ADDED_TOKENS:
+        raise ValueError(f"tokenizer.json adds more than {MAX_ADDED_TOKENS:,} tokens")
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if vocab_size is not None and len(vocabulary or ()) > vocab_size:
         raise ValueError(f"the tokenizer has {len(vocabulary or ()):,} tokens, the model {vocab_size}")
     if unknown := content.keys() - TOKENIZER:
-        raise ValueError(f"tokenizer.json has a part that is unknown, {_short(min(unknown))}")
+        raise ValueError(f"tokenizer.json has an unknown part, {_short(min(unknown))}")
     others = {name: part for name, part in content.items() if name not in ("model", "added_tokens")}
-    if sum(1 for _ in itertools.islice(_containers(others), MOST_PARTS + 1)) > MOST_PARTS:
-        raise ValueError(f"tokenizer.json has more than {MOST_PARTS:,} parts")
-    if any(len(str(token)) > MOST_CHARACTERS for token in _tokens(vocabulary, added)):
-        raise ValueError(f"tokenizer.json has a token of more than {MOST_CHARACTERS:,} characters")
+    if sum(1 for _ in itertools.islice(_containers(others), MAX_PARTS + 1)) > MAX_PARTS:
+        raise ValueError(f"tokenizer.json has more than {MAX_PARTS:,} parts")
+    if any(len(str(token)) > MAX_CHARACTERS for token in _tokens(vocabulary, added)):
+        raise ValueError(f"tokenizer.json has a token of more than {MAX_CHARACTERS:,} characters")
     for setting, value in _settings([content.get("padding"), content.get("truncation")]):
-        if _is_number(value) and value > MOST_PADDING:
-            raise ValueError(f"{setting[:60]} in tokenizer.json is more than {MOST_PADDING:,}")
+        if _is_number(value) and value > MAX_PADDING:
+            raise ValueError(f"{setting[:60]} in tokenizer.json is more than {MAX_PADDING:,}")
     for part in ("decoder", "normalizer", "pre_tokenizer"):
         _check_steps(part, list(_objects(content.get(part))))
 
 
 def _check_steps(part: str, steps: list[Mapping[str, Any]]) -> None:
-    if len([step for step in steps if "type" in step]) > MOST_STEPS:
-        raise ValueError(f"the {part} in tokenizer.json has more than {MOST_STEPS} steps")
+    if len([step for step in steps if "type" in step]) > MAX_STEPS:
+        raise ValueError(f"the {part} in tokenizer.json has more than {MAX_STEPS} steps")
     growing = 0
     for step in steps:
         pattern, expression = step.get("String"), step.get("Regex")
@@ -263,9 +263,9 @@ def _check_steps(part: str, steps: list[Mapping[str, Any]]) -> None:
 
 
 def _is_slow(expression: str) -> bool:
-    """Whether a regular expression may take longer than a power of the text's length: it repeats what repeats, or what
-    has alternatives. Some that are quick look so too."""
-    if len(expression) > MOST_PATTERN:
+    """Whether a regular expression may take more than polynomial time: it repeats a group that repeats or has
+    alternatives. Some fast expressions are refused too."""
+    if len(expression) > MAX_PATTERN:
         return True
     plain = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]", "x", expression)  # classes count as one letter
     groups = [False]  # of each group that is open: whether it repeats something or has alternatives
@@ -280,7 +280,7 @@ def _is_slow(expression: str) -> bool:
             continue
         elif token[0] in "*+{":
             repeats += 1
-            if closed or repeats > MOST_REPEATS:
+            if closed or repeats > MAX_REPEATS:
                 return True
             groups[-1] = True
         elif token == "|":
@@ -291,18 +291,18 @@ def _is_slow(expression: str) -> bool:
 
 
 def _check_header(weights: Path) -> None:
-    """Refuses a file of weights that is mostly names."""
+    """Refuses a file of weights that is mostly header."""
     with weights.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if size > MOST_HEADER and size < os.stat(file.fileno()).st_size:
-            raise ValueError(f"{weights.name} names more weights than any model has")
+        if size > MAX_HEADER and size < os.stat(file.fileno()).st_size:
+            raise ValueError(f"{weights.name} has a header larger than any model's")
         try:
-            names = json.loads(file.read(size)) if size <= MOST_HEADER else {}
+            names = json.loads(file.read(size)) if size <= MAX_HEADER else {}
         except (RecursionError, ValueError):
             return  # safetensors says what is wrong with it
-    if len(names) > MOST_WEIGHTS:
-        raise ValueError(f"{weights.name} has {len(names):,} weights, more than {MOST_WEIGHTS:,}")
+    if len(names) > MAX_WEIGHTS:
+        raise ValueError(f"{weights.name} has {len(names):,} weights, more than {MAX_WEIGHTS:,}")
 
 
 def _tokens(vocabulary: Any, added: Iterable[Any]) -> Iterator[Any]:

@@ -55,9 +55,9 @@ class References:
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of a row."""
-        from .data import decode_photos
+        from .data import decode_images
 
-        return decode_photos(self.rows, [index])[0]
+        return decode_images(self.rows, [index])[0]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def caption_references(
         from tqdm import tqdm
 
     from .captioner import Captioner
-    from .data import decode_photos
+    from .data import decode_images
 
     state = PartialState()
     with needs_extra(backend):
@@ -150,7 +150,7 @@ def caption_references(
     with state.split_between_processes(list(range(len(references.captions)))) as share:
         starts = range(0, len(share), batch_size)
         for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
-            images = decode_photos(references.rows, share[start : start + batch_size])
+            images = decode_images(references.rows, share[start : start + batch_size])
             written.extend(captioner(images, batch_size=batch_size, **generation))
     return CheckpointCaptions(
         name=Path(checkpoint).name if checkpoint else SHIPPED,

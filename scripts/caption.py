@@ -1,4 +1,4 @@
-"""Writes captions of photos: `python scripts/caption.py photo.jpg`."""
+"""Captions images: `python scripts/caption.py photo.jpg`."""
 
 import sys
 

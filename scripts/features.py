@@ -1,4 +1,4 @@
-"""Encodes photos ahead of training: `accelerate launch scripts/features.py --config configs/flickr8k.yaml`."""
+"""Encodes images ahead of training: `accelerate launch scripts/features.py --config configs/flickr8k.yaml`."""
 
 import sys
 

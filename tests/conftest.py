@@ -16,7 +16,7 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from huggingface_hub import constants
 from PIL import Image
-from transformers import CLIPImageProcessor, TimmWrapperConfig
+from transformers import AutoModel, CLIPImageProcessor, TimmWrapperConfig
 
 from hf_gru_captioner.model import (
     GRUCaptionerConfig,
@@ -81,6 +81,18 @@ def calibrate_batch_norm(backbone) -> None:
             module.reset_running_stats()
     with torch.no_grad():
         backbone.train()(torch.randn(8, 3, IMAGE_SIZE, IMAGE_SIZE))
+
+
+@pytest.fixture
+def save_encoder():
+    """Saves a tiny vision encoder with random weights into a folder."""
+
+    def save(folder: Path) -> None:
+        settings = {"input_size": [3, IMAGE_SIZE, IMAGE_SIZE], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+        config = TimmWrapperConfig(architecture="test_resnet", do_pooling=False, pretrained_cfg=settings)
+        AutoModel.from_config(config).save_pretrained(folder)
+
+    return save
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from PIL import EpsImagePlugin, Image
 
 from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.cli.find_images import find_photos
-from hf_gru_captioner.data import RegionCache, decode_photos, load_captions, stream_captions
+from hf_gru_captioner.cli.find_images import find_images
+from hf_gru_captioner.data import RegionCache, decode_images, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
 from hf_gru_captioner.web.batch import pictures_of
@@ -31,8 +31,8 @@ _spec = importlib.util.spec_from_file_location("bad_images", MAKER)
 bad_images = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bad_images)
 
-MOST_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
-MOST_SECONDS = 5  # that one image takes
+MAX_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
+MAX_SECONDS = 5  # that one image takes
 
 # Looks at each image in a process of its own, which has nothing but load_image: its memory is what it took at most.
 LOOK = """
@@ -143,7 +143,7 @@ def test_load_image_gives_a_picture_or_says_in_one_line_what_is_wrong(looked_at,
     assert len(answers) == (len(corpus) if door != "bytes" else sum(map(os.path.isfile, corpus)))
     for path, _, said, seconds in answers:
         judge(corpus[path], said is None)
-        assert seconds < MOST_SECONDS, path
+        assert seconds < MAX_SECONDS, path
         if said is not None:
             shown = ("the image",) if door == "bytes" else (in_one_line(path), in_one_line(repr(path)[1:-1]))
             assert in_one_line(said).startswith((*shown, *map(repr, shown))), said
@@ -153,7 +153,7 @@ def test_load_image_gives_a_picture_or_says_in_one_line_what_is_wrong(looked_at,
 
 
 def test_load_image_takes_little_memory(looked_at):
-    assert looked_at[1] < MOST_MEMORY
+    assert looked_at[1] < MAX_MEMORY
 
 
 def test_pictures_just_below_the_limit_take_little_memory(tmp_path):
@@ -161,7 +161,7 @@ def test_pictures_just_below_the_limit_take_little_memory(tmp_path):
         (tmp_path / name).write_bytes(content)
         answers, most = look_at([str(tmp_path / name)], 60, ["path, scaled"])
         assert [said for _, _, said, _ in answers] == [None]
-        assert most < MOST_MEMORY, name
+        assert most < MAX_MEMORY, name
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp", "tiff"])
@@ -219,7 +219,7 @@ def check_lines(corpus, paths, code, output, errors) -> None:
 
 def test_captions_of_a_folder_are_a_line_a_photo(run, corpus, no_programs):
     folder = os.path.dirname(next(iter(corpus)))
-    inside = list(find_photos([folder]))
+    inside = list(find_images([folder]))
     assert len(inside) > 700
     assert not {corpus[path] for path in inside} & {"pipe", "socket", "folder", "link loop", "dangling link"}
     check_lines(corpus, inside, *run("caption", folder, "--json"))
@@ -251,11 +251,11 @@ def test_a_photo_that_vanishes_after_it_was_listed_is_said_to_be_gone(run, photo
         photo.save(tmp_path / name)
 
     def find_and_lose(patterns):
-        found = list(find_photos(patterns))
+        found = list(find_images(patterns))
         (tmp_path / "a.png").unlink()
         return found
 
-    monkeypatch.setattr("hf_gru_captioner.cli.caption.find_photos", find_and_lose)
+    monkeypatch.setattr("hf_gru_captioner.cli.caption.find_images", find_and_lose)
     code, output, errors = run("caption", tmp_path)
     assert code == 2
     assert output.startswith(f"{tmp_path / 'b.png'}: ")
@@ -322,7 +322,7 @@ def test_a_source_of_bad_photos_names_them_and_says_what_to_do(corpus, tmp_path,
     with table.open("a") as file:
         good = next(path for path, other in corpus.items() if other == "16-bit grey")
         file.write(f"{good},a good one\n")
-    with pytest.raises(ValueError, match="mend the source, or raise max_skipped") as caught:
+    with pytest.raises(ValueError, match="repair the source, or raise max_skipped") as caught:
         load_captions(table, "test")
     assert in_one_line(next(iter(listed)))[-50:] in in_one_line(str(caught.value))
 
@@ -380,7 +380,7 @@ def changing(photo, tmp_path):
     return tmp_path / "test.csv", lambda: (tmp_path / "b.png").write_bytes(b"spoilt")
 
 
-SPOILT = r"the photo b\.png could be read before and can't be any more \(UnidentifiedImageError: .*\): mend it"
+SPOILT = r"image b\.png can no longer be read \(UnidentifiedImageError: .*\): repair it"
 
 
 def test_the_encoder_names_a_photo_that_was_spoilt_meanwhile(changing, model, processor, tmp_path):
@@ -388,7 +388,7 @@ def test_the_encoder_names_a_photo_that_was_spoilt_meanwhile(changing, model, pr
     rows = load_captions(table, "test")
     spoil()
     with pytest.raises(ValueError, match=SPOILT):
-        decode_photos(rows, range(3))
+        decode_images(rows, range(3))
     to_pixels = lambda images: processor(images=images)["pixel_values"]  # noqa: E731
     settings = processor.image_processor.to_dict()
     cache = RegionCache(tmp_path / "cache", model.encoder.vision, model.config.encoder_config, to_pixels, settings)
@@ -402,7 +402,7 @@ def test_the_scorer_ends_in_one_line(run, corpus, tmp_path, no_programs):
     said = [line for line in errors if "gru-captioner: " in line]
     assert (code, output) == (2, "")
     assert len(said) == 1
-    assert f"of {len(listed)} photos of {table} can't be read: " in said[0]
+    assert f"of {len(listed)} images of {table} can't be read: " in said[0]
     assert not [line for line in errors if "Traceback" in line or "Warning" in line]
 
 
@@ -421,7 +421,7 @@ def test_the_scorer_names_a_photo_that_was_spoilt_meanwhile(run, changing, tmp_p
     said = [line for line in errors if "gru-captioner: " in line]
     assert code == 2
     assert len(said) == 1
-    assert "the photo b.png could be read before" in said[0]
+    assert "image b.png can no longer be read" in said[0]
 
 
 def test_the_demo_takes_a_picture_or_refuses_it_in_a_sentence(corpus, no_programs):

@@ -17,7 +17,7 @@ from transformers import pipeline
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.data import CaptionCollator, CaptionedImages, decode_photos, load_captions, stream_captions
+from hf_gru_captioner.data import CaptionCollator, CaptionedImages, decode_images, load_captions, stream_captions
 from hf_gru_captioner.inference.prefetch import caption_all
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import ServicePool, build_page
@@ -213,7 +213,7 @@ def test_training_rows(captioner, files, expected, split):
     photos = CaptionedImages(rows, augment=False)
     assert captions_of_batches(captioner, [photos[index] for index in range(len(photos))]) == texts
     assert captions_of_batches(captioner, stream_captions(files[0].parent, split)) == texts
-    assert [caption.text for caption in captioner(decode_photos(rows, range(len(rows))))] == texts
+    assert [caption.text for caption in captioner(decode_images(rows, range(len(rows))))] == texts
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -26,13 +26,13 @@ from hf_gru_captioner import Captioner, untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import load_captions
-from hf_gru_captioner.data.caption_files import read_photos
+from hf_gru_captioner.data.caption_files import read_caption_file
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.evaluation.coco import read_references, read_results
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
 from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
 from hf_gru_captioner.training import DataConfig, TrainingConfig
-from hf_gru_captioner.training.assembly import _loads
+from hf_gru_captioner.training.assembly import _loading
 from hf_gru_captioner.training.run_folder import claim
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_picture, open_picture, read_pictures
 from hf_gru_captioner.web.service import Decoding, ServicePool
@@ -158,7 +158,7 @@ def test_sizes_that_only_take_time_and_memory_are_refused_at_once():
 
 # ------------------------------------------------------------------------------------------------ the training run
 
-KNOBS = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
+OPTIONS = yaml.safe_load((ROOT / "configs" / "smoke.yaml").read_text())
 TAGS = (
     "!!python/object/apply:os.system ['touch {}']",
     "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{}']]",
@@ -170,7 +170,7 @@ TAGS = (
 )
 
 
-def read_knobs(content: bytes, folder: Path) -> None:
+def read_options(content: bytes, folder: Path) -> None:
     path = folder / "options.yaml"
     path.write_bytes(content)
     with taken_or_refused(kinds=(UsageError, OSError, ValueError)):
@@ -179,19 +179,19 @@ def read_knobs(content: bytes, folder: Path) -> None:
 
 
 @examples(15)  # a third of a second each: jsonargparse makes its parser anew
-@given(damaged_jsons(KNOBS))  # a json is a YAML file too
-def test_knobs_of_any_values_are_read_or_refused(tmp_path, content):
-    read_knobs(yaml.safe_dump(json.loads(content)).encode(errors="surrogatepass"), tmp_path)
+@given(damaged_jsons(OPTIONS))  # a json is a YAML file too
+def test_options_of_any_values_are_read_or_refused(tmp_path, content):
+    read_options(yaml.safe_dump(json.loads(content)).encode(errors="surrogatepass"), tmp_path)
 
 
 @examples(15)
 @given(damaged_bytes((ROOT / "configs" / "smoke.yaml").read_bytes()))
-def test_a_damaged_file_of_knobs_is_read_or_refused(tmp_path, content):
-    read_knobs(content, tmp_path)
+def test_a_damaged_file_of_options_is_read_or_refused(tmp_path, content):
+    read_options(content, tmp_path)
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_a_file_of_knobs_runs_nothing(tmp_path, capsys, tag):
+def test_a_file_of_options_runs_nothing(tmp_path, capsys, tag):
     (tmp_path / "options.yaml").write_text(f"data:\n  source: {tag.format(tmp_path / 'run')}\noutput_dir: x\n")
     said = one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])
     assert "could not determine a constructor for the tag" in said
@@ -199,7 +199,7 @@ def test_a_file_of_knobs_runs_nothing(tmp_path, capsys, tag):
 
 
 MORE = "{" + ", ".join(f"k{i}: *a" for i in range(9)) + "}"
-BAD_KNOBS = {
+BAD_OPTIONS = {
     "nothing": b"",
     "a list": b"- 1\n- 2\n",
     "a text": b"train",
@@ -223,14 +223,14 @@ BAD_KNOBS = {
 }
 
 
-@pytest.mark.parametrize("fault", BAD_KNOBS)
-def test_a_file_that_holds_no_knobs_is_refused_in_one_line(tmp_path, capsys, fault):
-    (tmp_path / "options.yaml").write_bytes(BAD_KNOBS[fault])
+@pytest.mark.parametrize("fault", BAD_OPTIONS)
+def test_a_file_that_holds_no_options_is_refused_in_one_line(tmp_path, capsys, fault):
+    (tmp_path / "options.yaml").write_bytes(BAD_OPTIONS[fault])
     assert len(one_line_of(capsys, ["train", "--config", tmp_path / "options.yaml"])) < 3000
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "5", "\0"])
-def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
+def test_a_run_folder_whose_options_are_none_is_left_alone(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UsageError, match=r"config\.yaml holds no options of a run"):
         claim(TrainingConfig(DataConfig("x"), str(tmp_path)), accelerator=None)
@@ -238,11 +238,11 @@ def test_a_run_folder_whose_knobs_are_none_is_left_alone(tmp_path, content):
 
 
 def test_sizes_and_encoders_that_no_model_can_be_made_of_are_mistakes_of_the_caller(tmp_path):
-    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loads("x"):
+    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loading("x"):
         GRUCaptionerConfig(hidden_size=10)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(UsageError, match=f"{tmp_path} can't be loaded"), _loads(str(tmp_path)):
+    with pytest.raises(ValueError, match=f"the encoder {tmp_path} is damaged"), _loading(str(tmp_path)):
         GRUCaptionerForConditionalGeneration.from_encoder_pretrained(str(tmp_path))
 
 
@@ -279,7 +279,7 @@ def test_a_damaged_caption_file_is_read_or_refused(tmp_path, name):
     def check(content):
         path.write_bytes(content)
         with taken_or_refused(path):
-            for photo in read_photos(path):
+            for photo in read_caption_file(path):
                 assert isinstance(photo.path, str)
                 assert isinstance(photo.image_id, str)
                 assert isinstance(photo.split, str | None)
@@ -297,26 +297,34 @@ def odd(content, **fields) -> bytes:
 
 
 BAD_CAPTIONS = {  # name, content and what must be said besides the file's name
-    "a number for a caption": ("t.json", b'[{"image": "a", "caption": 5}]', "row 1: a caption is a text, found 5"),
-    "a number in captions": ("t.jsonl", b'{"image": "a", "captions": ["x", 5]}', "row 1: a caption is a text, found 5"),
-    "true for captions": ("t.jsonl", b'{"image": "a", "captions": true}', "a caption is a text, found True"),
-    "an object for a name": ("t.jsonl", b'{"image": {"a": 1}, "caption": "x"}', '"image" is a text or a number'),
-    "an object for a split": ("t.jsonl", b'{"image": "a", "caption": "x", "split": [1]}', '"split" is a text'),
-    "half a character": ("t.jsonl", b'{"image": "a", "caption": "\\ud83d"}', "'a' has a half of a surrogate pair"),
-    "too many digits": ("t.jsonl", b'{"image": ' + b"9" * 5000 + b', "caption": "x"}', "line 1 is not json"),
-    "digits in a json": ("t.json", b"9" * 5000, "is not one json value"),
+    "a number for a caption": ("t.json", b'[{"image": "a", "caption": 5}]', "row 1: a caption must be text, found 5"),
+    "a number in captions": (
+        "t.jsonl",
+        b'{"image": "a", "captions": ["x", 5]}',
+        "row 1: a caption must be text, found 5",
+    ),
+    "true for captions": ("t.jsonl", b'{"image": "a", "captions": true}', "a caption must be text, found True"),
+    "an object for a name": ("t.jsonl", b'{"image": {"a": 1}, "caption": "x"}', '"image" must be text or a number'),
+    "an object for a split": ("t.jsonl", b'{"image": "a", "caption": "x", "split": [1]}', '"split" must be text'),
+    "half a character": ("t.jsonl", b'{"image": "a", "caption": "\\ud83d"}', "'a' contains half of a surrogate pair"),
+    "too many digits": ("t.jsonl", b'{"image": ' + b"9" * 5000 + b', "caption": "x"}', "line 1 is not JSON"),
+    "digits in a json": ("t.json", b"9" * 5000, "is not one JSON value"),
     "brackets": ("t.json", b"[" * DEEP, "nested too deeply"),
     "brackets in a line": ("t.jsonl", b'{"image": ' + b"[" * DEEP, "nested too deeply"),
     "an open quotation mark": ("t.csv", b'image,caption\na,"' + b"x" * 200_000, "line 1: field larger"),
-    "images that are none": ("t.json", b'{"images": 5, "annotations": []}', '"images" is no list of objects'),
-    "images of numbers": ("t.json", b'{"images": [5]}', '"images" is no list of objects'),
-    "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is no list of objects'),
-    "annotations of text": ("t.json", b'{"images": [], "annotations": ["a"]}', '"annotations" is no list of objects'),
-    "an annotation of no image": ("t.json", odd(COCO).replace(b'"image_id": 1', b'"x": 1'), "annotation 1: "),
-    "a list for an id": ("t.json", odd(COCO, id=[1]), 'image 1: "id" is a text or a number, found [1]'),
-    "no file name": ("t.json", odd(COCO, file_name=None), 'image 1: "file_name" is a text or a number, found None'),
-    "a sentence of a number": ("t.json", odd(KARPATHY, sentences=[7]), "image 1: a caption is a text, found 7"),
-    "a split of a list": ("t.json", odd(KARPATHY, split=[]), 'image 1: "split" is a text'),
+    "images that are none": ("t.json", b'{"images": 5, "annotations": []}', '"images" is not a list, found 5'),
+    "images of numbers": ("t.json", b'{"images": [5]}', '"images" is not a list of objects'),
+    "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is not a list of objects'),
+    "annotations of text": ("t.json", b'{"images": [], "annotations": ["a"]}', 'row 1 needs an "image_id"'),
+    "an annotation of no image": (
+        "t.json",
+        odd(COCO).replace(b'"image_id": 1', b'"x": 1'),
+        'row 1 needs an "image_id"',
+    ),
+    "a list for an id": ("t.json", odd(COCO, id=[1]), 'image 1 needs an "id", found {"id": [1]'),
+    "no file name": ("t.json", odd(COCO, file_name=None), 'image 1: "file_name" must be text or a number, found None'),
+    "a sentence of a number": ("t.json", odd(KARPATHY, sentences=[7]), "image 1: a caption must be text, found 7"),
+    "a split of a list": ("t.json", odd(KARPATHY, split=[]), 'image 1: "split" must be text'),
     "many columns": ("t.csv", b",".join(b"c%d" % i for i in range(10_000)) + b"\n1\n", "Columns found: c0, c1, "),
 }
 
@@ -326,7 +334,7 @@ def test_what_is_no_caption_is_named_with_its_place(tmp_path, fault):
     name, content, said = BAD_CAPTIONS[fault]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:  # noqa: PT011, the text is looked at below
-        read_photos(tmp_path / name)
+        read_caption_file(tmp_path / name)
     text = str(refused.value)
     assert text.startswith(str(tmp_path / name))
     assert said in text
@@ -337,13 +345,13 @@ def test_what_is_no_caption_is_named_with_its_place(tmp_path, fault):
 def test_a_list_of_a_split_in_another_encoding_is_named_itself(tmp_path):
     (tmp_path / "t.token.txt").write_bytes(b"a.jpg#0\ta dog\n")
     (tmp_path / "x.trainImages.txt").write_bytes(b"caf\xe9.jpg\n")
-    with pytest.raises(ValueError, match=r"x\.trainImages\.txt is not a text in UTF-8"):
-        read_photos(tmp_path / "t.token.txt")
+    with pytest.raises(ValueError, match=r"x\.trainImages\.txt is not UTF-8 text"):
+        read_caption_file(tmp_path / "t.token.txt")
 
 
 def test_ids_of_coco_join_as_numbers_and_as_texts(tmp_path):
     (tmp_path / "t.json").write_bytes(odd(COCO, id="1"))
-    assert [photo.captions for photo in read_photos(tmp_path / "t.json")] == [("a dog",), ("a cat",)]
+    assert [photo.captions for photo in read_caption_file(tmp_path / "t.json")] == [("a dog",), ("a cat",)]
 
 
 @pytest.mark.parametrize(
@@ -386,11 +394,14 @@ def test_a_damaged_file_of_results_is_read_or_refused(tmp_path, read, content):
 
 
 BAD_RESULTS = {
-    "images that are none": (b'{"images": 5, "annotations": [{"image_id": 1, "caption": "x"}]}', '"images" is no list'),
+    "images that are none": (
+        b'{"images": 5, "annotations": [{"image_id": 1, "caption": "x"}]}',
+        '"images" is not a list',
+    ),
     "a list for an id": (b'{"images": [{"id": []}], "annotations": []}', 'image 1 needs an "id", found'),
     "half a character": (b'{"annotations": [{"image_id": 1, "caption": "\\ud83d"}]}', "half of a surrogate pair"),
     "brackets": (b"[" * DEEP, "nested too deeply"),
-    "digits": (b"9" * 5000, "is no JSON"),
+    "digits": (b"9" * 5000, "is not JSON"),
 }
 
 

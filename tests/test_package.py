@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "captioner": {"checkpoint", "checkpoint_limits", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"tokenization"},
-    "data": {"errors", "files", "model", "untrusted_images"},  # of model how an image is loaded, and what is refused
-    "evaluation": {"errors", "files", "untrusted_images"},
+    "coco": {"untrusted_images"},
+    "data": {"coco", "errors", "files", "model", "untrusted_images"},  # of model image loading and its limits
+    "evaluation": {"coco", "errors", "files", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
     "scoring_run": {

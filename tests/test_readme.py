@@ -1,5 +1,6 @@
 """What README promises is run: its Python, and the commands it names."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_readme_has_python_to_run():
-    assert len(PYTHON_BLOCKS) == 2
+    assert len(PYTHON_BLOCKS) == 3
+    assert "train(" in PYTHON_BLOCKS[2]
 
 
 @pytest.mark.slow
@@ -24,6 +26,45 @@ def test_the_python_of_readme_runs_as_it_stands(block):
     )
     assert process.returncode == 0, process.stderr[-2000:]
     assert "dog" in process.stdout
+
+
+@pytest.fixture
+def drawn_folder(tmp_path, make_photo, save_encoder):
+    """A folder of tiny images with captions, and an encoder with random weights, for the README's training."""
+    folder = tmp_path / "my" / "images"
+    folder.mkdir(parents=True)
+    lines = ["file_name,caption"]
+    for seed in range(12):
+        name = "beach.jpg" if seed == 0 else f"{seed}.jpg"
+        make_photo(seed).save(folder / name)
+        lines += [f"{name},a brown dog runs on the grass", f"{name},two children play"]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    save_encoder(tmp_path / "encoder")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_training_of_readme_runs_on_drawn_images(drawn_folder):
+    block = PYTHON_BLOCKS[2]
+    assert len(block.splitlines()) == 12
+    epochs = '"optimization.epochs": 12'
+    tiny = {"model.encoder": "encoder", "model.hidden_size": 16, "model.embedding_size": 12, "tokenizer.min_count": 1}
+    tiny |= {"data.cache_folder": "cache", "optimization.mixed_precision": "no", "optimization.images_per_step": 4}
+    assert epochs in block
+    block = block.replace(epochs, f'"optimization.epochs": 1, **{tiny}')
+    process = subprocess.run(
+        [sys.executable, "-c", block],
+        capture_output=True,
+        text=True,
+        cwd=drawn_folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    lines = process.stdout.splitlines()
+    assert any(line.endswith(" runs/mine/checkpoint") for line in lines)
+    assert any(line.startswith("CIDEr") for line in lines)
+    assert lines[-1]
 
 
 def test_every_make_target_that_readme_names_exists():

@@ -1,4 +1,4 @@
-"""`gru-captioner caption`: photos in, a line a photo out."""
+"""`gru-captioner caption`: images in, one line per image out."""
 
 import argparse
 import json
@@ -9,72 +9,68 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UsageError, needs_extra, one_line
-from ..files import atomic_path
+from ..files import MAX_NAME, atomic_path
 from .caption_lines import LinesFile
-from .find_images import find_photos
+from .find_images import find_images
 from .shell import BAD_INPUT, add_backend, positive, quiet_transformers
-
-MAX_NAME = 200  # bytes of a photo's name that its picture's name keeps: 255 are all that a file system takes
 
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "caption",
-        help="write captions of photos",
-        description="Writes a caption of each photo.",
-        epilog="Exit code 0 when every photo was captioned, 2 when something could not be read. Several processes "
-        "(torchrun --nproc_per_node 2 scripts/caption.py) share the photos.",
+        help="caption images",
+        description="Writes a caption of each image.",
+        epilog="Exit code 0 if every image was captioned, 2 if something could not be read. Several processes "
+        "(torchrun --nproc_per_node 2 scripts/caption.py) share the images.",
     )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
+    parser.add_argument("--checkpoint", help="folder or Hub id (the checkpoint of the package)")
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="photo, address, folder of photos, or pattern ('*.jpg')"
-    )
-    parser.add_argument("--checkpoint", help="folder or Hub id; the checkpoint of the package when not given")
-    parser.add_argument(
-        "--json", action="store_true", help='one object a line: {"path", "caption", "score"} or {"path", "error"}'
+        "--json", action="store_true", help='one object per line: {"path", "caption", "score"} or {"path", "error"}'
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="write these objects into a file instead; the same command goes on where a killed one stopped",
+        help="write these objects to a file instead; the same command resumes where a killed one stopped",
     )
-    parser.add_argument("--num-beams", type=positive, help="beams of the search; the checkpoint's own when not given")
-    parser.add_argument("--num-captions", type=positive, default=1, help="captions of each photo, the best first")
-    parser.add_argument("--batch-size", type=positive, default=16, help="photos captioned at once")
-    parser.add_argument("--attention", type=Path, metavar="DIR", help="draw where the model looked, a PNG a photo")
+    parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
+    parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
+    parser.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each")
     add_backend(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`gru-captioner caption`: prints a caption a photo, reports those that can't be read, goes on with the rest.
+    """`gru-captioner caption`: prints captions, reports images that can't be read and goes on with the rest.
 
-    Runs on every process; each captions its share, the first one makes one file of all.
+    Runs on every process; each captions its share, the first one merges their files.
     """
-    paths = list(find_photos(arguments.paths))
+    paths = list(find_images(arguments.paths))
     processes = _Processes(arguments.output)
     with needs_extra(arguments.backend):
         captioner = _load_captioner(arguments)
     if arguments.num_captions > (arguments.num_beams or captioner.num_beams):
         raise UsageError(
-            f"{arguments.num_captions} captions of a photo need at least as many beams, found "
+            f"{arguments.num_captions} captions per image need at least as many beams, found "
             f"{arguments.num_beams or captioner.num_beams}: add --num-beams {arguments.num_captions}."
         )
-    sheets: dict[str, Path] = {}
+    drawings: dict[str, Path] = {}
     if arguments.attention is not None:
         if not captioner.has_attention:
             raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
         arguments.attention.mkdir(parents=True, exist_ok=True)
-        sheets = _name_sheets(arguments.attention, paths)
+        drawings = _drawing_paths(arguments.attention, paths)
     if arguments.output is None:
-        failures = sum("error" in records[0] for _, records in _caption(captioner, paths, sheets, arguments))
+        failures = sum("error" in records[0] for _, records in _caption(captioner, paths, drawings, arguments))
         return BAD_INPUT if failures else 0
 
     file = LinesFile(arguments.output, processes.rank, arguments.num_captions)
     processes.wait()  # all have read what there was
     share = [path for path in paths if path not in file.lines][processes.rank :: processes.count]
     try:
-        for path, records in _caption(captioner, share, sheets, arguments):
+        for path, records in _caption(captioner, share, drawings, arguments):
             file.write(path, records)
     finally:
         file.close()
@@ -83,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     lines = file.gather(paths)
     failures = sum("error" in lines[path][0] for path in paths)
-    print(f"written: {arguments.output}, {len(paths)} photos, {failures} of them could not be read")
+    print(f"written: {arguments.output}, {len(paths)} images, {failures} of them could not be read")
     return BAD_INPUT if failures else 0
 
 
@@ -95,8 +91,8 @@ def _load_captioner(arguments: argparse.Namespace):
     return Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
 
 
-def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments) -> Iterator[tuple[str, list[dict]]]:
-    """Path and records of each photo, printed where they go to no file, with the picture of where the model looked."""
+def _caption(captioner, paths: Sequence[str], drawings: dict[str, Path], arguments) -> Iterator[tuple[str, list[dict]]]:
+    """Path and records of each image; prints them unless they go to a file, and draws the attention if asked to."""
     from tqdm import tqdm
 
     from ..inference.prefetch import caption_all
@@ -106,16 +102,16 @@ def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments
         captioner, paths, num_captions=arguments.num_captions, batch_size=arguments.batch_size, **generation
     )
     is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty()
-    for path, result in zip(paths, tqdm(results, total=len(paths), unit="photo", disable=is_quiet), strict=True):
+    for path, result in zip(paths, tqdm(results, total=len(paths), unit="image", disable=is_quiet), strict=True):
         if isinstance(result, Exception):
             records = [{"path": path, "error": one_line(result)}]
         else:
             records = [{"path": path, "caption": each.text, "score": round(each.score, 4)} for each in result]
-            photo = _read_again(path) if sheets else None
-            if isinstance(photo, Exception):
-                records = [{"path": path, "error": one_line(photo)}]
-            elif photo is not None:
-                _save_attention(sheets[path], photo, result[0])
+            image = _read_again(path) if drawings else None
+            if isinstance(image, Exception):
+                records = [{"path": path, "error": one_line(image)}]
+            elif image is not None:
+                _save_attention(drawings[path], image, result[0])
         if arguments.output is None:
             for record in records:
                 _print(record, arguments.json)
@@ -123,13 +119,13 @@ def _caption(captioner, paths: Sequence[str], sheets: dict[str, Path], arguments
 
 
 class _Processes:
-    """Those that accelerate launch has started, or this one alone, without importing torch then."""
+    """The processes that `accelerate launch` has started, or this one alone, which then doesn't import torch."""
 
     def __init__(self, output: Path | None):
         self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
         if self.count > 1:
             if output is None:
-                raise UsageError("several processes write no lines in order: add --output FILE.")
+                raise UsageError("several processes would not print their lines in order: add --output FILE.")
             from accelerate import PartialState
 
             self._state = PartialState(cpu=True)
@@ -150,20 +146,20 @@ def _print(record: dict, as_json: bool) -> None:
         print(f"{path if path.isprintable() else repr(path)[1:-1]}: {record['caption']}")
 
 
-def _name_sheets(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
-    """A file of its own for each photo, though two in different folders may have the same name."""
-    sheets: dict[str, Path] = {}
+def _drawing_paths(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
+    """A file for each image; two images in different folders may have the same name."""
+    drawings: dict[str, Path] = {}
     seen: Counter[str] = Counter()
     for path in paths:
         name = os.fsdecode(os.fsencode(Path(path).name)[:MAX_NAME])
         seen[name] += 1
         number = f".{seen[name]}" if seen[name] > 1 else ""
-        sheets[path] = folder / f"{name}{number}.attention.png"
-    return sheets
+        drawings[path] = folder / f"{name}{number}.attention.png"
+    return drawings
 
 
 def _read_again(path: str):
-    """The photo in its own proportions, or what is wrong with it by now."""
+    """The image in its original proportions, or the error if it can no longer be read."""
     from ..model import load_image
 
     try:
@@ -172,8 +168,8 @@ def _read_again(path: str):
         return error
 
 
-def _save_attention(target: Path, photo, each) -> None:
+def _save_attention(target: Path, image, caption) -> None:
     from ..visualization import draw_attention
 
     with atomic_path(target) as temporary:
-        draw_attention(photo, each.words, each.attention).save(temporary, format="PNG")
+        draw_attention(image, caption.words, caption.attention).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""The file of `gru-captioner caption --output`: JSON lines that a killed run leaves whole and the next goes on from."""
+"""The file of `gru-captioner caption --output`: JSON lines which the next run resumes from, even after a kill."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -11,18 +11,18 @@ from ..files import PARTIAL, atomic_path
 
 
 class LinesFile:
-    """Lines of photos, each `{"path": ..., ...}`, several for a photo with several captions.
+    """Lines `{"path": ..., ...}`, several per image if it has several captions.
 
-    Each process writes a file of its own, `FILE.part-0` and so on, a photo at a time and in one piece, so that a kill
-    tears at most the last; [`gather`] then makes one file of all of them, in the order of the photos.
+    Each process writes a file of its own, `FILE.part-0` and so on, the lines of one image in a single write, so that a
+    kill truncates at most the last; [`gather`] then merges the files, in the order of the images.
 
     Args:
-        path: The file; what it and its parts hold already is kept.
-        rank: This process's number.
-        num_captions: Lines of a photo that was captioned.
+        path: The file; lines that it and its parts already have are kept.
+        rank: Index of this process.
+        num_captions: Lines per captioned image.
 
     Raises:
-        UsageError: The file is there and holds something else.
+        UsageError: The file exists and holds something else.
     """
 
     def __init__(self, path: Path, rank: int, num_captions: int):
@@ -32,7 +32,7 @@ class LinesFile:
         self.lines = self._read_all()
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = _read(self._part, num_captions) if self._part.exists() else {}
-        _write_whole(self._part, whole.values())  # without what a kill has torn
+        _write_whole(self._part, whole.values())  # without a truncated line
         self._stream = self._part.open("ab")
 
     def write(self, path: str, records: Sequence[dict[str, Any]]) -> None:
@@ -45,10 +45,10 @@ class LinesFile:
         self._stream.close()
 
     def gather(self, paths: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-        """Makes one file of all parts and returns its lines; runs on one process, when all have closed theirs."""
+        """Merges all parts into one file and returns its lines. Runs on one process, after all have closed theirs."""
         files = self._files()
         lines = self._read_all()
-        earlier = [path for path in lines if path not in set(paths)]  # of a command with other photos
+        earlier = [path for path in lines if path not in set(paths)]  # of a command with other images
         _write_whole(self.path, [lines[path] for path in (*earlier, *paths)])
         for file in files:
             if file != self.path:
@@ -64,7 +64,7 @@ class LinesFile:
 
 
 def _read(file: Path, num_captions: int) -> dict[str, list[dict[str, Any]]]:
-    """Lines of each photo whose lines are all there, by path."""
+    """Lines by path, of the images whose lines are complete."""
     found: dict[str, list[dict[str, Any]]] = {}
     lines = file.read_bytes().split(b"\n")
     for number, line in enumerate(lines):
@@ -72,21 +72,19 @@ def _read(file: Path, num_captions: int) -> dict[str, list[dict[str, Any]]]:
             record = json.loads(line)
             found.setdefault(record["path"], []).append(record)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            if number < len(lines) - 1:  # not one that a kill has torn
-                raise UsageError(
-                    f"{file} has something else in line {number + 1} than captions: name another file."
-                ) from error
+            if number < len(lines) - 1:  # not one that a kill truncated
+                raise UsageError(f"{file}, line {number + 1}: not a line of captions. Name another file.") from error
     return {path: records for path, records in found.items() if "error" in records[0] or len(records) >= num_captions}
 
 
-def _write_whole(file: Path, photos: Iterable[Sequence[dict[str, Any]]]) -> None:
+def _write_whole(file: Path, lines_of_images: Iterable[Sequence[dict[str, Any]]]) -> None:
     with atomic_path(file) as temporary, temporary.open("wb") as stream:
-        for records in photos:
+        for records in lines_of_images:
             stream.writelines(map(_encode, records))
 
 
 def _encode(record: dict[str, Any]) -> bytes:
     try:
         return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # a file name of bytes that are no text
+    except UnicodeEncodeError:  # a file name that is not UTF-8
         return json.dumps(record).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""`gru-captioner demo`: a page in the browser to caption photos and see where the model looks."""
+"""`gru-captioner demo`: a web page that captions images and shows the attention at each word."""
 
 import argparse
 import os
@@ -13,23 +13,25 @@ OWN = "shipped"  # name of the shipped checkpoint on the page
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "demo",
-        help="open a page to caption photos in",
-        description="Serves a page on this machine. It fetches no fonts or scripts and sends nothing home.",
+        help="caption images in the browser",
+        description="Serves a web page on this machine. It fetches no fonts or scripts and sends no telemetry.",
     )
     parser.add_argument(
         "checkpoints",
         nargs="*",
         metavar="CHECKPOINT",
-        help="folders or Hub ids to choose from; the checkpoint of the package when none is given",
+        help="folders or Hub ids to choose from (the checkpoint of the package)",
     )
     parser.add_argument(
         "--any-checkpoint",
         action="store_true",
-        help="let visitors name any folder of this machine or Hub id: for your own machine, not for the open web",
+        help="let visitors name any folder of this machine or Hub id: for your own use, not for the public web",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 opens it to the network (%(default)s)")
-    parser.add_argument("--port", type=int, help="7860 or the next free one when not given")
-    parser.add_argument("--photos", nargs="+", type=Path, help="example photos")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address; 0.0.0.0 opens the page to the network (%(default)s)"
+    )
+    parser.add_argument("--port", type=int, help="port (7860 or the next free one)")
+    parser.add_argument("--images", nargs="+", type=Path, help="example images")
     parser.set_defaults(run=run)
 
 
@@ -43,14 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     from ..hub import example_images
     from ..model import load_image
 
-    places = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
-    first = Captioner.from_pretrained(next(iter(places.values())))  # what can't be loaded is said before it is served
-    loaded = {next(iter(places)): first}
+    paths = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
+    first = Captioner.from_pretrained(next(iter(paths.values())))  # fails before the page is served
+    loaded = {next(iter(paths)): first}
     pool = ServicePool(
-        list(places),
-        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(places.get(name, name)),
+        list(paths),
+        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(paths.get(name, name)),
         any_name=arguments.any_checkpoint,
     )
-    photos = arguments.photos if arguments.photos is not None else example_images()
-    serve(pool, load_image, examples=photos, host=arguments.host, port=arguments.port)
+    images = arguments.images if arguments.images is not None else example_images()
+    serve(pool, load_image, examples=images, host=arguments.host, port=arguments.port)
     return 0

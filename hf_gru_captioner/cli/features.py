@@ -1,25 +1,24 @@
-"""`gru-captioner features`: encodes the photos of a training run ahead of it. Its options are those of `train`."""
+"""`gru-captioner features`: encodes the images of a training run ahead of it. Its options are those of `train`."""
 
 from collections.abc import Sequence
 
 from ..errors import UsageError, needs_extra
 from .shell import quiet_transformers
+from .training_options import read_config
 
 
 def run(argv: Sequence[str]) -> int:
-    """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the photos."""
+    """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the images."""
     with needs_extra("train"):
+        config = read_config(argv, "features", "Encodes the images of a training run ahead of it, into its cache.")
+
         from accelerate import Accelerator
 
         from ..training.assembly import Assembly
-        from .training_options import read_config
 
-        config = read_config(
-            argv, "features", "Encodes the photos of a training run ahead of it, into data.cache_folder."
-        )
     if not config.caches_regions:
         raise UsageError(
-            "nothing to encode ahead: the cache is for an encoder that doesn't learn and photos that are stored "
+            "nothing to encode ahead: the cache is for a frozen encoder and images that are stored "
             "(data.cache true, data.streaming false, optimization.encoder_learning_rate null)."
         )
     quiet_transformers()
@@ -31,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     for dataset, view in assembly.to_encode:
         regions = assembly.regions(dataset, view)
-        places, width = regions.shape[1:]
-        home = assembly.cache.home(dataset, view)
-        accelerator.print(f"{home.name}  {len(dataset)} photos, {view}: {places} regions of {width} numbers")
+        _, num_regions, width = regions.shape
+        directory = assembly.cache.directory(dataset, view)
+        accelerator.print(f"{directory.name}  {len(dataset)} images, {view}: {num_regions} regions of width {width}")
     return 0

@@ -1,4 +1,4 @@
-"""Which photos the words of a command line mean."""
+"""Expands the paths of a command line into images."""
 
 import glob
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import UsageError
 
 
-def find_photos(patterns: Sequence[str]) -> Iterator[str]:
-    """Files, addresses, the images in folders, and what patterns match, in order, each once."""
+def find_images(patterns: Sequence[str]) -> Iterator[str]:
+    """Files, URLs, the images in folders, and what patterns match, in order, without duplicates."""
     from PIL import Image
 
     endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
@@ -17,10 +17,10 @@ def find_photos(patterns: Sequence[str]) -> Iterator[str]:
     for pattern in patterns:
         path = Path(os.path.expanduser(pattern))
         if not pattern:
-            raise UsageError("an empty path: name a photo, a folder or a pattern.")
+            raise UsageError("an empty path: name an image, a folder or a pattern.")
         if pattern.startswith(("http://", "https://")):
             found[pattern] = None
-        elif os.path.isdir(path):  # never raises, whatever the name; what is wrong with it is said of the photo
+        elif os.path.isdir(path):  # never raises, whatever the name: the error comes when the image is loaded
             inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings and file.is_file())
             if not inside:
                 raise UsageError(f"{pattern}: no images in this folder.")

@@ -1,4 +1,4 @@
-"""`gru-captioner push`: a checkpoint with code, scores and card onto the Hub in one commit, or the demo as a Space."""
+"""`gru-captioner push`: publishes a checkpoint with code, scores and card on the Hub in one commit, or as a Space."""
 
 import argparse
 import re
@@ -15,18 +15,18 @@ def add_command(commands) -> None:
         "push",
         help="publish a checkpoint on the Hub",
         description="Publishes weights (safetensors only), settings, code, scores and card in one commit.",
-        epilog="A README.md in the checkpoint's folder is taken as its card; without one, the card of gru-captioner "
-        "card is written.",
+        epilog="A README.md in the checkpoint's folder is published as its card; without one, a card is written as by "
+        "gru-captioner card.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    parser.add_argument("repo_id", metavar="USER/NAME", help="where to on the Hub")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub")
     parser.add_argument("--space", action="store_true", help="publish the demo with this checkpoint, as a Gradio Space")
-    parser.add_argument("--private", action="store_true", help="of a repository that is made now")
-    parser.add_argument("--revision", help="branch; made if it is not there")
-    parser.add_argument("--create-pr", action="store_true", help="propose it as a pull request")
-    parser.add_argument("--message", default="Upload a GRU captioner", help="of the commit (%(default)s)")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is created now")
+    parser.add_argument("--revision", help="branch; created if it doesn't exist")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    parser.add_argument("--message", default="Upload a GRU captioner", help="commit message (%(default)s)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the files with their sizes, show the card, send nothing"
+        "--dry-run", action="store_true", help="list the files with their sizes, show the card, upload nothing"
     )
     add_card_arguments(parser)
     parser.set_defaults(run=run)
@@ -56,16 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
-    """The card that lies in the folder, else one written now; and its pictures."""
+    """The card in the folder, else a new one; and its images."""
     from ..hub import EXAMPLE_IMAGES, card_of_checkpoint, license_of
 
     license_of(arguments.checkpoint, arguments.license)
     if (card := card_of_checkpoint(arguments.checkpoint)) is not None:
-        # `card` may have written how the folder is loaded; others load what it becomes.
+        # `card` may have written code that loads the folder; readers load the repository.
         name = "checkpoint" if arguments.space else arguments.repo_id
         text = LINE_OF_USE.sub(f'\\1"{name}"', card["README.md"].read_text("utf-8"))
         return card | {"README.md": text.encode()}
-    if arguments.space:  # where it is loaded from the folder beside it
+    if arguments.space:  # loads the folder beside it
         arguments.title = arguments.title or arguments.repo_id.split("/")[-1]
     text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_IMAGES)
     return {"README.md": text.encode(), **drawn}

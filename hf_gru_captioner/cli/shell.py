@@ -1,4 +1,4 @@
-"""What the commands share of a command line's manners: a user's mistake ends in one line and exit code 2."""
+"""What the commands share: a usage error ends in one line and exit code 2."""
 
 import argparse
 import errno
@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import one_line
@@ -18,29 +19,46 @@ NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 
 
 def guarded(command: Callable[[Any], int], arguments: Any) -> int:
-    """Runs a command; its exit code. GRU_CAPTIONER_DEBUG=1 in the environment shows the traceback of a mistake."""
+    """Runs a command and returns its exit code. GRU_CAPTIONER_DEBUG=1 in the environment shows tracebacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal can't show
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack characters of a file name
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _log_printed():
             _quiet_pillow()
             return command(arguments)
-    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, ValueError, ArithmeticError) as error:
         if os.environ.get("GRU_CAPTIONER_DEBUG"):
             raise
         is_full = isinstance(error, OSError) and error.errno in NO_ROOM
-        hint = (
-            ". Make room and run the same command again; nothing half was left in the place of a file"
-            if is_full
-            else ""
-        )
+        hint = ". Make room and run the same command again; no file was left half-written" if is_full else ""
         print(f"gru-captioner: {one_line(error)}{hint}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _log_printed() -> Iterator[None]:
+    """Prints the package's log while a command runs: information on stdout, warnings on stderr."""
+    logger = logging.getLogger("hf_gru_captioner")
+    level = logger.level
+    information, problems = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    information.addFilter(lambda record: record.levelno < logging.WARNING)
+    problems.setLevel(logging.WARNING)
+    problems.setFormatter(logging.Formatter("warning: %(message)s"))
+    handlers = (information, problems)
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +66,9 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default=PYTORCH,
-        help="what the model runs on; all but torch need the graphs of gru-captioner export (%(default)s)",
+        help="what runs the model; all but torch need the graphs of gru-captioner export (%(default)s)",
     )
-    parser.add_argument("--graphs", help="folder of the graphs; onnx in the checkpoint when not given")
+    parser.add_argument("--graphs", help="folder of the graphs (onnx in the checkpoint)")
 
 
 def positive(text: str) -> int:
@@ -61,13 +79,13 @@ def positive(text: str) -> int:
 
 
 def _quiet_pillow() -> None:
-    """What Pillow mutters about photos that it reads all the same is not for the caller; what it can't read is said."""
+    """Hides Pillow's warnings about images that it reads nevertheless; those that it can't read are reported."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def quiet_transformers() -> None:
-    """A command shows no bars of the weights it loads or saves, nor warns of weights stored once for two uses."""
+    """Hides the progress bars of weights that are loaded or saved, and Accelerate's warning of tied weights."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

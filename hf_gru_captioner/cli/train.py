@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 
 from ..errors import needs_extra
-from .shell import quiet_transformers
+from .training_options import read_config
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process."""
     with needs_extra("train"):
+        config = read_config(argv, "train", "Trains a captioner. Options that are not given keep their defaults.")
+
         from accelerate import PartialState
 
         from ..training import dry_run, train
         from ..training.curves import summary
-        from .training_options import read_config
 
-        config = read_config(argv, "train", "Trains a captioner; options not given keep their defaults.")
-
-    quiet_transformers()
     if config.dry_run:
         estimates = dry_run(config)
         if PartialState().is_main_process:
@@ -26,5 +24,5 @@ def run(argv: Sequence[str]) -> int:
     result = train(config)
     if PartialState().is_main_process:
         print(summary(result.history, result.selected_by))
-        print(f"the best checkpoint is in {result.checkpoint}, the curves in {result.checkpoint.parent / 'curves.png'}")
+        print(f"best checkpoint: {result.checkpoint}, curves: {result.checkpoint.parent / 'curves.png'}")
     return 0

@@ -1,25 +1,71 @@
-"""Training options from a YAML file and the command line."""
+"""Training options from a YAML file and the command line.
 
+On the command line names have dashes, `--output-dir`, as those of every other command; underscores, as in YAML, are
+accepted too. A boolean option needs no value.
+"""
+
+import argparse
 import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from ..errors import UsageError, one_line
-from ..training.config import DataConfig, TrainingConfig, flatten_options
+from ..training.config import DataConfig, TrainingConfig, flatten_options, nearest_option, option_types
+from .examples import add_examples
 
-MAX_DEPTH = 20  # groups in groups of a file of options, which has two
-MAX_SAID = 1000  # characters of what the parser complains of: it repeats what it found
+# What `--help` lists first.
+OFTEN_SET = (
+    "data.source",
+    "data.images",
+    "output_dir",
+    "model.encoder",
+    "model.checkpoint",
+    "optimization.epochs",
+    "optimization.images_per_step",
+    "optimization.learning_rate",
+    "optimization.encoder_learning_rate",
+    "optimization.mixed_precision",
+    "push_to_hub",
+    "dry_run",
+)
+REQUIRED = {"data.source", "output_dir"}
+CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
+MAX_DEPTH = 20  # nesting of a YAML file of options, which needs 2
+MAX_COMPLAINT = 1000  # characters of the parser's message: it repeats what it found
 
 
 def read_config(argv: Sequence[str], command: str, description: str) -> TrainingConfig:
-    """The options of the YAML file of `--config` with those of the command line over them.
+    """The options of the YAML file of `--config`, overridden by those of the command line.
 
     Raises:
-        UsageError: A option is unknown, missing or of the wrong kind; names the nearest known one.
+        UsageError: An option is unknown, missing or of the wrong type; names the nearest known one.
+        SystemExit: Help was asked for and is printed.
     """
-    from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+    if {"-h", "--help"} & set(argv):
+        _help_parser(command, description).print_help()
+        raise SystemExit(0)
+    from jsonargparse import ArgumentError, Namespace
+
+    parser = _parser(command)
+    try:
+        parsed = parser.parse_args(_normalized(argv))
+        for group in dataclasses.fields(TrainingConfig):
+            if dataclasses.is_dataclass(group.type) and not isinstance(parsed[group.name], Namespace):
+                raise UsageError(f"{group.name} is a group of options, found {parsed[group.name]!r:.60}.")
+        fields = vars(parser.instantiate(parsed))
+    except ArgumentError as error:
+        raise UsageError(
+            f"{one_line(error)[:MAX_COMPLAINT]}.{_suggestion(str(error))} All options: gru-captioner {command} --help"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config is not UTF-8 text ({error}).") from error
+    return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"})
+
+
+def _parser(command: str) -> Any:
+    """jsonargparse's parser of the dataclasses, with a YAML loader that refuses what exhausts stack or memory."""
+    from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
     from yaml import YAMLError
 
     load = get_loader("yaml")
@@ -32,34 +78,36 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=f"gru-captioner {command}",
-        description=description,
         allow_abbrev=False,
         exit_on_error=False,
         parser_mode="options",
     )
-    parser.add_argument("--config", action="config", help="YAML file of these options")
+    parser.add_argument("--config", action="config", help=CONFIG_HELP)
     parser.add_class_arguments(TrainingConfig)
-    try:
-        parsed = parser.parse_args(list(argv))
-        for group in dataclasses.fields(TrainingConfig):
-            if dataclasses.is_dataclass(group.type) and not isinstance(parsed[group.name], Namespace):
-                raise UsageError(f"{group.name} is a group of options, found {parsed[group.name]!r:.60}.")
-        fields = vars(parser.instantiate(parsed))
-    except ArgumentError as error:
-        raise UsageError(
-            f"{one_line(error)[:MAX_SAID]}.{_nearest_option(str(error))} The options: gru-captioner {command} --help"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--config is not a text in UTF-8 ({error}).") from error
-    return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"})
+    return parser
+
+
+def _normalized(argv: Sequence[str]) -> list[str]:
+    """Arguments as jsonargparse takes them: names with underscores, a value for every boolean option."""
+    types = option_types()
+    arguments = []
+    for argument, following in zip(argv, [*argv[1:], "--"], strict=False):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            name = name.replace("-", "_")
+            if types.get(name) is bool and not equals and following.startswith("-"):
+                equals, value = "=", "true"
+            argument = f"--{name}{equals}{value}"
+        arguments.append(argument)
+    return arguments
 
 
 def _check_flat(text: str) -> None:
-    """Refuses YAML that no options are written in, before it is built: brackets in brackets would overflow PyYAML's
-    stack, which ends the process, and names of names (`&`, `*`) stand for more than any memory holds.
+    """Refuses YAML that holds no options before it is built: brackets in brackets would overflow PyYAML's stack, which
+    ends the process, and aliases of aliases (`&`, `*`) expand beyond any memory.
 
     Raises:
-        ValueError: Names are used, or groups are too deep.
+        ValueError: There are aliases, or the nesting is too deep.
     """
     import yaml
 
@@ -68,16 +116,72 @@ def _check_flat(text: str) -> None:
         kind = type(token).__name__
         depth += kind.endswith("StartToken") - kind.endswith("EndToken")
         if kind == "AliasToken" or depth > MAX_DEPTH:
-            raise ValueError(f"options are in groups, without names (&, *) and no more than {MAX_DEPTH} groups deep")
+            raise ValueError(f"options are nested at most {MAX_DEPTH} deep and have no aliases (&, *)")
 
 
-def _nearest_option(complaint: str) -> str:
-    """What the caller may have meant by a option that jsonargparse doesn't know."""
-    unknown = re.search(r"arguments: --([\w.]+)", complaint) or re.search(r"Option '(.+)' is not accepted", complaint)
-    in_group = re.search(r"Group '(.+)' does not accept option '(.+)'", complaint)
-    if not unknown and not in_group:
-        return ""
-    name = f"{in_group[1]}.{in_group[2]}" if in_group else unknown[1]  # type: ignore[index]
-    known = flatten_options(dataclasses.asdict(TrainingConfig(DataConfig(source=""), output_dir="")))
-    nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
-    return f" Did you mean {nearest}?"
+def _suggestion(complaint: str) -> str:
+    """The option that may have been meant by one that jsonargparse doesn't know, written as it was: with dashes on the
+    command line, with underscores in a file."""
+    if unknown := re.search(r"arguments: --([\w.]+)", complaint):
+        return f" Did you mean {_flag(nearest_option(unknown[1]))}?"
+    if unknown := re.search(r"Group '(.+)' does not accept option '(.+)'", complaint):
+        return f" Did you mean {nearest_option(f'{unknown[1]}.{unknown[2]}')}?"
+    if unknown := re.search(r"Option '(.+)' is not accepted", complaint):
+        return f" Did you mean {nearest_option(unknown[1])}?"
+    return ""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser for its help alone, which takes neither jsonargparse nor the types to be loaded."""
+    parser = argparse.ArgumentParser(
+        prog=f"gru-captioner {command}",
+        usage=f"gru-captioner {command} [--config FILE] --data.source SOURCE --output-dir DIR [OPTIONS]",
+        description=description,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    often = parser.add_argument_group("most people set")
+    others = parser.add_argument_group("all other options")
+    often.add_argument("--config", metavar="FILE", help=CONFIG_HELP)
+    texts = _texts()
+    defaults = flatten_options(dataclasses.asdict(TrainingConfig(DataConfig(source=""), output_dir="")))
+    for name in OFTEN_SET:
+        _add_option(often, name, texts[name], defaults[name])
+    for name in option_types():
+        if name not in OFTEN_SET:
+            _add_option(others, name, texts[name], defaults[name])
+    others.add_argument("-h", "--help", action="help", help="show this help")
+    add_examples(parser, command)
+    return parser
+
+
+def _add_option(group: Any, name: str, text: str, default: Any) -> None:
+    kind = option_types()[name]
+    settings: dict[str, Any] = {"metavar": name.rpartition(".")[2].upper()}
+    if kind is bool:
+        settings = {"metavar": "true|false", "nargs": "?"}
+    elif get_origin(kind) is Literal:
+        settings = {"metavar": "|".join(get_args(kind))}
+    shown = "required" if name in REQUIRED else "null" if default is None else str(default)
+    shown = shown.lower() if isinstance(default, bool) else shown
+    group.add_argument(_flag(name), help=f"{text} ({shown})".replace("%", "%%"), **settings)
+
+
+def _texts() -> dict[str, str]:
+    """What the docstring under each option says, by full name."""
+    from docstring_parser import parse_from_object
+
+    texts: dict[str, str] = {}
+    groups = {each.name: each.type for each in dataclasses.fields(TrainingConfig)}
+    for parameter in parse_from_object(TrainingConfig).params:
+        kind = groups[parameter.arg_name]
+        if dataclasses.is_dataclass(kind):
+            options = parse_from_object(kind).params
+            texts |= {f"{parameter.arg_name}.{each.arg_name}": each.description or "" for each in options}
+        else:
+            texts[parameter.arg_name] = parameter.description or ""
+    return texts

@@ -1,9 +1,9 @@
-"""Rows in, batches out: where captions come from, the cache of encoder outputs, the order, the collator."""
+"""Captioned images: sources, the cache of encoder outputs, the order of batches, the collator."""
 
 from .batches import EpochBatches, StreamedBatches
 from .collator import CaptionCollator
 from .features import CaptionedImages, CaptionedRegions, RegionCache, Regions, View
-from .sources import decode_photos, load_captions, stream_captions
+from .sources import decode_images, load_captions, stream_captions
 
 __all__ = [
     "CaptionCollator",
@@ -14,7 +14,7 @@ __all__ = [
     "Regions",
     "StreamedBatches",
     "View",
-    "decode_photos",
+    "decode_images",
     "load_captions",
     "stream_captions",
 ]

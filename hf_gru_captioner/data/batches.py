@@ -1,7 +1,7 @@
-"""The order in which photos are learned from, the same whatever the number of processes and however often interrupted.
+"""The order of training images, independent of the number of processes and of interruptions.
 
-All randomness is a function of seed, epoch and photo. So a run can go on at any step without the steps before, and
-several processes, each with its share of every step, learn together exactly what one would.
+All randomness is a function of seed, epoch and image. So a run can resume at any step without repeating earlier ones,
+and several processes, each with its share of every step, together train exactly as one would.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Collate = Callable[[list[dict[str, Any]]], Batch]
 
 
 class Rows(Protocol):
-    """A data set that knows the epoch, on which its augmentation may depend."""
+    """A data set with the number of the epoch, on which its augmentation may depend."""
 
     epoch: int
 
@@ -26,16 +26,16 @@ class Rows(Protocol):
 
 
 class EpochBatches:
-    """Batches of rows that can be counted and picked. Each epoch sees every photo once, in an order of its own.
+    """Batches of a data set with random access. Each epoch has every image once, in an order of its own.
 
     Args:
-        rows: The photos.
+        rows: The images.
         collate: Rows -> batch.
-        images_per_step: Photos of one step of the optimizer, over all processes.
-        micro_batches: Parts that a process's share of a step is cut into, for less memory.
+        images_per_step: Images per optimizer step, over all processes.
+        micro_batches: Parts that a process's share of a step is split into, to save memory.
         seed: Of the order.
-        process, processes: This process and how many there are.
-        num_workers: Processes that read and collate ahead; 0 does it in this one.
+        process, processes: Index of this process and number of processes.
+        num_workers: Processes that prefetch and collate; 0 does it in this one.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class EpochBatches:
     ):
         if images_per_step < processes * micro_batches:
             raise ValueError(
-                f"{images_per_step} images a step can't be shared out among {processes} processes in {micro_batches} "
-                f"parts each: take at least {processes * micro_batches}."
+                f"{images_per_step} images per step can't be split among {processes} processes in {micro_batches} parts"
+                f" each: set optimization.images_per_step to at least {processes * micro_batches}."
             )
         self.rows = rows
         self.micro_batches = micro_batches
@@ -64,21 +64,21 @@ class EpochBatches:
             collate_fn=collate,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each epoch would draw from the generator that dropout draws from
+            generator=torch.Generator(),  # otherwise epochs would draw from dropout's generator
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """This process's batches of each step from `first_step` on, `micro_batches` a step."""
+        """This process's batches of each step from `first_step` on, `micro_batches` per step."""
         self.rows.epoch = self.sampler.epoch = epoch
         self.sampler.first_step = first_step
-        with _workers_named():
+        with _explains_workers():
             batches = iter(self.loader)
             while step := [batch for _, batch in zip(range(self.micro_batches), batches, strict=False)]:
                 yield step
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a step's batch follows from its number."""
+        """Empty: a step's batches are determined by its number."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,11 +86,11 @@ class EpochBatches:
 
 
 @contextmanager
-def _workers_named() -> Iterator[None]:
-    """What a process that reads ahead has stumbled over, or died of, in a line that says what to do.
+def _explains_workers() -> Iterator[None]:
+    """Turns errors of prefetching processes into a line that says what to do.
 
     Raises:
-        OSError: It died, or what it reads can't be read. A mistake of ours passes as it is.
+        OSError: A process died, or its data can't be read. Programming errors pass unchanged.
     """
     try:
         yield
@@ -98,8 +98,8 @@ def _workers_named() -> Iterator[None]:
         text = str(error).strip()
         if isinstance(error, RuntimeError) and text.startswith("DataLoader worker (pid"):
             raise OSError(
-                f"a process that reads photos ahead died ({text.rstrip('.')}): make room in memory or take fewer "
-                "data.num_workers, then run the same command again."
+                f"a prefetching process died ({text.rstrip('.')}): free memory or lower data.num_workers, then run the "
+                "same command again."
             ) from error
         if not isinstance(error, RuntimeError) and " in DataLoader worker process " in text:  # a whole traceback
             raise OSError(text.splitlines()[-1]) from error
@@ -121,24 +121,24 @@ class _EpochOrder(Sampler):
         parts = self.processes * self.micro_batches
         for step in range(self.first_step, self.steps_per_epoch):
             images = order[step * self.images_per_step : (step + 1) * self.images_per_step]
-            images = np.resize(images, max(len(images), parts))  # repeats some where a last step has too few for all
+            images = np.resize(images, max(len(images), parts))  # repeats some if the last step has too few for all
             for part in np.array_split(images, parts)[self.process * self.micro_batches :][: self.micro_batches]:
                 yield part.tolist()
 
 
 class StreamedBatches:
-    """Batches of a stream that is too long to be counted, begun anew when it ends; an "epoch" is a number of steps.
+    """Batches of a stream of unknown length, restarted when it ends; an "epoch" is a number of steps.
 
-    Photos are shuffled in blocks: a block is read, then drawn from in random order. A state is the stream's own state
-    at the beginning of the block and the place inside, so to go on means to read less than one block again.
+    Images are shuffled in blocks: a block is read, then drawn from in random order. A state is the stream's own state
+    at the beginning of the block and the position inside, so that resuming reads less than one block again.
 
     Args:
         stream: This process's share, a `datasets.IterableDataset` of rows with `image` and `captions`.
         collate: Rows -> batch.
-        images_per_batch: Photos of a batch of this process.
-        steps_per_epoch: Steps from validation to validation.
-        micro_batches: Batches of a step.
-        block_size: Photos held in memory to be shuffled; decoded they are about a megabyte each.
+        images_per_batch: Images per batch of this process.
+        steps_per_epoch: Steps between validations.
+        micro_batches: Batches per step.
+        block_size: Images held in memory to be shuffled, about a megabyte each when decoded.
         seed: Of the order.
     """
 
@@ -160,11 +160,11 @@ class StreamedBatches:
         self.micro_batches = micro_batches
         self.block_size = block_size
         self.seed = seed
-        self._place: dict[str, Any] = {"round": 0, "block": 0, "row": 0, "stream": None}
+        self._position: dict[str, Any] = {"round": 0, "block": 0, "row": 0, "stream": None}
         self._rows: Iterator[dict[str, Any]] | None = None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each step from `first_step` on; where the stream goes on is in the state, not in `epoch`."""
+        """The batches of each step from `first_step` on; the state, not `epoch`, says where the stream resumes."""
         if self._rows is None:
             self._rows = self._shuffled_rows()
         for _ in range(first_step, self.steps_per_epoch):
@@ -174,29 +174,29 @@ class StreamedBatches:
             ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands after the last batch that was given out; plain values."""
-        return dict(self._place)
+        """Position of the stream after the last batch that was yielded; plain values."""
+        return dict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._place = dict(state)
+        self._position = dict(state)
         self._rows = None
 
     def _shuffled_rows(self) -> Iterator[dict[str, Any]]:
         while True:
-            place = self._place
-            self.stream.set_epoch(place["round"])
-            if place["stream"] is not None:
-                self.stream.load_state_dict(place["stream"])
+            position = self._position
+            self.stream.set_epoch(position["round"])
+            if position["stream"] is not None:
+                self.stream.load_state_dict(position["stream"])
             rows = iter(self.stream)
-            found_any = place["stream"] is not None
+            found_any = position["stream"] is not None
             while block := [row for _, row in zip(range(self.block_size), rows, strict=False)]:
                 found_any = True
                 after = self.stream.state_dict()
-                order = np.random.default_rng((self.seed, place["round"], place["block"])).permutation(len(block))
-                for number in range(place["row"], len(block)):
-                    self._place = {**place, "row": number + 1}
+                order = np.random.default_rng((self.seed, position["round"], position["block"])).permutation(len(block))
+                for number in range(position["row"], len(block)):
+                    self._position = {**position, "row": number + 1}
                     yield block[order[number]]
-                place = {"round": place["round"], "block": place["block"] + 1, "row": 0, "stream": after}
+                position = {"round": position["round"], "block": position["block"] + 1, "row": 0, "stream": after}
             if not found_any:
-                raise ValueError("the stream has no photo for this process: take fewer processes or more shards.")
-            self._place = {"round": place["round"] + 1, "block": 0, "row": 0, "stream": None}
+                raise ValueError("the stream has no images for this process: use fewer processes or more shards.")
+            self._position = {"round": position["round"] + 1, "block": 0, "row": 0, "stream": None}

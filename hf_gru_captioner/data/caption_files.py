@@ -1,11 +1,11 @@
-"""Photos and captions of files that `datasets` has no reader for, as plain `Photo`s.
+"""Images and captions of files that `datasets` has no reader for, as `ImageEntry`s.
 
-Read here, each recognised by what is in it:
+Formats, each recognised by its content:
 
-- a table (CSV, TSV, JSON lines) of image paths and captions, one row a caption or one row a photo;
+- a table (CSV, TSV, JSON lines) of image paths and captions, one row per caption or one per image;
 - COCO captions (https://cocodataset.org/#format-data), a file or the data set's root folder;
 - Karpathy's json (https://cs.stanford.edu/people/karpathy/deepimagesent/);
-- the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same photos.
+- the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same images.
 """
 
 import csv
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..coco import parse_annotations
 from ..untrusted_images import ADDRESSES, MAX_CAPTION
 
 KNOWN_LAYOUTS = (
@@ -43,39 +44,39 @@ USUAL_FOLDERS = (
     *("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset"),
     *("flickr30k-images", "flickr30k_images", "train2017", "val2017", "train2014", "val2014"),
 )
-TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their photos are one level up
+TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their images are one level up
 MAX_SHOWN = 60  # characters of what a message shows
 NAMES_SHOWN = 20  # columns or keys that a message shows
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
 
 
-class Photo(NamedTuple):
-    """A photo of a caption file."""
+class ImageEntry(NamedTuple):
+    """An image of a caption file."""
 
-    path: str  # as the file writes it
+    path: str  # as in the file
     captions: tuple[str, ...]
-    split: str | None  # None where nothing tells
+    split: str | None  # None if unknown
     image_id: str
 
 
-class FoundPhoto(NamedTuple):
-    """A photo and what its file looked like, so that another file of the same name is not taken for it."""
+class LocatedImage(NamedTuple):
+    """An image with size and time of its file, so that another file of the same name is not mistaken for it."""
 
     path: str
     captions: tuple[str, ...]
     image_id: str
-    num_bytes: int  # -1 when there is no such file
+    num_bytes: int  # -1 if there is no such file
     mtime_ns: int
 
 
 def split_of(name: str) -> str | None:
-    """`train`, `validation` or `test` where a word of the name says so: `captions_val2017.json` -> `validation`."""
+    """`train`, `validation` or `test` if a word of the name says so: `captions_val2017.json` -> `validation`."""
     words = re.findall(r"[a-z]+", name.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def caption_files(source: Path) -> list[Path]:
-    """The file itself, or the caption files of a folder; none where the folder is laid out in another way."""
+    """The file itself, or the caption files of a folder; empty if the folder has another layout."""
     if source.is_file():
         return [source]
     for year in ("2017", "2014"):
@@ -91,30 +92,28 @@ def caption_files(source: Path) -> list[Path]:
     return []
 
 
-def read_photos(path: Path) -> list[Photo]:
+def read_caption_file(path: Path) -> list[ImageEntry]:
     """Reads a caption file.
 
     Raises:
-        ValueError: The file is laid out in no known way; shows the columns or top-level keys that were found. Or
-            something in it is no text, no name or no caption; shows where.
+        ValueError: The layout of the file is unknown; shows the columns or top-level keys that were found. Or a text,
+            a name or a caption in it is not one; shows where.
     """
     try:
-        photos = _read_by_suffix(path)
+        entries = _read_by_suffix(path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8 ({error}): save it as UTF-8.") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is no file of captions: its json is nested too deeply.") from error
-    for photo in photos:
+        raise ValueError(f"{path} is not a caption file: its JSON is nested too deeply.") from error
+    for entry in entries:
         try:
-            "".join((photo.path, photo.image_id, photo.split or "", *photo.captions)).encode()
-        except UnicodeEncodeError as error:  # json may spell half of a character, which nobody can store
-            raise ValueError(
-                f"{path}: photo {_shown(photo.path)} has a half of a surrogate pair in its texts."
-            ) from error
-    return photos
+            "".join((entry.path, entry.image_id, entry.split or "", *entry.captions)).encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
+            raise ValueError(f"{path}: image {_shown(entry.path)} contains half of a surrogate pair.") from error
+    return entries
 
 
-def _read_by_suffix(path: Path) -> list[Photo]:
+def _read_by_suffix(path: Path) -> list[ImageEntry]:
     if path.suffix == ".json":
         return _read_json(path)
     if path.suffix in (".jsonl", ".ndjson"):
@@ -123,59 +122,63 @@ def _read_by_suffix(path: Path) -> list[Photo]:
         return _read_table(path, _separated_lines(path))
     if path.suffix in (".txt", ".token"):
         return _in_listed_splits(path, _read_tokens(path) or _read_table(path, _separated_lines(path)))
-    raise ValueError(f"{path} is no file of captions that is known. Known: {KNOWN_FILES}.")
+    raise ValueError(f"{path} is not a known kind of caption file. Known: {KNOWN_FILES}.")
 
 
-def find_photos(
-    photos: Sequence[Photo], home: Path, images: Path | None = None, outside: bool = True
-) -> list[FoundPhoto]:
-    """Finds the photos' files under `images`, or else in the usual places beside the caption file in folder `home`.
+def locate_images(
+    entries: Sequence[ImageEntry], folder: Path, images: Path | None = None, outside: bool = True
+) -> list[LocatedImage]:
+    """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
 
-    Addresses stay as they are. Without `outside`, paths that lead out of these folders are looked for there by their
-    last part.
+    URLs are returned as they are. Without `outside`, paths that lead out of these folders are searched for in them by
+    their last component.
 
     Raises:
-        FileNotFoundError: Not one of them is there; names the places that were tried.
+        FileNotFoundError: None of the files exists; names the folders that were searched.
     """
-    roots = [images] if images is not None else [home]
-    if images is None and home.name in TEXT_FOLDERS:
-        roots.append(home.parent)
-    places = [place for root in roots for folder in USUAL_FOLDERS if (place := root / folder).is_dir()]
-    places_of = {  # folders of another split last: names may come again in another split
-        split: sorted(places, key=lambda place, split=split: split_of(place.name) not in (None, split))  # type: ignore[misc]
-        for split in {photo.split for photo in photos}
+    roots = [images] if images is not None else [folder]
+    if images is None and folder.name in TEXT_FOLDERS:
+        roots.append(folder.parent)
+    folders = [path for root in roots for name in USUAL_FOLDERS if (path := root / name).is_dir()]
+    folders_of = {  # folders of another split last: names may recur in another split
+        split: sorted(folders, key=lambda path, split=split: split_of(path.name) not in (None, split))  # type: ignore[misc]
+        for split in {entry.split for entry in entries}
     }
-    names = {os.path.basename(photo.path) for photo in photos}
-    bare_names_are_unique = len(names) == len({photo.path for photo in photos})
+    names = {os.path.basename(entry.path) for entry in entries}
+    bare_names_are_unique = len(names) == len({entry.path for entry in entries})
     found = []
-    for photo in photos:
-        if photo.path.startswith(ADDRESSES):
-            found.append(FoundPhoto(photo.path, photo.captions, photo.image_id, 0, 0))
+    for entry in entries:
+        if entry.path.startswith(ADDRESSES):
+            found.append(LocatedImage(entry.path, entry.captions, entry.image_id, 0, 0))
             continue
-        leads_out = os.path.isabs(photo.path) or ".." in Path(photo.path).parts
-        spellings = [] if leads_out and not outside else [photo.path]
-        if bare_names_are_unique and os.path.dirname(photo.path):
-            spellings.append(os.path.basename(photo.path))
-        candidates = (place / spelling for spelling in spellings for place in places_of[photo.split])
-        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # raises nothing
-        if path:
-            state = path.stat()
-            found.append(FoundPhoto(str(path), photo.captions, photo.image_id, state.st_size, state.st_mtime_ns))
-        else:
-            missing = roots[0] / (photo.path if spellings[:1] == [photo.path] else os.path.basename(photo.path))
-            found.append(FoundPhoto(str(missing), photo.captions, photo.image_id, -1, -1))
-    if photos and all(photo.num_bytes < 0 for photo in found):
-        tried = ", ".join(str(root) for root in roots)
-        folders = ", ".join(folder for folder in USUAL_FOLDERS if folder)
+        leads_out = os.path.isabs(entry.path) or ".." in Path(entry.path).parts
+        spellings = [] if leads_out and not outside else [entry.path]
+        if bare_names_are_unique and os.path.dirname(entry.path):
+            spellings.append(os.path.basename(entry.path))
+        found.append(_located(entry, spellings, folders_of[entry.split], roots[0]))
+    if entries and all(image.num_bytes < 0 for image in found):
+        searched = ", ".join(str(root) for root in roots)
+        subfolders = ", ".join(name for name in USUAL_FOLDERS if name)
         raise FileNotFoundError(
-            f"None of the {len(photos)} photos is there, the first is {photos[0].path!r}. Places tried: {tried} and in "
-            f"it {folders}. Say where the photos are with images=."
+            f"None of the {len(entries)} images exists, the first is {entries[0].path!r}. Searched: {searched} and the "
+            f"subfolders {subfolders}. Name the folder of the images with images=."
         )
     return found
 
 
+def _located(entry: ImageEntry, spellings: Sequence[str], folders: Sequence[Path], root: Path) -> LocatedImage:
+    """The first file of one of these names in one of these folders; otherwise the missing one below `root`."""
+    candidates = (folder / spelling for spelling in spellings for folder in folders)
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # never raises
+    if path:
+        state = path.stat()
+        return LocatedImage(str(path), entry.captions, entry.image_id, state.st_size, state.st_mtime_ns)
+    missing = root / (entry.path if spellings[:1] == [entry.path] else os.path.basename(entry.path))
+    return LocatedImage(str(missing), entry.captions, entry.image_id, -1, -1)
+
+
 def caption_columns(columns: Iterable[str]) -> list[str]:
-    """The columns that hold captions in a known layout; none where there is no such column."""
+    """The columns that hold captions in a known layout; empty if there are none."""
     columns = list(columns)
     for column in ("captions", "caption", "text", "txt", "sentences"):
         if column in columns:
@@ -184,7 +187,7 @@ def caption_columns(columns: Iterable[str]) -> list[str]:
 
 
 def captions_of(cells: Iterable[Any]) -> list[str]:
-    """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are left out.
+    """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are skipped.
 
     Raises:
         ValueError: A caption is not text, or has more than 10,000 characters.
@@ -199,7 +202,7 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
             if text is None:
                 continue
             if not isinstance(text, str):
-                raise ValueError(f"a caption is a text, found {_shown(text)}.")
+                raise ValueError(f"a caption must be text, found {_shown(text)}.")
             if len(text) > MAX_CAPTION:
                 raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
             if text.strip():
@@ -207,74 +210,65 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
     return captions
 
 
-def _read_json(path: Path) -> list[Photo]:
+def _read_json(path: Path) -> list[ImageEntry]:
     text = path.read_text("utf-8-sig")
     try:
         content = json.loads(text)
     except ValueError as error:  # also a number of more digits than Python reads
-        raise ValueError(f"{path} is not one json value ({error}). Is it JSON lines? Then call it .jsonl.") from error
+        raise ValueError(
+            f"{path} is not one JSON value ({error}). If it is JSON lines, rename it to .jsonl."
+        ) from error
     if isinstance(content, list) and content and all(isinstance(row, Mapping) for row in content):
         return _read_table(path, content)
     if isinstance(content, Mapping) and "images" in content:
-        images = _rows(path, content, "images")
         if "annotations" in content:
-            return _read_coco(path, images, _rows(path, content, "annotations"))
+            return _read_coco(path, content)
+        images = _rows(path, content, "images")
         if images and "sentences" in images[0]:
             return _read_karpathy(path, images)
     keys = content if isinstance(content, Mapping) else [type(content).__name__]
-    raise ValueError(f"{path} is laid out in no known way. Top-level keys found: {_names(keys)}. Known: {KNOWN_JSONS}.")
+    raise ValueError(f"{path} has an unknown layout. Top-level keys found: {_names(keys)}. Known: {KNOWN_JSONS}.")
 
 
 def _rows(path: Path, content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     rows = content[key]
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise ValueError(f'{path}: "{key}" is no list of objects, found {_shown(rows)}.')
+        raise ValueError(f'{path}: "{key}" is not a list of objects, found {_shown(rows)}.')
     return rows
 
 
-def _read_coco(path: Path, images: list[Mapping[str, Any]], annotations: list[Mapping[str, Any]]) -> list[Photo]:
-    captions: dict[str, list[str]] = {}
-    for number, annotation in enumerate(annotations, 1):
-        if "caption" not in annotation:
-            raise ValueError(
-                f"{path} has annotations without a caption (keys: {_names(annotation)}). "
-                "COCO's captions are in captions_*.json, not in instances_*.json."
-            )
-        place = f"{path}, annotation {number}"
-        of_image = captions.setdefault(_name(place, annotation, "image_id"), [])
-        of_image += _captions(place, [annotation["caption"]])
+def _read_coco(path: Path, content: Mapping[str, Any]) -> list[ImageEntry]:
+    images, captions = parse_annotations(path, content)
     split = split_of(path.stem)
-    photos = []
-    for number, image in enumerate(images, 1):
-        place = f"{path}, image {number}"
-        image_id = _name(place, image, "id")
-        photos.append(Photo(_name(place, image, "file_name"), tuple(captions.get(image_id, ())), split, image_id))
-    return photos
+    return [
+        ImageEntry(_name(f"{path}, image {image_id}", row, "file_name"), _stripped(captions[image_id]), split, image_id)
+        for image_id, row in images.items()
+    ]
 
 
-def _read_karpathy(path: Path, images: list[Mapping[str, Any]]) -> list[Photo]:
-    photos = []
+def _read_karpathy(path: Path, images: list[Mapping[str, Any]]) -> list[ImageEntry]:
+    entries = []
     for number, image in enumerate(images, 1):
-        place = f"{path}, image {number}"
-        name = _name(place, image, "filename")
-        folder = _name(place, image, "filepath") if "filepath" in image else ""
-        split = _name(place, image, "split") if "split" in image else None
-        image_id = _name(place, image, "cocoid") if "cocoid" in image else name
-        captions = _captions(place, [image.get("sentences")])
-        photos.append(
-            Photo(os.path.join(folder, name), captions, SPLIT_NAMES.get(split, split) if split else None, image_id)
+        where = f"{path}, image {number}"
+        name = _name(where, image, "filename")
+        folder = _name(where, image, "filepath") if "filepath" in image else ""
+        split = _name(where, image, "split") if "split" in image else None
+        image_id = _name(where, image, "cocoid") if "cocoid" in image else name
+        captions = _captions(where, [image.get("sentences")])
+        entries.append(
+            ImageEntry(os.path.join(folder, name), captions, SPLIT_NAMES.get(split, split) if split else None, image_id)
         )
-    return photos
+    return entries
 
 
 def _is_karpathy(path: Path) -> bool:
-    with path.open("rb") as file:  # the file of COCO has 140 MB
+    with path.open("rb") as file:  # COCO's file has 140 MB
         beginning = file.read(1 << 16)
     return b'"images"' in beginning and b'"sentences"' in beginning
 
 
-def _read_tokens(path: Path) -> list[Photo]:
-    """Photos of a token file; none when the first line is not `name.jpg#0<tab>caption`."""
+def _read_tokens(path: Path) -> list[ImageEntry]:
+    """Images of a token file; empty if the first line is not `name.jpg#0<tab>caption`."""
     captions: dict[str, list[str]] = {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
@@ -285,11 +279,11 @@ def _read_tokens(path: Path) -> list[Photo]:
                 return []
             elif line.strip():
                 raise ValueError(f"{path}, line {number}: found {line.strip()[:60]!r}, not name.jpg#0<tab>caption.")
-    return [Photo(name, tuple(captions_of(texts)), None, name) for name, texts in captions.items()]
+    return [ImageEntry(name, tuple(captions_of(texts)), None, name) for name, texts in captions.items()]
 
 
-def _in_listed_splits(path: Path, photos: list[Photo]) -> list[Photo]:
-    """Photos with the splits of Flickr8k's lists, where these are there; photos of no list are left out."""
+def _in_listed_splits(path: Path, entries: list[ImageEntry]) -> list[ImageEntry]:
+    """Images with the splits of Flickr8k's lists, if there are any; then images of no list are skipped."""
     listed: dict[str, str] = {}
     for folder in (path.parent, *(path.parent / name for name in TEXT_FOLDERS)):
         for word, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
@@ -297,10 +291,10 @@ def _in_listed_splits(path: Path, photos: list[Photo]) -> list[Photo]:
                 try:
                     listed.update(dict.fromkeys(names.read_text("utf-8").split(), split))
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{names} is not a text in UTF-8 ({error}): save it as UTF-8.") from error
+                    raise ValueError(f"{names} is not UTF-8 text ({error}): save it as UTF-8.") from error
     if not listed:
-        return photos
-    return [photo._replace(split=listed[photo.path]) for photo in photos if photo.path in listed]
+        return entries
+    return [entry._replace(split=listed[entry.path]) for entry in entries if entry.path in listed]
 
 
 def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
@@ -311,7 +305,7 @@ def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not json: {error}.") from error
+                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
             if not isinstance(row, Mapping):
                 raise ValueError(f"{path}, line {number}: found {line.strip()[:60]!r}, not an object of columns.")
             yield row
@@ -327,19 +321,19 @@ def _separated_lines(path: Path) -> Iterable[Mapping[str, Any]]:
             for row in reader:
                 if None in row:
                     raise ValueError(
-                        f"{path}, line {reader.line_num}: more cells than the header's {len(row) - 1}. Put captions "
-                        f"with {delimiter!r} into quotation marks."
+                        f"{path}, line {reader.line_num}: more cells than the header's {len(row) - 1}. Quote "
+                        f"captions that contain {delimiter!r}."
                     )
                 yield {name.strip(): cell for name, cell in row.items()}
-        except csv.Error as error:  # a quotation mark without its end, for one
+        except csv.Error as error:  # such as an unclosed quotation mark
             raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
 
 
-def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Photo]:
-    photos: dict[str, Photo] = {}
+def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
+    entries: dict[str, ImageEntry] = {}
     split_of_file = split_of(path.stem)
     for number, row in enumerate(rows, 1):
-        place = f"{path}, row {number}"
+        where = f"{path}, row {number}"
         path_column = next((column for column in PATH_COLUMNS if column in row), None)
         captions = caption_columns(row)
         if path_column is None or not captions:
@@ -348,42 +342,46 @@ def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Photo]:
                 f"Columns found: {_names(row)}. Known: an image path ({', '.join(PATH_COLUMNS)}) and "
                 f"{KNOWN_LAYOUTS}."
             )
-        name = _name(place, row, path_column) if row[path_column] else ""
-        split = _name(place, row, "split") if row.get("split") else None
-        new = Photo(
+        name = _name(where, row, path_column) if row[path_column] else ""
+        split = _name(where, row, "split") if row.get("split") else None
+        new = ImageEntry(
             name,
-            _captions(place, (row[column] for column in captions)),
+            _captions(where, (row[column] for column in captions)),
             SPLIT_NAMES.get(split, split) if split else split_of_file,
-            _name(place, row, "image_id") if row.get("image_id") else name,
+            _name(where, row, "image_id") if row.get("image_id") else name,
         )
-        known = photos.get(name)
+        known = entries.get(name)
         if known and known.split != new.split:
             raise ValueError(
-                f"{path} has photo {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
+                f"{path} has image {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
             )
-        photos[name] = known._replace(captions=known.captions + new.captions) if known else new
-    if not photos:
+        entries[name] = known._replace(captions=known.captions + new.captions) if known else new
+    if not entries:
         raise ValueError(f"{path} has no rows.")
-    return list(photos.values())
+    return list(entries.values())
 
 
-def _name(place: str, row: Mapping[str, Any], key: str) -> str:
-    """A file name, an id or a split: a text, or a number."""
+def _name(where: str, row: Mapping[str, Any], key: str) -> str:
+    """A file name, an id or a split: text, or a number."""
     value = row.get(key)
     if not isinstance(value, str | int | float):
-        raise ValueError(f'{place}: "{key}" is a text or a number, found {_shown(value)}.')
+        raise ValueError(f'{where}: "{key}" must be text or a number, found {_shown(value)}.')
     return str(value)
 
 
-def _captions(place: str, cells: Iterable[Any]) -> tuple[str, ...]:
+def _captions(where: str, cells: Iterable[Any]) -> tuple[str, ...]:
     try:
         return tuple(captions_of(cells))
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _stripped(captions: Iterable[str]) -> tuple[str, ...]:
+    return tuple(captions_of([list(captions)]))
 
 
 def _shown(value: Any) -> str:
-    """A value of a file, whatever it is, as short as a message can bear it."""
+    """A value of a file, whatever it is, short enough for a message."""
     text = reprlib.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 

@@ -7,12 +7,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class CaptionCollator:
-    """Puts images and all of their captions into one batch, so that each image is encoded once, not once a caption.
+    """Collates images with all of their captions, so that each image is encoded once, not once per caption.
 
     Args:
         processor: A `GRUCaptionerProcessor`.
         model: A captioner, to add `decoder_input_ids` to each batch. `transformers.Trainer` needs them for its own
-            `label_smoothing_factor`, because it takes the labels out before it calls forward.
+            `label_smoothing_factor`, because it removes the labels before it calls forward.
     """
 
     def __init__(self, processor, model=None):
@@ -38,7 +38,7 @@ class CaptionCollator:
         return batch
 
     def images(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """The images of the rows alone, as generate() takes them."""
+        """Only the images of the rows, as generate() takes them."""
         if "regions" in rows[0]:
             regions = torch.stack([row["regions"] for row in rows])  # (B, P, D)
             return {"encoder_outputs": BaseModelOutput(last_hidden_state=regions)}

@@ -1,28 +1,28 @@
-"""A cache on disk of what a frozen vision encoder says of each image, so that training runs the encoder once.
+"""A disk cache of a frozen vision encoder's output for each image, so that training runs the encoder once.
 
-    <folder>/<key>/cache.json           the shape, and what made it
-    <folder>/<key>/shard-00000.bin      (256, P, D) fp16 or bf16 numbers of the first 256 images, read by memory map
+    <folder>/<key>/cache.json           shape, dtype, view and image processor settings
+    <folder>/<key>/shard-00000.bin      (256, P, D) fp16 or bf16 values of the first 256 images, read by memory map
 
-The key covers all that the numbers depend on: the encoder's configuration and weights, the image processor's settings,
-the view and the bytes of every image in their order. So a cache is never wrong, only absent. Weights enter the key in
-half precision: a checkpoint stored in fp16 finds the cache of the encoder it was made with, and the cache's own
-rounding is as coarse.
+The key covers everything that the values depend on: the encoder's configuration and weights, the image processor's
+settings, the view and the bytes of every image in their order. So a cache is never stale, only absent. Weights enter
+the key in half precision: a checkpoint stored in fp16 finds the cache of the encoder it was made with, and the cache
+itself rounds as coarsely.
 
-A shard is written atomically, so a killed run goes on where it stopped. Several processes need no
-talk: each starts at its own place, goes round, and skips what is there. On a disk that machines share they share the
-work too, without one each machine makes its own cache; nothing else here assumes a shared disk.
+A shard is written atomically, so a killed run resumes where it stopped. Several processes need no communication: each
+starts at a different shard, wraps around, and skips shards that exist. On a shared disk machines share the work too;
+without one each machine makes its own cache. Nothing else here assumes a shared disk.
 
-A trainable encoder or random augmentation must not be cached, which is the caller's to see to.
+The caller must not cache a trainable encoder or random augmentation.
 """
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,12 +38,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import PARTIAL, write_atomically
-from .sources import decode_photos
+from .sources import decode_images
 
-IMAGES_A_SHARD = 256
-LEFTOVER_AFTER = 3600  # seconds since a file was last written to; a shard takes seconds
-CROPPED_AREA = (0.6, 1.0)  # share of the image that a random crop keeps
-# What a configuration says of where it came from and not of what is computed.
+_logger = logging.getLogger(__name__)
+
+IMAGES_PER_SHARD = 256
+LEFTOVER_AFTER = 3600  # seconds since the last write; a shard takes seconds
+CROPPED_AREA = (0.6, 1.0)  # fraction of the image that a random crop keeps
+# Entries of a configuration that don't affect what is computed.
 PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 
 ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
@@ -51,13 +53,12 @@ ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at every image of a data set; a cache holds one.
+    """An augmentation of every image of a data set; a cache holds one.
 
     Args:
-        mirror: Left and right change places.
+        mirror: Flip the image horizontally.
         crop: Number of a random crop, 1 or more: 60 to 100 % of the area in the image's own proportions, mirrored half
-            of the time. The same number always cuts the same part out of the image at a place in the data set. None:
-            the whole image.
+            of the time. The crop is determined by this number and the index of the image. None: the whole image.
     """
 
     mirror: bool = False
@@ -80,7 +81,7 @@ class View:
 
 
 class Regions(torch.utils.data.Dataset):
-    """The regions of every image, `(P, D)` each, mapped from disk: memory does not grow with their number."""
+    """The regions of every image, `(P, D)` each, memory-mapped: memory does not grow with their number."""
 
     def __init__(self, shards: Sequence[Path], shape: tuple[int, int, int], dtype: torch.dtype):
         self.shape = shape  # (images, P, D)
@@ -95,21 +96,21 @@ class Regions(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> torch.Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return self._shards[index // IMAGES_A_SHARD][index % IMAGES_A_SHARD].clone()  # (P, D), writing into it is safe
+        return self._shards[index // IMAGES_PER_SHARD][index % IMAGES_PER_SHARD].clone()  # (P, D), safe to modify
 
 
 class RegionCache:
     """Caches of one encoder with one image processor.
 
     Args:
-        folder: Where caches live.
+        folder: Cache directory, of all caches.
         encoder: Frozen vision encoder, `(B, 3, height, width)` -> `(B, P, D)`.
         encoder_config: Its configuration; part of the key.
         to_pixel_values: Images -> `(B, 3, height, width)`.
-        settings: All that `to_pixel_values` depends on, the image processor's `to_dict()`; part of the key.
-        precision: `"float16"` or `"bfloat16"`, of the numbers on disk; part of the key.
-        batch_size: Images a call of the encoder. With more, a CPU spends as long on fresh memory for the first layers'
-            outputs as on computing them.
+        settings: Everything that `to_pixel_values` depends on, the image processor's `to_dict()`; part of the key.
+        precision: `"float16"` or `"bfloat16"`, of the values on disk; part of the key.
+        batch_size: Images per call of the encoder. With more, a CPU spends as long on allocating memory for the first
+            layers' outputs as on computing them.
     """
 
     def __init__(
@@ -132,42 +133,42 @@ class RegionCache:
         self.batch_size = batch_size
 
     def regions(self, dataset: Dataset, view: View | None = None, *, process: int = 0, processes: int = 1) -> Regions:
-        """Regions of every image of a data set, from the cache, or made now together with the other processes.
+        """Regions of every image of a data set, from the cache, or encoded now together with the other processes.
 
-        Runs on every process that shares the work, with its number `process` of `processes` on this machine; the first
-        one shows a progress bar. Each process leaves when all shards are there.
+        Runs on every process that shares the work, with its index `process` of `processes` on this machine; the first
+        one shows a progress bar. Each process returns when all shards exist.
 
         Args:
-            dataset: Rows with columns `image` and `image_digest`, as `load_captions` gives them.
-            view: How each image is looked at; the whole image when not given.
+            dataset: Rows with columns `image` and `image_digest`, as from `load_captions`.
+            view: Augmentation of each image; the whole image by default.
 
         Raises:
-            OSError: Not enough free disk; says how much is needed.
-            ValueError: The encoder's output doesn't fit into half precision.
+            OSError: Not enough free disk space; says how much is needed.
+            ValueError: The encoder's output exceeds the range of half precision.
         """
         view = view or View()
-        home = self.home(dataset, view)
+        directory = self.directory(dataset, view)
         shape = (len(dataset), *self.region_shape)
-        home.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(home)
-        shards = self._shards(home, len(dataset))
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(directory)
+        shards = self._shards(directory, len(dataset))
         missing = sum(size for path, size in shards.items() if self._is_missing(path, size))
         if missing:
-            self._check_free_disk(home, missing)
+            self._check_free_disk(directory, missing)
             made_of = {"shape": shape, "dtype": str(self.dtype), "view": str(view), "settings": self.settings}
-            _write_whole(home / "cache.json", json.dumps(made_of, indent=2).encode())
+            _write(directory / "cache.json", json.dumps(made_of, indent=2).encode())
             self._encode_missing(dataset, view, shards, process, processes)
         return Regions(list(shards), shape, self.dtype)
 
-    def home(self, dataset: Dataset, view: View) -> Path:
-        """Folder of this data set's cache."""
+    def directory(self, dataset: Dataset, view: View) -> Path:
+        """Directory of this data set's cache."""
         digest = hashlib.sha256(f"{self._encoder_digest}|{self.settings}|{self.dtype}|{view}".encode())
         digest.update("".join(dataset["image_digest"][:]).encode())
         return self.folder / digest.hexdigest()[:32]
 
     def missing_bytes(self, dataset: Dataset, view: View | None = None) -> int:
-        """What is still to be written for this data set."""
-        shards = self._shards(self.home(dataset, view or View()), len(dataset))
+        """Bytes still to be written for this data set."""
+        shards = self._shards(self.directory(dataset, view or View()), len(dataset))
         return sum(size for path, size in shards.items() if self._is_missing(path, size))
 
     @cached_property
@@ -192,44 +193,44 @@ class RegionCache:
         regions = self.encoder(self.to_pixel_values(images).to(device)).to("cpu", self.dtype)  # (B, P, D)
         if not regions.isfinite().all():
             raise ValueError(
-                f"the encoder's output doesn't fit into {self.dtype}: it can't be cached so. Take bfloat16, or train "
-                "without the cache."
+                f"the encoder's output exceeds the range of {self.dtype}: set data.cache_precision to bfloat16, or "
+                "data.cache to false."
             )
         return regions
 
     def _encode_missing(self, dataset, view, shards: dict[Path, int], process: int, processes: int) -> None:
         numbered = list(enumerate(shards.items()))
         first = len(shards) * process // processes
-        progress = tqdm(total=len(dataset), desc=f"encoding photos, {view}", unit="photo", disable=process > 0)
+        progress = tqdm(total=len(dataset), desc=f"encoding images, {view}", unit="image", disable=process > 0)
         with progress:
             for number, (path, size) in [*numbered[first:], *numbered[:first]]:
-                start = number * IMAGES_A_SHARD
-                stop = min(start + IMAGES_A_SHARD, len(dataset))
+                start = number * IMAGES_PER_SHARD
+                stop = min(start + IMAGES_PER_SHARD, len(dataset))
                 if self._is_missing(path, size):
                     batches = []
                     for begin in range(start, stop, self.batch_size):
-                        images = decode_photos(dataset, range(begin, min(begin + self.batch_size, stop)))
+                        images = decode_images(dataset, range(begin, min(begin + self.batch_size, stop)))
                         batches.append(self._encode([view(image, begin + k) for k, image in enumerate(images)]))
                         progress.update(len(images))
                     numpy = torch.cat(batches).view(torch.int16).numpy()  # numpy has no bfloat16
-                    _write_whole(path, numpy.tobytes())
+                    _write(path, numpy.tobytes())
                 else:
                     progress.update(stop - start)
 
-    def _shards(self, home: Path, num_images: int) -> dict[Path, int]:
-        """Files of a cache in their order, with the bytes that each has when it is whole."""
-        places, width = self.region_shape
-        sizes = (num * places * width * self.dtype.itemsize for num in _images_of_shards(num_images))
-        return {home / f"shard-{number:05d}.bin": size for number, size in enumerate(sizes)}
+    def _shards(self, directory: Path, num_images: int) -> dict[Path, int]:
+        """Files of a cache in their order, with the size of each in bytes when complete."""
+        num_regions, width = self.region_shape
+        sizes = (num * num_regions * width * self.dtype.itemsize for num in _images_of_shards(num_images))
+        return {directory / f"shard-{number:05d}.bin": size for number, size in enumerate(sizes)}
 
     @staticmethod
     def _is_missing(path: Path, size: int) -> bool:
-        """Whether a shard is still to be made. A file of another size was torn by a power cut: it is named."""
+        """Whether a shard is still to be written. Warns in the log of one that a power cut truncated."""
         if not path.exists():
             return True
         found = path.stat().st_size
         if found != size:
-            warnings.warn(f"{path} is torn ({found} of {size} bytes): it is made anew.", stacklevel=4)
+            _logger.warning("%s is damaged (%d of %d bytes) and is written again.", path, found, size)
         return found != size
 
     def _check_free_disk(self, folder: Path, needed: int) -> None:
@@ -237,7 +238,7 @@ class RegionCache:
         if free < needed:
             raise OSError(
                 f"the feature cache needs {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free: make room, or "
-                "name another data.cache_folder."
+                "set data.cache_folder to another disk."
             )
 
 
@@ -247,29 +248,29 @@ def _without_provenance(settings: dict[str, Any]) -> str:
 
 
 def _images_of_shards(num_images: int) -> list[int]:
-    """How many images each shard holds."""
-    return [min(IMAGES_A_SHARD, num_images - start) for start in range(0, num_images, IMAGES_A_SHARD)]
+    """Number of images of each shard."""
+    return [min(IMAGES_PER_SHARD, num_images - start) for start in range(0, num_images, IMAGES_PER_SHARD)]
 
 
-def _remove_leftovers(home: Path) -> None:
-    """Removes what killed processes had begun to write. Another, of any machine, may be writing just now."""
-    for leftover in home.glob(f"*{PARTIAL}"):
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+def _remove_leftovers(directory: Path) -> None:
+    """Removes unfinished files of killed processes; recent ones may belong to a running process of any machine."""
+    for leftover in directory.glob(f"*{PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AFTER:
                 leftover.unlink()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content, writer=f"{platform.node()}.{os.getpid()}")
 
 
 class CaptionedRegions(torch.utils.data.Dataset):
-    """Rows `{"regions": (P, D) tensor, "captions": [...]}`: a data set whose images were encoded before.
+    """Rows `{"regions": (P, D) tensor, "captions": [...]}`: a data set of encoded images.
 
     Args:
-        views: One cache an augmentation of the images; each epoch draws one of them for each image.
+        views: One cache per augmentation; each epoch draws one of them for each image.
         captions: The captions of each image.
-        seed: Of the draw, which depends on nothing but seed, epoch and image.
+        seed: Of the draw, which depends only on seed, epoch and image.
     """
 
     def __init__(self, views: Sequence[Regions], captions: Sequence[list[str]], seed: int = 0):
@@ -289,13 +290,13 @@ class CaptionedRegions(torch.utils.data.Dataset):
 
 
 class CaptionedImages(torch.utils.data.Dataset):
-    """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that learns too.
+    """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that is trained too, or not cached.
 
     Args:
         dataset: Rows with columns `image` and `captions`.
-        augment: A new random crop of each image each epoch, mirrored half of the time.
-        color_jitter: Brightness, contrast and saturation of a crop each change by up to this share, [0, 1).
-        seed: Of crops and colors, which depend on nothing but seed, epoch and image.
+        augment: A new random crop of each image in each epoch, mirrored half of the time.
+        color_jitter: Brightness, contrast and saturation of a crop each change by up to this fraction, [0, 1).
+        seed: Of crops and colors, which depend only on seed, epoch and image.
     """
 
     def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):
@@ -310,7 +311,7 @@ class CaptionedImages(torch.utils.data.Dataset):
         return len(self.captions)
 
     def __getitem__(self, index: int) -> dict:
-        image = ImageOps.exif_transpose(*decode_photos(self.images, [index]))
+        image = ImageOps.exif_transpose(*decode_images(self.images, [index]))
         if self.augment:
             image = View(crop=1 + self.seed * 1_000_003 + self.epoch)(image, index)
             if self.color_jitter:

@@ -1,8 +1,8 @@
-"""Where the photos of a data set may come from: its own files, and addresses only if the user says so.
+"""Where the images of a data set may come from: its own files, and URLs only if the user allows them.
 
-A data set that was downloaded names what its author likes: addresses, that each training run would ask, of this
-machine and its network too; files of this machine, that the model would learn from. A table that the user wrote and
-names may name any file.
+A downloaded data set may refer to anything its author chose: URLs, also of this machine and its network, that each
+training run would request; files of this machine, that the model would be trained on. Only a table that the user names
+may refer to any file.
 """
 
 import json
@@ -20,16 +20,16 @@ from huggingface_hub.errors import HTTPError
 
 from ..untrusted_images import ADDRESSES, RefusedError, fetch_picture
 
-CARDS = ("README.md", ".huggingface.yaml")  # that say which files a data set is of
+CARDS = ("README.md", ".huggingface.yaml")  # name the files of a data set
 
 
 class Origin(NamedTuple):
-    """What the photos of a source may be read from.
+    """What the images of a source may be read from.
 
     Attributes:
-        folders: Whose files may be read; None for any file.
-        hub_id: Of the data set on the Hub, whose files may be read too.
-        allow_urls: Whether addresses are fetched, by the rules of [`fetch_picture`]; never with HF_HUB_OFFLINE.
+        folders: Folders whose files may be read; None for any file.
+        hub_id: A data set on the Hub whose files may be read too.
+        allow_urls: Whether URLs are fetched, by the rules of [`fetch_picture`]; never with HF_HUB_OFFLINE.
     """
 
     folders: tuple[str, ...] | None = ()
@@ -37,31 +37,31 @@ class Origin(NamedTuple):
     allow_urls: bool = False
 
     def read(self, path: str) -> tuple[bytes, str | None]:
-        """The bytes of a photo's file, and why they can't be had, if so."""
+        """The bytes of an image's file, and why they can't be read, if so."""
         if path.startswith(ADDRESSES) and "::" not in path:
             return self._fetch(path)
-        if not self._is_of_the_set(path):
-            return b"", f"{path}: not a file of this data set; a table of your own (CSV, JSON lines) may name it"
+        if not self._is_in_data_set(path):
+            return b"", f"{path}: not a file of this data set; only a table of your own (CSV, JSON lines) may name it"
         try:
             if "::" not in path and "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
-                return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # which might never end
+                return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # reading might never end
             with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
                 return file.read(), None
-        except (OSError, ValueError) as error:  # a ValueError is of a null byte in the name
+        except (OSError, ValueError) as error:  # a null byte in the name raises ValueError
             return b"", f"{path}: {getattr(error, 'strerror', None) or error}"
 
     def _fetch(self, address: str) -> tuple[bytes, str | None]:
         if not self.allow_urls:
-            return b"", f"{address}: an address, and addresses are fetched only with allow_urls"
+            return b"", f"{address}: a URL, and URLs are fetched only with allow_urls"
         if is_offline():
-            return b"", f"{address}: an address, and HF_HUB_OFFLINE is set"
+            return b"", f"{address}: a URL, and HF_HUB_OFFLINE is set"
         try:
             return fetch_picture(address), None
         except RefusedError as error:
             return b"", f"{address}: {error}"
 
-    def _is_of_the_set(self, path: str) -> bool:
-        *archives, file = path.split("::")  # as in zip://photo.jpg::/folder/photos.zip
+    def _is_in_data_set(self, path: str) -> bool:
+        *archives, file = path.split("::")  # as in zip://image.jpg::/folder/images.zip
         if not all(archive.startswith("zip://") for archive in archives):
             return False
         if "://" in file:
@@ -86,16 +86,16 @@ def origin_of_hub(hub_id: str, allow_urls: bool) -> Origin:
 
 
 def _unpacked() -> str:
-    """Where `datasets` unpacks archives, and keeps what it downloaded."""
+    """The folder where `datasets` unpacks archives and keeps downloads."""
     return os.path.normpath(Path(datasets.config.DOWNLOADED_DATASETS_PATH).expanduser().absolute())
 
 
 def check_card(name: str, folder: Path | None) -> None:
-    """Refuses a data set whose card says that its rows are in other folders or at addresses.
+    """Refuses a data set whose card places its rows in other folders or at URLs.
 
     Args:
-        name: Of the data set; its Hub id where it has no folder.
-        folder: Where it is on this machine.
+        name: Name of the data set; its Hub id if it has no folder.
+        folder: Its folder on this machine.
 
     Raises:
         RefusedError: Names the file.
@@ -108,13 +108,13 @@ def check_card(name: str, folder: Path | None) -> None:
         configs = content.get("configs") if isinstance(content, dict) else None
         for file in _files_of(configs):
             if "://" in file or os.path.isabs(file) or ".." in Path(file).parts or file.startswith("~"):
-                raise RefusedError(f"{name} is refused: by its {card}, its rows are in {file[:200]!r}, not in it.")
+                raise RefusedError(f"{name} is refused: its {card} places its rows in {file[:200]!r}, outside of it.")
 
 
 def _card_of_hub(hub_id: str, card: str) -> Path | None:
     try:
         return Path(hf_hub_download(hub_id, card, repo_type="dataset"))
-    except (HTTPError, OSError, ValueError):  # there is none, or no Hub; what datasets does then, it says
+    except (HTTPError, OSError, ValueError):  # none, or no Hub, which `datasets` will report
         return None
 
 
@@ -130,7 +130,7 @@ def _files_of(content: Any, is_file: bool = False) -> Iterator[str]:
 
 
 def check_saved(name: str, folder: Path) -> None:
-    """Refuses a folder of `save_to_disk` that says that its rows are in files of other folders.
+    """Refuses a folder of `save_to_disk` that places its rows in files of other folders.
 
     Raises:
         RefusedError: Names the file.
@@ -146,4 +146,6 @@ def check_saved(name: str, folder: Path) -> None:
             files += [each["filename"] for each in json.loads(state.read_bytes())["_data_files"]]
     for file in files:
         if Path(file).name != file or file == "..":
-            raise RefusedError(f"{name} is refused: by its state.json, its rows are in {str(file)[:200]!r}, not in it.")
+            raise RefusedError(
+                f"{name} is refused: its state.json places its rows in {str(file)[:200]!r}, outside of it."
+            )

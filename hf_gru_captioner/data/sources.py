@@ -1,7 +1,7 @@
-"""Photos with their captions, from wherever they are, as rows of one form, whole or as a stream.
+"""Captioned images from many kinds of sources as rows with the same columns, as a data set or as a stream.
 
-`caption_files.py` reads what `datasets` can't; here a source is recognised, its rows are brought into one form and
-checked. A photo is known by the digest of its encoded bytes, so that a cache notices another photo of the same name.
+`caption_files.py` reads what `datasets` can't; here a source is recognised, its rows are converted and checked. An
+image is identified by the digest of its encoded bytes, so that a cache notices another image of the same name.
 """
 
 import glob
@@ -48,21 +48,21 @@ from .caption_files import (
     KNOWN_LAYOUTS,
     SPLIT_NAMES,
     SUFFIXES,
-    FoundPhoto,
+    LocatedImage,
     caption_columns,
     caption_files,
     captions_of,
-    find_photos,
-    read_photos,
+    locate_images,
+    read_caption_file,
     split_of,
 )
 from .origins import Origin, check_card, check_saved, origin_of_folder, origin_of_hub
 
-VALIDATION_SHARE = 0.05  # of the photos of a source that has only a train split
-PHOTOS_A_SHARD = 256  # of a stream of single files; a shard is what `seed` puts in another order
+VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
+IMAGES_PER_SHARD = 256  # in a stream of single files; `seed` shuffles shards
 NO_CAPTION = "no caption"
-ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is asked for
-NAMED_ROWS = 5  # of the skipped ones
+ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is enforced
+NAMED_ROWS = 5  # skipped rows that the warning names
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
 CHECKED = Features(
@@ -84,7 +84,7 @@ def load_captions(
     max_skipped: float = 0.01,
     allow_urls: bool = False,
 ) -> Dataset:
-    """Reads one split of captioned photos. What the source is shows in the source.
+    """Loads one split of captioned images. The kind of source is recognised by its content.
 
     Args:
         source: One of
@@ -92,59 +92,58 @@ def load_captions(
             - a Hub id (`"jxie/flickr8k"`) or a folder that `datasets.load_dataset` reads: parquet files, images with
               `metadata.jsonl` or `metadata.csv`;
             - a folder written by `save_to_disk`;
-            - a CSV, TSV, JSON or JSON lines file of image paths and captions, with a column `split` or without;
-            - COCO captions, a json file or the root folder with `annotations/` in it;
-            - Karpathy's json, or a folder with it;
-            - `Flickr8k.token.txt` or Kaggle's `captions.txt`, or a folder with it, with the split lists or without;
+            - a CSV, TSV, JSON or JSON lines file of image paths and captions, with or without a column `split`;
+            - COCO captions, a JSON file or the root folder with `annotations/` in it;
+            - Karpathy's JSON, or a folder with it;
+            - `Flickr8k.token.txt` or Kaggle's `captions.txt`, or a folder with it, with or without the split lists;
             - webdataset shards: a folder with `*.tar`, one file, or a pattern like `"shards/train-*.tar"`.
-        split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. Where the
-            source has only a train split, or tells nothing of splits, 5 % of the photos (at least one), chosen by a
-            hash of the image_id (of the image where it has no name), are the validation split and the others are the
-            train split.
-        images: Folder of the photos of a caption file; the usual places beside the file when not given.
-        max_skipped: Share of the rows, 0 to 1, that may be left out because the photo can't be read or has no caption.
-        allow_urls: Fetch photos whose addresses the source gives: of the public web only, 20 MB and 10 seconds each,
-            and never with HF_HUB_OFFLINE. Otherwise they are photos that can't be read. So are files outside of a
-            folder or data set; a table that `source` names may name any.
+        split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. If the
+            source has only a train split, or no splits, 5 % of the images (at least one), chosen by a hash of the
+            image_id (of the image if it has no name), are the validation split and the others the train split.
+        images: Folder of the images of a caption file; by default the usual folders beside the file.
+        max_skipped: Fraction of the rows, 0 to 1, that may be skipped: the image can't be read or has no caption.
+        allow_urls: Fetch images whose URLs the source gives: from the public web only, 20 MB and 10 seconds each,
+            and never with HF_HUB_OFFLINE. Otherwise they count as images that can't be read. So do files outside of a
+            folder or data set, unless a table that `source` names refers to them.
 
     Returns:
-        Rows of `image`, decoded when asked for, `captions`, `image_id` (the name or number that the source gives it,
-        else the row number) and `image_digest` (the sha256 of the encoded image), in the order of the source. Rows
-        that had to be left out are counted and named in a warning.
+        Rows of `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the row
+        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. A warning counts and
+        names skipped rows.
 
     Raises:
-        FileNotFoundError: No such folder or file, or not one photo of a caption file; names the places tried.
-        ValueError: No such split, a layout that is not known (shows what was found), or too many rows to be left out.
+        FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
+        ValueError: No such split, an unknown layout (shows what was found), or too many skipped rows.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(False)
     layout = _Layout.of(found, rows.features)
     rows = rows.select_columns(layout.columns(rows.column_names))
-    photos = rows.select_columns([layout.image])
+    decoded = rows.select_columns([layout.image])
     if layout.image != "image":
-        photos = photos.rename_column(layout.image, "image")
-    if not isinstance(photos.features["image"], Image):
-        photos = photos.cast_column("image", Image())
+        decoded = decoded.rename_column(layout.image, "image")
+    if not isinstance(decoded.features["image"], Image):
+        decoded = decoded.cast_column("image", Image())
     checked = rows.cast_column(layout.image, Image(decode=False)).map(
         _check_row,
         with_indices=True,
         fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": allow_urls},
         remove_columns=rows.column_names,
         features=Features({**CHECKED, "image": Image()}) if allow_urls else CHECKED,
-        desc="checking photos",
+        desc="checking images",
     )
-    if allow_urls:  # the bytes as they were fetched: `datasets` would ask again
-        photos, checked = checked.select_columns("image"), checked.remove_columns("image")
+    if allow_urls:  # the fetched bytes: `datasets` would fetch again
+        decoded, checked = checked.select_columns("image"), checked.remove_columns("image")
     kept: Sequence[int] = range(len(rows))
     if found.divided:
-        kept = _half(checked["key"][:], split)
+        kept = _divide(checked["key"][:], split)
     tally = _Tally(found.name, max_skipped)
     problems, image_ids = checked["problem"][:], checked["image_id"][:]
     kept = [index for index in kept if tally.keeps(image_ids[index], problems[index])]
     tally.close()
     if not kept:
-        raise ValueError(f"{found.name} has no photo in its split {split!r}.")
-    dataset = concatenate_datasets([photos, checked.remove_columns(["key", "problem"])], axis=1)
+        raise ValueError(f"{found.name} has no images in its split {split!r}.")
+    dataset = concatenate_datasets([decoded, checked.remove_columns(["key", "problem"])], axis=1)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 
@@ -159,25 +158,25 @@ def stream_captions(
     world_size: int = 1,
     seed: int | None = None,
 ) -> IterableDataset:
-    """Reads one split of captioned photos row by row, for sets too large to be copied or looked through first.
+    """Reads one split of captioned images row by row, for sets too large to be copied or checked first.
 
-    Runs on every process, each with its `rank`. `state_dict()` and `load_state_dict()` of the stream mark a place and
-    go on there. Cheapest where `world_size` divides the number of shards: then no process reads another's photos.
+    Runs on every process, each with its `rank`. `state_dict()` and `load_state_dict()` of the stream save and restore
+    its position. Cheapest if `world_size` divides the number of shards: then no process reads another's images.
 
     Args:
         source, split, images: As for `load_captions`.
-        max_skipped: As for `load_captions`, of the rows that this process has seen; judged from 100 rows on and when
-            the stream ends, which is also when the warning comes.
-        rank, world_size: This process, and how many share the rows.
-        seed: Of another order of the shards, and of yet another after each `set_epoch`. Inside of a shard the order
-            stays. The order of the source when not given.
+        max_skipped: As for `load_captions`, of the rows that this process has seen; enforced from 100 rows on and when
+            the stream ends, which is also when the warning is given.
+        rank, world_size: Index of this process, and number of processes that share the rows.
+        seed: Of a random order of the shards, a new one after each `set_epoch`; rows keep their order within a shard.
+            By default the order of the source.
 
     Returns:
-        Rows of `image`, `captions` and `image_id`, the same as `load_captions` gives, but for photos without a name:
-        their image_id is the beginning of the image's digest.
+        Rows of `image`, `captions` and `image_id`, as of `load_captions`, except that the image_id of images without a
+        name is the beginning of the image's digest.
 
     Raises:
-        FileNotFoundError, ValueError: As `load_captions`, those of rows when they are read.
+        FileNotFoundError, ValueError: As `load_captions`; those of rows when they are read.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(True, world_size)
@@ -197,34 +196,34 @@ def stream_captions(
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
 
 
-def decode_photos(rows: Dataset, places: Iterable[int]) -> list[PILImage.Image]:
-    """Photos of rows of `load_captions`, which has seen that they can be read; files may change while a run goes on.
+def decode_images(rows: Dataset, indices: Iterable[int]) -> list[PILImage.Image]:
+    """Images of rows of `load_captions`, which has checked them; but files may change during a run.
 
     Raises:
-        ValueError: One can't be read any more. Names it.
+        ValueError: One can no longer be read. Names it.
     """
-    photos = []
-    for place in places:
+    images = []
+    for index in indices:
         try:
-            photos.append(rows[place]["image"])
+            images.append(rows[index]["image"])
         except Exception as error:  # as below
             named = "image_id" in rows.column_names
-            name = rows.select_columns("image_id")[place]["image_id"] if named else f"number {place}"
+            name = rows.select_columns("image_id")[index]["image_id"] if named else f"number {index}"
             raise ValueError(
-                f"the photo {name} could be read before and can't be any more ({type(error).__name__}: {error}): mend "
-                "it, or take it out of the source, and run the same command again."
+                f"image {name} can no longer be read ({type(error).__name__}: {error}): repair it, or remove it from "
+                "the source, and run the same command again."
             ) from error
-    return photos
+    return images
 
 
 class _Found(NamedTuple):
-    """A source that was recognised, and one split of it."""
+    """A recognised source, and one split of it."""
 
     name: str
     load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset of the source's own columns
     origin: Origin
-    divided: bool = False  # whether train and validation are still to be divided
-    root: str | None = None  # the folder that paths of images begin with
+    divided: bool = False  # whether train and validation are still to be split
+    root: str | None = None  # the folder that paths of images start with
 
 
 def _find(source: str | Path, split: str, images: str | Path | None, allow_urls: bool) -> _Found:
@@ -245,28 +244,27 @@ def _find(source: str | Path, split: str, images: str | Path | None, allow_urls:
     if files:
         return _find_listed(name, files, split, images, is_own=path.is_file(), allow_urls=allow_urls)
     if images is not None:
-        raise ValueError(f"{name} is not a caption file: its photos are in it. Leave images= out.")
+        raise ValueError(f"{name} is not a caption file but contains its images: omit images=.")
     if tars:
         return _find_shards(name, tars, split)
     if not path.is_dir() and (looks_like_path or path.exists()):
-        raise FileNotFoundError(
-            f"{name} is not there: neither a file of captions nor a folder of a captioned data set."
-        )
+        raise FileNotFoundError(f"{name} does not exist: name a caption file, or the folder of a captioned data set.")
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _find_saved(name, path, split, allow_urls)
     hub_id_or_folder = str(path) if path.is_dir() else name
     try:
-        with _says_what(name):
+        with _names_source(name):
             check_card(name, path if path.is_dir() else None)
             splits = get_dataset_split_names(hub_id_or_folder)
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(
-            f"{name} holds no captioned data set: nothing that datasets reads, and no caption file ({KNOWN_FILES})."
+            f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file "
+            f"({KNOWN_FILES})."
         ) from error
     own_split, divided = _choose(name, split, splits)
 
     def load(streaming: bool, world_size: int = 1):
-        with _says_what(name):
+        with _names_source(name):
             return load_dataset(hub_id_or_folder, split=own_split, streaming=streaming)
 
     if path.is_dir():
@@ -277,32 +275,32 @@ def _find(source: str | Path, split: str, images: str | Path | None, allow_urls:
 def _find_listed(
     name: str, files: list[Path], split: str, images: str | Path | None, *, is_own: bool, allow_urls: bool
 ) -> _Found:
-    photos = [photo for file in files for photo in read_photos(file)]
-    splits = {photo.split or "train": None for photo in photos}
+    entries = [entry for file in files for entry in read_caption_file(file)]
+    splits = {entry.split or "train": None for entry in entries}
     own_split, divided = _choose(name, split, list(splits))
-    photos = [photo for photo in photos if (photo.split or "train") == own_split]
+    entries = [entry for entry in entries if (entry.split or "train") == own_split]
     if divided:
-        photos = [photos[index] for index in _half([photo.image_id for photo in photos], split)]
-    if not photos:
-        raise ValueError(f"{name} has no photo in its split {split!r}.")
+        entries = [entries[index] for index in _divide([entry.image_id for entry in entries], split)]
+    if not entries:
+        raise ValueError(f"{name} has no images in its split {split!r}.")
     folder = Path(images).expanduser().absolute() if images is not None else None
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"images={images} is not a folder.")
-    found = tuple(find_photos(photos, files[0].absolute().parent, folder, outside=is_own))
+    found = tuple(locate_images(entries, files[0].absolute().parent, folder, outside=is_own))
 
     def load(streaming: bool, world_size: int = 1):
         features = Features({"image": Image(), "captions": List(Value("string")), "image_id": Value("string")})
-        if not streaming:  # a tuple: `datasets` takes lists for shards, and numbers and times into its cache's key
-            return Dataset.from_generator(_rows_of_photos, features, gen_kwargs={"shards": (found,)})
+        if not streaming:  # a tuple: `datasets` splits lists into shards; sizes and times enter its cache's key
+            return Dataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": (found,)})
         number = _number_of_shards(len(found), world_size)
         shards = [found[len(found) * i // number : len(found) * (i + 1) // number] for i in range(number)]
-        return IterableDataset.from_generator(_rows_of_photos, features, gen_kwargs={"shards": shards})
+        return IterableDataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": shards})
 
-    return _Found(name, load, Origin(None, None, allow_urls))  # what find_photos found
+    return _Found(name, load, Origin(None, None, allow_urls))  # locate_images has checked the paths
 
 
 def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
-    """Webdataset shards; their split is the name of the folder, else a word of the file's."""
+    """Webdataset shards; their split is the name of the folder, otherwise a word of the file's name."""
     if not all(tar.suffix == ".tar" for tar in tars):
         other = next(tar for tar in tars if tar.suffix != ".tar")
         raise ValueError(f"{name} matches {other}: a pattern may match webdataset shards (.tar) only.")
@@ -314,14 +312,14 @@ def _find_shards(name: str, tars: list[Path], split: str) -> _Found:
 
     def load(streaming: bool, world_size: int = 1):
         data_files = {own_split: files[own_split]}
-        with _says_what(name):
+        with _names_source(name):
             return load_dataset("webdataset", data_files=data_files, split=own_split, streaming=streaming)
 
-    return _Found(name, load, Origin(), divided)  # photos are in the shards
+    return _Found(name, load, Origin(), divided)  # images are inside the shards
 
 
 def _find_saved(name: str, path: Path, split: str, allow_urls: bool) -> _Found:
-    with _says_what(name):
+    with _names_source(name):
         check_saved(name, path)
         saved = load_from_disk(str(path))
     splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or "train"): saved}
@@ -337,8 +335,8 @@ def _find_saved(name: str, path: Path, split: str, allow_urls: bool) -> _Found:
 
 
 @contextmanager
-def _says_what(name: str) -> Iterator[None]:
-    """Around what `datasets` reads: what it stumbles over in a damaged source is of any kind, and names no source."""
+def _names_source(name: str) -> Iterator[None]:
+    """Names the source in errors of `datasets`, which raises any kind of error for a damaged one."""
     try:
         yield
     except (OSError, RefusedError):  # no such file, or no network
@@ -349,7 +347,7 @@ def _says_what(name: str) -> Iterator[None]:
 
 
 def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
-    """The source's own name of the split, and whether it is still to be divided into train and validation."""
+    """The source's own name of the split, and whether it is still to be split into train and validation."""
     canonical = {SPLIT_NAMES.get(own, own): own for own in splits}
     wanted = SPLIT_NAMES.get(split, split)
     if list(canonical) == ["train"] and wanted in ("train", "validation"):
@@ -361,8 +359,8 @@ def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
     raise ValueError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
 
 
-def _half(keys: Sequence[str], split: str) -> list[int]:
-    """Indices of the photos of one split, where train and validation are divided here."""
+def _divide(keys: Sequence[str], split: str) -> list[int]:
+    """Indices of the images of one split, if train and validation are split here."""
     draws = [_draw(key) for key in keys]
     border = max(VALIDATION_SHARE, min(draws, default=0.0))
     wants_validation = SPLIT_NAMES.get(split) == "validation"
@@ -370,23 +368,23 @@ def _half(keys: Sequence[str], split: str) -> list[int]:
 
 
 def _draw(key: str) -> float:
-    """A number from 0 to 1 that looks random and is always the same for the same text."""
+    """A pseudorandom number from 0 to 1, determined by the text."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) / 16**12
 
 
-def _number_of_shards(num_photos: int, world_size: int) -> int:
-    return world_size * max(1, -(-num_photos // (PHOTOS_A_SHARD * world_size)))
+def _number_of_shards(num_images: int, world_size: int) -> int:
+    return world_size * max(1, -(-num_images // (IMAGES_PER_SHARD * world_size)))
 
 
-def _rows_of_photos(shards: Iterable[Iterable[FoundPhoto]]) -> Iterator[dict[str, Any]]:
-    for photos in shards:
-        for photo in photos:
-            image = {"path": photo.path, "bytes": None}
-            yield {"image": image, "captions": list(photo.captions), "image_id": photo.image_id}
+def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]]) -> Iterator[dict[str, Any]]:
+    for entries in shards:
+        for entry in entries:
+            image = {"path": entry.path, "bytes": None}
+            yield {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
 
 
 class _Layout(NamedTuple):
-    """Which columns hold what."""
+    """The columns of a source by their content."""
 
     image: str
     captions: list[str]
@@ -396,7 +394,7 @@ class _Layout(NamedTuple):
     @classmethod
     def of(cls, found: _Found, features: Mapping[str, Any]) -> "_Layout":
         columns = list(features)
-        if isinstance(features.get("json"), Mapping):  # of a webdataset: the captions may be in its fields
+        if isinstance(features.get("json"), Mapping):  # of a webdataset: its fields may have the captions
             columns += [column for column in features["json"] if column not in columns]
         image = next((column for column in IMAGE_COLUMNS if column in features), None)
         captions = caption_columns(columns)
@@ -410,22 +408,20 @@ class _Layout(NamedTuple):
             )
         image_id = next((column for column in ID_COLUMNS if column in columns), None)
         for column in (*captions, image_id, "json"):
-            if column is not None and _is_decoded(
-                features.get(column)
-            ):  # then a row would be opened before anyone has looked at it
-                raise ValueError(f"{found.name} has files in its column {column!r}, where texts are.")
+            if column is not None and _is_decoded(features.get(column)):  # it would be opened before any check
+                raise ValueError(f"{found.name} has files in its column {column!r}, where text is expected.")
         if not isinstance(features[image], Image | Value | Mapping | str | None):
             raise ValueError(f"{found.name} has no images in its column {image!r}.")
         return cls(image, captions, image_id, found.root)
 
     def columns(self, features: Iterable[str]) -> list[str]:
-        """The columns to read. No other is: it may be of files, which are opened with the row."""
+        """The columns to read. Others are not read: they may hold files, which are opened with the row."""
         wanted = {self.image, *self.captions, self.image_id, "json"}
         return [column for column in features if column in wanted]
 
 
 def _is_decoded(feature: Any) -> bool:
-    """Whether a column's values, or parts of them, are files that `datasets` opens."""
+    """Whether `datasets` opens files for a column's values, or for parts of them."""
     if isinstance(feature, Mapping):
         return any(map(_is_decoded, feature.values()))
     if isinstance(feature, list | tuple):
@@ -441,11 +437,11 @@ def _check_row(
     origin: Origin,
     with_image: bool = False,
 ) -> dict[str, Any]:
-    """Brings a row with an undecoded image into the one form; `problem` says why it can't be used, if so."""
+    """Converts a row with an undecoded image to the columns `CHECKED`; `problem` says why it can't be used, if so."""
     if isinstance(row.get("json"), Mapping):
         row = {**row["json"], **row}
     image = row[layout["image"]] or {}
-    if isinstance(image, str):  # of a stream that doesn't know the types of its columns
+    if isinstance(image, str):  # in a stream without column types
         image = {"path": image}
     path = image.get("path")
     encoded, problem = _read_image(path, image.get("bytes"), origin)
@@ -460,7 +456,7 @@ def _check_row(
         name = Path(path).relative_to(layout["root"]).as_posix()
     else:
         name = None
-    key = name or digest[:16]  # that photos are divided by: never the row number, which a stream doesn't know
+    key = name or digest[:16]  # splits images: never the row number, which a stream doesn't know
     checked = {
         "captions": captions,
         "image_id": name or (key if index is None else str(index)),
@@ -484,23 +480,23 @@ def _read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tupl
             return encoded, _decode(decoded)
     except PILImage.UnidentifiedImageError:
         return encoded, "not an image that Pillow knows"
-    except Exception as error:  # Pillow raises nearly anything over a broken file
+    except Exception as error:  # Pillow raises nearly anything for a broken file
         return encoded, f"{type(error).__name__}: {error}"
 
 
 def _decode(image: PILImage.Image) -> str | None:
-    """Does with an opened image what `datasets` and load_image will do, and says why they can't, if so."""
+    """Decodes an opened image as `datasets` and load_image will; returns why they can't, if so."""
     if image.format in REFUSED_FORMATS:
-        return f"of the format {image.format}, which is not for photos"
-    stored, most = image.size, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
-    if any(tile.codec_name in PILImage.DECODERS for tile in getattr(image, "tile", ())):  # where those in Python are
-        most = MAX_PIXELS_IN_PYTHON
-    if math.prod(stored) <= most:
-        image.draft(None, (1, 1))  # a JPEG is then decoded small, which is quick, but to its last byte
+        return f"{image.format}, a format that is refused"
+    stored, max_pixels = image.size, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if any(tile.codec_name in PILImage.DECODERS for tile in getattr(image, "tile", ())):  # decoded in Python
+        max_pixels = MAX_PIXELS_IN_PYTHON
+    if math.prod(stored) <= max_pixels:
+        image.draft(None, (1, 1))  # decodes a JPEG at reduced size, which is fast, but to its last byte
         image.load()
-        stored = max(stored, image.size, key=math.prod)  # an icon may hold a picture of another size than it says
-    if math.prod(stored) > most:
-        return f"{stored[0]} x {stored[1]} pixels, more than {most:,}"
+        stored = max(stored, image.size, key=math.prod)  # an icon may contain an image of another size than it states
+    if math.prod(stored) > max_pixels:
+        return f"{stored[0]} x {stored[1]} pixels, more than {max_pixels:,}"
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
         ImageOps.exif_transpose(image)
     if image.mode == "F" and not ((levels := np.asarray(image)).min() >= 0 and levels.max() <= 1):  # also refuses nan
@@ -509,26 +505,27 @@ def _decode(image: PILImage.Image) -> str | None:
 
 
 class _Tally:
-    """Counts rows and says which to keep: not those with a problem, and of a divided source only those `wanted`.
+    """Counts rows and decides which to keep: those without a problem and, if `wanted` is given, of that split.
 
     Args:
-        name: Of the source.
-        max_skipped: Share of rows that may have a problem.
-        wanted: Split to keep, where train and validation are divided here.
+        name: Name of the source.
+        max_skipped: Fraction of rows that may have a problem.
+        wanted: Split to keep, if train and validation are split here.
     """
 
     def __init__(self, name: str, max_skipped: float, wanted: str | None = None):
         if not 0 <= max_skipped <= 1:
-            raise ValueError(f"max_skipped is a share from 0 to 1, found {max_skipped}.")
+            raise ValueError(f"max_skipped must be from 0 to 1, found {max_skipped}.")
         self.name = name
         self.max_skipped = max_skipped
         self.wanted = wanted and SPLIT_NAMES[wanted]
-        self.open()
-
-    def open(self) -> None:
-        """Begins to count."""
         self.num_rows = self.num_without_caption = self.num_unreadable = 0
         self.named: list[str] = []
+
+    def restart(self) -> None:
+        """Sets all counts to zero."""
+        self.num_rows = self.num_without_caption = self.num_unreadable = 0
+        self.named = []
 
     def __call__(self, row: Mapping[str, Any]) -> bool:
         """Whether to keep this row of a stream."""
@@ -552,17 +549,17 @@ class _Tally:
         return False
 
     def close(self) -> None:
-        """Judges all rows, and warns the caller's caller of those that were left out."""
+        """Enforces `max_skipped`, and warns the caller's caller of skipped rows."""
         self._judge()
         if self.named:
-            warnings.warn(f"{self} and are left out: {self._names()}.", stacklevel=3)
+            warnings.warn(f"{self} and are skipped: {self._names()}.", stacklevel=3)
 
     def _judge(self) -> None:
         num_skipped = self.num_without_caption + self.num_unreadable
         if num_skipped > self.max_skipped * self.num_rows:
             raise ValueError(
-                f"{self}: {self._names()}. That is more than max_skipped={self.max_skipped:g} of them: mend the "
-                f"source, or raise max_skipped to {num_skipped / self.num_rows:.2g} or more to leave them out."
+                f"{self}: {self._names()}. This exceeds max_skipped={self.max_skipped:g}: repair the "
+                f"source, or raise max_skipped to {num_skipped / self.num_rows:.2g} or more to skip them."
             )
 
     def _names(self) -> str:
@@ -571,18 +568,18 @@ class _Tally:
 
     def __str__(self) -> str:
         counts = ((self.num_without_caption, "have no caption"), (self.num_unreadable, "can't be read"))
-        faults = [f"{count} of {self.num_rows} photos of {self.name} {fault}" for count, fault in counts if count]
-        return " and ".join(faults)
+        problems = [f"{count} of {self.num_rows} images of {self.name} {problem}" for count, problem in counts if count]
+        return " and ".join(problems)
 
 
 class _CheckedStream(IterableDataset):
-    """A stream that judges its rows, and warns of those left out, when it has come to its end."""
+    """A stream that enforces `max_skipped` and warns of skipped rows at its end."""
 
     def __init__(self, rows: IterableDataset, tally: _Tally):
         self.__dict__.update(rows.__dict__)
         self._tally = tally
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._tally.open()
+        self._tally.restart()
         yield from super().__iter__()
         self._tally.close()

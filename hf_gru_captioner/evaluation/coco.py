@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..coco import caption_rows, parse_annotations
 from ..files import write_atomically
-from ..untrusted_images import MAX_CAPTION
 
 _SHOWN = 5  # ids that an error names
 
@@ -30,12 +30,12 @@ def read_results(path: str | Path) -> dict[str, str]:
     if not isinstance(content, list):
         raise ValueError(f'{path} is not a list of results, [{{"image_id": ..., "caption": ...}}, ...].')
     results: dict[str, str] = {}
-    for image_id, caption in _captions(path, content):
+    for image_id, caption in caption_rows(path, content):
         if image_id in results:
             raise ValueError(
                 f"{path} has more than one caption of image {_short(image_id)}. Keep one caption per image."
             )
-        results[image_id] = caption
+        results[image_id] = str(caption)  # never None here
     return results
 
 
@@ -52,18 +52,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
         raise ValueError(
             f'{path} has no annotations, {{"images": [...], "annotations": [{{"image_id": ..., "caption": ...}}]}}.'
         )
-    references: dict[str, list[str]] = {}
-    images = content.get("images") or []
-    if not isinstance(images, list):
-        raise ValueError(f'{path}: "images" is not a list, found {_shortened(images)}.')
-    for number, image in enumerate(images, start=1):
-        match image:
-            case {"id": int() | str() as image_id}:
-                references[_text(path, str(image_id))] = []
-            case _:
-                raise ValueError(f'{path}: image {number} needs an "id", found {_shortened(image)}.')
-    for image_id, caption in _captions(path, content["annotations"]):
-        references.setdefault(image_id, []).append(caption)
+    references = parse_annotations(path, content).captions
     without = [image_id for image_id, captions in references.items() if not captions]
     if without:
         raise ValueError(
@@ -109,38 +98,6 @@ def _read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     except RecursionError as error:
         raise ValueError(f"{path} has no captions: its JSON is nested too deeply.") from error
-
-
-def _captions(path: str | Path, rows: list[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the image id and the caption of each row."""
-    if not rows:
-        raise ValueError(f"{path} has no captions.")
-    for number, row in enumerate(rows, start=1):
-        match row:
-            case {"image_id": int() | str() as image_id, "caption": str() as caption}:
-                if len(caption) > MAX_CAPTION:
-                    raise ValueError(
-                        f"{path}: row {number} has a caption of {len(caption):,} characters, more than {MAX_CAPTION:,}."
-                    )
-                yield _text(path, str(image_id)), _text(path, caption)
-            case _:
-                raise ValueError(
-                    f'{path}: row {number} needs an "image_id" (number or text) and a "caption" (text), '
-                    f"found {_shortened(row)}."
-                )
-
-
-def _text(path: str | Path, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON may spell half of a character, which cannot be scored or stored
-        raise ValueError(f"{path}: {ascii(text)[:80]} contains half of a surrogate pair.") from error
-    return text
-
-
-def _shortened(row: Any) -> str:
-    text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
-    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def _some(image_ids: list[str]) -> str:

@@ -67,7 +67,8 @@ class Metric:
             ImportError: The extra `score` is not installed.
         """
         module, _, name = self.function.partition(":")
-        return getattr(import_module(f".{module}", __package__), name)
+        function: MetricFunction = getattr(import_module(f".{module}", __package__), name)
+        return function
 
 
 _ALL = (

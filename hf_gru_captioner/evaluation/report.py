@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
@@ -107,7 +107,12 @@ def write_report(
     write_atomically(path, html)
 
 
-def _check_sizes(systems, predictions, references, image_ids) -> None:
+def _check_sizes(
+    systems: Mapping[str, CaptionScores],
+    predictions: Mapping[str, Sequence[str]],
+    references: Sequence[Sequence[str]],
+    image_ids: Sequence[str],
+) -> None:
     counts = {len(image_ids), len(references), *map(len, predictions.values())}
     counts |= {len(scores.captions) for scores in systems.values()}
     if len(counts) != 1 or predictions.keys() != systems.keys():
@@ -117,7 +122,7 @@ def _check_sizes(systems, predictions, references, image_ids) -> None:
         )
 
 
-def _template():
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

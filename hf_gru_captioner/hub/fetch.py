@@ -25,7 +25,7 @@ from .silence import limited_silence
 class TransientBar(tqdm):
     """A progress bar that is shown in a terminal only, and removed at the end."""
 
-    def __init__(self, *arguments, **settings):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"disable": None, **settings, "leave": False})
 
 

@@ -16,7 +16,7 @@ HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder in the Hub's cache
 
 
-def public_name(name: str | os.PathLike) -> str:
+def public_name(name: str | os.PathLike[str]) -> str:
     """A Hub id unchanged; of a path the last part, or the Hub id if it is in the Hub's cache."""
     name = os.fspath(name)
     if cached := CACHED.search(name + "/"):

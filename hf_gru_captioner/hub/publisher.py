@@ -22,7 +22,7 @@ class Publisher:
         self.repo_id = repo_id
         self.say = say
         self._thread = ThreadPoolExecutor(1)
-        self._newest: Future | None = None
+        self._newest: Future[None] | None = None
 
     def __call__(self, checkpoint: Path) -> None:
         """Read the checkpoint now and publish it later; one that is still waiting is skipped."""

@@ -98,7 +98,7 @@ _making_the_core = threading.Lock()
 
 
 @cache
-def _openvino_core():
+def _openvino_core() -> Any:
     """One for all graphs of the process, never deleted.
 
     Each gives its thread a stack for signals (https://github.com/openvinotoolkit/openvino/pull/11894) and sets the one

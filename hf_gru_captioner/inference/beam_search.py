@@ -94,123 +94,160 @@ def beam_search(
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
+    settings = _Settings(start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        return [
-            [hypothesis]
-            for hypothesis in _greedy(step, states, start, end, max_words, list(suppressed), num_alternatives)
-        ]
-    return _beam(
-        step, states, start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed), num_alternatives
-    )
+        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings)]
+    found = _beam(step, states, settings)
+    return [[path.hypothesis(num_alternatives) for path in of_image] for of_image in found]
 
 
-def _greedy(step: Step, states, start, end, max_words, suppressed, num_alternatives) -> list[Hypothesis]:
-    num_images = states.shape[1]
-    tokens = np.full(num_images, start, dtype=np.int64)
+class _Settings(NamedTuple):
+    """Those of [`beam_search`]."""
+
+    start: int
+    end: int
+    num_beams: int
+    num_captions: int
+    max_words: int
+    length_penalty: float
+    suppressed: list[int]
+
+
+class _Path(NamedTuple):
+    """The words of a caption, and the row of each step that they were chosen in."""
+
+    outputs: Sequence[StepOutput]
+    rows: Sequence[int]
+    tokens: Sequence[int]
+
+    def hypothesis(self, num_alternatives: int) -> Hypothesis:
+        steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have gone on after this caption
+        log_probabilities = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
+        attention = [output.attention[row] for output, row in steps if output.attention is not None]
+        alternatives, of_alternatives = _largest(log_probabilities, num_alternatives, log_probabilities.shape[1])
+        return Hypothesis(
+            tokens=np.array(self.tokens),
+            log_probabilities=log_probabilities[np.arange(len(self.tokens)), self.tokens],
+            attention=np.stack(attention) if attention else None,  # (T, P)
+            alternatives=alternatives,
+            alternative_log_probabilities=of_alternatives,
+        )
+
+
+def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
+    num_images, max_words = states.shape[1], settings.max_words
+    tokens = np.full(num_images, settings.start, dtype=np.int64)
     lengths = np.full(num_images, max_words)
     outputs: list[StepOutput] = []
     words: list[np.ndarray] = []
     for position in range(max_words):
         output = step(tokens, states)
-        allowed = _without(output.log_probabilities, suppressed)
+        allowed = _without(output.log_probabilities, settings.suppressed)
         is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (B, V)
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
-        lengths[(tokens == end) & (lengths == max_words)] = position + 1
+        lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
         if (lengths <= position + 1).all():
             break
     table = np.array(words)  # (T, B)
     return [
-        _hypothesis(outputs, np.full(length, image), table[:length, image].tolist(), num_alternatives)
-        for image, length in enumerate(lengths)
+        _Path(outputs, [image] * length, table[:length, image].tolist())
+        for image, length in enumerate(lengths.tolist())
     ]
 
 
-def _beam(
-    step: Step, states, start, end, num_beams, num_captions, max_words, length_penalty, suppressed, num_alternatives
-):
-    num_images = states.shape[1]
+def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Path]]:
+    num_images, num_beams = states.shape[1], settings.num_beams
     images = np.arange(num_images)[:, None]  # (B, 1)
     states = states.repeat(num_beams, axis=1)  # (2, N, H)
-    tokens = np.full(num_images * num_beams, start, dtype=np.int64)  # (N,)
+    tokens = np.full(num_images * num_beams, settings.start, dtype=np.int64)  # (N,)
     running = np.full((num_images, num_beams), NEVER)  # (B, K), log-probabilities of the captions that go on
     running[:, 0] = 0  # at first all beams are one
-    scores = np.full((num_images, num_beams), NEVER)  # (B, K), of the finished captions
-    is_finished = np.zeros((num_images, num_beams), dtype=bool)
-    ends = np.zeros((num_images, num_beams, 3), dtype=np.int64)  # step, beam before it and word that finished each
-    can_improve = np.ones((num_images, 1), dtype=bool)
+    finished = _Finished(num_images, num_beams)
     outputs: list[StepOutput] = []
     trail: list[tuple[np.ndarray, np.ndarray]] = []  # of each step: the beam that each one that goes on came from, word
 
-    for position in range(max_words):
+    for position in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
-        allowed = _without(output.log_probabilities, suppressed)  # (N, V)
+        allowed = _without(output.log_probabilities, settings.suppressed)  # (N, V)
         totals = allowed.reshape(num_images, num_beams, -1) + running[:, :, None]  # (B, K, V)
         vocab_size = totals.shape[-1]
         best, log_probabilities = _largest(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)  # (B, 2 K)
         beams, words = best // vocab_size, best % vocab_size  # (B, 2 K)
-        stops = (words == end) | (position + 1 == max_words)  # (B, 2 K)
+        stops = (words == settings.end) | (position + 1 == settings.max_words)  # (B, 2 K)
 
         going_on = log_probabilities + np.where(stops, NEVER, np.float32(0))
         chosen = stops.argsort(axis=1, kind="stable")[:, :num_beams]  # (B, K), the best that go on
         running = going_on[images, chosen]
         trail.append((beams[images, chosen], words[images, chosen]))
 
-        candidates = log_probabilities / np.float32((position + 1) ** length_penalty)  # (B, 2 K)
-        may_finish = stops & can_improve
-        may_finish[:, num_beams:] = False
-        candidates = np.where(may_finish, candidates, NEVER)
+        divisor = np.float32((position + 1) ** settings.length_penalty)
         new_ends = np.stack((np.full_like(beams, position), beams, words), axis=-1)  # (B, 2 K, 3)
-        all_scores = np.concatenate((scores, candidates), axis=1)  # (B, 3 K)
-        kept, _ = _largest(all_scores, num_beams, all_scores.shape[1])
-        scores = all_scores[images, kept]
-        ends = np.concatenate((ends, new_ends), axis=1)[images, kept]
-        is_finished = np.concatenate((is_finished, may_finish), axis=1)[images, kept]
-
-        best_running = running[:, :1] / np.float32((position + 1) ** length_penalty)  # (B, 1)
-        worst = np.where(is_finished, scores.min(axis=1, keepdims=True), NEVER)  # (B, K)
-        can_improve &= (best_running > worst).any(axis=1, keepdims=True)
-        if not can_improve.any() or stops.all():
+        finished.add(log_probabilities / divisor, new_ends, stops, running[:, :1] / divisor)
+        if not finished.can_improve.any() or stops.all():
             break
         rows = (images * num_beams + trail[-1][0]).ravel()  # (N,)
         tokens, states = trail[-1][1].ravel(), output.states[:, rows]
 
     return [
-        [_follow(outputs, trail, image, ends[image, rank], num_beams, num_alternatives) for rank in range(num_captions)]
+        [_follow(outputs, trail, image, finished.ends[image, rank], num_beams) for rank in range(settings.num_captions)]
         for image in range(num_images)
     ]
 
 
-def _follow(outputs, trail, image: int, last: np.ndarray, num_beams: int, num_alternatives: int) -> Hypothesis:
+class _Finished:
+    """The best finished captions of each image so far.
+
+    Attributes:
+        ends: Step, beam before it and word that finished each, the best first, `(B, K, 3)`.
+        can_improve: Whether a caption that goes on may still become better than the worst of them, `(B, 1)`.
+    """
+
+    def __init__(self, num_images: int, num_beams: int):
+        self.ends = np.zeros((num_images, num_beams, 3), dtype=np.int64)
+        self.can_improve = np.ones((num_images, 1), dtype=bool)
+        self._scores = np.full((num_images, num_beams), NEVER)
+        self._is_finished = np.zeros((num_images, num_beams), dtype=bool)
+        self._images = np.arange(num_images)[:, None]  # (B, 1)
+
+    def add(self, scores: np.ndarray, ends: np.ndarray, stops: np.ndarray, best_running: np.ndarray) -> None:
+        """Takes in the candidates of a step.
+
+        Args:
+            scores: Of its 2 K best candidates, `(B, 2 K)`.
+            ends: As in the attribute, `(B, 2 K, 3)`.
+            stops: Which of them are finished, `(B, 2 K)`.
+            best_running: Score of the best caption that goes on, if it ended here, `(B, 1)`.
+        """
+        num_beams = self._scores.shape[1]
+        may_finish = stops & self.can_improve
+        may_finish[:, num_beams:] = False
+        all_scores = np.concatenate((self._scores, np.where(may_finish, scores, NEVER)), axis=1)  # (B, 3 K)
+        kept, _ = _largest(all_scores, num_beams, all_scores.shape[1])
+        self._scores = all_scores[self._images, kept]
+        self.ends = np.concatenate((self.ends, ends), axis=1)[self._images, kept]
+        self._is_finished = np.concatenate((self._is_finished, may_finish), axis=1)[self._images, kept]
+        worst = np.where(self._is_finished, self._scores.min(axis=1, keepdims=True), NEVER)  # (B, K)
+        self.can_improve &= (best_running > worst).any(axis=1, keepdims=True)
+
+
+def _follow(
+    outputs: Sequence[StepOutput],
+    trail: Sequence[tuple[np.ndarray, np.ndarray]],
+    image: int,
+    end: np.ndarray,
+    num_beams: int,
+) -> _Path:
     """Reads a finished caption back from its last word."""
-    position, beam, word = map(int, last)
+    position, beam, word = map(int, end)
     rows, tokens = [image * num_beams + beam], [word]
     for came_from, words in reversed(trail[:position]):
         tokens.append(int(words[image, beam]))
         beam = int(came_from[image, beam])
         rows.append(image * num_beams + beam)
-    return _hypothesis(outputs, np.array(rows[::-1]), tokens[::-1], num_alternatives)
-
-
-def _hypothesis(
-    outputs: Sequence[StepOutput], rows: np.ndarray, tokens: Sequence[int], num_alternatives: int
-) -> Hypothesis:
-    """A caption whose words were chosen in these rows of the steps."""
-    steps = list(zip(outputs, rows, strict=False))  # the search may have gone on after this caption
-    log_probabilities = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
-    attention = [output.attention[row] for output, row in steps if output.attention is not None]
-    alternatives, alternative_log_probabilities = _largest(
-        log_probabilities, num_alternatives, log_probabilities.shape[1]
-    )
-    return Hypothesis(
-        tokens=np.array(tokens),
-        log_probabilities=log_probabilities[np.arange(len(tokens)), tokens],
-        attention=np.stack(attention) if attention else None,  # (T, P)
-        alternatives=alternatives,
-        alternative_log_probabilities=alternative_log_probabilities,
-    )
+    return _Path(outputs, rows[::-1], tokens[::-1])
 
 
 def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.ndarray:

@@ -24,15 +24,17 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 
 from ..files import GRAPHS_SETTINGS, atomic_folder, sha256_of
+from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
 FORMATS = ("onnx", "openvino", "exported-program")
 MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
@@ -43,8 +45,8 @@ REDUCED_RANGE = True
 
 
 def export_graphs(
-    model,
-    processor,
+    model: GRUCaptionerForConditionalGeneration,
+    processor: GRUCaptionerProcessor,
     folder: str | Path,
     weights: str | Path,
     *,
@@ -54,7 +56,7 @@ def export_graphs(
     """Writes the graphs of a captioner into a folder, whole or not at all.
 
     Args:
-        model: A `GRUCaptionerForConditionalGeneration`, in float32 on the CPU.
+        model: A captioner, in float32 on the CPU.
         processor: Its processor.
         folder: Is replaced if it holds graphs.
         weights: The file that the model was loaded from, by which its graphs are known.
@@ -114,7 +116,10 @@ def _write_graphs(graphs: "list[Graph]", folder: Path, format: str, calibration:
 class Encoder(nn.Module):
     """Images, as bytes -> all that the decoder needs to know of them."""
 
-    def __init__(self, model, image_processor):
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: GRUCaptionerForConditionalGeneration, image_processor: Any):
         super().__init__()
         self.encoder, self.decoder = model.encoder, model.decoder
         mean, deviation = torch.zeros(3), torch.ones(3)
@@ -124,7 +129,7 @@ class Encoder(nn.Module):
         self.register_buffer("scale", (factor / deviation)[:, None, None])  # (3, 1, 1)
         self.register_buffer("shift", (-mean / deviation)[:, None, None])
 
-    def forward(self, images):  # (B, height, width, 3) uint8
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # (B, height, width, 3) uint8
         encoded = self.encoder(images.permute(0, 3, 1, 2).float() * self.scale + self.shift)
         keys, values, mean_region = encoded["projected_regions"]  # (B, P, H), (B, P, H), (B, H)
         return encoded["last_hidden_state"], keys, values, self.decoder.first_states(mean_region)
@@ -133,13 +138,15 @@ class Encoder(nn.Module):
 class Step(nn.Module):
     """One decode step: the decoder's own forward, with separate axes of images and beams, so that both are dynamic."""
 
-    def __init__(self, model):
+    def __init__(self, model: GRUCaptionerForConditionalGeneration):
         super().__init__()
-        self.decoder, self.lm_head = copy.deepcopy(model.decoder), model.lm_head
+        decoder: Any = copy.deepcopy(model.decoder)
+        self.decoder, self.lm_head = decoder, model.lm_head
         self.decoder.embed_tokens, self.decoder.language_gru = _gates_by_word(self.decoder)
         self.decoder.fusion_gru = OneWord(self.decoder.fusion_gru)
 
-    def forward(self, tokens, states, keys, values):  # (B, K), (2, B, K, H), (B, P, H), (B, P, H)
+    def forward(self, tokens: Tensor, states: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """`(B, K)`, `(2, B, K, H)`, `(B, P, H)`, `(B, P, H)` -> `(B, K, V)`, `(2, B, K, H)`, `(B, K, P)`."""
         mean_region = values.mean(dim=1)  # (B, H), read for the number of images only: there are states
         words = tokens.flatten(0, 1)[:, None]  # (B K, 1)
         decoded = self.decoder(words, (keys, values, mean_region), states.flatten(1, 2))
@@ -157,7 +164,7 @@ class OneWord(nn.Module):
         super().__init__()
         self.input, self.state = _linear_layers(gru)
 
-    def forward(self, inputs, state):  # (N, 1, E), (1, N, H)
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # (N, 1, E), (1, N, H)
         state = _gru_cell(self.input(inputs[:, 0]), self.state(state[0]), state[0])  # (N, H)
         return state[:, None], state[None]  # (N, 1, H), (1, N, H)
 
@@ -169,12 +176,12 @@ class OneWordOfGates(nn.Module):
         super().__init__()
         _, self.state = _linear_layers(gru)
 
-    def forward(self, gates, state):  # (N, 1, 3 H), (1, N, H)
+    def forward(self, gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # (N, 1, 3 H), (1, N, H)
         state = _gru_cell(gates[:, 0], self.state(state[0]), state[0])  # (N, H)
         return state[:, None], state[None]
 
 
-def _gates_by_word(decoder) -> tuple[nn.Embedding, OneWordOfGates]:
+def _gates_by_word(decoder: Any) -> tuple[nn.Embedding, OneWordOfGates]:
     """The language GRU reads nothing but words, so its input's products are made once for the whole vocabulary."""
     gru = decoder.language_gru
     gates = decoder.embed_tokens.weight @ gru.weight_ih_l0.T + gru.bias_ih_l0  # (V, 3 H)
@@ -191,7 +198,7 @@ def _linear_layers(gru: nn.GRU) -> tuple[nn.Linear, nn.Linear]:
     return of_input, of_state
 
 
-def _gru_cell(of_input, of_state, state):  # (N, 3 H), (N, 3 H), (N, H)
+def _gru_cell(of_input: Tensor, of_state: Tensor, state: Tensor) -> Tensor:  # (N, 3 H), (N, 3 H), (N, H)
     """As torch defines it: https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
     reset_i, update_i, new_i = of_input.chunk(3, dim=-1)
     reset_s, update_s, new_s = of_state.chunk(3, dim=-1)
@@ -202,7 +209,14 @@ def _gru_cell(of_input, of_state, state):  # (N, 3 H), (N, 3 H), (N, H)
 class Graph:
     """One of the two: a module with an example of its inputs."""
 
-    def __init__(self, name: str, module: nn.Module, inputs: dict, outputs: list[str], dynamic_shapes: dict):
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        inputs: dict[str, Tensor],
+        outputs: list[str],
+        dynamic_shapes: dict[str, Any],
+    ):
         self.name, self.module, self.inputs, self.outputs = name, module.eval(), inputs, outputs
         self.dynamic_shapes = dynamic_shapes
 
@@ -241,7 +255,7 @@ class Graph:
         self._check(path.name, torch.export.load(path).module()(*self.inputs.values()))
 
     @torch.no_grad()
-    def _check(self, file: str, answers) -> None:
+    def _check(self, file: str, answers: Iterable[Tensor]) -> None:
         for name, answer, expected in zip(self.outputs, answers, self.module(*self.inputs.values()), strict=True):
             difference = (answer - expected).abs().max().item()
             if not difference <= MAX_DIFFERENCE:
@@ -249,9 +263,10 @@ class Graph:
 
 
 @torch.no_grad()
-def _graphs(model, processor) -> list[Graph]:
+def _graphs(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> list[Graph]:
     num_images, num_beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
-    images = torch.randint(256, (2, *processor.image_size, 3), generator=torch.Generator().manual_seed(0))
+    height, width = processor.image_size or (0, 0)  # which has been checked
+    images = torch.randint(256, (2, height, width, 3), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)  # (B, height, width, 3)
     encoder, step = Encoder(model, processor.image_processor).eval(), Step(model).eval()
     _, keys, values, states = (output.contiguous() for output in encoder(images))
@@ -288,7 +303,7 @@ def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
     )
 
     class Images(CalibrationDataReader):
-        def __init__(self):
+        def __init__(self) -> None:
             self.images = iter(calibration)
 
         def get_next(self) -> dict[str, Any] | None:
@@ -363,7 +378,7 @@ def _convert_to_openvino(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Silences the advice that the quantizer logs and prints."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

@@ -60,11 +60,11 @@ class GraphBackend:
 
     @property
     def has_attention(self) -> bool:
-        return self.settings["has_attention"]
+        return bool(self.settings["has_attention"])
 
     def defaults(self) -> dict[str, Any]:
         """Settings of generate() that the checkpoint was saved with."""
-        return self.settings["generation"]
+        return dict(self.settings["generation"])
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
@@ -100,7 +100,7 @@ class GraphBackend:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    settings = read_json(path)
+    settings: dict[str, Any] = read_json(path)
     kinds = {"weights": str, "image_size": list, "resample": int, "has_attention": bool, "generation": dict}
     for name, kind in kinds.items():
         if not isinstance(settings[name], kind):

@@ -46,7 +46,7 @@ def caption_all(
         except (OSError, ValueError) as error:
             return error
 
-    def encode(batch: "list[Image.Image | Exception]"):
+    def encode(batch: "list[Image.Image | Exception]") -> "tuple[list[Image.Image | Exception], Any]":
         images = [image for image in batch if not isinstance(image, Exception)]
         return batch, captioner.encode(images) if images else None
 

@@ -39,11 +39,11 @@ class PyTorchBackend:
     @property
     def can_search(self) -> bool:
         """Whether the search's arithmetic is the model's: NumPy has neither half precision nor other devices."""
-        return self.model.device.type == "cpu" and self.model.dtype == torch.float32
+        return bool(self.model.device.type == "cpu" and self.model.dtype == torch.float32)
 
     @property
     def has_attention(self) -> bool:
-        return self.model.config.attention_type != "none"
+        return bool(self.model.config.attention_type != "none")
 
     def defaults(self) -> dict[str, Any]:
         """Settings of the model's generation_config that are not those of generate() anyhow."""
@@ -60,10 +60,11 @@ class PyTorchBackend:
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageSource]) -> GRUCaptionerEncoderOutput:
         pixel_values = self.processor(images=images)["pixel_values"].to(self.model.device)
-        return self.model.get_encoder()(pixel_values)
+        encoded: GRUCaptionerEncoderOutput = self.model.get_encoder()(pixel_values)
+        return encoded
 
     @torch.inference_mode()
-    def begin(self, encoder_outputs) -> tuple[np.ndarray, Step]:
+    def begin(self, encoder_outputs: ModelOutput) -> tuple[np.ndarray, Step]:
         """First states `(2, B, H)` and the decode step of encoded images."""
         projected_regions = encoder_outputs.projected_regions
         decoder, lm_head = self.model.decoder, self.model.lm_head

@@ -1,4 +1,4 @@
-"""What `features` and `train` build alike from a configuration: data sets, model, processor, cached regions."""
+"""What `features` and `train` both build from a configuration: data sets, model, processor, cached regions."""
 
 import os
 from collections.abc import Iterator
@@ -28,16 +28,16 @@ from ..hub import public_name
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from .config import TrainingConfig
-from .depthwise import use_quick_depthwise_gradients
+from .depthwise import use_fast_depthwise_gradients
 from .scst import SelfCritical, count_ngrams
 
 
 class Assembly:
-    """What a configuration describes, each part made when it is first asked for. The same on every process.
+    """The parts of a run, each built when it is first used. The same on every process.
 
     Args:
         config: The training options.
-        accelerator: The processes; the first of each machine reads the data first, the others find it read.
+        accelerator: The processes; the first of each machine reads the data first, the others find it cached.
     """
 
     def __init__(self, config: TrainingConfig, accelerator: Any):
@@ -46,20 +46,20 @@ class Assembly:
 
     @cached_property
     def training_set(self):
-        """Rows of the photos to learn from; not with streaming."""
-        return _first(self._load(self.config.data.train_split), self.config.data.max_photos)
+        """Rows of the training split; not with streaming."""
+        return _first(self._load(self.config.data.train_split), self.config.data.max_images)
 
     @cached_property
     def validation_set(self):
-        """Rows of the photos to choose by; held in memory with streaming."""
-        most = self.config.validation.max_images
+        """Rows of the validation split; held in memory with streaming."""
+        max_images = self.config.validation.max_images
         if self.config.data.streaming:
-            return Dataset.from_list(list(self.stream(self.config.data.validation_split).take(most)))
-        return _first(self._load(self.config.data.validation_split), most)
+            return Dataset.from_list(list(self.stream(self.config.data.validation_split).take(max_images)))
+        return _first(self._load(self.config.data.validation_split), max_images)
 
     @cached_property
     def known_captions(self) -> list[list[str]]:
-        """Captions of each photo that vocabulary and document frequencies are counted on."""
+        """Captions of each image that vocabulary and document frequencies are counted on."""
         if not self.config.data.streaming:
             return list(self.training_set["captions"])
         rows = self.stream(self.config.data.train_split).take(self.config.data.streamed_vocabulary)
@@ -84,18 +84,18 @@ class Assembly:
             return self._checkpoint.processor
         captions = (caption for of_image in self.known_captions for caption in of_image)
         tokenizer = build_tokenizer(captions, **vars(self.config.tokenizer))
-        with _loads(model.encoder):
+        with _loading(model.encoder):
             return GRUCaptionerProcessor.from_encoder_pretrained(self._encoder, tokenizer, model.image_size)
 
     @cached_property
     def _checkpoint(self) -> Captioner:
-        """The captioner to go on from, looked at as every command does that captions."""
+        """The captioner to continue from, with the checks of every command that loads one."""
         return Captioner.from_pretrained(self.config.model.checkpoint)
 
     @cached_property
     def _encoder(self) -> str:
         """Folder of the pretrained encoder."""
-        with _loads(self.config.model.encoder):
+        with _loading(self.config.model.encoder):
             return str(encoder_folder(Source(self.config.model.encoder)))
 
     @cached_property
@@ -107,19 +107,19 @@ class Assembly:
             model.config.dropout = model.decoder.dropout.p = config.model.dropout
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
-            del fields["image_size"], fields["checkpoint"]  # the processor's, and not given
+            del fields["image_size"], fields["checkpoint"]  # of the processor; None
             encoder = fields.pop("encoder")
-            with _loads(encoder):
+            with _loading(encoder):
                 model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._encoder, **fields)
                 check_work(model, self.processor)
             encoder_config: Any = model.config.encoder_config
-            encoder_config._name_or_path = public_name(encoder)  # which checkpoint and card name it by
+            encoder_config._name_or_path = public_name(encoder)  # its name in checkpoint and card
         if optimization.attention_penalty and model.config.attention_type == "none":
             raise UsageError("optimization.attention_penalty: this checkpoint has no attention to penalize.")
         validation = config.validation
         model.generation_config.update(
             num_beams=validation.num_beams,
-            length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # else not to be saved
+            length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # only 1 is valid for greedy
             max_new_tokens=validation.max_new_tokens,
             suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
         )
@@ -128,8 +128,8 @@ class Assembly:
             model.activation_checkpointing_enable()
         if optimization.compile:
             model.encoder.vision.backbone.compile()
-        if not (optimization.gradient_checkpointing or optimization.compile):  # both would run it in another place
-            use_quick_depthwise_gradients(model.encoder.vision.backbone)
+        if not (optimization.gradient_checkpointing or optimization.compile):  # both would run it outside of the hooks
+            use_fast_depthwise_gradients(model.encoder.vision.backbone)
         return model.to(self.accelerator.device)
 
     @cached_property
@@ -146,19 +146,19 @@ class Assembly:
 
     @property
     def views(self) -> list[View]:
-        """How the photos to learn from are looked at."""
+        """The views of the training images."""
         data = self.config.data
         mirrored = [View(mirror=True)] if data.mirror else []
         return [View(), *mirrored, *(View(crop=number + 1) for number in range(data.crops))]
 
     @property
     def to_encode(self) -> list[tuple[Dataset, View]]:
-        """All that a run with cached regions reads: the photos to learn from in each view, those to choose by whole."""
+        """What a run with cached regions reads: the training images in each view, the validation images whole."""
         return [*((self.training_set, view) for view in self.views), (self.validation_set, View())]
 
     def regions(self, dataset, view: View) -> Regions:
-        """From the cache, or made now by the processes of this machine together."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's and accelerate's: those of this machine
+        """From the cache, or encoded now by the processes of this machine together."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine; set by torchrun and accelerate
         return self.cache.regions(dataset, view, process=self.accelerator.local_process_index, processes=processes)
 
     @cached_property
@@ -166,7 +166,7 @@ class Assembly:
         return CaptionCollator(self.processor)
 
     def batches(self) -> EpochBatches | StreamedBatches:
-        """Batches to learn from, of this process."""
+        """This process's training batches."""
         data, optimization, accelerator = self.config.data, self.config.optimization, self.accelerator
         process, processes = accelerator.process_index, accelerator.num_processes
         settings: dict[str, Any] = {"micro_batches": optimization.micro_batches, "seed": optimization.seed}
@@ -175,7 +175,7 @@ class Assembly:
             if optimization.images_per_step % parts:
                 raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
             stream = self.stream(data.train_split, rank=process, world_size=processes, seed=optimization.seed)
-            images, steps = optimization.images_per_step // parts, data.steps_per_epoch or 0  # given, with streaming
+            images, steps = optimization.images_per_step // parts, data.steps_per_epoch or 0  # not None with streaming
             return StreamedBatches(stream, self.collator, images, steps, block_size=data.shuffle_block, **settings)
         rows: CaptionedRegions | CaptionedImages
         if self.config.caches_regions:
@@ -195,7 +195,7 @@ class Assembly:
 
     @property
     def objective(self) -> SelfCritical | None:
-        """None for the trainer's own, cross-entropy with the options of the optimization."""
+        """None for the trainer's default, cross-entropy."""
         if self.config.objective == "cross_entropy":
             return None
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
@@ -203,12 +203,12 @@ class Assembly:
 
 
 @contextmanager
-def _loads(name: str) -> Iterator[None]:
-    """Around what reads an encoder: says which, where it is damaged or sizes don't fit together."""
+def _loading(name: str) -> Iterator[None]:
+    """Names the encoder in errors of a damaged one, and of sizes that don't match."""
     with names_damaged(f"the encoder {name}", OSError, ValueError):
         try:
             yield
-        except StrictDataclassError as error:  # an option of the model that is out of range
+        except StrictDataclassError as error:  # an option of the model is out of range
             raise UsageError(str(error.__cause__ or error)) from error
 
 

@@ -1,7 +1,7 @@
-"""Exponential moving average of the weights, which is what is validated and saved: it captions better than the last.
+"""Exponential moving average of the weights, which is validated and saved: it captions better than the last weights.
 
-Its memory warms up and is never longer than half of the steps so far: at a fixed decay of 0.999 a run of 2,000 steps
-would end with an average that is one seventh initial weights.
+The decay warms up, so that the average never spans more than about half of the steps so far: at a fixed decay of 0.999,
+a run of 2,000 steps would end with an average that is one seventh initial weights.
 """
 
 import copy
@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor
 
 
 class MovingAverage:
-    """A copy of a model that follows it. Runs on every process; all hold the same average, whole even under FSDP.
+    """An averaged copy of a model. Runs on every process; all hold the same average, unsharded even under FSDP.
 
     Args:
         model: The model, before Accelerate wraps it: the average is validated as it will be used.
         decay: Weights are averaged over about 1 / (1 - decay) steps.
-        device: Where the average lives.
+        device: Device of the average.
     """
 
     def __init__(self, model: nn.Module, decay: float, device: torch.device):
@@ -31,7 +31,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Takes in the weights after a step; `model` is the one that was trained, without Accelerate's wrapping."""
+        """Updates the average after a step; `model` is the trained one, without Accelerate's wrapping."""
         current = dict(model.named_parameters())
         newest = [_whole(current[name].detach()) for name in self._averaged]
         decay = min(self.decay, self.steps / (2 + self.steps))
@@ -39,12 +39,12 @@ class MovingAverage:
         self.steps += 1
 
     def save(self, path: str) -> None:
-        """Writes the averaged weights as safetensors; those that don't learn are left out. Runs on one process."""
+        """Saves the averaged weights as safetensors, without frozen ones. Runs on one process."""
         save_file({name: each.detach().cpu().contiguous() for name, each in self._averaged.items()}, path)
 
     @torch.no_grad()
     def load(self, path: str, steps: int) -> None:
-        """Reads what `save` wrote after so many steps."""
+        """Loads what `save` wrote after `steps` steps."""
         for name, weight in load_file(path).items():
             self._averaged[name].copy_(weight)
         self.steps = steps

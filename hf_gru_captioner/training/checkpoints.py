@@ -1,19 +1,19 @@
-"""Checkpoints that are whole or not there: the best model for its users, and the states that a run goes on from.
+"""Atomic checkpoints: the best model for its users, and the states that a run resumes from.
 
     <output_dir>/checkpoint/                     model and processor
     <output_dir>/state/step-00000400/            Accelerate's state: weights as safetensors, optimizer, generators
                        averaged.safetensors      the moving average
                        progress.json             steps, losses, scores
-                       manifest.json             whose state it is; size and SHA-256 of each file above
+                       manifest.json             which run's state it is; size and SHA-256 of each file above
 
-Everything is written atomically, the manifest being the last. A folder without a fitting manifest was torn or is of
+Everything is written atomically, the manifest last. A folder without a matching manifest is incomplete or belongs to
 another run.
 """
 
 import json
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,10 @@ from safetensors import SafetensorError
 
 from ..files import PARTIAL, atomic_folder, flush, sha256_of
 
+_logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors make of a full disk
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors raise on a full disk
 
 
 class Savable(Protocol):
@@ -34,31 +36,31 @@ class Savable(Protocol):
 
 
 def save_whole(folder: str | Path, *parts: Savable) -> None:
-    """Saves a model and its processor into one folder, in the place of what was there. Runs on one process.
+    """Saves a model and its processor into one folder, which it replaces. Runs on one process.
 
     Raises:
-        OSError: It can't be written; the old checkpoint is as it was.
+        OSError: It can't be written; the old checkpoint is intact.
     """
     try:
         with atomic_folder(folder) as temporary:
             for part in parts:
                 part.save_pretrained(str(temporary))
     except WRITE_ERRORS as error:
-        before = f"The one before, {folder}, is whole" if Path(folder).exists() else "There is none before it"
+        before = f"The previous one, {folder}, is intact" if Path(folder).exists() else "There is no earlier one"
         raise OSError(f"the checkpoint can't be written ({error}). {before}: make room and run again.") from error
 
 
 class TrainingStates:
-    """The states of one run, the newest few.
+    """The newest states of one run.
 
-    Each machine keeps the states of its own processes, so no disk is shared; on one that is, machines write side by
-    side. Saving and finding run on every process.
+    Each machine keeps the states of its own processes, so no shared disk is needed; on a shared disk, machines write to
+    folders of their own. Methods run on every process.
 
     Args:
-        folder: Where they live.
-        run: What tells this run from others: a state of another is passed over.
+        folder: Folder of the states.
+        run: Identifies this run: states of other runs are skipped.
         accelerator: The processes.
-        keep: States to keep.
+        keep: Number of states to keep.
     """
 
     def __init__(self, folder: str | Path, run: str, accelerator: Any, keep: int = 2):
@@ -69,10 +71,10 @@ class TrainingStates:
         self.keep = keep
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Has every process `write` its part of a new state, then drops the oldest.
+        """Has every process `write` its part of a new state, then deletes the oldest.
 
         Raises:
-            OSError: It can't be written; the states before it are as they were.
+            OSError: It can't be written; earlier states are intact.
         """
         temporary = self.folder / f"step-{step:08d}{PARTIAL}"
         first = self.accelerator.is_local_main_process
@@ -90,9 +92,8 @@ class TrainingStates:
                     json.dumps({"run": self.run, "step": step, "files": content}, indent=2)
                 )
                 flush(temporary)
-                shutil.rmtree(
-                    self._directory(step), ignore_errors=True
-                )  # torn, else the run would have gone on from it
+                # If it exists it is incomplete, otherwise the run would have resumed from it.
+                shutil.rmtree(self._directory(step), ignore_errors=True)
                 temporary.rename(self._directory(step))
                 for old in self._folders()[: -self.keep]:
                     shutil.rmtree(old)
@@ -101,35 +102,35 @@ class TrainingStates:
             kept = [folder.name for folder in self._folders()]
             raise OSError(
                 f"the state after step {step} can't be written to {self.folder} ({error}). "
-                f"{f'{kept[-1]} is whole' if kept else 'There is none before it'}: make room and run the same command "
+                f"{f'{kept[-1]} is intact' if kept else 'There is no earlier one'}: make room and run the same command "
                 "again."
             ) from error
         self.accelerator.wait_for_everyone()
 
     def newest(self) -> tuple[int, Path] | None:
-        """Step and folder of the newest state that is whole on every machine. Names those that it passes over."""
-        whole: dict[int, Path] = {}
+        """Step and folder of the newest state that is complete on every machine. Warns in the log of others."""
+        complete: dict[int, Path] = {}
         for folder in self._folders():
             problem = self._problem(folder)
             if problem is None:
-                whole[int(folder.name.removeprefix("step-"))] = folder
+                complete[int(folder.name.removeprefix("step-"))] = folder
             elif self.accelerator.is_local_main_process:
-                warnings.warn(f"{folder} is passed over: {problem}.", stacklevel=3)
-        everywhere = set(whole).intersection(*gather_object([set(whole)]))
-        return (max(everywhere), whole[max(everywhere)]) if everywhere else None
+                _logger.warning("%s is skipped: %s.", folder, problem)
+        everywhere = set(complete).intersection(*gather_object([set(complete)]))
+        return (max(everywhere), complete[max(everywhere)]) if everywhere else None
 
     def _problem(self, folder: Path) -> str | None:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             if manifest["run"] != self.run:
-                return "it is the state of another run"
+                return "it belongs to another run"
             for name, size_and_digest in manifest["files"].items():
                 if _size_and_digest(folder / name) != size_and_digest:
-                    return f"{name} is torn"
+                    return f"{name} is damaged"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
         except (ValueError, KeyError, TypeError) as error:
-            return f"{MANIFEST} is torn ({error})"
+            return f"{MANIFEST} is damaged ({error})"
         return None
 
     def _directory(self, step: int) -> Path:

@@ -1,13 +1,20 @@
-"""Every option of a training run, with its unit. A YAML file fills these; the command line overrides it."""
+"""Every option of a training run, with its unit. A YAML file or `TrainingConfig.from_options` sets them; the command
+line overrides the file. Imports nothing heavy: `gru-captioner train --help` reads it.
+"""
 
+import difflib
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from ..checkpoint_limits import LENGTH_PENALTY
+from ..errors import UsageError
 
-# Options that may change when a run is continued: where files are, and what is only displayed.
+# Options that may change when a run is resumed: where files are, and what is only displayed.
 UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
@@ -21,9 +28,9 @@ UNCLAIMED = {
     "validation.shown",
 }
 
-# Ranges of options that are numbers; all others are at least 0.
+# Ranges of the numeric options; all others are at least 0.
 COUNTS = {  # at least 1
-    "data.max_photos",
+    "data.max_images",
     "data.shuffle_block",
     "data.steps_per_epoch",
     "data.streamed_vocabulary",
@@ -59,7 +66,7 @@ MAY_BE_NEGATIVE = {"validation.length_penalty"}
 
 
 def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their full names, as the command line has them: `{"data.source": ...}`."""
+    """Nested options by their full names: `{"data.source": ...}`."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         flat |= flatten_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -68,44 +75,44 @@ def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which photos and captions."""
+    """Which images and captions."""
 
     source: str
     """Hub id of a captioned data set, a folder, or a file of captions: see `load_captions`."""
     images: str | None = None
-    """Folder of the photos that a file of captions names; null to look beside the file."""
+    """Folder of the images that a caption file names; null to look beside the file."""
     train_split: str = "train"
-    """Split to learn from."""
+    """Split to train on."""
     validation_split: str = "validation"
-    """Split to choose the best epoch by."""
-    max_photos: int | None = None
-    """Learn from the first so many photos only; null for all."""
+    """Split that the best epoch is selected on."""
+    max_images: int | None = None
+    """Number of training images, the first ones of the split; null for all."""
     max_skipped: float = 0.01
-    """Share of photos that may be broken or without a caption; with more, the run stops."""
+    """Fraction of the images that may be unreadable or lack a caption; beyond it the run stops."""
     allow_urls: bool = False
-    """Fetch photos whose addresses the data set gives, from the public web only; never with HF_HUB_OFFLINE."""
+    """Fetch images by the URLs that the data set gives, from the public web only; never with HF_HUB_OFFLINE."""
     cache: bool = True
-    """Keep the frozen encoder's outputs on disk; without, photos are encoded anew each time, in a new random crop."""
+    """Cache the frozen encoder's outputs on disk; without it images are encoded in each epoch, in a new random crop."""
     cache_folder: str = "~/.cache/hf_gru_captioner"
-    """Where the encoder's outputs are kept from run to run; 0.13 GB a thousand photos at 7x7 regions, 1280 wide."""
+    """Cache directory of the encoder's outputs; 0.13 GB per thousand images at 7x7 regions of width 1280."""
     cache_precision: Literal["float16", "bfloat16"] = "float16"
     """Precision of the encoder's outputs on disk."""
     mirror: bool = True
-    """Also learn from mirrored photos; each epoch draws one view of each photo. One more cache."""
+    """Also train on mirrored images; each epoch draws one view of each image. One more cache."""
     crops: int = 0
-    """Also learn from so many random crops of each photo, each of 60 to 100 % of its area. One more cache each."""
+    """Number of random crops of each image to train on too, each 60 to 100 % of its area. One more cache each."""
     color_jitter: float = 0.0
-    """Share by which brightness, contrast and saturation of photos change at random when they are encoded anew."""
+    """Maximum random change of brightness, contrast and saturation, as a fraction; only without the cache."""
     streaming: bool = False
-    """Read the photos as they come instead of storing them first; for what doesn't fit on a disk. No cache."""
+    """Read images as they arrive instead of storing them first; for data sets that don't fit on a disk. No cache."""
     steps_per_epoch: int | None = None
-    """Steps from validation to validation; needed with streaming, where an epoch has no end of its own."""
+    """Steps between validations; required with streaming, where an epoch has no end of its own."""
     shuffle_block: int = 512
-    """Photos that are held in memory to be shuffled with streaming, about a megabyte each."""
+    """Images held in memory to be shuffled with streaming, about a megabyte each."""
     streamed_vocabulary: int = 20_000
-    """Photos of a stream whose captions make the vocabulary, and the document frequencies of the reward."""
+    """Images of a stream whose captions make the vocabulary, and the document frequencies of the reward."""
     num_workers: int = 0
-    """Processes that read and decode photos ahead of training."""
+    """Processes that prefetch and decode images."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +122,11 @@ class TokenizerConfig:
     kind: Literal["word", "bpe"] = "word"
     """Whole words, or byte-pair pieces."""
     min_count: int = 5
-    """Words seen less often in the training captions become unknown."""
+    """Words that are rarer in the training captions become unknown."""
     vocab_size: int | None = None
-    """At most so many tokens; null for no limit."""
+    """Maximum number of tokens; null for no limit."""
     max_length: int = 40
-    """Longer captions are cut to so many tokens."""
+    """Maximum length of a training caption in tokens; longer ones are truncated."""
 
 
 @dataclass(frozen=True)
@@ -129,49 +136,49 @@ class ModelConfig:
     encoder: str = "timm/tf_efficientnet_lite0.in1k"
     """Hub id or folder of the pretrained vision encoder."""
     checkpoint: str | None = None
-    """Hub id or folder of a captioner to go on from; its encoder, sizes and tokenizer hold, not those given here."""
+    """Hub id or folder of a captioner to continue from; its encoder, sizes and tokenizer replace those given here."""
     image_size: int | None = None
-    """Side of the square that photos are squashed to, in pixels; null for the encoder's own."""
+    """Side of the square that images are resized to, in pixels; null for the encoder's own."""
     embedding_size: int = 512
-    """Width of a word embedding."""
+    """Width of the word embeddings."""
     hidden_size: int = 512
     """Width of the GRU states."""
     attention_type: str = "multihead"
-    """How a word looks at the regions: none, additive or multihead."""
+    """Kind of attention over the regions: none, additive or multihead."""
     num_attention_heads: int = 8
     """Heads of multihead attention."""
     dropout: float = 0.5
-    """Share of units zeroed in training: of the embeddings, between the GRUs and before the output layer."""
+    """Fraction of units zeroed in training: of the embeddings, between the GRUs and before the output layer."""
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """How the weights learn."""
+    """How the weights are trained."""
 
     epochs: int = 10
-    """Passes over the photos, each with all of its captions."""
+    """Passes over the images, each with all of its captions."""
     images_per_step: int = 32
-    """Photos a step over all processes, each with all of its captions."""
+    """Images per optimizer step over all processes, each with all of its captions."""
     micro_batches: int = 1
-    """Parts that each process cuts its photos of a step into, for less memory; the step stays the same."""
+    """Parts that each process splits its images of a step into, to save memory; the step stays the same."""
     learning_rate: float = 1e-3
-    """Peak rate of AdamW."""
+    """Peak learning rate of AdamW."""
     encoder_learning_rate: float | None = None
-    """Peak rate of the vision encoder; null keeps it frozen."""
+    """Peak learning rate of the vision encoder; null keeps it frozen."""
     encoder_first_layer: str | None = None
-    """With a rate for the encoder: name of the first of its layers that learns (blocks.4); null for all of them."""
+    """With a learning rate for the encoder: name of its first layer to train (blocks.4); null for all of them."""
     warmup_share: float = 0.03
-    """Share of all steps in which the rate rises from 0; it then falls to 0 along a cosine."""
+    """Fraction of all steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
     weight_decay: float = 0.01
     """Decoupled weight decay, of matrices only."""
     label_smoothing: float = 0.1
-    """Share of each target that is spread over all words."""
+    """Fraction of each target that is spread over all words."""
     scheduled_sampling: float = 0.0
-    """Share of input words that are the model's own by the end of the run; it grows from 0."""
+    """Fraction of input words that are the model's own at the end of the run; it grows from 0."""
     attention_penalty: float = 0.0
-    """Weight of Show, Attend and Tell's penalty on regions that a caption looks at more or less than once."""
+    """Weight of Show, Attend and Tell's penalty on regions that a caption attends to more or less than once."""
     max_grad_norm: float = 5.0
-    """Longer gradients are shortened to this length."""
+    """Gradients are clipped to this norm."""
     ema_decay: float = 0.999
     """Weights are averaged over about 1 / (1 - this) steps; validation and checkpoints use the average."""
     patience: int | None = None
@@ -179,13 +186,13 @@ class OptimizationConfig:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Precision of the matrix products; auto times fp32 (no) and bf16 on this machine and says which it takes."""
     compile: bool = False
-    """Compile the vision encoder with torch.compile; takes a minute or two, pays when the encoder learns."""
+    """Compile the vision encoder with torch.compile; takes a minute or two, pays off when the encoder is trained."""
     gradient_checkpointing: bool = False
-    """Compute the vision encoder twice instead of remembering it; less memory when it learns."""
+    """Recompute the vision encoder in the backward pass; less memory when it is trained."""
     checkpoint_precision: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Precision of the weights in the checkpoint's file; captions are written in float32 whatever it is."""
+    """Precision of the weights in the checkpoint's file; captions are written in float32 in any case."""
     state_steps: int = 100
-    """Steps after which the whole state is saved, to go on from after a power cut; besides after each epoch."""
+    """Steps between saved states, to resume from after a power cut; each epoch ends with one too."""
     states_kept: int = 2
     """Newest states to keep."""
     seed: int = 0
@@ -197,94 +204,166 @@ class SelfCriticalConfig:
     """Self-critical training: captions that the model samples are rewarded by CIDEr-D."""
 
     samples: int = 5
-    """Captions sampled a photo."""
+    """Captions sampled per image."""
     baseline: Literal["sample_mean", "greedy"] = "sample_mean"
-    """What a sample is held against: the photo's other samples, or its greedy caption."""
+    """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
     cross_entropy_weight: float = 0.0
-    """Share of the cross-entropy of people's captions in the loss."""
+    """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
-    """Of sampling."""
+    """Sampling temperature."""
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How captions are written for validation; the checkpoint's generation_config.json keeps the same settings."""
+    """How captions are generated for validation; the checkpoint's generation_config.json has the same settings."""
 
     num_beams: int = 5
     """Beams of the search."""
     length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
     max_new_tokens: int = 24
-    """Tokens of a caption at the most, the end token included."""
+    """Maximum length of a caption in tokens, the end token included."""
     max_images: int = 5000
-    """Photos to choose by, at the most; the first ones of the split."""
+    """Maximum number of images to validate on, the first ones of the split."""
     images_per_batch: int = 64
-    """Photos captioned at once."""
+    """Images captioned at once."""
     shown: int = 4
-    """Photos drawn with caption and attention after each validation."""
+    """Images drawn with caption and attention after each validation."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A whole run."""
+    """All options of a run. [`TrainingConfig.from_options`] takes them by name, the constructor as nested dataclasses.
+
+    Raises:
+        ValueError: An option is of the wrong type or out of range, or two of them contradict each other.
+    """
 
     data: DataConfig
-    """Photos and captions."""
+    """Images and captions."""
     output_dir: str
-    """Folder of the best checkpoint, the states to go on from, the log and the pictures of the run."""
+    """Folder of the best checkpoint, the states to resume from, the log, the curves and the captioned images."""
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
-    """What is learned: people's captions word by word, or captions of its own that score well."""
+    """What is optimized: the reference captions word by word, or the score of sampled captions."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Vocabulary."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Encoder and sizes."""
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    """How the weights learn."""
+    """How the weights are trained."""
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     """The objective `self_critical`."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """Captions for validation."""
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = "none"
-    """Where Accelerate logs figures too; trackio and tensorboard work offline, each needs its package."""
+    """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
-    """Estimate the energy of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
+    """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
     push_to_hub: str | None = None
-    """Hub id, user/name, where each best checkpoint goes; the run doesn't wait for it."""
+    """Hub id, user/name, that each best checkpoint is pushed to; the run doesn't wait for it."""
     dry_run: bool = False
     """Print sizes, steps, and estimates of time and disk, and stop."""
 
     def __post_init__(self):
+        options = flatten_options(asdict(self))
+        for name, kind in option_types().items():
+            if not _is_a(options[name], kind):
+                raise ValueError(f"{name} must be {_described(kind)}, found {options[name]!r:.60}.")
         data, optimization = self.data, self.optimization
         if data.streaming and data.steps_per_epoch is None:
-            raise ValueError("a stream has no end: set data.steps_per_epoch, the steps from validation to validation.")
+            raise ValueError("a stream has no end: set data.steps_per_epoch, the steps between validations.")
         if optimization.encoder_learning_rate is None and optimization.encoder_first_layer is not None:
             raise ValueError("optimization.encoder_first_layer needs optimization.encoder_learning_rate.")
         if self.objective == "self_critical" and self.model.checkpoint is None:
             raise ValueError(
-                "self-critical training improves a captioner that writes already: train one with cross_entropy, then "
-                "name its folder in model.checkpoint."
+                "self-critical training improves a trained captioner: train one with cross_entropy, then name its "
+                "folder in model.checkpoint."
             )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
-            raise ValueError("optimization.attention_penalty needs a model.attention_type that attends.")
-        for name, value in flatten_options(asdict(self)).items():
+            raise ValueError("optimization.attention_penalty needs a model.attention_type other than none.")
+        for name, value in options.items():
             if isinstance(value, int | float):
                 _check_range(name, value)
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "TrainingConfig":
+        """Makes a configuration of options by name.
+
+            TrainingConfig.from_options({"data.source": "images", "output_dir": "run", "optimization.epochs": 3})
+
+        Args:
+            options: Values by full names, or nested as in a YAML file. Paths may be `Path`s. Options that are not given
+                keep their defaults; `data.source` and `output_dir` have none.
+
+        Raises:
+            UsageError: An option is unknown (names the nearest) or missing.
+            ValueError: As of the constructor.
+        """
+        flat = flatten_options(options)
+        if unknown := [name for name in flat if name not in option_types()]:
+            raise UsageError(f"unknown option {unknown[0]}. Did you mean {nearest_option(unknown[0])}?")
+        if missing := [name for name in ("data.source", "output_dir") if name not in flat]:
+            raise UsageError(f"{' and '.join(missing)} must be given.")
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in flat.items():
+            group, _, option = name.rpartition(".")
+            groups.setdefault(group, {})[option] = os.fspath(value) if isinstance(value, os.PathLike) else value
+        top_level = groups.pop("", {})
+        return cls(**top_level, **{group: _GROUPS[group](**values) for group, values in groups.items()})
+
     @property
     def caches_regions(self) -> bool:
-        """Whether the encoder runs once over the photos, ahead of training."""
+        """Whether the encoder runs over the images once, ahead of training."""
         return self.data.cache and not self.data.streaming and self.optimization.encoder_learning_rate is None
+
+
+_GROUPS: dict[str, Any] = {each.name: each.type for each in fields(TrainingConfig) if is_dataclass(each.type)}
+
+
+@cache
+def option_types() -> dict[str, Any]:
+    """The type of each option, by its full name."""
+    types: dict[str, Any] = {}
+    for each in fields(TrainingConfig):
+        if group := _GROUPS.get(each.name):
+            types |= {f"{each.name}.{option.name}": option.type for option in fields(group)}
+        else:
+            types[each.name] = each.type
+    return types
+
+
+def nearest_option(name: str) -> str:
+    """The full name of the option that the caller may have meant."""
+    return difflib.get_close_matches(name, option_types(), 1, cutoff=0)[0]
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+def _described(kind: Any) -> str:
+    if isinstance(kind, UnionType):
+        return " or ".join(_described(each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return {str: "text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}[kind]
 
 
 def _check_range(name: str, value: float) -> None:
     if name in SHARES:
-        wanted, is_right = "a share from 0 to 1", 0 <= value <= 1
+        expected, is_right = "from 0 to 1", 0 <= value <= 1
     elif name in MAY_BE_NEGATIVE:
-        wanted, is_right = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
+        expected, is_right = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
     else:
         least = 1 if name in COUNTS else 0
-        wanted, is_right = f"at least {least}", least <= value < math.inf  # nor is what is no number
+        expected, is_right = f"at least {least}", least <= value < math.inf  # False for nan
     if not is_right:
-        raise ValueError(f"{name} must be {wanted}, found {value}.")
+        raise ValueError(f"{name} must be {expected}, found {value}.")

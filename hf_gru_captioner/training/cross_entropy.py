@@ -1,11 +1,12 @@
-"""Teacher forcing: the cross-entropy of every next word, with label smoothing, and two options from the papers.
+"""Teacher forcing: the cross-entropy of every next word with label smoothing, and two options from the literature.
 
-Scheduled sampling (Bengio et al. 2015, https://arxiv.org/abs/1506.03099) shows the decoder words of its own in place of
-some of the people's. Here in two passes, as in https://arxiv.org/abs/1906.04331: a first one without gradient writes a
-word at every place at once, the second learns from the mixed caption. So nothing becomes a loop over words.
+Scheduled sampling (Bengio et al. 2015, https://arxiv.org/abs/1506.03099) replaces some of the reference words in the
+decoder's input by words of its own. Here in two passes, as in https://arxiv.org/abs/1906.04331: the first, without
+gradient, samples a word at every position at once; the second is trained on the mixed caption. So there is no loop over
+words.
 
-The doubly stochastic penalty (Xu et al. 2015, https://arxiv.org/abs/1502.03044, equation 14) asks that every region be
-looked at about once in a caption. With several heads, their mean is held to it.
+The doubly stochastic penalty (Xu et al. 2015, https://arxiv.org/abs/1502.03044, equation 14) asks that a caption attend
+to every region about once. With several heads, it is applied to their mean.
 """
 
 from typing import Any
@@ -16,12 +17,12 @@ Batch = dict[str, Any]
 
 
 class CrossEntropy:
-    """What a step minimizes, a caption at a time: -log p(caption) + penalty, divided by the labels of the whole step.
+    """The loss of a caption: -log p(caption) + penalty, divided by the number of labels of the whole step.
 
     Args:
-        label_smoothing: Share of each target that is spread over all words, [0, 1).
-        scheduled_sampling: Share of input words that are the model's own at the end of training, [0, 1]; it grows from
-            0 in proportion to the steps.
+        label_smoothing: Fraction of each target that is spread over all words, [0, 1).
+        scheduled_sampling: Fraction of input words that are the model's own at the end of training, [0, 1]; it grows
+            from 0 in proportion to the steps.
         attention_penalty: Weight of the doubly stochastic penalty; 1 in the paper.
     """
 
@@ -29,10 +30,10 @@ class CrossEntropy:
         self.label_smoothing = label_smoothing
         self.scheduled_sampling = scheduled_sampling
         self.attention_penalty = attention_penalty
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
 
     def prepare(self, model, batch: Batch, share_done: float) -> Batch:
-        """What the step learns from: the batch, or the batch with some of the model's own words."""
+        """The batch to train on: as it is, or with some of the model's own words in the decoder's input."""
         share = self.scheduled_sampling * share_done
         if share == 0:
             return batch
@@ -45,7 +46,7 @@ class CrossEntropy:
         return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """What the sum over this batch is a part of, to be added up over the step: its labels."""
+        """Number of labels, by whose total over the step the loss is divided."""
         return (batch["labels"] >= 0).sum().float()
 
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
@@ -58,5 +59,5 @@ class CrossEntropy:
         )
         if self.attention_penalty == 0:
             return output.loss
-        looks = output.cross_attentions[0].mean(dim=1).sum(dim=1)  # (N, P), how much each region was looked at
-        return output.loss + self.attention_penalty * ((1 - looks) ** 2).sum() / num_items
+        attended = output.cross_attentions[0].mean(dim=1).sum(dim=1)  # (N, P), attention to each region over all words
+        return output.loss + self.attention_penalty * ((1 - attended) ** 2).sum() / num_items

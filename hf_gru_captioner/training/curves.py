@@ -1,4 +1,4 @@
-"""What a run looked like: curves as a PNG, and a table for the terminal."""
+"""The curves of a run as a PNG, and its epochs as a table for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,20 +7,20 @@ from ..files import atomic_path
 
 Record = dict[str, float]
 
-SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # drawn and printed times 100
+SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # shown times 100
 
 
 def plot_curves(history: Sequence[Record], path: str | Path) -> None:
-    """Draws the training loss, the reward where there is one, and the validation scores of each epoch.
+    """Plots the training loss, the reward if there is one, and the validation scores of each epoch.
 
-    Runs on one process; writes it atomically.
+    Runs on one process; writes the file atomically.
     """
-    from matplotlib.figure import Figure  # not pyplot, which would look for a screen
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display
     from matplotlib.ticker import MaxNLocator
 
     epochs = [record["epoch"] for record in history]
     is_rewarded = "reward" in history[0]
-    loss = "training loss, of the policy gradient" if is_rewarded else "training loss, nats a token"
+    loss = "training loss, policy gradient" if is_rewarded else "training loss, nats per token"
     panels = {loss: {"loss": [record["loss"] for record in history]}}
     if is_rewarded:
         panels["training reward, CIDEr-D"] = {"reward": [record["reward"] for record in history]}
@@ -42,7 +42,7 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
 
 
 def summary(history: Sequence[Record], select_by: str = "cider") -> str:
-    """A table of the epochs; a star marks the best one."""
+    """A table of the epochs; an asterisk marks the best one."""
     best = max(history, key=lambda record: record[select_by])
     scores = {name: title for name, title in SCORES.items() if name in history[0]}
     extra = ["reward"] if "reward" in history[0] else []

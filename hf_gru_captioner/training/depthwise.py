@@ -1,9 +1,9 @@
-"""Gradients of depthwise convolutions on a CPU, several times quicker than PyTorch's: what fine-tuning a CNN waits for.
+"""Gradients of depthwise convolutions on a CPU, several times as fast as PyTorch's, for fine-tuning a CNN.
 
 In bfloat16, PyTorch 2.14 (oneDNN) computes two of them with plain loops: that of a 5x5 weight, and that of the input of
-a strided convolution. In EfficientNet-Lite0 they are two thirds of a training step. The same numbers come from calls
-that are quick: the gradient of a 5x5 weight consists of those of four 3x3 weights on parts of the padded input, and
-that of a strided convolution's input is computed in float32.
+a strided convolution. In EfficientNet-Lite0 they take two thirds of a training step. The same values come from fast
+calls: the gradient of a 5x5 weight consists of those of four 3x3 weights on parts of the padded input, and that of a
+strided convolution's input is computed in float32.
 """
 
 import torch
@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-WINDOW = 3  # side of the largest weight whose gradient oneDNN is quick with
+WINDOW = 3  # side of the largest weight whose gradient oneDNN computes fast
 
 
-def use_quick_depthwise_gradients(module: nn.Module) -> None:
-    """Depthwise convolutions that run inside `module` on a CPU in bfloat16 take their gradients from here.
+def use_fast_depthwise_gradients(module: nn.Module) -> None:
+    """Makes depthwise convolutions inside `module` use these gradients on a CPU in bfloat16.
 
-    In float32, PyTorch's own are as quick.
+    In float32, PyTorch's own are as fast.
     """
-    mode = _QuickDepthwise()
+    mode = _FastDepthwise()
 
     def enter(*_) -> None:
         mode.__enter__()
@@ -32,7 +32,7 @@ def use_quick_depthwise_gradients(module: nn.Module) -> None:
     module.register_forward_hook(leave, always_call=True)
 
 
-class _QuickDepthwise(TorchFunctionMode):
+class _FastDepthwise(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return (_conv2d if function is F.conv2d else function)(*args, **(kwargs or {}))
 
@@ -82,7 +82,7 @@ def _weight_gradient(grad, images, weight, stride, padding):
     padded = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
     height, width = ((size - 1) * step + WINDOW for size, step in zip(grad.shape[2:], stride, strict=True))
     last = weight.shape[-1] - WINDOW
-    starts = sorted({*range(0, last, WINDOW), last})  # windows overlap where the side is no multiple of theirs
+    starts = sorted({*range(0, last, WINDOW), last})  # windows overlap if the side is not a multiple of theirs
     gradient = torch.empty_like(weight)
     for top in starts:
         for left in starts:

@@ -1,11 +1,11 @@
-"""Energy that a run takes, as CodeCarbon (https://codecarbon.io) estimates it from the load of this machine."""
+"""Energy use of a run, estimated by CodeCarbon (https://codecarbon.io) from the load of this machine."""
 
 
 class EnergyMeter:
-    """Kilowatt-hours of this machine, all of it, since the meter was last asked.
+    """Kilowatt-hours of the whole machine since the meter was last called.
 
-    An estimate: CodeCarbon reads the counters of the processor where the system shows them, else it takes the thermal
-    design power of the model times its load; memory at a watt or two each eight gigabytes.
+    An estimate: CodeCarbon reads the energy counters of the processor where the system exposes them, otherwise it takes
+    the thermal design power of its model times its load; memory counts one or two watts per eight gigabytes.
 
     Raises:
         ModuleNotFoundError: CodeCarbon isn't installed.
@@ -15,7 +15,7 @@ class EnergyMeter:
         from codecarbon import OfflineEmissionsTracker
 
         self._tracker = OfflineEmissionsTracker(
-            country_iso_code="USA",  # matters for emissions only, which aren't asked for
+            country_iso_code="USA",  # affects only emissions, which aren't used
             output_methods=[],
             allow_multiple_runs=True,
             log_level="error",

@@ -1,4 +1,4 @@
-"""What a run would cost, measured here and now."""
+"""Estimates of what a run would take, measured on this machine."""
 
 import os
 import time
@@ -10,21 +10,21 @@ from .assembly import Assembly
 
 
 def estimates(assembly: Assembly) -> str:
-    """What the run would cost: sizes counted, times measured on one encoding and two steps, here and now."""
+    """Sizes, steps, time and disk of a run; times are measured on one encoding and two steps."""
     config, model = assembly.config, assembly.model
     optimization = config.optimization
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    photo = Image.new("RGB", (224, 224), "grey")
-    pixel_values = assembly.processor(images=[photo] * 8)["pixel_values"].to(model.device)
+    image = Image.new("RGB", (224, 224), "grey")
+    pixel_values = assembly.processor(images=[image] * 8)["pixel_values"].to(model.device)
     with torch.inference_mode():
         model.encoder.vision(pixel_values)
         start = time.perf_counter()
         model.encoder.vision(pixel_values)
-        encoding = (time.perf_counter() - start) / len(pixel_values)  # seconds a photo
+        encoding = (time.perf_counter() - start) / len(pixel_values)  # seconds per image
 
     captions = assembly.known_captions[: optimization.images_per_step]
-    rows = [{"captions": each, "image": photo} for each in captions]
+    rows = [{"captions": each, "image": image} for each in captions]
     if config.caches_regions:
         regions = torch.zeros(assembly.cache.region_shape)
         rows = [{"captions": each, "regions": regions} for each in captions]
@@ -39,26 +39,26 @@ def estimates(assembly: Assembly) -> str:
     model.zero_grad()
     model.eval()
 
-    num_photos = None if config.data.streaming else len(assembly.training_set)
-    steps = (config.data.steps_per_epoch or 0) if num_photos is None else -(-num_photos // optimization.images_per_step)
+    num_images = None if config.data.streaming else len(assembly.training_set)
+    steps = (config.data.steps_per_epoch or 0) if num_images is None else -(-num_images // optimization.images_per_step)
     lines = [
-        f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them learn",
+        f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable",
         f"vocabulary      {model.config.vocab_size} tokens",
-        f"photos          {num_photos or 'a stream'} to learn from, {len(assembly.validation_set)} to choose by",
+        f"images          {num_images or 'a stream'} for training, {len(assembly.validation_set)} for validation",
         f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}",
     ]
     if config.caches_regions:
         missing = sum(assembly.cache.missing_bytes(*each) for each in assembly.to_encode)
         one = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
         lines.append(
-            f"features        {missing / 1e9:.2f} GB to be written, about {missing / one * encoding / 60:.0f} minutes"
+            f"features        {missing / 1e9:.2f} GB to write, about {missing / one * encoding / 60:.0f} minutes"
         )
     machine = f"{assembly.accelerator.num_processes} processes, {torch.get_num_threads()} threads"
     minutes = optimization.epochs * steps * step / 60
     states = optimization.states_kept * 4 * (parameters + 3 * trainable)  # float32; the optimizer and the average
     checkpoint = parameters * getattr(torch, optimization.checkpoint_precision).itemsize
     lines += [
-        f"training        about {minutes:.0f} minutes, {step:.2f} s a step ({machine})",
+        f"training        about {minutes:.0f} minutes, {step:.2f} s per step ({machine})",
         f"disk            {states / 1e6:.0f} MB of states, {checkpoint / 1e6:.0f} MB of checkpoint, in "
         + os.path.abspath(config.output_dir),
     ]

@@ -1,7 +1,7 @@
-"""The precision of training's matrix products that this machine is fastest in.
+"""The precision in which this machine computes training's matrix products fastest.
 
-A processor without native bfloat16 instructions emulates them: on AVX2 alone a training step in bf16 takes 12 to 20
-times as long as in fp32. Timing both tells more surely than names and flags of processors which one is faster.
+A processor without native bfloat16 instructions emulates them: with AVX2 only, a training step in bf16 takes 12 to 20
+times as long as in fp32. Timing both is more reliable than names and flags of processors.
 """
 
 import time
@@ -10,21 +10,21 @@ import torch
 from torch import nn
 
 ROWS, WIDTH = 1024, 512  # the sizes of a training step of 32 images
-REPEATS = 3  # the first of which is left out
-GAIN = 0.9  # of fp32's time: bf16 rounds, so it must pay
+REPEATS = 3  # the first of which is discarded
+GAIN = 0.9  # of fp32's time: bf16 is less precise, so it must be clearly faster
 
 
 def fastest_precision(device: torch.device) -> tuple[str, str]:
-    """Accelerate's name of the precision to train in, `"bf16"` or `"no"`, and one line that says why.
+    """Accelerate's name of the precision to train in, `"bf16"` or `"no"`, and the reason in one line.
 
-    Runs on one process, which tells the others: measured on each, they might differ.
+    Runs on one process, which broadcasts the result: measured on each, it might differ.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported():
-            return "bf16", "bf16, which this GPU has"
+            return "bf16", "bf16, which this GPU supports"
         return "no", "fp32, since this GPU has no bf16"
     if device.type != "cpu":
-        return "no", f"fp32, the one that is sure to work on {device.type}"
+        return "no", f"fp32, the only precision sure to work on {device.type}"
     ratio = _milliseconds(torch.bfloat16) / _milliseconds(torch.float32)
     if ratio < GAIN:
         return "bf16", f"bf16, which takes {ratio:.2f} times as long as fp32 on this processor"
@@ -32,7 +32,7 @@ def fastest_precision(device: torch.device) -> tuple[str, str]:
 
 
 def _milliseconds(dtype: torch.dtype) -> float:
-    """Of a matrix product and its gradients."""
+    """Time of a matrix product and its gradients."""
     layer, inputs = nn.Linear(WIDTH, WIDTH), torch.ones(ROWS, WIDTH, requires_grad=True)
     times = []
     for _ in range(REPEATS):

@@ -1,6 +1,6 @@
 """`training.json` beside the weights: how a checkpoint was trained, stage by stage; its model card is written from it.
 
-A run that goes on from a checkpoint takes over the stages of that one. Nothing in it names a folder of the machine.
+A run that continues from a checkpoint copies the stages of that one. No path of the machine is in it.
 """
 
 import json
@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
+from ..files import TRAINING_RECORD
 from ..hub.names import ORIGINS, public_name
 from .config import UNCLAIMED, flatten_options
 
-RECORD = "training.json"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "timm")
 
 
 class TrainingRecord:
-    """Saved into each checkpoint as if it were a part of the model.
+    """Saved into each checkpoint like a part of the model.
 
     Args:
         options: The resolved configuration, nested as in its YAML file.
-        images, captions: How many the run trains on; None for a stream.
-        processes: How many processes train.
-        parent_revision: Commit of the checkpoint on the Hub that the run goes on from.
+        images, captions: Size of the training set; None for a stream.
+        processes: Number of training processes.
+        parent_revision: Commit on the Hub of the checkpoint that the run continues from.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TrainingRecord:
         parent_revision: str | None = None,
     ):
         self.parent, self.parent_revision = options["model"]["checkpoint"], parent_revision
-        self.history: Sequence[Mapping[str, float]] = ()  # a record an epoch so far, the last one being the best
+        self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, the last one is the best
         named = flatten_options(options)
         named |= {name: public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         self.stage = {
@@ -53,7 +53,7 @@ class TrainingRecord:
         }
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes the stages so far and this one. Runs on one process."""
+        """Writes the earlier stages and this one. Runs on one process."""
         seconds = sum(epoch["train_seconds"] + epoch["validation_seconds"] for epoch in self.history)
         stage = {
             **self.stage,
@@ -64,14 +64,14 @@ class TrainingRecord:
         if self.history and all("energy_kwh" in epoch for epoch in self.history):
             stage["energy_kwh"] = round(sum(epoch["energy_kwh"] for epoch in self.history), 4)
         content = {"stages": [*read_stages(self.parent, self.parent_revision), stage]}
-        (Path(folder) / RECORD).write_text(json.dumps(content, indent=2) + "\n")
+        (Path(folder) / TRAINING_RECORD).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_stages(checkpoint: str | Path | None, revision: str | None = None) -> list[dict[str, Any]]:
-    """The stages that a checkpoint, a folder or a Hub id, records; none for one that was trained by other means."""
+    """The recorded stages of a checkpoint, a folder or a Hub id; empty without a record."""
     if checkpoint is None:
         return []
-    path = cached_file(str(checkpoint), RECORD, revision=revision, _raise_exceptions_for_missing_entries=False)
+    path = cached_file(str(checkpoint), TRAINING_RECORD, revision=revision, _raise_exceptions_for_missing_entries=False)
     return json.loads(Path(path).read_text())["stages"] if path is not None else []
 
 

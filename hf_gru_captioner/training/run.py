@@ -1,5 +1,6 @@
-"""A whole training run, from its options to its best checkpoint; the command line and Python call the same function."""
+"""A training run, from its options to its best checkpoint; the command line and Python call the same function."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -9,9 +10,10 @@ from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
+from transformers.utils import logging as transformers_logging
 
 from ..captioner import Captioner
-from ..data import decode_photos
+from ..data import decode_images
 from ..errors import needs_extra
 from ..evaluation import score_captions
 from ..hub import Publisher, check_name
@@ -23,21 +25,23 @@ from .energy import EnergyMeter
 from .estimates import estimates
 from .precision import fastest_precision
 from .record import TrainingRecord
-from .run_folder import begun_precision, claim, hold
+from .run_folder import claim, hold, initial_precision
 from .trainer import CaptionTrainer, write_captions
 
-TIMEOUT = timedelta(days=1)  # of a process that waits for another: encoding the images may take long
+_logger = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(days=1)  # of a process that waits for another: encoding the images may take hours
 CURVES = "curves.png"
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         checkpoint: Folder of the best checkpoint.
-        history: A record an epoch: losses, scores (as fractions: CIDEr 0.6, not 60), seconds.
-        selected_by: Name of the score by which an epoch is the best.
+        history: One record per epoch: losses, scores (as fractions: CIDEr 0.6, not 60), seconds.
+        selected_by: Name of the score that the best epoch is selected by.
     """
 
     checkpoint: Path
@@ -50,16 +54,35 @@ class TrainingResult:
         return max(self.history, key=lambda record: record[self.selected_by])
 
 
-def train(config: TrainingConfig) -> TrainingResult:
-    """Trains a captioner, or goes on with the run that `config.output_dir` holds. Runs on every process.
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hides transformers' progress bars of weights and Accelerate's warning of tied weights; restores both."""
+    accelerate_logger = logging.getLogger("accelerate.utils.other")
+    level, shows_bars = accelerate_logger.level, transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    accelerate_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        accelerate_logger.setLevel(level)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
 
-    The main process writes what is in `output_dir`, but for `state/`: there every process writes its part, and the
-    first one of each machine the rest. The cache of features is written by all.
+
+@_quiet_libraries()
+def train(config: TrainingConfig) -> TrainingResult:
+    """Trains a captioner, or resumes the run that `config.output_dir` holds. Runs on every process.
+
+    The main process writes `output_dir`, except for `state/`: there every process writes its part, and the first one of
+    each machine the rest. All processes write the cache of encoder outputs.
+
+    Args:
+        config: The options; `TrainingConfig.from_options` makes them by name.
 
     Raises:
-        UsageError: Options, data or output folder don't fit; says what to change.
-        OSError: Something can't be read or written; what was written before is whole.
-        FloatingPointError: The loss is not finite; the best checkpoint and the states stay as they are.
+        UsageError: Options, data or output folder are unusable; says what to change.
+        OSError: Something can't be read or written; what was written before is intact.
+        FloatingPointError: The loss is non-finite; the best checkpoint and the states stay as they are.
     """
     if config.push_to_hub:
         check_name(config.push_to_hub)
@@ -68,11 +91,12 @@ def train(config: TrainingConfig) -> TrainingResult:
     accelerator = _accelerator(config, None if config.tracker == "none" else config.tracker)
     energy_meter = _energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
-    _ = assembly.model  # what can't be loaded is said before anything is written
+    _ = assembly.model  # fails before anything is written
     with _held(output_dir, accelerator):
         run = claim(config, accelerator, None if config.data.streaming else assembly.training_set)
-        trainer = _trainer(assembly, run, energy_meter)
         batches = assembly.batches()
+        _ = assembly.validation_rows  # encoded before the trainer has Accelerate wrap the model
+        trainer = _trainer(assembly, run, energy_meter)
         if config.tracker != "none":
             accelerator.init_trackers("hf_gru_captioner", config={"resolved": repr(asdict(config))})
         try:
@@ -86,8 +110,9 @@ def train(config: TrainingConfig) -> TrainingResult:
     return TrainingResult(output_dir / "checkpoint", history, trainer.select_by)
 
 
+@_quiet_libraries()
 def dry_run(config: TrainingConfig) -> str:
-    """What the run would cost: sizes counted, times measured. Runs on every process; writes nothing."""
+    """Estimates of what the run would take, as text. Runs on every process; writes nothing."""
     if config.push_to_hub:
         check_name(config.push_to_hub)
     config = _with_precision(config)
@@ -116,13 +141,13 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         objective=assembly.objective,
         run=run,
         record=_record(assembly),
-        on_best=Publisher(config.push_to_hub, accelerator.print) if config.push_to_hub else None,
+        on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )
 
 
 def _validation(assembly: Assembly, trainer: CaptionTrainer):
-    """What scores the averaged model after each epoch; called on every process."""
+    """The function that scores the averaged model after each epoch; it is called on every process."""
     validation, accelerator = assembly.config.validation, assembly.accelerator
     references = list(assembly.validation_set["captions"])
     rows = assembly.validation_rows
@@ -141,7 +166,7 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
         )
         if accelerator.is_main_process and validation.shown:
             epoch = len(trainer.progress.history) + 1
-            folder = trainer.output_dir / "looks" / f"epoch-{epoch:02d}"
+            folder = trainer.output_dir / "attention" / f"epoch-{epoch:02d}"
             _draw_attention(folder, model, assembly.processor, assembly.validation_set, validation.shown)
         return scores.values
 
@@ -149,26 +174,27 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
 
 
 def _with_precision(config: TrainingConfig) -> TrainingConfig:
-    """The same with "auto" decided: by what the run in the output folder began with, else by what is fastest here.
+    """Resolves the precision "auto": to that of the run in the output folder, otherwise to the fastest.
 
-    The first process looks and measures, and tells the others. A run that goes on must not measure and choose anew.
+    The first process looks and measures, and broadcasts the result. A resumed run must not measure again.
     """
     if config.optimization.mixed_precision != "auto":
         return config
     state = PartialState(timeout=TIMEOUT)
     chosen = ["", ""]
     if state.is_main_process:
-        begun = begun_precision(Path(config.output_dir))
-        chosen = [begun, f"{begun}, as this run began"] if begun else list(fastest_precision(state.device))
+        initial = initial_precision(Path(config.output_dir))
+        chosen = [initial, f"{initial}, as at the start"] if initial else list(fastest_precision(state.device))
     broadcast_object_list(chosen)
-    state.print(f"precision       {chosen[1]}")
+    if state.is_main_process:
+        _logger.info("precision       %s", chosen[1])
     precision: Any = chosen[0]
     return replace(config, optimization=replace(config.optimization, mixed_precision=precision))
 
 
 @contextmanager
 def _held(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps the output folder for this run. The main process does; all of them give up if it can't."""
+    """Locks the output folder for this run. The main process does; all processes fail if it can't."""
     with ExitStack() as stack:
         problem: list[OSError | None] = [None]
         if accelerator.is_main_process:
@@ -183,7 +209,7 @@ def _held(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 def _energy_meter(config: TrainingConfig, accelerator: Accelerator) -> EnergyMeter | None:
-    """Of the main process: what it measures is the whole machine's."""
+    """On the main process only: it measures the whole machine."""
     if not config.measure_energy or not accelerator.is_main_process:
         return None
     with needs_extra("energy"):
@@ -204,8 +230,8 @@ def _record(assembly: Assembly) -> TrainingRecord:
 
 
 def _draw_attention(folder: Path, model, processor, rows, num_images: int) -> None:
-    """Draws the first images with their captions and where the model looked. Runs on one process."""
-    images = decode_photos(rows, range(min(num_images, len(rows))))
+    """Draws the first images with their captions and attention. Runs on one process."""
+    images = decode_images(rows, range(min(num_images, len(rows))))
     captions = Captioner(model, processor)(images)
     folder.mkdir(parents=True, exist_ok=True)
     for name, image, caption in zip(rows["image_id"], images, captions, strict=False):

@@ -1,6 +1,6 @@
-"""One run in one output folder: a lock while it runs, and the options that it was begun with.
+"""One run per output folder: a lock while it runs, and the options that it was started with.
 
-The system lets go of the lock when the process ends, however it ends.
+The system releases the lock when the process ends, however it ends.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ from .config import UNCLAIMED, TrainingConfig, flatten_options
 
 OPTIONS = "config.yaml"
 LOCK = "run.lock"
-HOLDER = "run.lock.holder"  # who has it; the lock itself is an empty file
-PATIENCE = 10.0  # seconds: the processes that read photos ahead may outlive a killed run so long
+HOLDER = "run.lock.holder"  # which process holds it; the lock itself is an empty file
+PATIENCE = 10.0  # seconds: prefetching processes may outlive a killed run so long
 
 
 class FolderHeldError(OSError):
-    """Another run works in the folder; its text says which."""
+    """Another run holds the folder; the message says which."""
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keeps a folder for this process. Runs on one process.
+    """Locks a folder for this process. Runs on one process.
 
     Raises:
-        FolderHeldError: Another process has it.
-        OSError: Nothing can be written there.
+        FolderHeldError: Another process holds it.
+        OSError: The folder can't be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=PATIENCE)
     except Timeout as error:
         raise FolderHeldError(
-            f"{folder} is held by another run, {_holder(folder)}: wait for its end, or name another output_dir."
+            f"{folder} is held by another run, {_holder(folder)}: wait until it ends, or name another output_dir."
         ) from error
     try:
         since = datetime.now(UTC).isoformat(" ", "seconds")
@@ -59,13 +59,13 @@ def _holder(folder: Path) -> str:
     try:
         return (folder / HOLDER).read_text()[:200]
     except (OSError, ValueError):
-        return "which has not said its number"
+        return "an unknown process"
 
 
 def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
-    """Saves the options with the run; refuses an `output_dir` that holds a run with other ones.
+    """Saves the options with the run; refuses an `output_dir` that holds a run with other options.
 
-    Returns what tells this run from others: a digest of the options that matter, and of the rows to learn from if they
+    Returns what identifies this run: a digest of the options that affect the weights, and of the training rows if they
     are given. Runs on every process; the first one writes.
 
     Raises:
@@ -91,7 +91,7 @@ def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
                 "remove that one."
             )
     elif (output_dir / "checkpoint").exists():
-        raise UsageError(f"{output_dir} has a checkpoint of something else: name another output_dir.")
+        raise UsageError(f"{output_dir} has a checkpoint but no {OPTIONS}: name another output_dir.")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -102,12 +102,12 @@ def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
     return digest.hexdigest()
 
 
-def begun_precision(output_dir: Path) -> str | None:
-    """The precision of the run in the output folder; None where there is none."""
+def initial_precision(output_dir: Path) -> str | None:
+    """The precision of the run in the output folder; None if there is no run."""
     try:
         precision = yaml.safe_load((output_dir / OPTIONS).read_text())["optimization"]["mixed_precision"]
     except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError):
-        return None  # a damaged file is refused when the folder is claimed
+        return None  # claim() refuses a damaged file
     return precision if precision in ("no", "bf16", "fp16") else None
 
 

@@ -1,14 +1,14 @@
-"""Self-critical training: captions that the model samples are rewarded for agreeing with people's.
+"""Self-critical training: sampled captions are rewarded for agreeing with the reference captions.
 
-Rennie et al. 2017, https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, if wanted with BLEU-4. The baseline is the
-mean reward of the photo's other samples (Luo 2020, https://arxiv.org/abs/2003.09971), or the paper's greedy caption.
+Rennie et al. 2017, https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, optionally with BLEU-4. The baseline is the
+mean reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971), or the paper's greedy caption.
 
-The end token is a word of every caption here, of the samples and of people's alike. Without it a caption loses nothing
-by stopping in the middle ("a man in a"), and the model learns to. A sample that was cut at the longest length has no
-end token, and misses what the end would have been worth.
+The end token counts as a word of every caption here, of samples and references alike. Without it a caption loses
+nothing by stopping in the middle ("a man in a"), and the model learns to. A sample that was truncated at the maximum
+length has no end token and misses its reward.
 
-Captions are sampled without dropout, all of a photo's at once by generate(), and scored again by one ordinary forward.
-Sampled and people's captions go through that forward together when the cross-entropy keeps a weight.
+Captions are sampled without dropout, all of an image's at once by generate(); one ordinary forward then gives their
+log-probabilities. Samples and references go through that forward together if the cross-entropy has a weight.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,25 +18,25 @@ import numpy as np
 import torch
 
 from ..evaluation import CaptionSet, CiderDReward, DocumentFrequencies, bleu_scores
+from ..model.configuration_gru_captioner import IGNORE_INDEX
 
 Batch = dict[str, Any]
 
-IGNORED = -100  # label of a place without a word, as in transformers
-TOKENIZER: Literal["none"] = "none"  # captions are token ids with blanks between them
+TOKENIZER: Literal["none"] = "none"  # captions are token ids separated by spaces
 
 
 class SelfCritical:
-    """What a step minimizes: -(reward - baseline) log p(sample), divided by the sampled tokens of the whole step.
+    """The loss: -(reward - baseline) log p(sample), divided by the number of sampled tokens of the whole step.
 
     Args:
-        frequencies: In how many photos' captions each n-gram of token ids occurs: `count_ngrams` of the training set.
-        samples: Captions sampled a photo, at least 2 for the sample-mean baseline.
+        frequencies: Number of images whose captions have each n-gram of token ids: `count_ngrams` of the training set.
+        samples: Captions sampled per image, at least 2 for the sample-mean baseline.
         baseline: `"sample_mean"` or `"greedy"`.
         bleu_weight: Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward.
-        cross_entropy_weight: Share in [0, 1) of the cross-entropy of people's captions in the loss.
-        temperature: Of the policy that is sampled from and learns: words of probability p are drawn in proportion to
-            p ** (1 / temperature). Below 1 it makes up for label smoothing, after which samples at 1 are far from what
-            a search writes (mean reward 0.35, at 0.5 it is 0.82), and learning only makes the distribution sharp.
+        cross_entropy_weight: Weight in [0, 1) of the reference captions' cross-entropy in the loss.
+        temperature: Of the policy that is sampled and trained: words of probability p are drawn in proportion to
+            p ** (1 / temperature). Values below 1 compensate for label smoothing, after which samples at 1 are far from
+            the output of a search (mean reward 0.35; 0.82 at 0.5), and training only sharpens the distribution.
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class SelfCritical:
         self.bleu_weight = bleu_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.temperature = temperature
-        self.figures: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
 
     @torch.no_grad()
     def prepare(self, model, batch: Batch, share_done: float) -> Batch:
-        """Samples captions of the batch's photos and weighs each by its advantage.
+        """Samples captions of the batch's images and computes the advantage of each.
 
         Returns:
-            The photos; `labels` of the samples, then of people's captions where these keep a weight; `image_index`;
-            `advantage` `(N,)`, nan for people's captions.
+            The images; `labels` of the samples, then of the references if these have a weight; `image_index`;
+            `advantage` `(N,)`, nan for references.
         """
         is_training = model.training
         model.eval()
         images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
-        if "pixel_values" in images and model.config.freeze_encoder:  # run once for sampling and learning
+        if "pixel_values" in images and model.config.freeze_encoder:  # run once, for sampling and for the loss
             images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
         length = model.generation_config.max_new_tokens
         suppressed = model.generation_config.suppress_tokens
@@ -90,9 +90,9 @@ class SelfCritical:
             greedy = model.labels_of_sequences(model.generate(**images, **settings, do_sample=False))
             baseline = self._rewards(greedy, references, 1)[:, None]  # (B, 1)
         else:
-            baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)  # (B, K), of the others
+            baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)  # (B, K), mean of the others
         model.train(is_training)
-        self.figures = {"reward": rewards.mean().item()}
+        self.metrics = {"reward": rewards.mean().item()}
 
         labels = samples
         advantage = (rewards - baseline).flatten().to(samples.device)  # (B K,)
@@ -104,7 +104,7 @@ class SelfCritical:
         return {**images, "labels": labels, "image_index": image_index, "advantage": advantage}
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Labels of the samples and of people's captions, (2,)."""
+        """Number of labels of the samples and of the references, `(2,)`."""
         lengths = (batch["labels"] >= 0).sum(dim=1)  # (N,)
         is_sample = ~batch["advantage"].isnan()
         return torch.stack((lengths[is_sample].sum(), lengths[~is_sample].sum())).float()
@@ -125,10 +125,10 @@ class SelfCritical:
         )  # (N,)
         return -(weight * log_probability).sum()
 
-    def _rewards(self, labels: torch.Tensor, references: Sequence[list[str]], captions_an_image: int) -> torch.Tensor:
-        """Rewards of captions that stand image by image, `(N,)`."""
+    def _rewards(self, labels: torch.Tensor, references: Sequence[list[str]], captions_per_image: int) -> torch.Tensor:
+        """Rewards of captions that are grouped by image, `(N,)`."""
         hypotheses = as_words(labels)
-        image = np.repeat(np.arange(len(references)), captions_an_image).tolist()
+        image = np.repeat(np.arange(len(references)), captions_per_image).tolist()
         reward = CiderDReward(references, self.frequencies, TOKENIZER)(hypotheses, image)
         if self.bleu_weight:
             captions = CaptionSet(hypotheses, [references[each] for each in image], TOKENIZER)
@@ -143,7 +143,7 @@ def count_ngrams(labels_of_images: Iterable[Sequence[Sequence[int]]]) -> Documen
 
 
 def as_words(labels: torch.Tensor) -> list[str]:
-    """Labels `(N, T)` -> token ids with blanks between them, the end token's too."""
+    """Labels `(N, T)` -> token ids separated by spaces, the end token included."""
     return [" ".join(str(token) for token in row if token >= 0) for row in labels.tolist()]
 
 
@@ -155,7 +155,7 @@ def _by_image(labels: torch.Tensor, image_index: torch.Tensor) -> list[list[str]
 
 
 def _stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Labels below each other, filled up to the longer, `(N1 + N2, T)`."""
+    """Labels concatenated, padded to the longer length, `(N1 + N2, T)`."""
     length = max(first.shape[1], second.shape[1])
     pad = torch.nn.functional.pad
-    return torch.cat([pad(each, (0, length - each.shape[1]), value=IGNORED) for each in (first, second)])
+    return torch.cat([pad(each, (0, length - each.shape[1]), value=IGNORE_INDEX) for each in (first, second)])

@@ -1,15 +1,16 @@
-"""The Accelerate loop: any objective over all captions of a photo at once, validated by the captions it writes.
+"""The Accelerate loop: any objective over all captions of an image at once, validated by generated captions.
 
 AdamW (https://arxiv.org/abs/1711.05101) with warm-up and a cosine, gradient clipping, and an exponential moving average
 of the weights, which is what is validated and saved.
 
-A run can be killed at any moment: started again it goes on from its newest whole state and ends, on a CPU, with the
-very weights it would have had. For that, everything random is either a function of step and photo (data order, views,
-crops) or drawn from the generators that a state holds (dropout, sampling).
+A run can be killed at any moment: started again it resumes from its newest complete state and ends, on a CPU, with
+exactly the weights of an uninterrupted run. Hence everything random is either a function of step and image (data order,
+views, crops) or drawn from generators whose state is saved (dropout, sampling).
 """
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
 from .record import TrainingRecord
 
+_logger = logging.getLogger(__name__)
+
 Batch = dict[str, Any]
 Scores = dict[str, float]
 
@@ -37,7 +40,7 @@ Scores = dict[str, float]
 class Objective(Protocol):
     """What a step minimizes."""
 
-    figures: dict[str, float]  # of the last batch, for the log
+    metrics: dict[str, float]  # of the last batch, for the log
 
     def prepare(self, model, batch: Batch, share_done: float) -> Batch: ...
     def num_items(self, batch: Batch) -> torch.Tensor: ...
@@ -56,30 +59,30 @@ class Batches(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands; all that a state holds beside weights, optimizer and random generators."""
+    """The progress of a run; all that a state holds beside weights, optimizer and random generators."""
 
     step: int = 0  # of the optimizer, over all epochs
-    history: list[dict[str, float]] = field(default_factory=list)  # a record an epoch
-    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and figures, over its steps
+    history: list[dict[str, float]] = field(default_factory=list)  # one record per epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and metrics, over its steps
     seconds: float = 0.0  # of training in this epoch
     energy: float = 0.0  # kWh in this epoch up to the newest state
 
 
 class CaptionTrainer:
-    """Trains a captioner.
+    """Trains a captioner. The model is copied for the average, then wrapped by Accelerate.
 
     Args:
-        model: A `GRUCaptionerForConditionalGeneration`.
+        model: A `GRUCaptionerForConditionalGeneration`; weights that don't require gradients stay as they are.
         processor: Its processor, saved with each checkpoint.
         accelerator: Devices, processes and precision.
         config: The options.
-        output_dir: Gets `checkpoint/`, the best one so far; `state/`, to go on from; `history.jsonl`, a line an epoch.
-        objective: What to minimize; cross-entropy with the config's options when not given.
-        run: What tells this run from others: only states of the same run are gone on from.
-        select_by: Name of the validation score by which an epoch is the best.
-        record: What each checkpoint says of its training.
-        on_best: Told the folder of each best checkpoint, when it is there; called on one process.
-        energy_meter: Gives the kWh since it was last asked; each epoch's record then has `energy_kwh`.
+        output_dir: Gets `checkpoint/`, the best so far; `state/`, to resume from; `history.jsonl`, a line per epoch.
+        objective: What to minimize; by default cross-entropy with the options of `config`.
+        run: Identifies this run: only states of the same run are resumed from.
+        select_by: Name of the validation score that the best epoch is selected by.
+        record: The training record saved with each checkpoint.
+        on_best: Called with the folder of each best checkpoint after it is saved, on one process.
+        energy_meter: Returns the kWh since its last call; each epoch's record then has `energy_kwh`.
     """
 
     def __init__(
@@ -111,28 +114,27 @@ class CaptionTrainer:
         self.on_best = on_best
         self.energy_meter = energy_meter
         self.progress = Progress()
+        self.average = MovingAverage(model, config.ema_decay, accelerator.device)
+        optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
+        # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
         """Runs on every process; the first one writes checkpoint and log, the first of each machine its states.
 
         Args:
-            batches: Batches whose keys are arguments of the model's forward, of this process.
+            batches: This process's batches, whose keys are arguments of the model's forward.
             validate: Scores the averaged model; called on every process after each epoch.
 
         Returns:
-            One record an epoch: loss, scores, seconds.
+            One record per epoch: loss, scores, seconds.
 
         Raises:
-            FloatingPointError: The loss is no longer a number; the best checkpoint and the states stay as they are.
-            OSError: A state or checkpoint can't be written; those before it are as they were.
+            FloatingPointError: The loss is non-finite; the best checkpoint and the states stay as they are.
+            OSError: A state or checkpoint can't be written; those before it are intact.
         """
         config = self.config
         set_seed(config.seed, device_specific=True)  # each process drops other units
-        optimizer = torch.optim.AdamW(_parameter_groups(self.model, config), lr=config.learning_rate, fused=True)
-        self.average = MovingAverage(self.model, config.ema_decay, self.accelerator.device)
-        # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, optimizer)
-        self.num_steps = config.epochs * batches.steps_per_epoch
         self._resume(batches)
         progress = self.progress
 
@@ -156,6 +158,7 @@ class CaptionTrainer:
 
     def _train_epoch(self, epoch: int, batches: Batches) -> None:
         progress, steps = self.progress, batches.steps_per_epoch
+        num_steps = self.config.epochs * steps
         first_step = progress.step - (epoch - 1) * steps
         self.wrapped.train()
         bar = tqdm(
@@ -170,9 +173,9 @@ class CaptionTrainer:
             for step in batches.epoch(epoch, first_step):
                 before = time.perf_counter()
                 captions += sum(len(batch["labels"]) for batch in step) * self.accelerator.num_processes
-                loss, grad_norm = self._train_step(step)
+                loss, grad_norm = self._train_step(step, num_steps)
                 progress.step += 1
-                for name, value in {"loss": loss, **self.objective.figures}.items():
+                for name, value in {"loss": loss, **self.objective.metrics}.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 now = time.perf_counter()
                 progress.seconds += now - before
@@ -182,23 +185,23 @@ class CaptionTrainer:
                 bar.set_postfix(
                     {"captions/s": f"{rate:.0f}", "loss": f"{loss:.3f}", "lr": f"{learning_rate:.1e}"}
                     | {"grad": f"{grad_norm:.2f}"}
-                    | {name: f"{value:.3f}" for name, value in self.objective.figures.items()},
+                    | {name: f"{value:.3f}" for name, value in self.objective.metrics.items()},
                     refresh=False,
                 )
                 if progress.step % 10 == 0:
-                    figures = {"loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
-                    self.accelerator.log({**figures, **self.objective.figures}, step=progress.step)
+                    metrics = {"loss": loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+                    self.accelerator.log({**metrics, **self.objective.metrics}, step=progress.step)
                 if progress.step % self.config.state_steps == 0 and progress.step < epoch * steps:
                     self._save_state(batches)
 
-    def _train_step(self, step: list[Batch]) -> tuple[float, float]:
-        """One step of the optimizer; loss an item over all processes, and the gradient's length before clipping.
+    def _train_step(self, step: list[Batch], num_steps: int) -> tuple[float, float]:
+        """One of `num_steps` optimizer steps -> loss per item over all processes, gradient norm before clipping.
 
-        What each process divides its sums by is the mean over processes of all items of the step. Since the gradients
-        of the processes are averaged, the step is that of one large batch, however it is cut up.
+        Each process divides its sums by the mean over processes of the number of items of the step. Since the gradients
+        of the processes are averaged, the step is that of one large batch, however it is split.
         """
-        share_done = self.progress.step / self.num_steps
-        rate = _share_of_peak(self.progress.step, self.num_steps, math.ceil(self.config.warmup_share * self.num_steps))
+        share_done = self.progress.step / num_steps
+        rate = _share_of_peak(self.progress.step, num_steps, math.ceil(self.config.warmup_share * num_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * rate
         step = [send_to_device(batch, self.accelerator.device) for batch in step]
@@ -208,20 +211,21 @@ class CaptionTrainer:
         total = torch.zeros((), device=self.accelerator.device)
         for number, batch in enumerate(step):
             is_last = number == len(step) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):  # gradients travel once a step
+            # Gradients are reduced once per step.
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 loss = self.objective.loss(self.wrapped, batch, num_items)
                 self.accelerator.backward(loss)
             total += loss.detach()
         grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.max_grad_norm)
         loss_of_step = self.accelerator.reduce(total, reduction="mean").item()
-        # A gradient scaler skips steps without end by itself, and finds its scale that way.
+        # A gradient scaler skips steps with non-finite gradients itself; so it finds its scale.
         scales = self.accelerator.scaler is not None
         if not math.isfinite(loss_of_step) or not (scales or math.isfinite(grad_norm)):
             raise FloatingPointError(
-                f"the loss of step {self.progress.step + 1} is {loss_of_step}, its gradient's length {grad_norm:g}: "
-                "the weights are as good as they were in the newest state and the best checkpoint. "
-                f"{self._keep_batch(step)} has the captions of the batch. Take a lower learning rate, or "
-                "mixed_precision no."
+                f"non-finite values in step {self.progress.step + 1}: loss {loss_of_step}, gradient norm {grad_norm:g}."
+                " The newest state and the best checkpoint are intact; "
+                f"{self._keep_batch(step)} has the captions of the batch. Lower the learning rate, or set "
+                "optimization.mixed_precision to no."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -229,17 +233,18 @@ class CaptionTrainer:
         return loss_of_step, float(grad_norm)
 
     def _keep_batch(self, step: list[Batch]) -> Path:
-        """Writes down what this process learned from in a step, photo by photo."""
-        photos: list[list[str]] = []
+        """Writes the captions of this process's batches of a step to a file, image by image."""
+        captions_of_images: list[list[str]] = []
         for batch in step:
             of_image: dict[int, list[str]] = {}
             captions = self.processor.batch_decode(batch["labels"])
             for image, caption in zip(batch["image_index"].tolist(), captions, strict=True):
                 of_image.setdefault(image, []).append(caption)
-            photos += of_image.values()
+            captions_of_images += of_image.values()
         path = self.output_dir / f"bad-batch-{self.accelerator.process_index}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"step": self.progress.step + 1, "captions": photos}, indent=1) + "\n")
+        content = {"step": self.progress.step + 1, "captions": captions_of_images}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
         return path
 
     def _unwrapped(self):
@@ -267,21 +272,23 @@ class CaptionTrainer:
         self.states.save(self.progress.step, write)
 
     def _resume(self, batches: Batches) -> None:
-        """Goes on from the newest whole state, if there is one. Runs on every process."""
+        """Loads the newest complete state, if there is one. Runs on every process."""
         found = self.states.newest()
         if found is None:
             return
         step, folder = found
-        self.accelerator.print(f"going on after step {step} of {self.num_steps}, from {folder}")
+        if self.accelerator.is_main_process:
+            num_steps = self.config.epochs * batches.steps_per_epoch
+            _logger.info("resuming after step %d of %d, from %s", step, num_steps, folder)
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
         of_batches = folder / f"batches-{self.accelerator.process_index}.json"
-        if of_batches.exists():  # else this process is new: there are more of them than before
+        if of_batches.exists():  # otherwise this process is new: there are more processes than before
             batches.load_state_dict(json.loads(of_batches.read_text()))
 
     def _record(self) -> None:
-        """Writes the log, and keeps the model when it is the best so far. Runs on one process."""
+        """Writes the log, and saves the model if it is the best so far. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
         is_best = history[-1][self.select_by] >= max(record[self.select_by] for record in history)
@@ -297,18 +304,18 @@ class CaptionTrainer:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
-        tqdm.write(lines[-1] + ("  best so far" if is_best else ""))
+        _logger.info("%s%s", lines[-1], "  best so far" if is_best else "")
 
 
 def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Learning rate of a step as a share of its peak: rises in a line, falls along half a cosine."""
+    """Learning rate of a step as a fraction of its peak: linear warm-up, then half a cosine."""
     if step < warmup_steps:
         return step / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, num_steps - warmup_steps)))
 
 
 def _parameter_groups(model, config: OptimizationConfig) -> list[dict[str, Any]]:
-    """What learns, in groups: the encoder at a rate of its own, and vectors without weight decay."""
+    """Trainable parameters in groups: the encoder with its own learning rate, vectors without weight decay."""
     groups = []
     for of_encoder in (True, False):
         rate = config.encoder_learning_rate if of_encoder else config.learning_rate
@@ -335,21 +342,21 @@ def write_captions(
     images_per_batch: int = 64,
     **generation,
 ) -> list[str]:
-    """Captions of images, in their order. With an accelerator, each process writes its share and all get everything.
+    """Captions of images, in their order. With an accelerator, each process captions its share and gets all captions.
 
     Args:
         model, processor: A captioner.
-        images: Gives the images at these places, as generate() takes them: `pixel_values` or `encoder_outputs`.
-        num_images: How many there are.
+        images: Maps indices to the batch that generate() takes: `pixel_values` or `encoder_outputs`.
+        num_images: Number of images.
         accelerator: The processes.
-        images_per_batch: Images at once.
+        images_per_batch: Images per batch.
         generation: Arguments of generate().
     """
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = range(process, num_images, processes)
     written: list[tuple[int, str]] = []
     for start in range(0, len(share), images_per_batch):
-        places = share[start : start + images_per_batch]
-        batch = send_to_device(images(places), model.device)
-        written += zip(places, processor.batch_decode(model.generate(**batch, **generation)), strict=True)
+        indices = share[start : start + images_per_batch]
+        batch = send_to_device(images(indices), model.device)
+        written += zip(indices, processor.batch_decode(model.generate(**batch, **generation)), strict=True)
     return [caption for _, caption in sorted(gather_object(written) if accelerator else written)]

@@ -1,15 +1,23 @@
 import errno
 import json
+import logging
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from hf_gru_captioner import Captioner
-from hf_gru_captioner.cli import main
+from hf_gru_captioner import Captioner, __version__
+from hf_gru_captioner.cli import main, training_options
+from hf_gru_captioner.cli.examples import EXAMPLES
 from hf_gru_captioner.cli.shell import guarded
+from hf_gru_captioner.cli.training_options import OFTEN_SET, read_config
+from hf_gru_captioner.training.config import option_types
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -166,7 +174,157 @@ def test_who_has_no_room_is_told_what_to_do(capsys, code, is_told):
     assert ("Make room and run the same command again" in line) == is_told
 
 
+def test_what_the_package_logs_is_printed_while_a_command_runs(capsys):
+    logger = logging.getLogger("hf_gru_captioner.training.trainer")
+
+    def command(_):
+        logger.info("resuming after step %d", 7)
+        logger.warning("a state is skipped")
+        return 0
+
+    assert guarded(command, None) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("resuming after step 7\n", "warning: a state is skipped\n")
+    logger.info("nobody asked for it")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_missing_extra_is_named_with_the_way_to_install_it(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert main(["train", "--data.source", "x", "--output_dir", "y"]) == 2
     assert 'accelerate is not installed: pip install "hf_gru_captioner[train]"' in capsys.readouterr().err
+
+
+def help_of(command, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"gru-captioner {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("trian", "unknown command 'trian': did you mean train?"),
+        ("feature", "unknown command 'feature': did you mean features?"),
+        ("xyz", "unknown command 'xyz': the commands are caption, score, card, push, demo, export, features, train."),
+    ],
+)
+def test_an_unknown_command_is_answered_in_one_line(capsys, command, line):
+    assert main([command, "--help"]) == 2
+    assert capsys.readouterr().err == f"gru-captioner: {line}\n"
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_each_help_ends_with_examples(capsys, command):
+    _, _, end = help_of(command, capsys).partition("\nexamples:\n")
+    lines = [line.strip() for line in end.strip().splitlines()]
+    assert lines == list(EXAMPLES[command])
+    assert 2 <= len(lines) <= 3
+
+
+@pytest.mark.parametrize("example", [each for examples in EXAMPLES.values() for each in examples])
+def test_the_examples_are_accepted_as_they_stand(monkeypatch, example):
+    """All of the command line is parsed; only what the command does is left out."""
+    taken = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("hf_gru_captioner.cli.guarded", lambda command, arguments: taken.append(arguments) or 0)
+    words = shlex.split(example)
+    words = words[words.index("scripts/train.py") :] if words[0] == "accelerate" else words
+    command = "train" if words[0] == "scripts/train.py" else words[1]
+    arguments = words[1:] if words[0] == "scripts/train.py" else words[2:]
+    assert main([command, *arguments]) == 0
+    if command in ("train", "features"):
+        assert read_config(arguments, command, "").output_dir.startswith("runs/")
+    else:
+        assert callable(taken[0].run)
+
+
+def test_every_command_of_the_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    assert set(commands) - {"COMMAND"} == set(EXAMPLES)
+
+
+SHORT = ["--data.source", "x", "--output-dir", "runs/x"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--dry-run", *SHORT], "dry_run", True),
+        ([*SHORT, "--dry-run"], "dry_run", True),
+        ([*SHORT, "--dry-run", "true"], "dry_run", True),
+        ([*SHORT, "--dry_run=false"], "dry_run", False),
+        ([*SHORT, "--data.mirror", "false", "--data.allow-urls"], "data.allow_urls", True),
+        ([*SHORT, "--data.mirror", "false", "--data.allow-urls"], "data.mirror", False),
+        ([*SHORT, "--optimization.images-per-step", "7"], "optimization.images_per_step", 7),
+        ([*SHORT, "--optimization.images_per_step=7"], "optimization.images_per_step", 7),
+        ([*SHORT, "--validation.length-penalty", "-1"], "validation.length_penalty", -1.0),
+        (["--data.source=my-photos/a-b_c.csv", "--output_dir", "x"], "data.source", "my-photos/a-b_c.csv"),
+    ],
+)
+def test_options_of_train_have_dashes_and_boolean_ones_need_no_value(arguments, name, value):
+    config = read_config(arguments, "train", "")
+    group, _, option = name.rpartition(".")
+    assert getattr(getattr(config, group) if group else config, option) == value
+
+
+def test_the_command_line_overrides_the_file_whose_names_have_underscores(tmp_path):
+    (tmp_path / "options.yaml").write_text("data: {source: x}\noutput_dir: y\noptimization: {images_per_step: 5}\n")
+    arguments = ["--config", str(tmp_path / "options.yaml"), "--output-dir", "z", "--dry-run"]
+    config = read_config(arguments, "train", "")
+    assert (config.output_dir, config.optimization.images_per_step, config.dry_run) == ("z", 5, True)
+
+
+def test_an_unknown_option_of_train_is_answered_in_the_documented_form(capsys):
+    assert main(["train", *SHORT, "--optimization.image-per-step", "3"]) == 2
+    assert "Did you mean --optimization.images-per-step?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "features"])
+def test_the_help_of_train_lists_first_what_most_people_set(capsys, command):
+    text = help_of(command, capsys)
+    first, _, rest = text.partition("\nall other options:\n")
+    _, _, often = first.partition("\nmost people set:\n")
+    assert [name for name in often.split() if name.startswith("--")] == [
+        "--config",
+        *(training_options._flag(name) for name in OFTEN_SET),
+    ]
+    listed = [word.lstrip("[") for line in rest.splitlines() for word in line.split()[:1] if word.startswith("--")]
+    flags = {training_options._flag(name) for name in option_types()}
+    assert set(listed) == flags - {training_options._flag(name) for name in OFTEN_SET}
+    assert not [flag for flag in listed if "_" in flag]
+
+
+def test_the_help_of_train_says_what_each_option_is_and_its_default(capsys):
+    text = " ".join(help_of("train", capsys).split())
+    assert "--optimization.epochs EPOCHS Passes over the images, each with all of its captions. (10) --opt" in text
+    assert "each 60 to 100 % of its area. One more cache each. (0) --data.color-jitter" in text
+    assert "--dry-run [true|false] Print sizes, steps, and estimates of time and disk, and stop. (false)" in text
+    assert text.count("(required)") == 2
+    texts = training_options._texts()
+    assert all(texts[name] for name in option_types())
+
+
+def test_the_help_of_train_loads_nothing_heavy_and_takes_less_than_two_seconds():
+    code = (
+        "import sys, time\n"
+        "from hf_gru_captioner.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'PIL', 'jsonargparse'}\n"
+        "print(sorted(heavy & set(sys.modules)), time.process_time())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded, _, seconds = output.splitlines()[-1].rpartition(" ")
+    assert loaded == "[]"
+    assert float(seconds) < 2  # of the processor: others may work beside it

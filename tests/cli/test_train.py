@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,28 +16,26 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, TimmWrapperConfig
 
-from hf_gru_captioner import Captioner, training
+from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import RegionCache
-from hf_gru_captioner.training import lock
+from hf_gru_captioner.training import run as training_run
+from hf_gru_captioner.training import run_folder
 from hf_gru_captioner.training.assembly import Assembly
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def options(make_dataset, tmp_path):
+def options(make_dataset, save_encoder, tmp_path):
     """Options of a run on a few photos with a tiny encoder."""
     for split, size in (("train", 6), ("validation", 3)):
         (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
         rows = make_dataset(size).select_columns(["image", "captions"])
         rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
-    settings = {"input_size": [3, 96, 96], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    config = TimmWrapperConfig(architecture="test_resnet", do_pooling=False, pretrained_cfg=settings)
-    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    save_encoder(tmp_path / "encoder")
     return {
         "data.source": tmp_path / "set",
         "data.cache_folder": tmp_path / "cache",
@@ -71,7 +70,7 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
     assert not (tmp_path / "cache").exists()
     code, output, _ = run("features", options, capsys)
     assert code == 0
-    assert "6 photos, whole, mirrored: 9 regions of 96 numbers" in output
+    assert "6 images, whole, mirrored: 9 regions of width 96" in output
     assert len(list((tmp_path / "cache").iterdir())) == 3  # training photos, mirrored ones, validation photos
     monkeypatch.setattr(RegionCache, "_encode_missing", None)  # nothing is left to be encoded
 
@@ -79,21 +78,29 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
     assert code == 0
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
+        "attention",
         "checkpoint",
         "config.yaml",
         "curves.png",
         "hf_gru_captioner",  # tensorboard's
         "history.jsonl",
-        "looks",
         "run.lock",  # empty; no one holds it any more
         "state",
     }
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["hidden_size"] == 16
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in history] == [1, 2]
-    assert output.splitlines()[-4].split()[:3] == ["epoch", "loss", "CIDEr-D"]
-    assert sorted(path.name for path in (folder / "looks" / "epoch-02").iterdir()) == ["0.png", "1.png", "captions.txt"]
-    assert Image.open(folder / "looks" / "epoch-02" / "0.png").size[1] > 200
+    assert next(line for line in output.splitlines() if line.startswith("epoch ")).split()[:3] == [
+        "epoch",
+        "loss",
+        "CIDEr-D",
+    ]
+    assert sorted(path.name for path in (folder / "attention" / "epoch-02").iterdir()) == [
+        "0.png",
+        "1.png",
+        "captions.txt",
+    ]
+    assert Image.open(folder / "attention" / "epoch-02" / "0.png").size[1] > 200
     captioner = Captioner.from_pretrained(folder / "checkpoint")
     assert captioner.model.generation_config.num_beams == 2
     caption = captioner(make_dataset(1)[0]["image"], min_new_tokens=3)
@@ -160,7 +167,7 @@ def test_a_run_killed_with_signal_9_ends_with_the_same_checkpoint(options, tmp_p
     resumed = start(killed)
     output, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors[-2000:]
-    assert "going on after step" in output
+    assert "resuming after step" in output
     kept = [
         load_file(folder / "checkpoint" / "model.safetensors") for folder in (tmp_path / "run", tmp_path / "killed")
     ]
@@ -171,15 +178,15 @@ def test_a_run_killed_with_signal_9_ends_with_the_same_checkpoint(options, tmp_p
 def test_a_dry_run_estimates_and_writes_nothing(options, capsys, tmp_path):
     code, output, _ = run("train", {**options, "dry_run": True}, capsys)
     assert code == 0
-    lines = dict(line.split(maxsplit=1) for line in output.splitlines()[-7:])
+    lines = dict(line.split(maxsplit=1) for line in output.splitlines() if " " in line)
     assert lines["steps"] == "2 epochs of 3 = 6"
-    assert lines["photos"] == "6 to learn from, 3 to choose by"
+    assert lines["images"] == "6 for training, 3 for validation"
     assert lines["model"].startswith("0.38 M parameters, 0.01 M")
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "cache").exists()
 
 
-def test_other_knobs_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_path):
+def test_other_options_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_path):
     assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
     code, _, errors = run("train", {**options, "optimization.epochs": 1, "model.dropout": 0.2}, capsys)
     assert code == 2
@@ -191,7 +198,7 @@ def test_other_knobs_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_pat
     (tmp_path / "run" / "config.yaml").unlink()
     code, _, errors = run("train", elsewhere, capsys)
     assert code == 2
-    assert "run has a checkpoint of something else: name another output_dir" in errors[0]
+    assert "run has a checkpoint but no config.yaml: name another output_dir" in errors[0]
 
 
 @pytest.fixture
@@ -204,14 +211,14 @@ def fresh_state():
 def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state, capsys, monkeypatch, tmp_path):
     settings = {**options, "optimization.epochs": 1, "optimization.mixed_precision": "auto"}
     fresh_state()
-    monkeypatch.setattr(training, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
+    monkeypatch.setattr(training_run, "fastest_precision", lambda device: ("bf16", "bf16, which is said here"))
     code, output, _ = run("train", settings, capsys)
     assert (code, "precision       bf16, which is said here" in output) == (0, True)
     assert "mixed_precision: bf16" in (tmp_path / "run" / "config.yaml").read_text()
-    monkeypatch.setattr(training, "fastest_precision", lambda device: ("no", "fp32"))
+    monkeypatch.setattr(training_run, "fastest_precision", lambda device: ("no", "fp32"))
     fresh_state()
     code, output, _ = run("train", settings, capsys)
-    assert (code, "precision       bf16, as this run began" in output) == (0, True)
+    assert (code, "precision       bf16, as at the start" in output) == (0, True)
     fresh_state()
     code, _, errors = run("train", {**settings, "optimization.mixed_precision": "no"}, capsys)
     assert (code, "optimization.mixed_precision was bf16, is no" in errors[0]) == (2, True)
@@ -221,8 +228,8 @@ def test_other_photos_are_another_run(options, make_dataset, capsys, tmp_path):
     assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
     rows = make_dataset(5).select_columns(["image", "captions"])
     rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
-    with pytest.warns(UserWarning, match="passed over: it is the state of another run"):
-        assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
+    assert main(["train", *arguments_of({**options, "optimization.epochs": 1})]) == 0
+    assert "step-00000003 is skipped: it belongs to another run" in capsys.readouterr().err
 
 
 def test_each_best_checkpoint_is_published(options, hub, capsys, tmp_path):
@@ -255,14 +262,17 @@ def test_streamed_photos_are_learned_from(options, capsys, tmp_path):
     ("arguments", "message"),
     [
         (["--output_dir", "x"], "data.source"),
-        (["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"], "Did you mean optimization.epochs?"),
+        (
+            ["--data.source", "x", "--output_dir", "y", "--optimization.epoch", "3"],
+            "Did you mean --optimization.epochs?",
+        ),
         (["--data.source", "x", "--output_dir", "y", "--objective", "soft"], "objective"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere"),
         (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "name its folder in model.check"),
     ],
 )
-def test_mistakes_in_the_knobs_end_in_one_line(capsys, arguments, message):
+def test_mistakes_in_the_options_end_in_one_line(capsys, arguments, message):
     assert main(["train", *arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
@@ -276,14 +286,14 @@ def test_mistakes_in_the_knobs_end_in_one_line(capsys, arguments, message):
         ("data:\n  source: x\noutput_dir: y\noptimisation:\n  epochs: 3\n", "Did you mean optimization.epochs?"),
     ],
 )
-def test_unknown_knobs_in_a_file_are_answered_with_the_nearest(capsys, tmp_path, text, message):
+def test_unknown_options_in_a_file_are_answered_with_the_nearest(capsys, tmp_path, text, message):
     (tmp_path / "recipe.yaml").write_text(text)
     assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
-def test_every_recipe_is_made_of_known_knobs_and_says_what_to_expect(recipe):
+def test_every_recipe_is_made_of_known_options_and_says_what_to_expect(recipe):
     from hf_gru_captioner.cli.training_options import read_config
 
     config = read_config(["--config", str(ROOT / "configs" / recipe)], "train", "")
@@ -310,7 +320,7 @@ def lacking_a_weight(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def without_numbers(folder):
+def non_finite(folder):
     weights = load_file(folder / "model.safetensors")
     weights["decoder.language_gru.bias_hh_l0"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -322,7 +332,7 @@ def without_numbers(folder):
     [
         (pickled, "is damaged or its files"),
         (lacking_a_weight, "lacks 1 weights"),
-        (without_numbers, "no finite numbers"),
+        (non_finite, "not finite|non-finite"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "not a GRU captioner"),
     ],
 )
@@ -333,7 +343,7 @@ def test_a_checkpoint_to_go_on_from_is_looked_at_as_one_to_caption_with(
     damage(checkpoint)
     code, _, errors = run(command, options, capsys)
     assert code == 2
-    assert said in errors[-1]
+    assert re.search(said, errors[-1])
     with pytest.raises(ValueError, match=said):
         Captioner.from_pretrained(checkpoint)
 
@@ -367,9 +377,9 @@ def test_an_encoder_of_a_folder_goes_by_the_folders_name(options, tmp_path):
 
 
 def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypatch):
-    monkeypatch.setattr(lock, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
     folder = options["output_dir"]
-    with lock.hold(folder):
+    with run_folder.hold(folder):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
         code, _, said = run("train", options, capsys)
         assert code == 2

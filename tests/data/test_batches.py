@@ -65,7 +65,7 @@ class Mistaken(Numbers):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        (Dying, OSError, r"a process that reads photos ahead died \(.*\): make room in memory or take fewer"),
+        (Dying, OSError, r"a prefetching process died \(.*\): free memory or lower data.num_workers"),
         (Vanished, OSError, r"^FileNotFoundError: photo \d is gone$"),
         (Mistaken, RuntimeError, "Traceback"),
     ],
@@ -98,7 +98,7 @@ def test_processes_and_micro_batches_share_out_the_same_steps(processes, micro_b
 
 
 def test_a_step_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="4 images a step can't be shared out among 3 processes in 2 parts"):
+    with pytest.raises(ValueError, match="4 images per step can't be split among 3 processes in 2 parts"):
         EpochBatches(Numbers(10), collate, 4, micro_batches=2, processes=3)
 
 
@@ -153,5 +153,5 @@ def test_micro_batches_of_a_stream_are_whole_batches(make_stream):
 
 def test_a_process_without_photos_is_told():
     empty = Dataset.from_dict({"row": [1]}).to_iterable_dataset().filter(lambda row: False)
-    with pytest.raises(ValueError, match="no photo for this process"):
+    with pytest.raises(ValueError, match="no images for this process"):
         next(StreamedBatches(empty, collate, 1, 1).epoch(1))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hf_gru_captioner.data.caption_files import Photo, caption_files, find_photos, read_photos, split_of
+from hf_gru_captioner.data.caption_files import ImageEntry, caption_files, locate_images, read_caption_file, split_of
 
 
 @pytest.fixture
@@ -38,23 +38,23 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_one_photo_become_one_photo_with_all_captions(write, name):
-    photos = read_photos(write(name, TABLES[name]))
-    assert photos == [Photo("a.jpg", DOG, None, "a.jpg"), Photo("b.jpg", ("a cat",), None, "b.jpg")]
+    photos = read_caption_file(write(name, TABLES[name]))
+    assert photos == [ImageEntry("a.jpg", DOG, None, "a.jpg"), ImageEntry("b.jpg", ("a cat",), None, "b.jpg")]
 
 
 def test_quoted_captions_keep_their_commas(write):
-    photos = read_photos(write("t.csv", 'image,caption\na.jpg,"a dog, a ""good"" one"\n'))
+    photos = read_caption_file(write("t.csv", 'image,caption\na.jpg,"a dog, a ""good"" one"\n'))
     assert photos[0].captions == ('a dog, a "good" one',)
 
 
 def test_splits_and_ids_of_a_table_come_from_its_columns_else_from_its_name(write):
     text = "image,caption,split,image_id\na.jpg,a dog,train,7\nb.jpg,a cat,val,8\nc.jpg,a cow,odd,9\n"
-    assert [(photo.split, photo.image_id) for photo in read_photos(write("test.csv", text))] == [
+    assert [(photo.split, photo.image_id) for photo in read_caption_file(write("test.csv", text))] == [
         ("train", "7"),
         ("validation", "8"),
         ("odd", "9"),
     ]
-    assert read_photos(write("captions_dev.csv", "image,caption\na.jpg,a dog\n"))[0].split == "validation"
+    assert read_caption_file(write("captions_dev.csv", "image,caption\na.jpg,a dog\n"))[0].split == "validation"
 
 
 def test_splits_are_words_of_a_name():
@@ -72,11 +72,11 @@ def test_coco_captions_are_joined_to_their_images_by_number(write):
             {"image_id": 42, "id": 3, "caption": "two dogs"},
         ],
     }
-    photos = read_photos(write("captions_val2014.json", content))
+    photos = read_caption_file(write("captions_val2014.json", content))
     assert photos == [
-        Photo("a.jpg", DOG, "validation", "42"),
-        Photo("b.jpg", ("a cat",), "validation", "7"),
-        Photo("c.jpg", (), "validation", "8"),
+        ImageEntry("a.jpg", DOG, "validation", "42"),
+        ImageEntry("b.jpg", ("a cat",), "validation", "7"),
+        ImageEntry("c.jpg", (), "validation", "8"),
     ]
 
 
@@ -90,11 +90,11 @@ def test_karpathys_restval_is_train_and_val_is_validation(write):
         image("c.jpg", "val"),
         image("d.jpg", "test"),
     ]
-    assert read_photos(write("dataset.json", {"images": images, "dataset": "coco"})) == [
-        Photo("a.jpg", DOG, "train", "a.jpg"),
-        Photo("val2014/b.jpg", DOG, "train", "12"),
-        Photo("c.jpg", DOG, "validation", "c.jpg"),
-        Photo("d.jpg", DOG, "test", "d.jpg"),
+    assert read_caption_file(write("dataset.json", {"images": images, "dataset": "coco"})) == [
+        ImageEntry("a.jpg", DOG, "train", "a.jpg"),
+        ImageEntry("val2014/b.jpg", DOG, "train", "12"),
+        ImageEntry("c.jpg", DOG, "validation", "c.jpg"),
+        ImageEntry("d.jpg", DOG, "test", "d.jpg"),
     ]
 
 
@@ -109,7 +109,7 @@ def test_flickr8ks_lists_give_the_splits_and_leave_out_photos_of_no_list(write, 
     write("Flickr_8k.trainImages.txt", "a.jpg\n")
     write("Flickr_8k.devImages.txt", "b.jpg\n")
     write("Flickr8k_text/Flickr_8k.testImages.txt", "c.jpg\n")
-    assert {photo.path: photo.split for photo in read_photos(path)} == {
+    assert {photo.path: photo.split for photo in read_caption_file(path)} == {
         "a.jpg": "train",
         "b.jpg": "validation",
         "c.jpg": "test",
@@ -134,24 +134,24 @@ def test_caption_files_of_a_folder_are_known_by_name_and_content(write, tmp_path
 
 
 def photo_of(path, split=None):
-    return Photo(path, ("a dog",), split, path)
+    return ImageEntry(path, ("a dog",), split, path)
 
 
 @pytest.mark.parametrize("folder", [".", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "train2017"])
 def test_photos_are_found_in_the_usual_places(write, tmp_path, folder):
     path = write(f"{folder}/a.jpg", "1234")
-    (found,) = find_photos([photo_of("a.jpg")], tmp_path)
+    (found,) = locate_images([photo_of("a.jpg")], tmp_path)
     assert (found.path, found.num_bytes) == (str(path), 4)
     assert found.mtime_ns == path.stat().st_mtime_ns
 
 
 def test_photos_are_found_beside_the_annotations_folder_and_where_images_says(write, tmp_path):
     path = write("val2017/a.jpg", "")
-    assert find_photos([photo_of("a.jpg")], tmp_path / "annotations")[0].path == str(path)
+    assert locate_images([photo_of("a.jpg")], tmp_path / "annotations")[0].path == str(path)
     elsewhere = write("elsewhere/deep/a.jpg", "")
-    assert find_photos([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere")[0].path == str(elsewhere)
-    assert find_photos([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere" / "deep")[0].path == str(elsewhere)
-    assert find_photos([photo_of(str(elsewhere))], tmp_path / "annotations")[0].path == str(elsewhere)
+    assert locate_images([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere")[0].path == str(elsewhere)
+    assert locate_images([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere" / "deep")[0].path == str(elsewhere)
+    assert locate_images([photo_of(str(elsewhere))], tmp_path / "annotations")[0].path == str(elsewhere)
 
 
 def test_a_name_in_the_folders_of_two_splits_means_the_photo_of_its_own_split(write, tmp_path):
@@ -159,25 +159,25 @@ def test_a_name_in_the_folders_of_two_splits_means_the_photo_of_its_own_split(wr
         split: write(f"{folder}/1.jpg", "") for split, folder in (("train", "train2017"), ("validation", "val2017"))
     }
     for split, path in ours.items():
-        assert find_photos([photo_of("1.jpg", split)], tmp_path)[0].path == str(path)
+        assert locate_images([photo_of("1.jpg", split)], tmp_path)[0].path == str(path)
 
 
 def test_bare_names_are_not_looked_for_where_they_come_twice(write, tmp_path):
     write("1.jpg", "")
     photos = [photo_of("1.jpg"), photo_of("other/1.jpg")]
-    assert [found.num_bytes for found in find_photos(photos, tmp_path)] == [0, -1]
+    assert [found.num_bytes for found in locate_images(photos, tmp_path)] == [0, -1]
 
 
 def test_when_no_photo_is_there_the_places_are_named(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
-        find_photos([photo_of("a.jpg")], tmp_path / "annotations")
-    for place in (
-        f"'a.jpg'. Places tried: {tmp_path / 'annotations'}, {tmp_path} and",
+        locate_images([photo_of("a.jpg")], tmp_path / "annotations")
+    for part in (
+        f"'a.jpg'. Searched: {tmp_path / 'annotations'}, {tmp_path} and",
         "images,",
         "train2017",
         "images=",
     ):
-        assert place in str(error.value)
+        assert part in str(error.value)
 
 
 FAULTS = {
@@ -191,16 +191,16 @@ FAULTS = {
     "commas without quotes": ("t.csv", "image,caption\na.jpg,a dog, red\n", "line 2: more cells than the header's 2"),
     "two splits": ("t.csv", "image,caption,split\na,x,train\na,y,val\n", "'a' in two splits, train and validation"),
     "keys of a json": ("t.json", {"info": 1, "photos": []}, r"Top-level keys found: info, photos\. Known: COCO"),
-    "json lines called json": ("t.json", '{"a": 1}\n{"a": 2}\n', r"not one json value .* call it \.jsonl"),
+    "json lines called json": ("t.json", '{"a": 1}\n{"a": 2}\n', r"not one JSON value .* rename it to \.jsonl"),
     "COCO objects": (
         "instances_val2017.json",
         {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]},
-        r"annotations without a caption \(keys: image_id, bbox\).*captions_",
+        r"annotations of objects.*captions_",
     ),
-    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "line 2 is not json"),
+    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "line 2 is not JSON"),
     "a line that is no row": ("t.jsonl", "[1]\n", r"line 1: found '\[1\]', not an object"),
     "a line that is no token": ("t.token.txt", "a.jpg#0\ta dog\nb.jpg a cat\n", "line 2: found 'b.jpg a cat'"),
-    "another kind of file": ("t.xml", "<a/>", r"no file of captions that is known\. Known: \.csv"),
+    "another kind of file": ("t.xml", "<a/>", r"not a known kind of caption file\. Known: \.csv"),
 }
 
 
@@ -208,11 +208,11 @@ FAULTS = {
 def test_faults_of_a_file_say_what_was_found(write, fault):
     name, content, message = FAULTS[fault]
     with pytest.raises(ValueError, match=message):
-        read_photos(write(name, content))
+        read_caption_file(write(name, content))
 
 
 def test_other_encodings_are_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b"image,caption\na.jpg,caf\xe9\n")
     with pytest.raises(ValueError, match="save it as UTF-8"):
-        read_photos(path)
+        read_caption_file(path)

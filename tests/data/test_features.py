@@ -19,7 +19,7 @@ SETTINGS = {"side": 96}
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(features_module, "IMAGES_A_SHARD", 2)
+    monkeypatch.setattr(features_module, "IMAGES_PER_SHARD", 2)
 
 
 @pytest.fixture
@@ -85,13 +85,13 @@ def test_the_key_covers_weights_settings_precision_view_images_and_their_order(m
         make_cache(precision="bfloat16"),
         make_cache(config=other_config),
     ]
-    homes = {cache.home(dataset, View()) for cache in caches}
-    homes |= {caches[0].home(dataset, view) for view in (View(mirror=True), View(crop=1), View(crop=2))}
-    homes |= {caches[0].home(dataset.select(order), View()) for order in ([0, 2, 1], [0, 1])}
+    directories = {cache.directory(dataset, View()) for cache in caches}
+    directories |= {caches[0].directory(dataset, view) for view in (View(mirror=True), View(crop=1), View(crop=2))}
+    directories |= {caches[0].directory(dataset.select(order), View()) for order in ([0, 2, 1], [0, 1])}
     with torch.no_grad():
         next(model.encoder.vision.parameters()).mul_(1.01)
-    homes.add(make_cache().home(dataset, View()))
-    assert len(homes) == 10
+    directories.add(make_cache().directory(dataset, View()))
+    assert len(directories) == 10
 
 
 def test_an_encoder_stored_in_half_precision_under_another_name_finds_the_cache(make_cache, make_dataset, model):
@@ -100,7 +100,7 @@ def test_an_encoder_stored_in_half_precision_under_another_name_finds_the_cache(
     config._name_or_path, config.dtype = "elsewhere", torch.float16
     dataset = make_dataset(3)
     settings = {"side": 96, "auto_map": {"AutoProcessor": "elsewhere"}}
-    assert make_cache(settings, rounded, config).home(dataset, View()) == make_cache().home(dataset, View())
+    assert make_cache(settings, rounded, config).directory(dataset, View()) == make_cache().directory(dataset, View())
 
 
 def test_a_killed_run_goes_on_where_it_stopped(make_cache, make_dataset):
@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_where_it_stopped(make_cache, make_dataset):
     with pytest.raises(KeyboardInterrupt):
         cache.regions(dataset)
     hook.remove()
-    assert sorted(path.name for path in cache.home(dataset, View()).iterdir()) == ["cache.json", "shard-00000.bin"]
+    assert sorted(path.name for path in cache.directory(dataset, View()).iterdir()) == ["cache.json", "shard-00000.bin"]
     assert cache.missing_bytes(dataset) == 3 * 9 * 96 * 2
     make_cache.calls.clear()
     regions = cache.regions(dataset)
@@ -122,14 +122,14 @@ def test_a_killed_run_goes_on_where_it_stopped(make_cache, make_dataset):
     np.testing.assert_array_equal(all_of(regions), expected)
 
 
-def test_a_torn_shard_is_named_and_made_anew(make_cache, make_dataset):
+def test_a_damaged_shard_is_named_and_written_again(make_cache, make_dataset, caplog):
     cache, dataset = make_cache(), make_dataset(5)
     before = all_of(cache.regions(dataset))
-    torn = cache.home(dataset, View()) / "shard-00001.bin"
+    torn = cache.directory(dataset, View()) / "shard-00001.bin"
     torn.write_bytes(torn.read_bytes()[:-7])
     make_cache.calls.clear()
-    with pytest.warns(UserWarning, match=r"shard-00001.bin is torn \(3449 of 3456 bytes\)"):
-        after = all_of(cache.regions(dataset))
+    after = all_of(cache.regions(dataset))
+    assert "shard-00001.bin is damaged (3449 of 3456 bytes)" in caplog.text
     assert make_cache.calls == [2]
     np.testing.assert_array_equal(after, before)
 
@@ -137,8 +137,8 @@ def test_a_torn_shard_is_named_and_made_anew(make_cache, make_dataset):
 def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(make_cache, make_dataset):
     cache, dataset = make_cache(), make_dataset(5)
     cache.regions(dataset)
-    home = cache.home(dataset, View())
-    old, new = home / "shard-00001.bin.there.7.partial", home / "shard-00001.bin.there.8.partial"
+    directory = cache.directory(dataset, View())
+    old, new = directory / "shard-00001.bin.there.7.partial", directory / "shard-00001.bin.there.8.partial"
     old.write_bytes(b"half")
     new.write_bytes(b"half")
     an_hour_ago = time.time() - 3700
@@ -150,11 +150,11 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
 def test_processes_share_the_work_without_talking(make_cache, make_dataset):
     """The second of two begins in the middle; the first then finds that part done."""
     cache, dataset = make_cache(), make_dataset(8)
-    home = cache.home(dataset, View())
+    directory = cache.directory(dataset, View())
     order = []
-    cache.encoder.register_forward_hook(lambda *_: order.append(len(list(home.glob("shard-*")))))
+    cache.encoder.register_forward_hook(lambda *_: order.append(len(list(directory.glob("shard-*")))))
     written = []
-    write = features_module._write_whole
+    write = features_module._write
 
     def spy(path, content):
         write(path, content)
@@ -162,11 +162,11 @@ def test_processes_share_the_work_without_talking(make_cache, make_dataset):
         if len(written) == 4:  # cache.json and three shards of the second process
             cache.regions(dataset, process=0, processes=2)
 
-    features_module._write_whole, regions = spy, None
+    features_module._write, regions = spy, None
     try:
         regions = cache.regions(dataset, process=1, processes=2)
     finally:
-        features_module._write_whole = write
+        features_module._write = write
     shards = [name for name in written if name.startswith("shard")]
     assert shards == ["shard-00002.bin", "shard-00003.bin", "shard-00000.bin", "shard-00001.bin"]
     assert len(regions) == 8
@@ -183,7 +183,7 @@ def test_a_full_disk_is_noticed_before_writing(make_cache, make_dataset, monkeyp
 def test_regions_too_large_for_half_precision_are_refused(make_cache, make_dataset):
     cache = make_cache()
     cache.encoder.register_forward_hook(lambda module, inputs, output: output + 1e6)
-    with pytest.raises(ValueError, match=r"it can't be cached so\. Take bfloat16"):
+    with pytest.raises(ValueError, match=r"exceeds the range of .*: set data\.cache_precision to bfloat16"):
         cache.regions(make_dataset(3))
     wide = make_cache(precision="bfloat16")
     assert wide.regions(make_dataset(3))[2].float().mean() == pytest.approx(1e6, rel=0.01)
@@ -202,14 +202,14 @@ def test_reading_regions_takes_no_memory(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from hf_gru_captioner.data.features import Regions, IMAGES_A_SHARD
+from hf_gru_captioner.data.features import Regions, IMAGES_PER_SHARD
 import torch
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 paths = [Path({str(tmp_path)!r}) / str(number) for number in range(4)]
 for path in paths:
     with path.open("wb") as file:
-        file.truncate(IMAGES_A_SHARD * 400 * 512 * 2)
-regions = Regions(paths, (4 * IMAGES_A_SHARD, 400, 512), torch.float16)
+        file.truncate(IMAGES_PER_SHARD * 400 * 512 * 2)
+regions = Regions(paths, (4 * IMAGES_PER_SHARD, 400, 512), torch.float16)
 assert regions[1000].shape == (400, 512)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
@@ -220,7 +220,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 def test_the_cache_says_what_it_was_made_of(make_cache, make_dataset):
     cache, dataset = make_cache(), make_dataset(3)
     cache.regions(dataset, View(crop=2))
-    made_of = json.loads((cache.home(dataset, View(crop=2)) / "cache.json").read_text())
+    made_of = json.loads((cache.directory(dataset, View(crop=2)) / "cache.json").read_text())
     assert made_of == {"shape": [3, 9, 96], "dtype": "torch.float16", "view": "crop 2", "settings": '{"side": 96}'}
 
 

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.data import load_captions, stream_captions
-from hf_gru_captioner.data.caption_files import Photo, find_photos
+from hf_gru_captioner.data.caption_files import ImageEntry, locate_images
 from hf_gru_captioner.data.origins import Origin, origin_of_hub
 
 READ = pytest.mark.parametrize("read", [load_captions, stream_captions])
@@ -81,7 +81,7 @@ def test_addresses_are_asked_for_nothing(server, write, read, typed, allow_urls)
     folder = write(
         {"image": images, "caption": ["a dog"] * 4}, {"image": Image(), "caption": Value("string")} if typed else None
     )
-    with pytest.raises(ValueError, match=r"4 of 4 photos of .* can't be read.*an address, and "):
+    with pytest.raises(ValueError, match=r"4 of 4 images of .* can't be read.*a URL, and "):
         list(read(folder, "test", allow_urls=allow_urls))
     assert server.asked == []
 
@@ -97,7 +97,7 @@ def test_no_command_asks_an_address(server, write, checkpoint, tmp_path, capsys,
         "score": ["--data", folder, "--split", "test", "--checkpoint", checkpoint, "--output", tmp_path / "score"],
     }[command]
     assert main([command, *map(str, arguments)]) == 2
-    assert "addresses are fetched only with allow_urls" in capsys.readouterr().err
+    assert "URLs are fetched only with allow_urls" in capsys.readouterr().err
     assert server.asked == []
 
 
@@ -125,7 +125,7 @@ def test_addresses_of_ones_own_table_are_fetched_too(server, online, tmp_path, r
     (tmp_path / "test.csv").write_text("image,caption\nhttp://127.0.0.1/0.png,a dog\n")
     (row,) = read(tmp_path / "test.csv", "test", allow_urls=True)
     assert (row["image"].size, row["captions"]) == ((40, 30), ["a dog"])
-    with pytest.raises(ValueError, match="an address, and addresses are fetched only with"):
+    with pytest.raises(ValueError, match="a URL, and URLs are fetched only with"):
         list(read(tmp_path / "test.csv", "test"))
     assert server.asked == ["/0.png"]
 
@@ -136,7 +136,7 @@ def test_what_is_not_on_the_public_web_is_not_fetched_even_so(server, monkeypatc
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     hidden = [f"{server.address}/0.png", "http://127.0.0.1/", "http://169.254.169.254/latest/meta-data/"]
     folder = write({"image": hidden, "caption": ["a dog"] * 3})
-    with pytest.raises(ValueError, match=r"3 of 3 photos .*not on the public web"):
+    with pytest.raises(ValueError, match=r"3 of 3 images .*not on the public web"):
         list(read(folder, "test", allow_urls=True))
     assert server.asked == []
 
@@ -163,13 +163,13 @@ def test_ones_own_table_may_name_any_file_and_that_of_a_folder_only_its_own(png,
         table.write_text(f"image,caption,split\n{path},a dog,test\n")
         (row,) = read(table, "test")
         assert row["image"].size == (40, 30)
-        with pytest.raises(FileNotFoundError, match="None of the 1 photos is there"):
+        with pytest.raises(FileNotFoundError, match="None of the 1 images exists"):
             list(read(tmp_path / "set", "test"))
 
 
 def test_of_a_path_that_leads_out_the_last_part_is_looked_for(tmp_path):
     (tmp_path / "0.png").touch()
-    (found,) = find_photos([Photo("/home/author/0.png", ("a dog",), None, "0")], tmp_path, outside=False)
+    (found,) = locate_images([ImageEntry("/home/author/0.png", ("a dog",), None, "0")], tmp_path, outside=False)
     assert found.path == str(tmp_path / "0.png")
 
 
@@ -203,7 +203,7 @@ def test_a_card_that_names_other_files_is_refused(server, png, write, read, file
     named = file.format(server.address)
     fields = f"configs:\n- config_name: default\n  data_files:\n  - split: test\n    path: '{named}'\n"
     (folder / card).write_text(f"---\n{fields}---\n" if card == "README.md" else fields)
-    with pytest.raises(ValueError, match=r"is refused: by its .*, its rows are in "):
+    with pytest.raises(ValueError, match=r"is refused: its .* places its rows in "):
         list(read(folder, "test"))
     assert server.asked == []
 
@@ -223,7 +223,7 @@ def test_a_saved_set_of_other_files_is_refused(make_dataset, tmp_path):
     state = json.loads((tmp_path / "saved" / "state.json").read_text())
     state["_data_files"][0]["filename"] = "../other/data-00000-of-00001.arrow"
     (tmp_path / "saved" / "state.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"is refused: by its state\.json, its rows are in '\.\./other/data"):
+    with pytest.raises(ValueError, match=r"is refused: its state\.json places its rows in '\.\./other/data"):
         load_captions(tmp_path / "saved")
 
 
@@ -242,8 +242,8 @@ def test_a_saved_set_of_other_files_is_refused(make_dataset, tmp_path):
     ],
 )
 def test_a_set_of_the_hub_reads_its_own_repository(path, is_of_the_set):
-    assert origin_of_hub("me/set", allow_urls=True)._is_of_the_set(path) is is_of_the_set
-    assert not Origin()._is_of_the_set(path)
+    assert origin_of_hub("me/set", allow_urls=True)._is_in_data_set(path) is is_of_the_set
+    assert not Origin()._is_in_data_set(path)
 
 
 def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path, png):

@@ -120,7 +120,7 @@ def test_photos_elsewhere_are_named_by_images(put, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for read in (load_captions, stream_captions):
         assert table(read("~/test.jsonl", "test", images="~/elsewhere")) == DOG_AND_CAT
-        with pytest.raises(FileNotFoundError, match=r"'0\.png'\. Places tried: .*images="):
+        with pytest.raises(FileNotFoundError, match=r"'0\.png'\. Searched: .*images="):
             read(path, "test")
         with pytest.raises(FileNotFoundError, match=r"images=.*nowhere is not a folder"):
             read(path, "test", images=tmp_path / "nowhere")
@@ -314,12 +314,12 @@ def spoilt(put, tmp_path):
 
 @pytest.mark.parametrize("read", [load_captions, stream_captions])
 def test_rows_that_cannot_be_used_are_named_and_left_out(spoilt, read):
-    with pytest.warns(UserWarning, match="are left out") as caught:
+    with pytest.warns(UserWarning, match="are skipped") as caught:
         rows = list(read(spoilt, "test", max_skipped=0.1))
     assert [row["image_id"] for row in rows] == [f"{index}.jpg" for index in range(196)]
-    (warning,) = [each for each in caught if "are left out" in str(each.message)]  # others are of libraries
+    (warning,) = [each for each in caught if "are skipped" in str(each.message)]  # others are of libraries
     message = str(warning.message)
-    assert f"1 of 200 photos of {spoilt} have no caption and 3 of 200 photos of {spoilt} can't be read" in message
+    assert f"1 of 200 images of {spoilt} have no caption and 3 of 200 images of {spoilt} can't be read" in message
     assert "torn.jpg (OSError: image file is truncated" in message
     assert "text.jpg (not an image that Pillow knows)" in message
     assert f"gone.jpg ({spoilt.parent / 'gone.jpg'}: No such file or directory)" in message
@@ -329,15 +329,15 @@ def test_rows_that_cannot_be_used_are_named_and_left_out(spoilt, read):
 
 @pytest.mark.parametrize("read", [load_captions, stream_captions])
 def test_too_many_rows_that_cannot_be_used_are_an_error(spoilt, read):
-    with pytest.raises(ValueError, match=r"torn\.jpg.*more than max_skipped=0\.01 .* raise max_skipped to 0\.0\d"):
+    with pytest.raises(ValueError, match=r"torn\.jpg.*exceeds max_skipped=0\.01: .* raise max_skipped to 0\.0\d"):
         list(read(spoilt, "test"))
-    with pytest.raises(ValueError, match="share from 0 to 1, found 5"):
+    with pytest.raises(ValueError, match="max_skipped must be from 0 to 1, found 5"):
         read(spoilt, "test", max_skipped=5)
 
 
 def test_a_stream_is_judged_from_a_hundred_rows_on(spoilt):
     rows = []
-    with pytest.raises(ValueError, match="3 of 100 photos"):
+    with pytest.raises(ValueError, match="3 of 100 images"):
         rows.extend(stream_captions(spoilt, "test"))
     assert len(rows) == 96  # three of a hundred are spoilt, and the hundredth is judged before it is given out
 
@@ -345,13 +345,13 @@ def test_a_stream_is_judged_from_a_hundred_rows_on(spoilt):
 def test_only_five_rows_are_named(save):
     columns = {"caption": [""] * 8 + ["a dog"] * 2}
     with pytest.warns(
-        UserWarning, match=r"8 of 10 photos of .* have no caption and are left out: 0 .*, 4 .* and 3 more"
+        UserWarning, match=r"8 of 10 images of .* have no caption and are skipped: 0 .*, 4 .* and 3 more"
     ):
         load_captions(save(columns, size=10), max_skipped=0.8)
 
 
 def test_photos_without_a_caption_are_left_out_with_a_warning(save):
-    with pytest.warns(UserWarning, match="1 of 2 photos of .* have no caption and are left out"):
+    with pytest.warns(UserWarning, match="1 of 2 images of .* have no caption and are skipped"):
         dataset = load_captions(save({"captions": [["", " "], ["a cat"]]}), max_skipped=0.5)
     assert list(dataset["captions"]) == [["a cat"]]
     assert list(dataset["image_id"]) == ["1"]
@@ -385,7 +385,7 @@ STREAMS = ["parquet", "parquet in shards", "saved", "table", "shards"]
 @pytest.fixture
 def source_of(make_dataset, put, tar, tmp_path, monkeypatch):
     """Makes twelve named photos as a source of this kind."""
-    monkeypatch.setattr("hf_gru_captioner.data.sources.PHOTOS_A_SHARD", 3)
+    monkeypatch.setattr("hf_gru_captioner.data.sources.IMAGES_PER_SHARD", 3)
     names = [f"{index:02}.png" for index in range(12)]
 
     def source_of(kind):
@@ -486,7 +486,7 @@ def test_what_is_left_of_a_stream_is_still_checked_after_take(spoilt):
 def test_a_stream_that_is_read_again_counts_anew(spoilt):
     stream = stream_captions(spoilt, "test", max_skipped=0.1)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="1 of 200 photos"):
+        with pytest.warns(UserWarning, match="1 of 200 images"):
             list(stream)
 
 
@@ -502,15 +502,15 @@ def test_sound_sources_give_no_warning(save):
 def test_what_is_missing_is_named(save, put, read, tmp_path):
     with pytest.raises(ValueError, match=r"no split 'test', it has train"):
         read(save({"caption": ["a dog", "a cat"]}), "test")
-    with pytest.raises(ValueError, match=r"is not a caption file: its photos are in it\. Leave images= out"):
+    with pytest.raises(ValueError, match=r"is not a caption file but contains its images: omit images="):
         read(tmp_path / "set", images=tmp_path)
     with pytest.raises(ValueError, match=r"Columns found: image, words\. Known layouts: captions"):
         read(save({"words": ["a dog", "a cat"]}))
     for nowhere in (tmp_path / "nowhere", "nowhere.csv"):
-        with pytest.raises(FileNotFoundError, match=r"nowhere.* is not there: neither a file of captions nor a folder"):
+        with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist: name a caption file, or the folder"):
             read(nowhere)
     (tmp_path / "texts").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"texts holds no captioned data set: .* no caption file \(\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"texts is not a captioned data set: .* no caption file \(\.csv"):
         read(tmp_path / "texts")
     Dataset.from_dict({"caption": ["a dog"]}).to_parquet(tmp_path / "texts" / "train.parquet")
     with pytest.raises(ValueError, match=r"no column 'image'. Columns found: caption"):
@@ -522,5 +522,5 @@ def test_what_is_missing_is_named(save, put, read, tmp_path):
     put(tmp_path / "one", "0.png")
     (tmp_path / "one" / "photos.csv").write_text("image,caption\n0.png,a dog\n")
     assert len(list(read(tmp_path / "one" / "photos.csv", "validation"))) == 1
-    with pytest.raises(ValueError, match="no photo in its split 'train'"):
+    with pytest.raises(ValueError, match="no images in its split 'train'"):
         read(tmp_path / "one" / "photos.csv", "train")

@@ -288,8 +288,8 @@ def test_a_folder_that_is_a_link_is_not_followed_and_links_inside_are(checkpoint
 def test_a_name_that_the_hub_refuses_is_refused_in_the_dry_run_too(checkpoint, tmp_path, capsys, name):
     assert main(["push", str(checkpoint), name, "--dry-run"]) == 2
     assert "is not a name of a repository: it has the form user/name" in capsys.readouterr().err
-    arguments = ["--data.source", "nowhere", "--output_dir", str(tmp_path / "run"), "--dry_run", "true"]
-    assert main(["train", *arguments, "--push_to_hub", name]) == 2
+    arguments = ["--data.source", "nowhere", "--output-dir", str(tmp_path / "run"), "--dry-run"]
+    assert main(["train", *arguments, "--push-to-hub", name]) == 2
     assert "is not a name of a repository" in capsys.readouterr().err
 
 

@@ -191,7 +191,7 @@ def write_photos(photos, folder):
 def test_int8_graphs_are_small_and_see_nearly_the_same(exported, tmp_path, make_photo, backend, format):  # noqa: A002
     photos = write_photos([make_photo(seed, width=224, height=224) for seed in range(8)], tmp_path / "photos")
     folder = tmp_path / "graphs"
-    assert main(["export", "--output", str(folder), "--format", format, "--int8", "--photos", photos]) == 0
+    assert main(["export", "--output", str(folder), "--format", format, "--int8", "--images", photos]) == 0
     assert sum(path.stat().st_size for path in folder.iterdir()) < 0.6 * sum(
         path.stat().st_size for path in exported.iterdir()
     )
@@ -258,7 +258,7 @@ def test_int8_wants_photos_and_a_format_that_has_it(capsys, tmp_path, photo):
     assert main(["export", "--int8", "--output", str(tmp_path / "graphs")]) == 2
     assert "add --photos FOLDER" in capsys.readouterr().err
     photo.save(tmp_path / "photo.png")
-    options = ["--format", "exported-program", "--int8", "--photos", str(tmp_path / "photo.png")]
+    options = ["--format", "exported-program", "--int8", "--images", str(tmp_path / "photo.png")]
     assert main(["export", "--output", str(tmp_path / "graphs"), *options]) == 2
     assert "choose onnx or openvino for int8" in capsys.readouterr().err
     assert not (tmp_path / "graphs").exists()

@@ -56,7 +56,7 @@ def image(folder: Path):
 
 
 def captions(folder: Path):
-    from hf_gru_captioner.data.caption_files import read_photos
+    from hf_gru_captioner.data.caption_files import read_caption_file
 
     names = ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.txt", "t.token"]
 
@@ -64,7 +64,7 @@ def captions(folder: Path):
         path = folder / names[content[0] % len(names) if content else 0]
         path.write_bytes(content[1:])
         try:
-            for photo in read_photos(path):
+            for photo in read_caption_file(path):
                 "".join((photo.path, photo.image_id, photo.split or "", *photo.captions)).encode()
         except ValueError as error:
             _check_said(error, path)

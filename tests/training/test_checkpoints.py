@@ -26,7 +26,7 @@ def test_a_checkpoint_replaces_the_one_before(tmp_path):
 @pytest.mark.parametrize("error", [OSError, RuntimeError, SafetensorError])
 def test_a_failed_save_leaves_the_one_before_whole(tmp_path, error):
     save_whole(tmp_path / "checkpoint", Part("first"))
-    with pytest.raises(OSError, match=r"No space left .* The one before, .*checkpoint, is whole: make room"):
+    with pytest.raises(OSError, match=r"No space left .* The previous one, .*checkpoint, is intact: make room"):
         save_whole(tmp_path / "checkpoint", Part("second", fails=error))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
     assert (tmp_path / "checkpoint" / "part").read_text() == "first"
@@ -75,29 +75,29 @@ def test_the_newest_state_is_found_and_old_ones_are_dropped(states, tmp_path):
 @pytest.mark.parametrize(
     ("tear", "problem"),
     [
-        (lambda folder: (folder / "weights").write_text("1234"), "weights is torn"),
-        (lambda folder: (folder / "weights").write_text("12346"), "weights is torn"),
+        (lambda folder: (folder / "weights").write_text("1234"), "weights is damaged"),
+        (lambda folder: (folder / "weights").write_text("12346"), "weights is damaged"),
         (lambda folder: (folder / "more" / "generators").unlink(), "generators is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is torn"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is torn"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is damaged"),
     ],
 )
-def test_a_torn_state_is_named_and_the_one_before_taken(states, tmp_path, tear, problem):
+def test_a_damaged_state_is_named_and_the_one_before_taken(states, tmp_path, caplog, tear, problem):
     states.save(5, write)
     states.save(10, write)
     tear(tmp_path / "state" / "step-00000010")
-    with pytest.warns(UserWarning, match=rf"step-00000010 is passed over: {problem}"):
-        assert states.newest()[0] == 5
+    assert states.newest()[0] == 5
+    assert f"step-00000010 is skipped: {problem}" in caplog.text
     states.save(10, write)  # the run comes by again
     assert states.newest()[0] == 10
 
 
-def test_a_state_of_another_run_is_named_and_passed_over(states, tmp_path):
+def test_a_state_of_another_run_is_named_and_skipped(states, tmp_path, caplog):
     states.save(5, write)
     states.run = "another run"
-    with pytest.warns(UserWarning, match="it is the state of another run"):
-        assert states.newest() is None
+    assert states.newest() is None
+    assert "it belongs to another run" in caplog.text
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, SafetensorError])
@@ -106,10 +106,10 @@ def test_a_full_disk_is_told_in_a_clear_line_and_the_state_before_stays(states, 
         write(folder)
         raise error("No space left on device")
 
-    with pytest.raises(OSError, match=r"after step 5 can't be written .*No space left.* There is none before it"):
+    with pytest.raises(OSError, match=r"after step 5 can't be written .*No space left.* There is no earlier one"):
         states.save(5, fill_the_disk)
     states.save(5, write)
-    with pytest.raises(OSError, match=r"step-00000005 is whole: make room and run the same command again"):
+    with pytest.raises(OSError, match=r"step-00000005 is intact: make room and run the same command again"):
         states.save(10, fill_the_disk)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000005"]
     assert states.newest()[0] == 5

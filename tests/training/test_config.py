@@ -1,8 +1,10 @@
 import math
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.training import (
     DataConfig,
     ModelConfig,
@@ -22,13 +24,13 @@ from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, fl
         ({"objective": "self_critical"}, "name its folder in model.checkpoint"),
         (
             {"model": ModelConfig(attention_type="none"), "optimization": OptimizationConfig(attention_penalty=1.0)},
-            "needs a model.attention_type that attends",
+            "needs a model.attention_type other than none",
         ),
         ({"optimization": OptimizationConfig(images_per_step=0)}, "images_per_step must be at least 1, found 0"),
         ({"optimization": OptimizationConfig(learning_rate=-0.1)}, "n.learning_rate must be at least 0, found -0.1"),
         ({"optimization": OptimizationConfig(learning_rate=math.nan)}, "n.learning_rate must be at least 0, found nan"),
         ({"optimization": OptimizationConfig(max_grad_norm=math.inf)}, "n.max_grad_norm must be at least 0, found inf"),
-        ({"optimization": OptimizationConfig(ema_decay=1.5)}, "n.ema_decay must be a share from 0 to 1, found 1.5"),
+        ({"optimization": OptimizationConfig(ema_decay=1.5)}, "n.ema_decay must be from 0 to 1, found 1.5"),
         ({"model": ModelConfig(image_size=0)}, "model.image_size must be at least 1, found 0"),
         (
             {"validation": ValidationConfig(length_penalty=math.inf)},
@@ -36,12 +38,12 @@ from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, fl
         ),
     ],
 )
-def test_knobs_that_do_not_fit_together_are_refused(parts, message):
+def test_options_that_do_not_fit_together_are_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**{"data": DataConfig("x"), "output_dir": "y", **parts})
 
 
-def test_every_range_is_that_of_a_knob():
+def test_every_range_is_that_of_a_option():
     options = flatten_options(asdict(TrainingConfig(DataConfig("x"), "y")))
     assert set(options) >= COUNTS | SHARES | MAY_BE_NEGATIVE
     TrainingConfig(DataConfig("x"), "y", validation=ValidationConfig(length_penalty=-1.0))
@@ -58,9 +60,53 @@ def test_regions_are_cached_only_where_the_encoder_stands_still_and_photos_are_s
     assert not caches(OptimizationConfig(encoder_learning_rate=1e-5))
 
 
-def test_every_knob_of_the_objective_is_one_of_its_arguments():
+def test_every_option_of_the_objective_is_one_of_its_arguments():
     from inspect import signature
 
     from hf_gru_captioner.training import SelfCritical
 
     assert set(vars(SelfCriticalConfig())) == set(signature(SelfCritical).parameters) - {"frequencies"}
+
+
+WRONG_TYPES = {
+    "optimization.epochs": ("3", "optimization.epochs must be a whole number, found '3'."),
+    "optimization.patience": (1.5, "optimization.patience must be a whole number or null, found 1.5."),
+    "optimization.seed": (True, "optimization.seed must be a whole number, found True."),
+    "optimization.learning_rate": ("fast", "optimization.learning_rate must be a number, found 'fast'."),
+    "data.mirror": (1, "data.mirror must be true or false, found 1."),
+    "data.source": (None, "data.source must be text, found None."),
+    "objective": ("soft", "objective must be one of cross_entropy, self_critical, found 'soft'."),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+def test_values_of_the_wrong_type_are_refused(name):
+    value, message = WRONG_TYPES[name]
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below
+        TrainingConfig.from_options({"data.source": "x", "output_dir": "y", name: value})
+    assert str(error.value) == message
+
+
+def test_options_by_name_are_those_of_the_nested_dataclasses():
+    options = {"data.source": Path("my/images"), "output_dir": Path("run"), "optimization.epochs": 3, "dry_run": True}
+    config = TrainingConfig.from_options(options)
+    assert config == TrainingConfig(
+        DataConfig("my/images"), "run", optimization=OptimizationConfig(epochs=3), dry_run=True
+    )
+    assert TrainingConfig.from_options(asdict(config)) == config
+    assert TrainingConfig.from_options(flatten_options(asdict(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimization.epoch": 3}, "unknown option optimization.epoch. Did you mean optimization.epochs?"),
+        ({"epochs": 3}, "unknown option epochs. Did you mean optimization.epochs?"),
+        ({"data.source": "x"}, "output_dir must be given."),
+        ({}, "data.source and output_dir must be given."),
+    ],
+)
+def test_unknown_and_missing_options_are_named(options, message):
+    with pytest.raises(UsageError) as error:
+        TrainingConfig.from_options(options)
+    assert str(error.value) == message

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_gru_captioner.training.depthwise import _QuickDepthwise, use_quick_depthwise_gradients
+from hf_gru_captioner.training.depthwise import _FastDepthwise, use_fast_depthwise_gradients
 
 BF16 = torch.bfloat16
 
@@ -24,7 +24,7 @@ def test_gradients_are_pytorchs(side, stride, padding, bias):
     torch.manual_seed(0)
     usual = nn.Conv2d(24, 24, side, stride, padding, groups=24, bias=bias)
     quick = copy.deepcopy(usual)
-    use_quick_depthwise_gradients(quick)
+    use_fast_depthwise_gradients(quick)
     image = torch.randn(2, 24, 15, 12).to(memory_format=torch.channels_last)
     exact = gradients(usual, image, torch.float32)
     for found, pytorchs, expected in zip(
@@ -38,7 +38,7 @@ def test_other_convolutions_are_left_alone(monkeypatch):
     seen = []
     monkeypatch.setattr("hf_gru_captioner.training.depthwise._DepthwiseConvolution.apply", seen.append)
     image = torch.randn(1, 8, 9, 9)
-    with _QuickDepthwise(), torch.autocast("cpu", BF16):
+    with _FastDepthwise(), torch.autocast("cpu", BF16):
         for convolution in (
             nn.Conv2d(8, 8, 1, groups=8),
             nn.Conv2d(8, 8, 3),
@@ -58,7 +58,7 @@ def test_other_convolutions_are_left_alone(monkeypatch):
 def test_what_runs_outside_of_the_module_is_as_before():
     module, image = nn.Conv2d(8, 8, 5, groups=8, bias=False).to(BF16), torch.randn(1, 8, 9, 9, dtype=BF16)
     usual = type(module(image).grad_fn)
-    use_quick_depthwise_gradients(module)
+    use_fast_depthwise_gradients(module)
     assert type(module(image).grad_fn) is not usual
     with pytest.raises(RuntimeError):
         module(image[:, :, :2])  # smaller than the weight

@@ -34,16 +34,16 @@ batches = EpochBatches(
 trainer = CaptionTrainer(model, processor, accelerator, config, output)
 losses, train_step = [], trainer._train_step
 
-def record(step):
+def record(step, num_steps):
     if trainer.progress.step + 1 == kill_at:
         os._exit(9)
-    loss, grad_norm = train_step(step)
+    loss, grad_norm = train_step(step, num_steps)
     losses.append((loss, grad_norm))
     return loss, grad_norm
 
 def validate(averaged):
-    def images(places):
-        return {"pixel_values": processor(images=[dataset[place]["image"] for place in places]).pixel_values}
+    def images(indices):
+        return {"pixel_values": processor(images=[dataset[index]["image"] for index in indices]).pixel_values}
 
     written = write_captions(averaged, processor, images, len(dataset), accelerator, 3, max_new_tokens=5)
     assert len(written) == len(dataset)

@@ -73,7 +73,7 @@ def test_the_advantage_is_the_reward_above_the_other_samples_mean(writer, batch,
     rewards = rewards.reshape(3, 3)
     expected = [[rewards[i, k] - np.delete(rewards[i], k).mean() for k in range(3)] for i in range(3)]
     np.testing.assert_allclose(prepared["advantage"].view(3, 3), expected, atol=1e-6)
-    assert objective.figures["reward"] == pytest.approx(rewards.mean())
+    assert objective.metrics["reward"] == pytest.approx(rewards.mean())
 
 
 def test_the_greedy_baseline_is_the_reward_of_the_greedy_caption(writer, batch, frequencies):
@@ -130,7 +130,7 @@ def test_training_raises_the_reward(writer, batch, frequencies):
     rewards = []
     for _ in range(100):
         prepared = objective.prepare(writer, batch, 0.0)
-        rewards.append(objective.figures["reward"])
+        rewards.append(objective.metrics["reward"])
         optimizer.zero_grad()
         objective.loss(writer, prepared, objective.num_items(prepared)).backward()
         optimizer.step()

@@ -147,19 +147,19 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_undisturbed_one(
 
     killed = make_trainer(make_objective(), folder="killed", **options)
     killed.model.generation_config.update(max_new_tokens=5)
-    train_step = killed._train_step
+    prepare = killed.objective.prepare
 
-    def dying_step(step):
+    def dying_prepare(*arguments):
         if killed.progress.step + 1 == killed_at:
             raise Killed
-        return train_step(step)
+        return prepare(*arguments)
 
     def dying_scores(model):
         if killed.progress.step == killed_at:
             raise Killed
         return scores(model)
 
-    killed._train_step = dying_step
+    killed.objective.prepare = dying_prepare
     with pytest.raises(Killed):
         killed.fit(make_batches(), dying_scores)
     torch.manual_seed(99)  # what the generators hold in a new process is anything
@@ -182,15 +182,15 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_undisturbed_one(
 def test_a_finished_run_is_not_run_again(make_trainer, make_batches, monkeypatch):
     make_trainer().fit(make_batches(), lambda model: {"cider": 1.0})
     again = make_trainer()
-    monkeypatch.setattr(again, "_train_step", None)
+    monkeypatch.setattr(again.objective, "prepare", None)
     assert [record["cider"] for record in again.fit(make_batches(), None)] == [1.0, 1.0, 1.0]
 
 
-def test_a_state_of_another_run_is_named_and_passed_over(make_trainer, make_batches):
+def test_a_state_of_another_run_is_named_and_skipped(make_trainer, make_batches, caplog):
     make_trainer(run="one", epochs=1).fit(make_batches(), lambda model: {"cider": 1.0})
     other = make_trainer(run="two", epochs=1)
-    with pytest.warns(UserWarning, match="step-00000002 is passed over: it is the state of another run"):
-        other.fit(make_batches(), lambda model: {"cider": 2.0})
+    other.fit(make_batches(), lambda model: {"cider": 2.0})
+    assert "step-00000002 is skipped: it belongs to another run" in caplog.text
     assert other.progress.history[0]["cider"] == 2.0
 
 
@@ -221,29 +221,28 @@ def test_code_that_someone_put_into_a_state_does_not_run(make_trainer, make_batc
     assert mark.exists()  # had it been loaded
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_weights(make_trainer, make_batches, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_weights(make_trainer, make_batches, tmp_path):
     trainer = make_trainer(state_steps=1)
-    train_step = trainer._train_step
+    prepare = trainer.objective.prepare
 
-    def poisoned(step):
+    def poisoned(model, batch, share_done):
         if trainer.progress.step == 3:
-            for batch in step:
-                batch["pixel_values"][:] = float("nan")
-        return train_step(step)
+            batch["pixel_values"][:] = float("nan")
+        return prepare(model, batch, share_done)
 
-    trainer._train_step = poisoned
-    with pytest.raises(FloatingPointError, match="the loss of step 4 is nan"):
+    trainer.objective.prepare = poisoned
+    with pytest.raises(FloatingPointError, match="non-finite values in step 4: loss nan"):
         trainer.fit(make_batches(), lambda model: {"cider": 1.0})
     assert [path.name for path in sorted((tmp_path / "run" / "state").iterdir())] == ["step-00000002", "step-00000003"]
     kept = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     assert all(weight.isfinite().all() for weight in kept.values())
     named = json.loads((tmp_path / "run" / "bad-batch-0.json").read_text())
     assert named["step"] == 4
-    assert all("dog" in caption or caption for of_photo in named["captions"] for caption in of_photo)
+    assert all("dog" in caption or caption for of_image in named["captions"] for caption in of_image)
     assert len(named["captions"]) > 0
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_lost(make_trainer, make_batches):
+def test_a_non_finite_gradient_stops_the_run_before_the_weights_are_lost(make_trainer, make_batches):
     trainer = make_trainer(state_steps=1)
     loss = trainer.objective.loss
 
@@ -253,9 +252,9 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_lost(
 
     trainer.objective.loss = poisoned
     before: list[dict[str, torch.Tensor]] = []
-    step = trainer._train_step
-    trainer._train_step = lambda batches: (before.append(weights_of(trainer.model)), step(batches))[1]
-    with pytest.raises(FloatingPointError, match="its gradient's length nan"):
+    prepare = trainer.objective.prepare
+    trainer.objective.prepare = lambda *arguments: (before.append(weights_of(trainer.model)), prepare(*arguments))[1]
+    with pytest.raises(FloatingPointError, match="gradient norm nan"):
         trainer.fit(make_batches(), lambda model: {"cider": 1.0})
     assert are_equal(weights_of(trainer.model), before[-1])
 
@@ -266,14 +265,22 @@ def test_captions_of_known_regions_are_the_captions_of_their_images(model, proce
     regions = model.encoder.vision(pixel_values)
     expected = processor.batch_decode(model.generate(pixel_values, **settings))
 
-    def from_regions(places):
-        return {"encoder_outputs": (regions[list(places)],)}
+    def from_regions(indices):
+        return {"encoder_outputs": (regions[list(indices)],)}
 
-    def from_pixels(places):
-        return {"pixel_values": pixel_values[list(places)]}
+    def from_pixels(indices):
+        return {"pixel_values": pixel_values[list(indices)]}
 
     for images in (from_regions, from_pixels):
         assert write_captions(model, processor, images, 3, images_per_batch=2, **settings) == expected
+
+
+def test_a_trainer_has_all_of_its_attributes_from_the_start(make_trainer, make_batches):
+    trainer = make_trainer(epochs=1)
+    attributes = set(vars(trainer))
+    assert {"average", "optimizer", "wrapped"} <= attributes
+    trainer.fit(make_batches(), lambda model: {"cider": 1.0})
+    assert set(vars(trainer)) == attributes
 
 
 def test_training_warns_of_nothing(fit):
