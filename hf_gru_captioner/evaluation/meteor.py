@@ -72,7 +72,8 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
         precision, recall = np.moveaxis(matches / lengths, -1, 0)
         f_mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
         fragmentation = statistics[..., 20] / (statistics[..., 21:23].sum(axis=-1) / 2)
-        return np.maximum(np.nan_to_num(f_mean * (1 - _GAMMA * fragmentation**_BETA)), 0.0)
+        scores: np.ndarray = np.maximum(np.nan_to_num(f_mean * (1 - _GAMMA * fragmentation**_BETA)), 0.0)
+    return scores
 
 
 def score_meteor(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
