@@ -52,10 +52,10 @@ train: $(VENV)/.installed-dev  ## train the shipped checkpoint from photos, in t
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/fine-tune-encoder.yaml --data.source "$(DATA)" $(ARGS)
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/scst.yaml --data.source "$(DATA)" $(ARGS)
 
-card: $(VENV)/.installed-dev  ## write model_card.md anew from the shipped checkpoint and its records
+card: $(VENV)/.installed-dev  ## write model_card.md again from the shipped checkpoint and its records
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner card hf_gru_captioner/pretrained --output model_card.md \
-		--pictures docs/card --title "A GRU captioner for plain CPUs" --license cc-by-nc-4.0 \
-		--datasets jxie/flickr8k --terms docs/flickr8k.md --photos demo/examples/*.jpg
+		--image-folder docs/card --title "A GRU captioner for plain CPUs" --license cc-by-nc-4.0 \
+		--datasets jxie/flickr8k --terms docs/flickr8k.md --images demo/examples/*.jpg
 
 demo: $(VENV)/.installed-dev  ## open a page in the browser to caption photos in
 	@$(BIN)/gru-captioner demo

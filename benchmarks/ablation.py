@@ -44,7 +44,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         "minutes": sum(each["train_seconds"] + each["validation_seconds"] for each in history) / 60,
         "best": max(history, key=lambda each: each["cider"])["epoch"],
         "epochs": len(history),
-        "figures": system["figures"],
+        "values": system["values"],
         "intervals": system["intervals"],
     }
 
@@ -60,10 +60,10 @@ def change(options: dict[str, Any], baseline: dict[str, Any]) -> str:
     return ", ".join(f"{name.split('.')[-1]} {value}" for name, value in changed.items())
 
 
-def cell(runs: list[dict[str, Any]], figure: str) -> str:
-    scores = [100 * run["figures"][figure] for run in runs]
+def cell(runs: list[dict[str, Any]], score: str) -> str:
+    scores = [100 * run["values"][score] for run in runs]
     if len(runs) == 1:
-        low, high = (100 * bound for bound in runs[0]["intervals"][figure])
+        low, high = (100 * bound for bound in runs[0]["intervals"][score])
         return f"{scores[0]:.1f} ({low:.1f} to {high:.1f})"
     half = STUDENT_95[len(runs)] * statistics.stdev(scores) / len(runs) ** 0.5
     return f"{statistics.mean(scores):.1f} ± {half:.1f}"

@@ -51,8 +51,8 @@ def main() -> None:
             predictions, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
         )
         print(
-            f"{num_beams:>5}  {length_penalty:>14.1f}  {no_repeat:>9}  {100 * scores.figures['cider']:>6.1f}"
-            f"  {100 * scores.figures['bleu_4']:>6.1f}  {scores.length_ratio:>12.3f}  {milliseconds:>10.1f}",
+            f"{num_beams:>5}  {length_penalty:>14.1f}  {no_repeat:>9}  {100 * scores.values['cider']:>6.1f}"
+            f"  {100 * scores.values['bleu_4']:>6.1f}  {scores.length_ratio:>12.3f}  {milliseconds:>10.1f}",
             flush=True,
         )
 

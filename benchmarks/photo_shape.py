@@ -50,10 +50,10 @@ def main() -> None:
             predictions, references, metrics=("cider", "bleu"), tokenizer="simple", human=False, bootstrap=1000
         )
         low, high = scores.intervals["cider"]
-        figures = scores.figures
+        values = scores.values
         print(
-            f"{name:<36} CIDEr {100 * figures['cider']:.1f} ({100 * low:.1f} to {100 * high:.1f}), "
-            f"BLEU-4 {100 * figures['bleu_4']:.1f}"
+            f"{name:<36} CIDEr {100 * values['cider']:.1f} ({100 * low:.1f} to {100 * high:.1f}), "
+            f"BLEU-4 {100 * values['bleu_4']:.1f}"
         )
 
 

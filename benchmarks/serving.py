@@ -30,7 +30,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.hub import example_images
 
 CLIENTS = (1, 8, 32, 64)
 SETTINGS = ["shipped", "beam", 1, 5, 1, 1, 0.9, 24, 0]  # as the page's own endpoints take them
@@ -303,7 +303,7 @@ def main() -> None:
     from gradio_client import Client
 
     photos = []
-    for path in sorted(EXAMPLES.glob("*.jpg")):
+    for path in example_images():
         buffer = io.BytesIO()
         Image.open(path).convert("RGB").save(buffer, "JPEG")
         photos.append(base64.b64encode(buffer.getvalue()).decode())

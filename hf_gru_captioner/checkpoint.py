@@ -66,7 +66,7 @@ class Source:
             return Path(self.name)
         from .hub import fetch
 
-        return fetch(self.name, files, revision=commit or self.revision, token=self.token, most_bytes=MAX_BYTES)
+        return fetch(self.name, files, revision=commit or self.revision, token=self.token, max_bytes=MAX_BYTES)
 
     def commit(self, folder: Path) -> str | None:
         """The commit of a folder that was fetched from the Hub, which is its name; None for a local one."""

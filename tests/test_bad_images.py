@@ -24,7 +24,7 @@ from hf_gru_captioner.cli.find_images import find_images
 from hf_gru_captioner.data import RegionCache, decode_images, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
-from hf_gru_captioner.web.many import pictures_of
+from hf_gru_captioner.web.batch import pictures_of
 
 MAKER = Path(__file__).parent / "support" / "bad_images.py"
 _spec = importlib.util.spec_from_file_location("bad_images", MAKER)

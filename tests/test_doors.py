@@ -168,9 +168,9 @@ def uploaded(path) -> str:
 
 PAGE_DOORS = {
     "caption": lambda page, path: page.caption(base64_of(path), *GREEDY[1:])["captions"][0]["text"],
-    "caption_photo": lambda page, path: first(page.caption_photo(uploaded(path), *GREEDY)),
-    "caption_there, an address": lambda page, path: first(page.caption_there(None, path.as_uri(), *GREEDY)),
-    "caption_there, a photo": lambda page, path: first(page.caption_there(uploaded(path), "", *GREEDY)),
+    "caption_image": lambda page, path: first(page.caption_image(uploaded(path), *GREEDY)),
+    "caption_input, an address": lambda page, path: first(page.caption_input(None, path.as_uri(), *GREEDY)),
+    "caption_input, an image": lambda page, path: first(page.caption_input(uploaded(path), "", *GREEDY)),
     "compare": lambda page, path: first(page.compare(uploaded(path), *GREEDY, *GREEDY)[1]),
     "stream": lambda page, path: ["", *page.stream(base64_of(path), max_words=9)][-1],
     "caption_many": lambda page, path: list(page.caption_many([str(path)], None, *GREEDY))[-1][1][0][1],
@@ -184,7 +184,7 @@ def page(captioner, monkeypatch):
     def fetch(address, limits):
         return Path(address.removeprefix("file://")).read_bytes()
 
-    monkeypatch.setattr("hf_gru_captioner.web.page.fetch_picture", fetch)
+    monkeypatch.setattr("hf_gru_captioner.web.handlers.fetch_picture", fetch)
     pool = ServicePool(["shipped"], lambda name: captioner)
     yield {each.name: each.fn for each in build_page(pool, load_image).fns.values() if each.fn is not None}
     pool["shipped"].close()

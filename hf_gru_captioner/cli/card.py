@@ -1,4 +1,4 @@
-"""`gru-captioner card`: a checkpoint's model card, with what it says of photos and of nothing at all."""
+"""`gru-captioner card`: writes a checkpoint's model card, with its captions of example images and of blank ones."""
 
 import argparse
 import io
@@ -11,30 +11,31 @@ from ..files import write_atomically
 from .shell import quiet_transformers
 
 BLANK_SIDE = 224  # pixels
+EXAMPLE_SIDE = 1000  # pixels, the longer one
 
 
 def add_card_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `card` and `push` share."""
+    """The arguments that `card` and `push` share."""
     parser.add_argument(
-        "--license", help="of the weights, as the Hub knows it; that of config.json when not given, else other"
+        "--license", help="of the weights, as an id of the Hub; by default that of config.json, else other"
     )
     parser.add_argument("--language", default="en", help="of the captions, ISO 639-1 (%(default)s)")
-    parser.add_argument("--title", help="of the card; the repository's name when not given")
+    parser.add_argument("--title", help="of the card; by default the repository's name")
     parser.add_argument(
         "--datasets",
         nargs="+",
         default=[],
         metavar="USER/NAME",
-        help="Hub ids of data sets that were loaded from folders of the same name",
+        help="Hub ids of datasets that were loaded from folders of the same name",
     )
     parser.add_argument("--terms", type=Path, metavar="FILE", help="Markdown on the terms of the data and the encoder")
     parser.add_argument(
-        "--photos",
+        "--images",
         nargs="+",
         type=Path,
         default=[],
-        metavar="PHOTO",
-        help="examples to caption and show; yours to share",
+        metavar="IMAGE",
+        help="examples to caption and show in the card; you must have the right to share them",
     )
 
 
@@ -42,31 +43,31 @@ def add_command(commands) -> None:
     parser = commands.add_parser(
         "card",
         help="write a checkpoint's model card",
-        description="Writes a model card from what lies beside the weights: training.json, scores.json (gru-captioner "
-        "score --keep), the configuration; and from what the model says of example photos.",
+        description="Writes a model card from the files beside the weights: training.json, scores.json (gru-captioner "
+        "score --keep), the configuration; and from the model's captions of example images.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    parser.add_argument("--repo-id", help="user/name on the Hub; the folder, as seen from here, when not given")
-    parser.add_argument("--output", type=Path, help="file of the card; README.md in the folder when not given")
-    parser.add_argument("--pictures", type=Path, help="folder of the example pictures; examples beside the card")
+    parser.add_argument("--repo-id", help="user/name on the Hub; by default the folder, relative to this one")
+    parser.add_argument("--output", type=Path, help="file of the card; by default README.md in the folder")
+    parser.add_argument("--image-folder", type=Path, help="folder of the example images; by default examples beside it")
     add_card_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.checkpoint / "README.md"
-    pictures = arguments.pictures or output.parent / "examples"
-    prefix = os.path.relpath(pictures, output.parent)
-    card, drawn = describe(arguments, arguments.repo_id or _seen_from_here(arguments.checkpoint), prefix)
+    folder = arguments.image_folder or output.parent / "examples"
+    prefix = os.path.relpath(folder, output.parent)
+    card, drawn = describe(arguments, arguments.repo_id or _relative_path(arguments.checkpoint), prefix)
     for path, content in [(output, card.encode()), *((output.parent / path, each) for path, each in drawn.items())]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
-    print(f"written: {output}" + (f", {len(drawn)} pictures in {pictures}" if drawn else ""))
+    print(f"written: {output}" + (f", {len(drawn)} images in {folder}" if drawn else ""))
     return 0
 
 
-def _seen_from_here(folder: Path) -> str:
-    """The path of a folder inside of the current one, else its name: a card is for others, on other machines."""
+def _relative_path(folder: Path) -> str:
+    """The path of a folder inside of the current one, else its name: cards are read on other machines."""
     try:
         return folder.absolute().relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -74,36 +75,30 @@ def _seen_from_here(folder: Path) -> str:
 
 
 def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[str, dict[str, bytes]]:
-    """The card, and its pictures by the path at which the card shows them.
+    """The card, and its images by their paths in the card.
 
     Args:
-        arguments: The command's: checkpoint, license, language, terms, photos.
-        repo_id: What the lines of use load.
-        prefix: Folder of the pictures, seen from the card.
+        arguments: The command's: checkpoint, license, language, terms, images.
+        repo_id: What the card's example code loads.
+        prefix: Folder of the images, relative to the card.
     """
     quiet_transformers()
     from ..captioner import Captioner
     from ..hub import Example, render_card
-    from ..model import load_image
-    from ..visualization import draw_attention
 
-    for path in [*arguments.photos, *filter(None, [arguments.terms])]:
+    for path in [*arguments.images, *filter(None, [arguments.terms])]:
         if not path.is_file():
             raise UsageError(f"{path}: no such file.")
     captioner = Captioner.from_pretrained(arguments.checkpoint)
     names, images = zip(*_blanks(), strict=True)
     blanks = [Example(name, caption.text) for name, caption in zip(names, captioner(images), strict=True)]
-    examples, pictures = [], {}
-    for path, caption in zip(arguments.photos, captioner([str(path) for path in arguments.photos]), strict=True):
-        where = None
+    examples, drawn = [], {}
+    for path, caption in zip(arguments.images, captioner([str(path) for path in arguments.images]), strict=True):
+        drawing = None
         if caption.attention is not None:
-            where = f"{prefix}/{path.stem}.jpg"
-            sheet = draw_attention(load_image(path), caption.words, caption.attention, max_columns=7)
-            sheet.thumbnail((1000, 1000))
-            buffer = io.BytesIO()
-            sheet.save(buffer, "JPEG", quality=75)
-            pictures[where] = buffer.getvalue()
-        examples.append(Example(path.name, caption.text, where))
+            drawing = f"{prefix}/{path.stem}.jpg"
+            drawn[drawing] = _draw(path, caption)
+        examples.append(Example(path.name, caption.text, drawing))
     card = render_card(
         arguments.checkpoint,
         repo_id,
@@ -115,11 +110,23 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         examples=examples,
         blanks=blanks,
     )
-    return str(card), pictures
+    return str(card), drawn
+
+
+def _draw(path: Path, caption) -> bytes:
+    """An image with the attention at each word of its caption, as JPEG."""
+    from ..model import load_image
+    from ..visualization import draw_attention
+
+    drawing = draw_attention(load_image(path), caption.words, caption.attention, max_columns=7)
+    drawing.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    buffer = io.BytesIO()
+    drawing.save(buffer, "JPEG", quality=75)
+    return buffer.getvalue()
 
 
 def _blanks() -> Sequence:
-    """Pictures that show nothing, with their names."""
+    """Images without content, with their names."""
     import numpy as np
     from PIL import Image
 

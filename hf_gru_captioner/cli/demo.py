@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..web import ServicePool, serve
 
     from ..captioner import Captioner
-    from ..hub import EXAMPLES
+    from ..hub import example_images
     from ..model import load_image
 
     paths = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
@@ -53,6 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
         lambda name: loaded.pop(name, None) or Captioner.from_pretrained(paths.get(name, name)),
         any_name=arguments.any_checkpoint,
     )
-    images = arguments.images if arguments.images is not None else sorted(EXAMPLES.glob("*.jpg"))
-    serve(pool, load_image, photos=images, host=arguments.host, port=arguments.port)
+    images = arguments.images if arguments.images is not None else example_images()
+    serve(pool, load_image, examples=images, host=arguments.host, port=arguments.port)
     return 0

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
     """The card in the folder, else a new one; and its images."""
-    from ..hub import EXAMPLE_PICTURES, card_of_checkpoint, license_of
+    from ..hub import EXAMPLE_IMAGES, card_of_checkpoint, license_of
 
     license_of(arguments.checkpoint, arguments.license)
     if (card := card_of_checkpoint(arguments.checkpoint)) is not None:
@@ -67,7 +67,7 @@ def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
         return card | {"README.md": text.encode()}
     if arguments.space:  # loads the folder beside it
         arguments.title = arguments.title or arguments.repo_id.split("/")[-1]
-    text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_PICTURES)
+    text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_IMAGES)
     return {"README.md": text.encode(), **drawn}
 
 

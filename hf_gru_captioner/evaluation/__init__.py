@@ -1,26 +1,78 @@
-"""Scores of image captions: pycocoevalcap's figures to the last digit, several times faster, with their uncertainty.
+"""Metrics of image captions: pycocoevalcap's scores to the last digit, several times faster, with their uncertainty.
 
-`score_captions` gives all figures of a system at once, `compare` tells two systems apart. The classes are `evaluate`
+`score_captions` gives all scores of a system at once, `compare` tells two systems apart. The classes are `evaluate`
 metrics; each lives in a file that `evaluate.load` takes by its path. `CiderDReward` serves self-critical training.
+Names are loaded when they are used: `metrics`, the registry, is also read where the `evaluate` library is missing.
 """
 
-try:
-    import evaluate  # noqa: F401
-except ImportError as error:
-    raise ImportError('Scoring needs the evaluate library: pip install "hf_gru_captioner[score]"') from error
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .breakdown import LengthRecord, WordRecord, by_length, by_word
-from .caption_bleu import BleuScores, CaptionBleu, bleu_scores
-from .caption_set import CaptionSet
-from .cider import Cider, CiderDReward, cider_scores
-from .diversity import Diversity, DiversityScores, diversity_scores
-from .document_frequencies import DocumentFrequencies
-from .human import leave_one_out
-from .meteor import Meteor, meteor_from_statistics, meteor_statistics
-from .ptb import Tokenizer, ptb_tokenize, simple_tokenize, tokenize
-from .rouge_l import RougeL, rouge_l_scores
-from .scoring import METRICS, CaptionScores, compare, score_captions
-from .statistics import Comparison, Metric, bootstrap_interval, paired_bootstrap
+from ..errors import needs_extra
+
+_MODULES = {
+    "METRICS": "metrics",
+    "BleuScores": "caption_bleu",
+    "CaptionBleu": "caption_bleu",
+    "CaptionScores": "scoring",
+    "CaptionSet": "caption_set",
+    "Cider": "cider",
+    "CiderDReward": "cider",
+    "Comparison": "statistics",
+    "Diversity": "diversity",
+    "DiversityScores": "diversity",
+    "DocumentFrequencies": "document_frequencies",
+    "LengthRecord": "breakdown",
+    "Meteor": "meteor",
+    "Metric": "metrics",
+    "MetricResult": "statistics",
+    "RougeL": "rouge_l",
+    "Score": "metrics",
+    "ScoreStatistics": "statistics",
+    "ScoringOptions": "options",
+    "SystemScores": "scoring",
+    "Tokenizer": "ptb",
+    "WordRecord": "breakdown",
+    "bleu_scores": "caption_bleu",
+    "bootstrap_interval": "statistics",
+    "by_length": "breakdown",
+    "by_word": "breakdown",
+    "cider_scores": "cider",
+    "compare": "scoring",
+    "diversity_scores": "diversity",
+    "leave_one_out": "human",
+    "meteor_from_statistics": "meteor",
+    "meteor_statistics": "meteor",
+    "paired_bootstrap": "statistics",
+    "ptb_tokenize": "ptb",
+    "rouge_l_scores": "rouge_l",
+    "score_captions": "scoring",
+    "score_systems": "scoring",
+    "simple_tokenize": "ptb",
+    "tokenize": "ptb",
+}
+
+if TYPE_CHECKING:
+    from .breakdown import LengthRecord, WordRecord, by_length, by_word
+    from .caption_bleu import BleuScores, CaptionBleu, bleu_scores
+    from .caption_set import CaptionSet
+    from .cider import Cider, CiderDReward, cider_scores
+    from .diversity import Diversity, DiversityScores, diversity_scores
+    from .document_frequencies import DocumentFrequencies
+    from .human import leave_one_out
+    from .meteor import Meteor, meteor_from_statistics, meteor_statistics
+    from .metrics import METRICS, Metric, Score
+    from .options import ScoringOptions
+    from .ptb import Tokenizer, ptb_tokenize, simple_tokenize, tokenize
+    from .rouge_l import RougeL, rouge_l_scores
+    from .scoring import CaptionScores, SystemScores, compare, score_captions, score_systems
+    from .statistics import (
+        Comparison,
+        MetricResult,
+        ScoreStatistics,
+        bootstrap_interval,
+        paired_bootstrap,
+    )
 
 __all__ = [
     "METRICS",
@@ -37,7 +89,12 @@ __all__ = [
     "LengthRecord",
     "Meteor",
     "Metric",
+    "MetricResult",
     "RougeL",
+    "Score",
+    "ScoreStatistics",
+    "ScoringOptions",
+    "SystemScores",
     "Tokenizer",
     "WordRecord",
     "bleu_scores",
@@ -54,6 +111,18 @@ __all__ = [
     "ptb_tokenize",
     "rouge_l_scores",
     "score_captions",
+    "score_systems",
     "simple_tokenize",
     "tokenize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with needs_extra("score"):
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,7 +1,7 @@
-"""Where a captioner is good and where it is not: by what people see in a photo, and by how much they say of it.
+"""Where a captioner is good and where it is not: by the words and by the length of the reference captions.
 
-A word counts as seen in a photo when at least half of the photo's references say it. Nouns and verbs alike: what is
-left out are the words without which no English caption can do.
+A word counts as present in an image if at least half of the image's references use it. All kinds of words are counted
+but function words.
 """
 
 from __future__ import annotations
@@ -24,62 +24,63 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 @dataclass(frozen=True)
 class WordRecord:
-    """How the captions deal with one word.
+    """How the captions use one word.
 
     Attributes:
         word: The word.
-        photos: Photos in which people see it.
-        said: Share of these whose caption says it.
-        invented: Of the captions that say it, the share whose photo's references never do; None if no caption says it.
+        images: Images in which it is present.
+        recall: Share of these whose caption uses it.
+        hallucinated: Of the captions that use it, the share whose image has no reference with it; None if no caption
+            uses it.
     """
 
     word: str
-    photos: int
-    said: float
-    invented: float | None
+    images: int
+    recall: float
+    hallucinated: float | None
 
 
 @dataclass(frozen=True)
 class LengthRecord:
-    """Scores of the photos that people describe at about the same length.
+    """Scores of images whose references are about equally long.
 
     Attributes:
-        shortest, longest: Mean words of the photos' references.
-        photos: How many.
+        shortest, longest: Mean length of an image's references, in words: bounds over these images.
+        images: How many.
         score: Mean of the score over them.
     """
 
     shortest: float
     longest: float
-    photos: int
+    images: int
     score: float
 
 
 def by_word(captions: CaptionSet, num_words: int = 20) -> list[WordRecord]:
-    """The words that people see in the most photos, the most frequent first."""
-    seen: list[set[str]] = []
-    ever: list[set[str]] = []
+    """Records of the words that are present in the most images, the most frequent first."""
+    present: list[set[str]] = []  # by at least half of the references
+    mentioned: list[set[str]] = []  # by any reference
     for references in captions.references:
         counts = Counter(word for reference in references for word in set(reference.split()))
-        seen.append({word for word, count in counts.items() if 2 * count >= len(references)} - FUNCTION_WORDS)
-        ever.append(set(counts))
-    said = [set(hypothesis.split()) for hypothesis in captions.hypotheses]
-    photos = Counter(word for words in seen for word in words)
+        present.append({word for word, count in counts.items() if 2 * count >= len(references)} - FUNCTION_WORDS)
+        mentioned.append(set(counts))
+    used = [set(hypothesis.split()) for hypothesis in captions.hypotheses]
+    images = Counter(word for words in present for word in words)
     records = []
-    for word, number in sorted(photos.items(), key=lambda item: (-item[1], item[0]))[:num_words]:
-        right = sum(word in here and word in there for here, there in zip(said, seen, strict=True))
-        all_said = sum(word in here for here in said)
-        wrong = sum(word in here and word not in there for here, there in zip(said, ever, strict=True))
-        records.append(WordRecord(word, number, right / number, wrong / all_said if all_said else None))
+    for word, number in sorted(images.items(), key=lambda item: (-item[1], item[0]))[:num_words]:
+        right = sum(word in here and word in there for here, there in zip(used, present, strict=True))
+        uses = sum(word in here for here in used)
+        wrong = sum(word in here and word not in there for here, there in zip(used, mentioned, strict=True))
+        records.append(WordRecord(word, number, right / number, wrong / uses if uses else None))
     return records
 
 
 def by_length(captions: CaptionSet, scores: np.ndarray, parts: int = 4) -> list[LengthRecord]:
-    """Photos in equal parts by the mean length of their references, those described in the fewest words first.
+    """Records of equal parts of the images, sorted by the mean length of their references, the shortest first.
 
     Args:
         captions: The captions.
-        scores: A score of each photo, shape (images,).
+        scores: A score of each image, shape (images,).
         parts: How many.
     """
     image = captions.image[len(captions) :]  # of each reference

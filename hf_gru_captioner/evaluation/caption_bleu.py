@@ -3,10 +3,10 @@
 Papineni et al., 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation",
 https://aclanthology.org/P02-1040.
 
-The figures are those of pycocoevalcap's `Bleu`, which differs from the paper in two guards: 1e-15 is added to every
+The scores are those of pycocoevalcap's `Bleu`, which differs from the paper in two guards: 1e-15 is added to every
 count of matches and 1e-9 to every count of n-grams, so nothing divides by zero. They are invisible on a test set, but a
 single short caption without a 4-gram match scores 0.02 where the paper says 0. Not comparable with these:
-`evaluate.load("bleu")`, which keeps punctuation and case and counts the shortest reference as the length to reach, and
+`evaluate.load("bleu")`, which keeps punctuation and case and takes the shortest reference as the length to reach, and
 most papers before 2015, which leave out the brevity penalty (`brevity_penalty=False`).
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import datasets
@@ -21,7 +22,9 @@ import evaluate
 import numpy as np
 
 from .caption_set import MAX_ORDER, CaptionSet
+from .options import ScoringOptions
 from .ptb import Tokenizer
+from .statistics import MetricResult, ScoreStatistics
 
 ReferenceLength = Literal["closest", "shortest", "average"]
 
@@ -34,14 +37,15 @@ class BleuScores:
     """BLEU-1 to BLEU-4, each 0 to 1.
 
     Attributes:
-        corpus: Shape (4,). N-grams are summed over images before anything is divided, so this is no mean of
-            `per_image`.
+        corpus: Shape (4,). N-grams are summed over images before anything is divided, so this is not the mean
+            of `per_image`.
         per_image: Shape (images, 4). Each image as a corpus of its own; of little meaning for a single short caption.
         statistics: Shape (images, 10), as `bleu_statistics` returns them: whatever is resampled is summed from these
             rows.
-        length_ratio: Words in the hypotheses by words in the references they are held against; below 1 the brevity
-            penalty bites.
-        settings: Tokenizer, references, images, length rule: what must be equal for two figures to be comparable.
+        length_ratio: Words in the hypotheses by words in the references they are compared with; below 1 the brevity
+            penalty applies.
+        settings: Length rule and brevity penalty: what must be equal for two scores to be comparable, besides the
+            captions' own signature.
     """
 
     corpus: np.ndarray
@@ -60,8 +64,8 @@ def bleu_scores(
         captions: Tokenized hypotheses and references.
         reference_length: Which of an image's references sets the length that the brevity penalty asks for: the one
             closest to the hypothesis (the shorter of two as close), the shortest, or the mean of all. Published
-            captioning figures use "closest".
-        brevity_penalty: False gives the figures of early captioning papers, which reward short captions.
+            captioning scores use "closest".
+        brevity_penalty: False gives the scores of early captioning papers, which reward short captions.
     """
     statistics = bleu_statistics(captions, reference_length)
     total = statistics.sum(axis=0)
@@ -72,12 +76,12 @@ def bleu_scores(
         per_image=bleu_from_statistics(statistics, brevity_penalty),
         statistics=statistics,
         length_ratio=float(ratio),
-        settings=f"{captions.signature}|reflen:{reference_length}{penalty}",
+        settings=f"reflen:{reference_length}{penalty}",
     )
 
 
 def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "closest") -> np.ndarray:
-    """Return what BLEU needs to know of each image, shape (images, 10), float64.
+    """Return what BLEU needs of each image, shape (images, 10), float64.
 
     The columns are the words of the hypothesis, the words of its references as `reference_length` says, the hypothesis'
     n-grams of order 1 to 4, and those of them that match. An n-gram matches as often as the reference that holds it
@@ -98,7 +102,7 @@ def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "c
 
 
 def _reference_length(captions: CaptionSet, rule: ReferenceLength) -> np.ndarray:
-    """Return the words that the brevity penalty holds each hypothesis against, shape (images,)."""
+    """Return the length in words that the brevity penalty asks of each hypothesis, shape (images,)."""
     images = len(captions)
     image, length = captions.image[images:], captions.length[images:]
     first = np.searchsorted(image, np.arange(images))  # each image's first reference
@@ -124,19 +128,31 @@ def bleu_from_statistics(statistics: np.ndarray, brevity_penalty: bool = True) -
     return scores * np.exp(np.minimum(0.0, 1 - 1 / ratio))
 
 
+def score_bleu(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """BLEU-1 to BLEU-4 as a `MetricFunction`."""
+    names = tuple(f"bleu_{order}" for order in range(1, MAX_ORDER + 1))
+    score = partial(bleu_from_statistics, brevity_penalty=options.brevity_penalty)
+    results = []
+    for each in sets:
+        bleu = bleu_scores(each, options.reference_length, options.brevity_penalty)
+        statistics = ScoreStatistics(names, bleu.statistics, score)
+        results.append(MetricResult((statistics,), settings=bleu.settings, length_ratio=bleu.length_ratio))
+    return results
+
+
 class CaptionBleu(evaluate.Metric):
     """BLEU as an `evaluate` metric: `CaptionBleu().compute(predictions=[...], references=[[...], ...])`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=(
-                "BLEU-1 to BLEU-4 of image captions, equal to pycocoevalcap's; published captioning figures use this."
+                "BLEU-1 to BLEU-4 of image captions, equal to pycocoevalcap's; published captioning scores use this."
             ),
             citation="Papineni et al., 2002, BLEU: a Method for Automatic Evaluation of Machine Translation",
             inputs_description=(
-                "predictions: list of str, one caption an image. references: list of lists of str. "
+                "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". reference_length: "closest", "shortest" or "average". '
-                "brevity_penalty: False for the way of early papers. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, "
+                "brevity_penalty: False to score as early papers did. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, "
                 "bleu_signature."
             ),
             features=datasets.Features(
@@ -159,5 +175,5 @@ class CaptionBleu(evaluate.Metric):
         return {
             **by_order,
             "length_ratio": scores.length_ratio,
-            "bleu_signature": f"{scores.settings}|ratio:{scores.length_ratio:.2f}",
+            "bleu_signature": f"{captions.signature}|{scores.settings}|ratio:{scores.length_ratio:.2f}",
         }

@@ -20,12 +20,12 @@ MAX_ORDER = 4  # BLEU-4 and CIDEr both stop at four words
 
 @dataclass(frozen=True)
 class NgramTable:
-    """Which captions hold which n-grams of one order, and how often: a sparse matrix sorted by caption, then by n-gram.
+    """Counts of the n-grams of one order in each caption: a sparse matrix sorted by caption, then by n-gram.
 
     Attributes:
-        caption: Position of the caption, shape (rows,).
+        caption: Index of the caption, shape (rows,).
         ngram: Number of the n-gram, 0 to ngrams - 1, shape (rows,).
-        count: How often the caption holds the n-gram, at least once, shape (rows,).
+        count: How often the caption contains the n-gram, at least once, shape (rows,).
         texts: The words of each n-gram joined by spaces, ngrams of them.
     """
 
@@ -36,23 +36,23 @@ class NgramTable:
 
 
 def count_ngrams(captions: Sequence[str]) -> list[NgramTable]:
-    """Count the n-grams of one to four words in captions whose tokens are joined by spaces; one table an order."""
+    """Count the n-grams of one to four words in captions whose tokens are joined by spaces; one table per order."""
     split = [caption.split() for caption in captions]
     words = [word for caption in split for word in caption]
     lengths = np.array([len(caption) for caption in split], dtype=np.int64)
     numbers: dict[str, int] = {}
     word = np.array([numbers.setdefault(text, len(numbers)) for text in words], dtype=np.int64)
     caption = np.repeat(np.arange(len(captions)), lengths)
-    room = np.repeat(lengths.cumsum(), lengths) - np.arange(len(words))  # words from here to the caption's end
+    remaining = np.repeat(lengths.cumsum(), lengths) - np.arange(len(words))  # words from here to the caption's end
     tables = []
     start, prefix = np.arange(len(words)), np.zeros(len(words), dtype=np.int64)
     for order in range(1, MAX_ORDER + 1):
-        fits = room[start] >= order
+        fits = remaining[start] >= order
         start, prefix = start[fits], prefix[fits]
         # An n-gram is the n-gram one word shorter and its last word; renumbering keeps the product far below 2**63.
         longer = prefix * len(numbers) + word[start + order - 1]
         _, first, prefix = np.unique(longer, return_index=True, return_inverse=True)
-        texts = [" ".join(words[position : position + order]) for position in start[first]]
+        texts = [" ".join(words[index : index + order]) for index in start[first]]
         rows, count = np.unique(caption[start] * len(texts) + prefix, return_counts=True)
         tables.append(NgramTable(*np.divmod(rows, max(len(texts), 1)), count, texts))
     return tables
@@ -63,14 +63,14 @@ class CaptionSet:
     """Tokenized captions of the same images in the same order.
 
     Attributes:
-        hypotheses: The caption to score, one an image; tokens joined by spaces.
-        references: What people wrote, one or more an image; tokens joined by spaces.
-        tokenizer: What made the tokens. Figures made by different tokenizers are not comparable.
+        hypotheses: The caption to score, one per image; tokens joined by spaces.
+        references: The reference captions, one or more per image; tokens joined by spaces.
+        tokenizer: What made the tokens. Scores of different tokenizers are not comparable.
     """
 
     hypotheses: list[str]
     references: list[list[str]]
-    tokenizer: str
+    tokenizer: Tokenizer
 
     @classmethod
     def from_text(
@@ -113,7 +113,7 @@ class CaptionSet:
 
     @cached_property
     def ngrams(self) -> list[NgramTable]:
-        """The n-grams of all captions, one table an order from 1 to 4."""
+        """The n-grams of all captions, one table per order from 1 to 4."""
         return count_ngrams(self.captions)
 
     def common_rows(self, table: NgramTable) -> tuple[np.ndarray, np.ndarray]:
@@ -131,16 +131,16 @@ class CaptionSet:
 
     @property
     def signature(self) -> str:
-        """What two figures must share to be comparable, as in `tok:ptb|refs:5.0|images:1000`; references are a mean."""
+        """What two scores must share to be comparable, as in `tok:ptb|refs:5.0|images:1000`; references are a mean."""
         return f"tok:{self.tokenizer}|refs:{len(self.captions) / len(self) - 1:.1f}|images:{len(self)}"
 
 
 def check_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raise where captions cannot be scored: what was found, at which image, and what to do."""
+    """Raise an error if captions cannot be scored: what was found, at which image, and what to do."""
     if len(predictions) != len(references):
         raise ValueError(
             f"Found {len(predictions)} predictions and {len(references)} lists of references. Pass one list of "
-            "references a prediction."
+            "references per prediction."
         )
     if not predictions:
         raise ValueError("There are no captions to score. Pass at least one prediction with its references.")

@@ -1,20 +1,20 @@
-"""CIDEr and CIDEr-D: agreement with what people wrote, n-grams weighed by how rare they are; and CIDEr-D as a reward.
+"""CIDEr and CIDEr-D: agreement with the references, n-grams weighted by how rare they are; and CIDEr-D as a reward.
 
 Vedantam, Zitnick and Parikh, 2015, "CIDEr: Consensus-based Image Description Evaluation",
 https://arxiv.org/abs/1411.5726.
 
 Two scores share the name, and the code differs from the paper in both:
 
-* `"cider-d"` is what captioning tables print under "CIDEr", and what pycocoevalcap's class `Cider` computes, its name
-  notwithstanding: the paper's CIDEr-D, with clipping (a hypothesis cannot gain by repeating an n-gram more often than
-  the reference), a Gaussian penalty on the difference in length (sigma 6), the factor 10 and no stemming. Term
+* `"cider-d"` is what captioning tables print under "CIDEr", and what pycocoevalcap's class `Cider` computes, in spite
+  of its name: the paper's CIDEr-D, with clipping (a hypothesis cannot gain by repeating an n-gram more often than the
+  reference), a Gaussian penalty on the difference in length (sigma 6), the factor 10 and no stemming. Term
   frequencies are plain counts, as in every published implementation; the paper divides them by the caption's n-grams,
   which matters under clipping. The length is counted in bigrams, so captions of no word and of one word are equally
   long.
 * `"cider"` is the paper's first score, the plain cosine, as `pyciderevalcap/cider` of the paper's first author has it
   (https://github.com/vrama91/cider): no clipping and no length penalty, yet times 10 and without the paper's stemming.
 
-The scorer that self-critical training made known (`ciderD` in https://github.com/ruotianluo/cider) is `"cider-d"` with
+The scorer known from self-critical training (`ciderD` in https://github.com/ruotianluo/cider) is `"cider-d"` with
 document frequencies from the training set in place of those of the scored references; `CiderDReward` does that. There
 captions end in a word that stands for the end of the sentence; here they do not.
 
@@ -32,7 +32,9 @@ import numpy as np
 
 from .caption_set import MAX_ORDER, CaptionSet
 from .document_frequencies import DocumentFrequencies
+from .options import ScoringOptions
 from .ptb import Tokenizer, tokenize
+from .statistics import MetricResult, ScoreStatistics
 
 CiderForm = Literal["cider-d", "cider"]
 
@@ -47,7 +49,7 @@ def cider_scores(
 
     Args:
         captions: Tokenized hypotheses and references.
-        frequencies: Document frequencies; without them those of the references, as published figures do. A single image
+        frequencies: Document frequencies; without them those of the references, as published scores do. A single image
             then scores 0, since n-grams that every image has weigh nothing.
         form: Which of the two scores, see the head of this module.
 
@@ -72,7 +74,7 @@ def cider_scores(
         reference = table.caption[reference_row]
         product = (np.minimum(ours, theirs) if form == "cider-d" else ours) * theirs
         norms = norm[table.caption[hypothesis_row]] * norm[reference]
-        # A caption none of whose n-grams weighs anything has no direction, and so is like no other.
+        # A caption whose n-grams all have zero weight has no direction, hence similarity 0 to every other.
         cosine = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
         similarity += np.bincount(reference, cosine, minlength=len(similarity))
     if form == "cider-d":
@@ -82,11 +84,31 @@ def cider_scores(
     return _SCALE / MAX_ORDER * np.bincount(image, similarity[images:]) / np.bincount(image)
 
 
+def score_cider(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """CIDEr-D, which tables call CIDEr, as a `MetricFunction`.
+
+    Raises:
+        ValueError: As in [`cider_scores`].
+    """
+    scores = [cider_scores(each, options.document_frequencies) for each in sets]
+    return [MetricResult((ScoreStatistics.mean("cider", each),)) for each in scores]
+
+
+def score_cider_cosine(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """The paper's first CIDEr, a plain cosine, as a `MetricFunction`.
+
+    Raises:
+        ValueError: As in [`cider_scores`].
+    """
+    scores = [cider_scores(each, options.document_frequencies, "cider") for each in sets]
+    return [MetricResult((ScoreStatistics.mean("cider_cosine", each),)) for each in scores]
+
+
 class CiderDReward:
     """CIDEr-D of sampled captions: the reward of self-critical training, https://arxiv.org/abs/1612.00563.
 
     Args:
-        references: Captions as written, one or more an image; `images` below are positions in it.
+        references: Captions as written, one or more per image; `images` below are indices into it.
         frequencies: Document frequencies of the training set; without them those of `references`.
         tokenizer: `"simple"` needs no Java and starts nothing.
     """
@@ -104,7 +126,7 @@ class CiderDReward:
         _check_tokenizer(self.frequencies, tokenizer)
 
     def __call__(self, hypotheses: Sequence[str], images: Sequence[int]) -> np.ndarray:
-        """Score captions as written; `images[i]` is the image of `hypotheses[i]`, so an image may come with several.
+        """Score captions as written; `images[i]` is the image of `hypotheses[i]`, so an image may have several.
         Shape (hypotheses,)."""
         references = [self.references[image] for image in images]
         return cider_scores(
@@ -132,7 +154,7 @@ class Cider(evaluate.Metric):
             ),
             citation="Vedantam, Zitnick and Parikh, 2015, CIDEr: Consensus-based Image Description Evaluation",
             inputs_description=(
-                "predictions: list of str, one caption an image. references: list of lists of str. "
+                "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". document_frequencies: path of a file that '
                 "DocumentFrequencies.to_json wrote; "
                 'without it they come from the references. form: "cider-d" or "cider", the plain cosine. '

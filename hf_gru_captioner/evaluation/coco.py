@@ -1,8 +1,8 @@
 """Captions in COCO's file formats, which most captioners read and write: https://cocodataset.org/#format-data.
 
-Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row an image; annotations are
-`{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row a reference.
-Image ids are numbers there; here they are text, because other data sets have file names for ids.
+Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row per image; annotations are
+`{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row per
+reference. Image ids are numbers there; here they are text, because other datasets have file names for ids.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
 
 
 def write_results(path: str | Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
-    """Write captions in the results format, whole or not at all. Ids that are whole numbers become numbers, as COCO's
+    """Write captions in the results format, atomically. Ids that are whole numbers become numbers, as COCO's
     own tools expect. Runs on one process."""
     rows = [
         {"image_id": int(image_id) if re.fullmatch("0|[1-9][0-9]*", image_id) else image_id, "caption": caption}
@@ -77,7 +77,7 @@ def match(
     """Return image ids, predictions and references, all in the order of the references.
 
     Raises:
-        ValueError: The results are not of the images that the references are of.
+        ValueError: Results and references are not of the same images.
     """
     unknown = [image_id for image_id in results if image_id not in references]
     missing = [image_id for image_id in references if image_id not in results]

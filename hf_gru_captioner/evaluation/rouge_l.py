@@ -3,11 +3,11 @@
 Lin and Och, 2004, "Automatic Evaluation of Machine Translation Quality Using Longest Common Subsequence and Skip-Bigram
 Statistics", https://aclanthology.org/P04-1077.
 
-The figures are those of pycocoevalcap's `Rouge`: F with beta 1.2, precision and recall each the best over the
+The scores are those of pycocoevalcap's `Rouge`: F with beta 1.2, precision and recall each the best over the
 references, so the two may come from different references; the paper takes the reference with the best F. An empty
 caption counts as one empty word there, and so here.
 
-The length of the subsequence is found with one big integer a caption instead of a table: Hyyrö, 2004, "Bit-parallel
+The length of the subsequence is found with one big integer per caption instead of a table: Hyyrö, 2004, "Bit-parallel
 LCS-length computation revisited", https://www.sis.uta.fi/~hh56766/publications.html.
 """
 
@@ -21,7 +21,9 @@ import evaluate
 import numpy as np
 
 from .caption_set import CaptionSet
+from .options import ScoringOptions
 from .ptb import Tokenizer
+from .statistics import MetricResult, ScoreStatistics
 
 _BETA = 1.2  # recall counts 1.44 times as much as precision
 
@@ -29,6 +31,11 @@ _BETA = 1.2  # recall counts 1.44 times as much as precision
 def rouge_l_scores(captions: CaptionSet) -> np.ndarray:
     """Return each image's ROUGE-L, shape (images,), 0 to 1; the corpus score is their mean."""
     return np.array([_score(hypothesis, references) for hypothesis, references in captions])
+
+
+def score_rouge_l(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
+    """ROUGE-L as a `MetricFunction`."""
+    return [MetricResult((ScoreStatistics.mean("rouge_l", rouge_l_scores(each)),)) for each in sets]
 
 
 def _score(hypothesis: str, references: Sequence[str]) -> float:
@@ -72,7 +79,7 @@ class RougeL(evaluate.Metric):
                 "Skip-Bigram Statistics"
             ),
             inputs_description=(
-                "predictions: list of str, one caption an image. references: list of lists of str. "
+                "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple" or "none". Returns rouge_l (0 to 1) and rouge_l_signature.'
             ),
             features=datasets.Features(

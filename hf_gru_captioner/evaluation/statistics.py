@@ -1,18 +1,18 @@
-"""How sure a score is: bootstrap intervals over images, and the paired bootstrap between two systems.
+"""Confidence intervals of scores: bootstrap intervals over images, and the paired bootstrap between two systems.
 
 Koehn, 2004, "Statistical Significance Tests for Machine Translation Evaluation", https://aclanthology.org/W04-3250. The
 p-value is the two-sided one of Riezler and Maxwell, 2005, https://aclanthology.org/W05-0908, which sacrebleu uses too:
 how often differences, shifted to have the mean 0 that equal systems would have, are at least as large as the one
 observed.
 
-Images are drawn with replacement. What varies is the choice of photos; the training run, the references and CIDEr's
-document frequencies stay.
+Images are drawn with replacement. Only the choice of images varies; the training run, the references and CIDEr's
+document frequencies are fixed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,13 +20,13 @@ _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric as sums over images, which is what a bootstrap can take apart and put together again.
+class ScoreStatistics:
+    """Sufficient statistics of one or more scores: sums over images, from which a bootstrap computes them again.
 
     Attributes:
-        names: The figures, such as `("bleu_1", "bleu_2", "bleu_3", "bleu_4")`.
+        names: The scores, such as `("bleu_1", "bleu_2", "bleu_3", "bleu_4")`.
         statistics: What each image adds to the sums, shape (images, columns).
-        score: Sums, shape (..., columns) -> figures, shape (..., figures).
+        score: Sums, shape (..., columns) -> scores, shape (..., scores).
     """
 
     names: tuple[str, ...]
@@ -34,23 +34,22 @@ class Metric:
     score: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def mean(cls, name: str, per_image: np.ndarray) -> Metric:
-        """A metric whose corpus figure is the mean of its images' figures, shape (images,)."""
+    def mean(cls, name: str, per_image: np.ndarray) -> ScoreStatistics:
+        """Statistics of a score that is the mean over images of `per_image`, shape (images,)."""
         return cls((name,), np.stack([per_image, np.ones(len(per_image))], axis=1), _mean)
 
     @property
     def corpus(self) -> np.ndarray:
-        """The figures of all images together, shape (figures,)."""
+        """The scores of all images together, shape (scores,)."""
         return self.score(self.statistics.sum(axis=0))
 
     @property
     def per_image(self) -> np.ndarray:
-        """The figures of each image alone, shape (images, figures)."""
+        """The scores of each image alone, shape (images, scores)."""
         return self.score(self.statistics)
 
     def resampled(self, resamples: int, seed: int) -> np.ndarray:
-        """Return the figures of corpora drawn from the images, shape (resamples, figures); a seed always draws the same
-        images.
+        """Return the scores of resampled corpora, shape (resamples, scores); a seed always draws the same images.
 
         Raises:
             ValueError: `resamples` is less than 1.
@@ -71,11 +70,37 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One figure of two systems on the same images.
+class MetricResult:
+    """What a metric returns for one caption set; see `metrics.MetricFunction`.
 
     Attributes:
-        difference: Second system less first.
+        statistics: Of the scores that are computed from sums over images.
+        corpus: Scores of the corpus as a whole, by name; they have no interval and no score for each image.
+        settings: What must be equal for two of its scores to be comparable, besides tokens, references and images; as
+            in `reflen:closest`.
+        length_ratio: Words in the hypotheses by words in the references they are compared with; None if not counted.
+    """
+
+    statistics: tuple[ScoreStatistics, ...] = ()
+    corpus: Mapping[str, float] = field(default_factory=dict)
+    settings: str = ""
+    length_ratio: float | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """All scores by name."""
+        found = dict(self.corpus)
+        for each in self.statistics:
+            found.update(zip(each.names, each.corpus.tolist(), strict=True))
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One score of two systems on the same images.
+
+    Attributes:
+        difference: Second system minus first.
         low, high: 95 % interval of the difference.
         p_value: How likely a difference at least as large is between equal systems, two-sided; never below 1 /
             (resamples + 1).
@@ -87,14 +112,18 @@ class Comparison:
     p_value: float
 
 
-def bootstrap_interval(metric: Metric, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile interval of each figure of a metric."""
-    low, high = _interval(metric.resampled(resamples, seed))
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(metric.names)}
+def bootstrap_interval(
+    statistics: ScoreStatistics, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % percentile interval of each score."""
+    low, high = _interval(statistics.resampled(resamples, seed))
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(statistics.names)}
 
 
-def paired_bootstrap(first: Metric, second: Metric, resamples: int = 1000, seed: int = 0) -> dict[str, Comparison]:
-    """Compare two systems' figures over the same drawn images.
+def paired_bootstrap(
+    first: ScoreStatistics, second: ScoreStatistics, resamples: int = 1000, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare two systems' scores over the same resampled images.
 
     Raises:
         ValueError: The systems were scored on different numbers of images or by different metrics.
@@ -106,7 +135,7 @@ def paired_bootstrap(first: Metric, second: Metric, resamples: int = 1000, seed:
             "Score both systems on the same images with the same metrics."
         )
     observed = second.corpus - first.corpus
-    differences = second.resampled(resamples, seed) - first.resampled(resamples, seed)  # (resamples, figures)
+    differences = second.resampled(resamples, seed) - first.resampled(resamples, seed)  # (resamples, scores)
     low, high = _interval(differences)
     as_large = (np.abs(differences - differences.mean(axis=0)) >= np.abs(observed)).sum(axis=0)
     p_value = (as_large + 1) / (resamples + 1)

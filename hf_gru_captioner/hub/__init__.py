@@ -1,24 +1,25 @@
-"""Sharing a checkpoint: its scores, its card, the way to the Hub and back. Knows folders and files, not the model."""
+"""Sharing a checkpoint: its scores, its card, upload and download. Works on folders and files, not on the model."""
 
 from .card import Example, count_parameters, license_of, render_card
 from .fetch import fetch
 from .names import CODE, public_name
 from .publisher import Publisher
-from .push import EXAMPLE_PICTURES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
+from .push import EXAMPLE_IMAGES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
 from .scores import eval_results, keep_scores, read_scores, write_model_index
-from .space import EXAMPLES, files_of_space
+from .space import demo_folder, example_images, files_of_space
 
 __all__ = [
     "CODE",
-    "EXAMPLES",
-    "EXAMPLE_PICTURES",
+    "EXAMPLE_IMAGES",
     "Example",
     "Publisher",
     "Pushed",
     "card_of_checkpoint",
     "check_name",
     "count_parameters",
+    "demo_folder",
     "eval_results",
+    "example_images",
     "fetch",
     "files_of_checkpoint",
     "files_of_space",

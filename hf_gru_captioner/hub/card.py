@@ -1,11 +1,11 @@
-"""The model card: written from what lies beside the weights, so that nothing in it is said by heart.
+"""The model card, generated from the files beside the weights:
 
-    config.json, model.safetensors      what the model is
+    config.json, model.safetensors      architecture, size
     training.json                       how it was trained
     scores.json                         how it scores, and on which words it is right or wrong
 
-What can only be had by running the model, its captions of example photos and of pictures that show nothing, is handed
-in. The text stands in card_template.md.
+What needs the model to run, its captions of example images and of blank ones, is passed in. The text is in
+card_template.md.
 """
 
 import json
@@ -18,13 +18,15 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
+from ..evaluation.metrics import HUB_SCORES
+from ..files import CONFIG, TRAINING_RECORD, WEIGHTS
 from .markdown import Markdown, render_markdown
 from .names import CODE, public_name
-from .scores import METRICS, WEIGHTS, eval_results, read_scores
+from .scores import eval_results, read_scores
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
-# Prefix of the weights' names -> part of the model, as the card's table has them; the first that fits counts.
+# Prefix of the weights' names -> part of the model in the card's table; the first match counts.
 PARTS = {
     "encoder.vision.": "vision encoder",
     "encoder.projection.": "keys and values of the regions",
@@ -38,17 +40,17 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A picture and what the model says of it.
+    """An image and its caption.
 
     Attributes:
-        name: File name of the photo, or what the picture shows.
-        caption: What the model says.
-        picture: Where the picture with its attention lies, seen from the card; None to show none.
+        name: File name of the image, or what it shows.
+        caption: The model's caption.
+        path: Path of the image with its attention, relative to the card; None to show no image.
     """
 
     name: str
     caption: str
-    picture: str | None = None
+    path: str | None = None
 
 
 def render_card(
@@ -63,21 +65,21 @@ def render_card(
     examples: Sequence[Example] = (),
     blanks: Sequence[Example] = (),
 ) -> ModelCard:
-    """Writes a checkpoint's card.
+    """Render a checkpoint's card.
 
     Args:
         checkpoint: Its folder.
-        repo_id: `user/name` on the Hub, or the folder by which the card's lines of use load it.
-        license: As the Hub knows it, e.g. "apache-2.0"; the one that config.json brings when not given, else "other".
+        repo_id: `user/name` on the Hub, or the folder that the card's example code loads.
+        license: As the Hub knows it, e.g. "apache-2.0"; by default that of config.json, else "other".
         language: Of the captions, an ISO 639-1 code.
-        title: The card's first line; the repository's name when not given.
-        datasets: Hub ids of data sets that were loaded from folders of the same name.
-        terms: Where data and encoder come from and on what terms, in Markdown.
-        examples: Photos that show what it is good and bad at.
-        blanks: Pictures that show nothing.
+        title: The card's heading; by default the repository's name.
+        datasets: Hub ids of datasets that were loaded from folders of the same name.
+        terms: Sources and licences of data and encoder, in Markdown.
+        examples: Images that show what it is good and bad at.
+        blanks: Images with no content.
 
     Raises:
-        ValueError: The checkpoint's records are damaged, or its weights are under another licence.
+        ValueError: The checkpoint's records are damaged, or its weights have another licence.
     """
     try:
         return _render(
@@ -99,18 +101,18 @@ def render_card(
 
 
 def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
-    """The licence of a checkpoint's weights: `license` in its config.json, which training and saving take along.
+    """The licence of a checkpoint's weights: `license` in its config.json, which training and saving preserve.
 
     Raises:
-        ValueError: Another one is wanted.
+        ValueError: `wanted` is another one.
     """
-    recorded = json.loads((Path(checkpoint) / "config.json").read_text()).get("license")
+    recorded = json.loads((Path(checkpoint) / CONFIG).read_text()).get("license")
     if recorded is None:
         return wanted or "other"
     if wanted not in (None, recorded):
         raise ValueError(
-            f"the weights of {checkpoint} are under the licence {recorded}, not {wanted}: only who owns them may "
-            'change that, as "license" in config.json.'
+            f"the weights of {checkpoint} are under the licence {recorded}, not {wanted}: only their owner may change "
+            'that, as "license" in config.json.'
         )
     return str(recorded)
 
@@ -127,17 +129,17 @@ def _render(
     examples: Sequence[Example],
     blanks: Sequence[Example],
 ) -> ModelCard:
-    settings = json.loads((checkpoint / "config.json").read_text())
-    record = checkpoint / "training.json"
+    settings = json.loads((checkpoint / CONFIG).read_text())
+    record = checkpoint / TRAINING_RECORD
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
     scores = read_scores(checkpoint)
     encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
     hub_ids = {name.split("/")[-1]: name for name in datasets}
     sources = [public_name(stage["options"]["data.source"]) for stage in stages]
     learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
-    best: Mapping[str, Any] = scores[0] if scores else {"figures": {}, "data": "", "split": "", "signature": ""}
+    best: Mapping[str, Any] = scores[0] if scores else {"values": {}, "data": "", "split": "", "signature": ""}
     results = eval_results(
-        best["figures"],
+        best["values"],
         dataset=hub_ids.get(best["data"], best["data"]),
         split=best["split"],
         signature=best["signature"],
@@ -149,7 +151,7 @@ def _render(
         pipeline_tag="image-to-text",
         tags=["image-captioning", "image-to-text", "gru", "attention", "custom_code"],
         datasets=[name for name in learned_from if name.count("/") == 1] or None,
-        metrics=list(dict.fromkeys(METRICS[figure][0] for figure in METRICS if figure in best["figures"])) or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         base_model=encoder if encoder.count("/") == 1 else None,
         model_name=title if results else None,
         eval_results=results or None,
@@ -168,7 +170,7 @@ def _render(
         megabytes=(checkpoint / WEIGHTS).stat().st_size / 1e6,
         stages=[_describe(stage) for stage in stages],
         scores=scores,
-        titles={figure: title for figure, (_, title) in METRICS.items()},
+        columns=HUB_SCORES,
         terms=Markdown(terms.strip()),
         examples=examples,
         blanks=blanks,
@@ -178,29 +180,29 @@ def _render(
 
 
 def count_parameters(weights: str | Path) -> dict[str, int]:
-    """Parameters of each part of the model, read from the weights' header."""
+    """Number of parameters of each part of the model, read from the weights' header."""
     counts: dict[str, int] = dict.fromkeys(PARTS.values(), 0)
     with safe_open(weights, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118, not a dict
-            if "running_" not in name and "num_batches" not in name:  # BatchNorm's statistics are no parameters
+            if "running_" not in name and "num_batches" not in name:  # BatchNorm's statistics are not parameters
                 part = next(title for prefix, title in PARTS.items() if name.startswith(prefix))
                 counts[part] += math.prod(file.get_slice(name).get_shape())
     return counts
 
 
 def _describe(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage in words."""
+    """A training stage with its description."""
     options = stage["options"]
     if options["objective"] == "self_critical":
-        what = f"self-critical training, {options['self_critical.samples']} samples a photo at temperature "
+        what = f"self-critical training, {options['self_critical.samples']} samples per image at temperature "
         what += f"{options['self_critical.temperature']:g}"
         if options["self_critical.cross_entropy_weight"]:
             what += f", {100 * options['self_critical.cross_entropy_weight']:.0f} % cross-entropy"
     else:
         what = f"cross-entropy, label smoothing {options['optimization.label_smoothing']:g}"
     if options["optimization.encoder_learning_rate"] is None:
-        what += "; the encoder frozen"
+        what += "; encoder frozen"
     else:
         first = options["optimization.encoder_first_layer"]
-        what += f"; the encoder learns too{f', from {first} on' if first else ''}"
+        what += f"; encoder fine-tuned{f' from {first} on' if first else ''}"
     return {**stage, "what": what}

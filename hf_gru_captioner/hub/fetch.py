@@ -1,11 +1,12 @@
-"""A checkpoint from the Hub: its files of one commit, all of them before any is read.
+"""Downloads a checkpoint from the Hub: its files of one commit, all of them before any is read.
 
-transformers asks for file after file as it needs them, and takes some that can't be had just now for not being there;
-then the captions are others.
+transformers requests file after file as it needs them, and treats some that fail to download as missing, which changes
+the captions.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -19,13 +20,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
-from .silence import not_for_ever
+from .silence import limited_silence
 
 
-class PassingBar(tqdm):
-    """A progress bar that is shown in a terminal only, and not any more when all is there."""
+class TransientBar(tqdm):
+    """A progress bar that is shown in a terminal only, and removed at the end."""
 
-    def __init__(self, *arguments, **settings):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"disable": None, **settings, "leave": False})
 
 
@@ -35,58 +36,58 @@ def fetch(
     *,
     revision: str | None = None,
     token: str | bool | None = None,
-    most_bytes: Mapping[str, int] | None = None,
+    max_bytes: Mapping[str, int] | None = None,
 ) -> Path:
-    """Folder of the files of a model repository, from the cache where they are; its name is the commit.
+    """Return the folder of a model repository's files, downloaded or from the cache; its name is the commit.
 
     Args:
         repo_id: `user/name`.
-        files: Patterns of the paths that are wanted.
-        revision: Branch, tag or commit; the main branch when not given.
+        files: Patterns of the paths to download.
+        revision: Branch, tag or commit; by default the main branch.
         token: As in `huggingface_hub.snapshot_download`.
-        most_bytes: How large files may be, by path; a repository with a larger one is not fetched from.
+        max_bytes: Maximum sizes of files, by path; nothing is downloaded from a repository with a larger one.
 
     Raises:
         ValueError: A file is too large.
-        FileNotFoundError: No such repository or revision, for this user at least; or the Hub is switched off.
-        OSError: The Hub failed, fell silent or cut the line.
+        FileNotFoundError: No such repository or revision, or no access to it; or HF_HUB_OFFLINE is set.
+        OSError: The Hub failed, timed out or closed the connection.
     """
     try:
-        with not_for_ever():
-            if most_bytes and not constants.HF_HUB_OFFLINE:
-                _check_sizes(HfApi(token=token), repo_id, revision, most_bytes)
+        with limited_silence():
+            if max_bytes and not constants.HF_HUB_OFFLINE:
+                _check_sizes(HfApi(token=token), repo_id, revision, max_bytes)
             return Path(
                 snapshot_download(
-                    repo_id, allow_patterns=list(files), revision=revision, token=token, tqdm_class=PassingBar
+                    repo_id, allow_patterns=list(files), revision=revision, token=token, tqdm_class=TransientBar
                 )
             )
     except HFValidationError as error:
         raise FileNotFoundError(f"{repo_id} is neither a folder nor a model on the Hub.") from error
     except GatedRepoError as error:
         raise FileNotFoundError(
-            f"{repo_id} asks its users for consent: give it on {constants.ENDPOINT}/{repo_id} and run `hf auth login`."
+            f"{repo_id} is gated: accept its terms on {constants.ENDPOINT}/{repo_id} and run `hf auth login`."
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
-            f"{repo_id} is neither a folder nor a model on the Hub; to have a private one, run `hf auth login`."
+            f"{repo_id} is neither a folder nor a model on the Hub; if it is private, run `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise FileNotFoundError(f"{repo_id} has no revision {revision} on the Hub.") from error
     except (HTTPError, OSError) as error:
         if isinstance(error.__cause__, OfflineModeIsEnabled):
             raise FileNotFoundError(
-                f"{repo_id} is neither a folder nor whole in the cache, and the Hub is switched off by HF_HUB_OFFLINE."
+                f"{repo_id} is neither a folder nor complete in the cache, and HF_HUB_OFFLINE is set."
             ) from error
         reason = " ".join(str(error).split())[:300]
-        raise OSError(f"{repo_id} can't be had from the Hub just now: try again ({reason})") from error
+        raise OSError(f"{repo_id} can't be downloaded from the Hub: try again ({reason})") from error
 
 
-def _check_sizes(api: HfApi, repo_id: str, revision: str | None, most_bytes: Mapping[str, int]) -> None:
+def _check_sizes(api: HfApi, repo_id: str, revision: str | None, max_bytes: Mapping[str, int]) -> None:
     try:
         entries = list(api.list_repo_tree(repo_id, revision=revision))
-    except (HTTPError, OSError, HFValidationError):  # what is in the cache will do, or what fetches says why not
+    except (HTTPError, OSError, HFValidationError):  # the cache may suffice, or the download fails with the reason
         return
     for entry in entries:
-        most = most_bytes.get(entry.path)
-        if isinstance(entry, RepoFile) and most is not None and entry.size > most:
-            raise ValueError(f"{entry.path} of {repo_id} is larger than {most / 1e6:.0f} MB: it is not fetched.")
+        limit = max_bytes.get(entry.path)
+        if isinstance(entry, RepoFile) and limit is not None and entry.size > limit:
+            raise ValueError(f"{entry.path} of {repo_id} is larger than {limit / 1e6:.0f} MB: it is not downloaded.")

@@ -1,4 +1,4 @@
-"""Texts of others, as they stand, in Markdown: what a run, a photo's name or a caption says is never markup."""
+"""Escapes foreign text for Markdown: an option of a run, the name of an image or a caption is never markup."""
 
 import json
 import re
@@ -7,18 +7,18 @@ from typing import Any
 from urllib.parse import quote
 
 # What GitHub's and the Hub's dialects read as markup inside of a line (https://github.github.com/gfm/). Brackets and
-# "|" are links, pictures and cells; "$" is mathematics; "#" at the beginning is a heading; "_" inside of a word is "_".
+# "|" are links, images and cells; "$" is mathematics; "#" at the beginning is a heading; "_" inside of a word is "_".
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", '"': "&quot;"}
 _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # which GitHub makes links of
 _LIST = re.compile(
     r"^(\d{1,9})([.)](?=\s|$))|^([-+=:](?=\s|\W*$|[-+=:]))"
 )  # at the beginning: a list, a rule, a heading
-LONGEST = 500  # characters of one text; a card is read by people
+LONGEST = 500  # characters of one text; cards are read by humans
 
 
 class Markdown(str):
-    """A text that is Markdown already, and stands as it is."""
+    """A text that is Markdown already and is not escaped."""
 
 
 def render_markdown(template: Path, **fields: Any) -> str:

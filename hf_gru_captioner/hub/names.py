@@ -1,4 +1,4 @@
-"""Names: of the code that travels, and of where something came from: a Hub id or a directory's name, no local path."""
+"""Names of the code files in each checkpoint, and public names of sources: Hub ids or names of folders."""
 
 import json
 import os
@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-CODE = tuple(  # the files that travel with each checkpoint
+CODE = tuple(  # the files of hf_gru_captioner/model, which each checkpoint has
     f"{each}_gru_captioner.py" for each in ("configuration", "image_loading", "modeling", "pipeline", "processing")
 )
 
 # Settings that may hold a path, in config.json, in the tokenizer's and in the training record.
 ORIGINS = {"_name_or_path", "name_or_path", "data.source", "data.images", "model.encoder", "model.checkpoint"}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder of the Hub's cache
+CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder in the Hub's cache
 
 
 def public_name(name: str | os.PathLike[str]) -> str:
-    """A Hub id as it is; of a path the last part, or the Hub id that the cache keeps there."""
+    """A Hub id unchanged; of a path the last part, or the Hub id if it is in the Hub's cache."""
     name = os.fspath(name)
     if cached := CACHED.search(name + "/"):
         return cached[1].replace("--", "/")
@@ -28,7 +28,7 @@ def public_name(name: str | os.PathLike[str]) -> str:
 
 
 def with_public_names(content: bytes) -> bytes:
-    """A JSON file without local paths in [`ORIGINS`]; the very bytes where there is none."""
+    """A JSON file without local paths in [`ORIGINS`]; the same bytes if it has none."""
     settings = json.loads(content)
     renamed = _renamed(settings)
     return content if renamed == settings else json.dumps(renamed, indent=2, ensure_ascii=False).encode() + b"\n"

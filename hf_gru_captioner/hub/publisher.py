@@ -1,4 +1,4 @@
-"""Publishes checkpoints beside the training that makes them."""
+"""Publishes checkpoints in the background of a training run."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +10,11 @@ from .push import check_name, files_of_checkpoint, push
 
 
 class Publisher:
-    """Publishes each best checkpoint of a run beside the training, which neither waits for it nor fails with it.
+    """Publishes each best checkpoint of a run in a thread: training neither waits for it nor fails with it.
 
     Args:
         repo_id: `user/name` on the Hub.
-        say: Is told what came of it.
+        say: Receives a line about each upload.
     """
 
     def __init__(self, repo_id: str, say: Callable[[str], None]):
@@ -22,10 +22,10 @@ class Publisher:
         self.repo_id = repo_id
         self.say = say
         self._thread = ThreadPoolExecutor(1)
-        self._newest: Future | None = None
+        self._newest: Future[None] | None = None
 
     def __call__(self, checkpoint: Path) -> None:
-        """Takes the checkpoint as it is now; one that still waits for its turn is passed over."""
+        """Read the checkpoint now and publish it later; one that is still waiting is skipped."""
         taken = files_of_checkpoint(checkpoint).items()
         files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in taken}
         files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
@@ -34,7 +34,7 @@ class Publisher:
         self._newest = self._thread.submit(self._push, files)
 
     def close(self) -> None:
-        """Waits for the last one."""
+        """Wait for the last upload."""
         self._thread.shutdown()
 
     def _push(self, files: dict[str, bytes]) -> None:

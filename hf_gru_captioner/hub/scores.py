@@ -1,4 +1,4 @@
-"""`scores.json` beside the weights: what a checkpoint scored, for its card; and the card's `model-index`."""
+"""`scores.json` beside the weights: the scores of a checkpoint, for its card; and the card's `model-index`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,27 +7,17 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.metrics import HUB_SCORES
 from ..files import SCORES, WEIGHTS, atomic_path, sha256_of, write_atomically
-
-# figure -> (type on the Hub, name in tables)
-METRICS = {
-    "cider": ("cider", "CIDEr"),
-    "meteor": ("meteor", "METEOR"),
-    "bleu_4": ("bleu", "BLEU-4"),
-    "bleu_3": ("bleu", "BLEU-3"),
-    "bleu_2": ("bleu", "BLEU-2"),
-    "bleu_1": ("bleu", "BLEU-1"),
-    "rouge_l": ("rouge", "ROUGE-L"),
-}
 
 
 def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
-    """Adds figures to those that the checkpoint's folder keeps, in the place of older ones of the same kind.
+    """Add scores to `scores.json` in the checkpoint's folder; they replace older ones of the same kind.
 
     Args:
         checkpoint: The folder.
-        scores: `data`, `split`, `settings` (what must be equal for figures to be comparable), `decoding`, `figures`,
-            `intervals`, `people`, `by_word`, `by_length`.
+        scores: `data`, `split`, `settings` (what must be equal for scores to be comparable), `decoding`, `values`,
+            `intervals`, `human`, `by_word`, `by_length`.
     """
     kind = ("data", "split", "settings", "decoding")
     others = [each for each in read_scores(checkpoint) if any(each[name] != scores[name] for name in kind)]
@@ -36,7 +26,7 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
 
 
 def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
-    """The figures that a checkpoint's folder keeps, those kept first coming first; none that are of other weights."""
+    """Return the scores in a checkpoint's folder, the oldest first; an empty list if they are of other weights."""
     path = Path(checkpoint) / SCORES
     if not path.is_file():
         return []
@@ -44,14 +34,15 @@ def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
     return content["scores"] if content["weights"] == sha256_of(Path(checkpoint) / WEIGHTS) else []
 
 
-def eval_results(figures: Mapping[str, float], *, dataset: str, split: str, signature: str) -> list[EvalResult]:
-    """Scores as the Hub knows them, for the metadata of a card.
+def eval_results(values: Mapping[str, float], *, dataset: str, split: str, signature: str) -> list[EvalResult]:
+    """Return scores in the Hub's form, for the metadata of a card.
 
     Args:
-        figures: Scores by name, 0 to 1 (CIDEr 0 to 10); times 100 in a card, as tables have them. Others are left out.
-        dataset: Hub id or folder of the data set; a folder is written as its name.
+        values: Scores by name, as in `CaptionScores.values`; times 100 in a card, as in tables. Those without a type on
+            the Hub are left out.
+        dataset: Hub id or folder of the dataset; of a folder only the name is written.
         split: Its split.
-        signature: What must be equal for figures to be comparable.
+        signature: What must be equal for scores to be comparable.
     """
     dataset_name = Path(dataset).name
     return [
@@ -61,18 +52,18 @@ def eval_results(figures: Mapping[str, float], *, dataset: str, split: str, sign
             dataset_type=dataset if dataset.count("/") == 1 and not dataset.startswith(".") else dataset_name,
             dataset_name=dataset_name,
             dataset_split=split,
-            metric_type=metric_type,
-            metric_name=title,
-            metric_value=round(100 * figures[figure], 1),
+            metric_type=cast(str, score.hub_type),
+            metric_name=score.title,
+            metric_value=round(score.scale * values[name], 1),
             metric_args={"signature": signature},
         )
-        for figure, (metric_type, title) in METRICS.items()
-        if figure in figures
+        for name, score in HUB_SCORES.items()
+        if name in values
     ]
 
 
 def write_model_index(card: str | Path, model_name: str, results: Sequence[EvalResult]) -> None:
-    """Writes scores into a card's metadata, in the place of those that were there. Runs on one process.
+    """Write scores into a card's metadata, replacing those that were there. Runs on one process.
 
     Raises:
         FileNotFoundError: No such card.

@@ -1,4 +1,4 @@
-"""A limit to how long the Hub is waited for; huggingface_hub waits for most of its answers without end."""
+"""A timeout for the Hub; huggingface_hub has none for most requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from typing import Any
 
 from huggingface_hub import get_session
 
-MAX_SILENCE = 60.0  # seconds that the Hub may take no byte and send none
+MAX_SILENCE = 60.0  # seconds without a byte sent or received
 
 
 @contextmanager
-def not_for_ever() -> Iterator[None]:
-    """Gives up on a Hub that falls silent.
+def limited_silence() -> Iterator[None]:
+    """Sets a timeout for requests that have none.
 
-    Request by request, since some of them bring "no limit" along; a limit that is there is kept.
+    It is set for each request, since some explicitly ask for no timeout; an existing timeout is kept.
     """
 
     def limit(request: Any) -> None:

@@ -1,4 +1,4 @@
-"""The demo as a Gradio Space of the Hub: the page, this package and a checkpoint, side by side."""
+"""The demo as a Gradio Space on the Hub: the page, this package and a checkpoint, side by side."""
 
 import json
 import re
@@ -9,31 +9,51 @@ from .card import license_of
 from .push import Content, files_of_checkpoint
 
 PACKAGE = Path(__file__).parents[1]
-# Where the demo lies: in an installed package, in a clone, in a Space.
-PLACES = (PACKAGE / "demo", PACKAGE.parent / "demo", PACKAGE.parent)
-DEMO = next(folder for folder in PLACES if (folder / "app.py").is_file())
-EXAMPLES = DEMO / "examples"
-LEFT_OUT = {"__pycache__", "pretrained", "demo"}  # the checkpoint lies beside the package, not in it
+DEMO_FOLDERS = (PACKAGE / "demo", PACKAGE.parent / "demo", PACKAGE.parent)  # in an installed package, a clone, a Space
+LEFT_OUT = {"__pycache__", "pretrained", "demo"}  # the checkpoint is beside the package, not in it
+
+
+def demo_folder() -> Path:
+    """Folder of the demo's app.py, requirements, header and examples.
+
+    Raises:
+        FileNotFoundError: This installation has none.
+    """
+    for folder in DEMO_FOLDERS:
+        if (folder / "app.py").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"there is no demo (app.py) in {', '.join(map(str, DEMO_FOLDERS))}: install the package from its wheel."
+    )
+
+
+def example_images() -> list[Path]:
+    """Example images of the demo; an empty list in an installation without the demo."""
+    try:
+        return sorted((demo_folder() / "examples").glob("*.jpg"))
+    except FileNotFoundError:
+        return []
 
 
 def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[str, Content]:
-    """Path in the Space -> file, or its content. The Space needs nothing but what its requirements.txt names.
+    """Path in the Space -> file, or its content. The Space needs only what its requirements.txt names.
 
     Args:
         checkpoint: The folder.
-        card: The checkpoint's card and its pictures, by path beside the weights.
+        card: The checkpoint's card and its images, by path beside the weights.
 
     Raises:
-        FileNotFoundError: The checkpoint's folder lacks something.
-        ValueError: A file is a link that leads outside of the folder.
+        FileNotFoundError: A file of the checkpoint is missing, or this installation has no demo.
+        ValueError: A file is a link to outside of the folder.
     """
-    header = (DEMO / "README.md").read_text()
-    licence = json.dumps(license_of(checkpoint))  # that of the weights; whatever it says, one string of YAML
+    demo = demo_folder()
+    header = (demo / "README.md").read_text()
+    licence = json.dumps(license_of(checkpoint))  # that of the weights, as one string of YAML whatever it contains
     header = re.sub("(?m)^license: .*$", lambda _: f"license: {licence}", header, count=1)
-    files: dict[str, Content] = {path.name: path for path in (DEMO / "app.py", DEMO / "requirements.txt")}
+    files: dict[str, Content] = {path.name: path for path in (demo / "app.py", demo / "requirements.txt")}
     files["README.md"] = header.encode()
     files |= {f"checkpoint/{name}": content for name, content in card.items()}
-    files |= {f"examples/{path.name}": path for path in sorted(EXAMPLES.iterdir())}
+    files |= {f"examples/{path.name}": path for path in sorted((demo / "examples").iterdir())}
     files |= {f"checkpoint/{name}": path for name, path in files_of_checkpoint(checkpoint).items()}
     for path in sorted(PACKAGE.rglob("*")):
         within = path.relative_to(PACKAGE)

@@ -113,6 +113,8 @@ def train(config: TrainingConfig) -> TrainingResult:
 @_quiet_libraries()
 def dry_run(config: TrainingConfig) -> str:
     """Estimates of what the run would take, as text. Runs on every process; writes nothing."""
+    if config.push_to_hub:
+        check_name(config.push_to_hub)
     config = _with_precision(config)
     return estimates(Assembly(config, _accelerator(config, None)))
 
@@ -166,7 +168,7 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
             epoch = len(trainer.progress.history) + 1
             folder = trainer.output_dir / "attention" / f"epoch-{epoch:02d}"
             _draw_attention(folder, model, assembly.processor, assembly.validation_set, validation.shown)
-        return scores.figures
+        return scores.values
 
     return validate
 

@@ -1,4 +1,4 @@
-"""The demo: a page where people drop photos and look around in the captions, safe to put on the open web."""
+"""The demo: a web page that captions images and shows how, safe to serve on the public web."""
 
 from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
 from .page import build_page, launch, serve

@@ -1,4 +1,4 @@
-"""What the page and the programs that call it are answered: JSON, or a sentence for a person."""
+"""Answers to the page and to programs: JSON, or an error as a sentence."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from .service import BusyError, Captioned
 
 @contextmanager
 def as_sentences() -> Iterator[None]:
-    """What can't be done is said on the page, and to programs."""
+    """Turns refusals into errors that the page shows and programs receive."""
     try:
         yield
     except (RefusedError, BusyError) as error:
@@ -35,7 +35,7 @@ def as_html(text: str) -> str:
 
 
 def answer_of(captioned: Captioned) -> dict[str, Any]:
-    """Captions, the best first, and the milliseconds of the forwards that the photo was in, with their photos."""
+    """Captions, the best first, and the milliseconds and the batch size of the forward passes."""
     return {
         "captions": [caption_as_json(caption) for caption in captioned.captions],
         "encoder_ms": round(captioned.encoder_ms, 1),
@@ -47,11 +47,11 @@ def answer_of(captioned: Captioned) -> dict[str, Any]:
 def caption_as_json(caption: Caption) -> dict[str, Any]:
     """Text, score and probability of a caption; probability, attention and alternatives of each word."""
     words = []
-    for place, text in enumerate(caption.words):
-        attention = None if caption.attention is None else caption.attention[place].round(4).tolist()
-        probability = math.exp(caption.log_probabilities[place])
+    for index, text in enumerate(caption.words):
+        attention = None if caption.attention is None else caption.attention[index].round(4).tolist()
+        probability = math.exp(caption.log_probabilities[index])
         alternatives = (
-            [[alternative, round(share, 4)] for alternative, share in caption.alternatives[place]]
+            [[alternative, round(share, 4)] for alternative, share in caption.alternatives[index]]
             if caption.alternatives
             else []
         )
@@ -62,9 +62,9 @@ def caption_as_json(caption: Caption) -> dict[str, Any]:
     return {"text": caption.text, "score": round(caption.score, 4), "probability": probability, "words": words}
 
 
-def shown_photo(photo: Image.Image) -> dict[str, Any]:
-    """The photo as the page shows it."""
+def shown_image(image: Image.Image) -> dict[str, Any]:
+    """The image as the page shows it."""
     buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return {"photo": f"data:image/jpeg;base64,{data}", "width": photo.width, "height": photo.height}
+    return {"photo": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}

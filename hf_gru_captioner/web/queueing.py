@@ -9,7 +9,7 @@ from fastapi import HTTPException
 from gradio.queueing import AsyncQueue
 from gradio.utils import LRUCache
 
-from .bodies import App, Message, Receive, Send
+from .body_limit import App, Message, Receive, Send
 
 
 class SessionMessages(LRUCache):

@@ -1,7 +1,7 @@
-"""Captions for many callers at once: photos that wait share the next forward, and a full house says so.
+"""Captions for many callers at once by dynamic batching; requests beyond the queue limit are rejected.
 
-One thread owns each model. While it works, callers queue; then it takes all that wait and want the same decoding, up to
-a batch, so nobody waits for company and company makes everyone quicker.
+One thread owns each model. While it works, requests queue; then it takes all waiting requests with the same decoding,
+up to a batch. No request waits for others to arrive, and batches make all of them faster.
 """
 
 import queue
@@ -20,13 +20,13 @@ from ..captioner import Caption, Captioner
 from ..untrusted_images import RefusedError
 
 NUM_ALTERNATIVES = 5
-NUM_DECODERS = 2  # photos that are decoded at the same time, however many callers there are
-MAX_HELD = 2_000_000  # pixels of a photo that waits; only encoders that see no square of their own take more
+NUM_DECODERS = 2  # images decoded at the same time, however many callers there are
+MAX_PIXELS = 2_000_000  # pixels of a waiting image; only encoders without a fixed input size need it
 STRATEGIES = ("beam", "greedy", "sample")
 
 
 class BusyError(RuntimeError):
-    """More callers wait than may; its text is for them."""
+    """The queue limit is exceeded; its text is for the caller."""
 
 
 def _bounded(default, lowest, highest) -> Any:
@@ -35,19 +35,19 @@ def _bounded(default, lowest, highest) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are written.
+    """Settings of the decoder.
 
     Attributes:
         strategy: `"beam"`, `"greedy"` or `"sample"`.
-        num_captions: How many of each photo; greedy search writes one.
+        num_captions: Captions per image; greedy search writes one.
         num_beams: Of beam search.
         temperature, top_p: Of sampling.
         length_penalty: Of beam search; above 0 long captions win.
-        max_words: At the most.
-        no_repeat_ngram: N-grams of this length come once in a caption; 0 for no such rule.
+        max_words: Maximum length.
+        no_repeat_ngram: N-grams of this length occur at most once in a caption; 0 for no such limit.
 
     Raises:
-        RefusedError: A setting that nobody may have.
+        RefusedError: A setting is out of its bounds.
     """
 
     strategy: str = "beam"
@@ -72,7 +72,7 @@ class Decoding:
             if not is_number or (is_whole and value != int(value)):
                 kind = "a whole number" if is_whole else "a number"
                 raise RefusedError(f"{each.name} is {kind} from {lowest} to {highest}.")
-            # A browser makes no difference of 3 and 3.0.
+            # JavaScript does not distinguish 3 and 3.0.
             object.__setattr__(self, each.name, int(value) if is_whole else float(value))
 
     def generation(self) -> dict[str, Any]:
@@ -93,12 +93,12 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What a photo got.
+    """The captions of an image.
 
     Attributes:
         captions: The best first.
-        encoder_ms, decoder_ms: Milliseconds of the forwards that the photo was in.
-        batch: Photos in them.
+        encoder_ms, decoder_ms: Milliseconds of the forward passes that the image was in.
+        batch: Images in them.
     """
 
     captions: list[Caption]
@@ -108,59 +108,69 @@ class Captioned:
 
 
 @dataclass
-class _Wish:
+class _Request:
     image: Image.Image
     decoding: Decoding
     answer: Future
 
 
 class CaptionService:
-    """Captions photos, from any number of threads.
+    """Captions images, called from any number of threads.
 
     Args:
         captioner: Writes the captions.
-        max_batch: Photos in a forward.
-        max_waiting: Callers that may wait; one more is told that the house is full.
+        max_batch: Maximum images in a forward pass.
+        max_waiting: Maximum waiting requests; further ones are rejected.
     """
 
     def __init__(self, captioner: Captioner, max_batch: int = 16, max_waiting: int = 64):
         self.captioner = captioner
         self.max_batch = max_batch
-        self._waiting: queue.Queue[_Wish | None] = queue.Queue(max_waiting)
-        self._left_over: list[_Wish] = []
+        self._waiting: queue.Queue[_Request | None] = queue.Queue(max_waiting)
+        self._left_over: list[_Request] = []
         self._is_closed = False
-        self._door = threading.Lock()  # nobody comes in once it is closed
-        self._model = threading.Lock()  # streams work beside the thread of the batches
+        self._admission = threading.Lock()  # no request is queued after closing
+        self._model = threading.Lock()  # shared by streams and the thread of the batches
         self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
         self._thread.start()
 
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait for the model."""
+        return self._waiting.qsize() + len(self._left_over)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread still answers; False some time after [`close`] was called."""
+        return self._thread.is_alive()
+
     def load(self, content: bytes) -> Image.Image:
-        """The bytes of an image file -> the photo as small as the encoder takes it.
+        """Decode an image file, as small as the encoder's input.
 
         Raises:
             ValueError: Not an image, or a damaged one.
         """
-        photo = self.captioner.load_image(content)
-        if photo.width * photo.height > MAX_HELD:
-            shrink = (MAX_HELD / photo.width / photo.height) ** 0.5
-            photo = photo.resize((max(1, int(photo.width * shrink)), max(1, int(photo.height * shrink))))
-        return photo
+        image = self.captioner.load_image(content)
+        if image.width * image.height > MAX_PIXELS:
+            shrink = (MAX_PIXELS / image.width / image.height) ** 0.5
+            image = image.resize((max(1, int(image.width * shrink)), max(1, int(image.height * shrink))))
+        return image
 
     def __call__(self, image: Image.Image, decoding: Decoding = Decoding()) -> Captioned:
-        """Captions one photo; waits for it.
+        """Caption one image; blocks until it is done.
 
         Raises:
-            BusyError: Too many wait already.
+            BusyError: The queue limit is exceeded.
         """
-        wish = _Wish(image, decoding, Future())
-        with self._door:
+        request = _Request(image, decoding, Future())
+        with self._admission:
             if self._is_closed or self._waiting.full():
                 raise BusyError("Too many people are captioning photos right now. Please try again in a moment.")
-            self._waiting.put_nowait(wish)
-        return wish.answer.result()
+            self._waiting.put_nowait(request)
+        return request.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
-        """The caption as it grows, word by word; greedy or sampled, since a search knows its words only at the end."""
+        """Yield the growing caption word by word; greedy or sampled: a beam search has its words only at the end."""
         words: queue.Queue[str | BaseException | None] = queue.Queue()
         settings = {**decoding.generation(), "num_beams": 1, "length_penalty": 1.0}
 
@@ -184,8 +194,8 @@ class CaptionService:
                 yield text
 
     def close(self) -> None:
-        """Ends when all who wait have their captions."""
-        with self._door:
+        """Stop after all waiting requests are answered."""
+        with self._admission:
             self._is_closed = True
         self._waiting.put(None)
         self._thread.join()
@@ -195,41 +205,41 @@ class CaptionService:
             try:
                 answers: Sequence[Captioned | Exception] = self._caption(batch)
             except Exception:
-                answers = [self._alone(wish) for wish in batch]  # one photo must not spoil the others' captions
-            for wish, answer in zip(batch, answers, strict=True):
+                answers = [self._alone(request) for request in batch]  # one bad image must not fail the whole batch
+            for request, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Exception):
-                    wish.answer.set_exception(answer)
+                    request.answer.set_exception(answer)
                 else:
-                    wish.answer.set_result(answer)
+                    request.answer.set_result(answer)
 
-    def _next_batch(self) -> list[_Wish] | None:
-        """Those who have waited longest, and others who want the same decoding; None when the service closes."""
+    def _next_batch(self) -> list[_Request] | None:
+        """The oldest request and others with the same decoding; None when the service closes."""
         first = self._left_over.pop(0) if self._left_over else self._waiting.get()
         if first is None:
             return None
         batch, others = [first], []
-        for wish in self._left_over + list(self._all_waiting()):
-            if wish is None:
+        for request in self._left_over + list(self._all_waiting()):
+            if request is None:
                 self._waiting.put(None)
-            elif len(batch) < self.max_batch and wish.decoding == first.decoding:
-                batch.append(wish)
+            elif len(batch) < self.max_batch and request.decoding == first.decoding:
+                batch.append(request)
             else:
-                others.append(wish)
+                others.append(request)
         self._left_over = others
         return batch
 
-    def _all_waiting(self) -> Iterator[_Wish | None]:
+    def _all_waiting(self) -> Iterator[_Request | None]:
         while len(self._left_over) < self.max_batch:
             try:
                 yield self._waiting.get_nowait()
             except queue.Empty:
                 return
 
-    def _caption(self, batch: Sequence[_Wish]) -> list[Captioned]:
+    def _caption(self, batch: Sequence[_Request]) -> list[Captioned]:
         decoding = batch[0].decoding
         with self._model:
             start = time.perf_counter()
-            encoded = self.captioner.encode([wish.image for wish in batch])
+            encoded = self.captioner.encode([request.image for request in batch])
             middle = time.perf_counter()
             captions = self.captioner.decode(
                 encoded, decoding.captions_written, num_alternatives=NUM_ALTERNATIVES, **decoding.generation()
@@ -238,21 +248,21 @@ class CaptionService:
         times = (1000 * (middle - start), 1000 * (end - middle), len(batch))
         return [Captioned(of_image, *times) for of_image in captions]
 
-    def _alone(self, wish: _Wish) -> Captioned | Exception:
+    def _alone(self, request: _Request) -> Captioned | Exception:
         try:
-            return self._caption([wish])[0]
+            return self._caption([request])[0]
         except Exception as error:
             return error
 
 
 class ServicePool:
-    """Services by the name of their checkpoint, each begun when it is first wanted.
+    """Services by the name of their checkpoint, each started when it is first used.
 
     Args:
-        names: What may be wanted; the first is the standard.
+        names: Allowed names; the first is the default.
         load: Name -> captioner.
-        any_name: Whether other names may be wanted too: Hub ids, folders of this machine.
-        room: Services at most; the one that was wanted longest ago makes room, and ends when its callers are served.
+        any_name: Whether other names are allowed too: Hub ids, folders of this machine.
+        capacity: Maximum number of services; the least recently used one is closed when its callers are served.
         limits: Of each [`CaptionService`].
     """
 
@@ -262,21 +272,21 @@ class ServicePool:
         load: Callable[[str], Captioner],
         *,
         any_name: bool = False,
-        room: int = 3,
+        capacity: int = 3,
         **limits: int,
     ):
         self.names = tuple(names)
         self.load = load
         self.any_name = any_name
-        self.room = max(room, 1)
+        self.capacity = max(capacity, 1)
         self.limits = limits
-        self._services: dict[str, CaptionService] = {}  # the one wanted last comes last
+        self._services: dict[str, CaptionService] = {}  # the most recently used is last
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> CaptionService:
         """
         Raises:
-            RefusedError: No such checkpoint, or not for everyone.
+            RefusedError: No such checkpoint, or it is not allowed.
         """
         if not isinstance(name, str):  # a program may send anything
             raise RefusedError("There is no such checkpoint here.")
@@ -290,17 +300,24 @@ class ServicePool:
                 except (OSError, ValueError) as error:
                     raise RefusedError(" ".join(str(error).split())) from error
             self._services[name] = service
-            if len(self._services) > self.room:
+            if len(self._services) > self.capacity:
                 oldest = self._services.pop(next(iter(self._services)))
                 threading.Thread(target=oldest.close, daemon=True).start()
         return service
 
+    def close(self) -> None:
+        """Stop all services after their waiting requests are answered."""
+        with self._lock:
+            services, self._services = self._services, {}
+        for service in services.values():
+            service.close()
+
 
 class _Words(BaseStreamer):
-    """Tells the tokens so far, each time there is one more."""
+    """Reports the tokens so far after each new one."""
 
-    def __init__(self, tell: Callable[[list[int]], None]):
-        self.tell = tell
+    def __init__(self, report: Callable[[list[int]], None]):
+        self.report = report
         self.tokens: list[int] | None = None  # None until the start token has come
 
     def put(self, value: torch.Tensor) -> None:
@@ -308,7 +325,7 @@ class _Words(BaseStreamer):
             self.tokens = []
         else:
             self.tokens += value.flatten().tolist()
-            self.tell(self.tokens)
+            self.report(self.tokens)
 
     def end(self) -> None:
         pass

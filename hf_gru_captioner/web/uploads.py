@@ -1,8 +1,8 @@
-"""What visitors send, on the disk: in a folder of this process alone, bounded, and deleted after ten minutes.
+"""Uploads on the disk: in a folder of this process alone, limited, and deleted after ten minutes.
 
-Gradio writes uploads below one folder of the machine, which all of its pages share, and reads whatever path a visitor
-names: it checks those that come with the mark of an upload (`meta`), and takes pictures without it. Here a path counts
-only when it leads to a regular file inside of the folder.
+Gradio writes uploads to one folder of the machine, shared by all of its pages, and reads any path that a visitor names:
+it checks those marked as uploads (`meta`), and accepts images without it. Here a path is accepted only if it leads to a
+regular file inside of the folder.
 """
 
 import atexit
@@ -29,13 +29,13 @@ NO_SUCH_PHOTO = "This photo is not here; what is sent is deleted after {minutes:
 
 @dataclass
 class Sent:
-    """What came with one request.
+    """An upload request.
 
     Attributes:
-        began: When, in seconds of the monotonic clock.
-        num_bytes: So far.
-        num_files: So far.
-        is_complete: Whether it came to its end.
+        began: Start, in seconds of the monotonic clock.
+        num_bytes: Received so far.
+        num_files: Received so far.
+        is_complete: Whether it has ended.
     """
 
     began: float
@@ -45,11 +45,11 @@ class Sent:
 
 
 class Uploads:
-    """The folder of uploads, and who has sent how much into it.
+    """The folder of uploads, and how much each visitor has sent.
 
     Args:
-        folder: Where it is; everything in it may be deleted but what [`keep_present`] found.
-        limits: Of each visitor and of all together.
+        folder: Its path; everything in it is deleted in time except for what [`keep_present`] found.
+        limits: Per visitor and in total.
     """
 
     def __init__(self, folder: Path, limits: Limits = LIMITS):
@@ -63,11 +63,11 @@ class Uploads:
         """The file that a visitor's path leads to.
 
         Raises:
-            RefusedError: Not a file of this folder, or too large; said alike whether there is one elsewhere or not.
+            RefusedError: Not a file of this folder, or too large; the same message whether the file exists or not.
         """
         real, found = Path(path), None
-        with suppress(OSError, RuntimeError, ValueError):  # no file, links in a circle, or a null byte in its name
-            if Path(os.path.abspath(path)).is_relative_to(self.folder):  # of other paths, the disk is asked nothing
+        with suppress(OSError, RuntimeError, ValueError):  # no file, circular links, or a null byte in its name
+            if Path(os.path.abspath(path)).is_relative_to(self.folder):  # other paths are not looked up on the disk
                 real = real.resolve(strict=True)
                 found = real.lstat() if real.is_relative_to(self.folder) else None
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.picture_bytes:
@@ -82,14 +82,14 @@ class Uploads:
         """
         try:
             return self.check(path).read_bytes()
-        except OSError:  # its ten minutes ended just now
+        except OSError:  # deleted just now
             raise self._gone() from None
 
     def _gone(self) -> RefusedError:
         return RefusedError(NO_SUCH_PHOTO.format(minutes=self.limits.kept_seconds / 60))
 
     def check_all(self, sent: Any) -> None:
-        """Checks every path in what a visitor sent as JSON, however deep; a file's name alone is no path.
+        """Check every path in a visitor's JSON, at any depth; a file's name alone is not a path.
 
         Raises:
             RefusedError: As in [`check`].
@@ -105,7 +105,7 @@ class Uploads:
                 waiting += each
 
     def begin(self, visitor: str) -> Sent:
-        """Room for what a visitor begins to send; it is counted by [`count`] as it comes.
+        """Start an upload of a visitor; [`count`] counts it as it arrives.
 
         Raises:
             RefusedError: As in [`count`].
@@ -121,7 +121,7 @@ class Uploads:
     def count(self, visitor: str, sent: Sent, num_bytes: int, num_files: int) -> None:
         """
         Raises:
-            RefusedError: More than one visitor, or all together, may send in ten minutes.
+            RefusedError: A limit per visitor, or of all together, is exceeded.
         """
         limits, minutes = self.limits, self.limits.kept_seconds / 60
         with self._lock:
@@ -141,15 +141,26 @@ class Uploads:
             if sum(each.num_bytes for one in self._sent.values() for each in one) > limits.uploads_bytes:
                 raise RefusedError("Too many people are sending photos right now. Please try again later.")
 
+    @property
+    def visitors(self) -> set[str]:
+        """Whose uploads are counted."""
+        with self._lock:
+            return set(self._sent)
+
+    def reset_counts(self) -> None:
+        """Forget how much each visitor has sent."""
+        with self._lock:
+            self._sent = {}
+
     def keep_present(self) -> None:
-        """What is in the folder before the first visitor comes is the page's own: its examples."""
+        """Keep what is in the folder before the first visitor: the page's examples."""
         self._kept |= {file.path for file in _files(self.folder)}
 
     def sweep(self) -> None:
-        """Deletes what has been here for ten minutes."""
+        """Delete what is older than ten minutes."""
         oldest = time.time() - self.limits.kept_seconds
         for file in _files(self.folder):
-            with suppress(OSError):  # another may have been quicker
+            with suppress(OSError):  # deleted by another thread
                 if file.path not in self._kept and file.stat(follow_symlinks=False).st_ctime < oldest:
                     os.unlink(file.path)
                     os.rmdir(os.path.dirname(file.path))  # if it was the last of its folder
@@ -164,7 +175,7 @@ class Uploads:
 
 @functools.cache
 def uploads() -> Uploads:
-    """Those of this process. Gradio reads where they are to be from the environment, whenever it looks."""
+    """The uploads of this process. Gradio reads their folder from the environment on each access."""
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     _delete_orphans(parent)
@@ -176,10 +187,10 @@ def uploads() -> Uploads:
 
 
 def visitor_of(scope: Mapping[str, Any]) -> str:
-    """Who asks: the address that the request came from, of IPv6 the network of its household.
+    """The visitor of a request: its address, of IPv6 the /64 network.
 
-    A proxy on the own machine or network says for whom it asks; of what it says, the last public address is believed,
-    since those before it may be made up.
+    A proxy on this machine or network names the client; the last public address in its header counts, since earlier
+    ones may be forged.
     """
     address = (scope.get("client") or ("unknown",))[0]
     try:
@@ -200,7 +211,7 @@ def _is_public(address: str) -> bool:
 
 
 def _files(folder: str | Path) -> Iterator[os.DirEntry]:
-    """Every file below a folder; what disappears meanwhile is left out."""
+    """Every file below a folder; files that disappear meanwhile are skipped."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -220,11 +231,11 @@ def _sweep_for_ever(found: Uploads) -> None:
 
 
 def _delete_orphans(parent: Path) -> None:
-    """Deletes the folders of processes that were killed before they could."""
+    """Delete the folders of killed processes."""
     for folder in parent.glob(f"{PREFIX}*-*"):
         try:
             os.kill(int(folder.name.removeprefix(PREFIX).partition("-")[0]), 0)
         except ProcessLookupError:
             shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, OSError):  # not ours, or of another user
+        except (ValueError, OSError):  # not ours, or another user's
             continue

@@ -13,8 +13,8 @@ REFERENCES = {1: ["a dog runs", "a brown dog"], 2: ["two children play", "childr
 
 
 @pytest.fixture
-def photos(make_dataset, tmp_path):
-    """Folder of a data set of seven photos."""
+def images(make_dataset, tmp_path):
+    """Folder of a dataset of seven images."""
     (tmp_path / "set" / "data").mkdir(parents=True)
     make_dataset(7).to_parquet(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet")
     return tmp_path / "set"
@@ -35,10 +35,10 @@ def coco(tmp_path):
     return str(tmp_path / "annotations.json"), results
 
 
-def test_a_checkpoint_is_scored_and_all_that_comparisons_need_is_written(checkpoint, photos, tmp_path, capsys):
+def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(checkpoint, images, tmp_path, capsys):
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: mit\n---\n# Card\n")
-    where = ("--data", photos, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
+    where = ("--data", images, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
     assert main(["score", *map(str, where), *QUICK, "--num-beams", "1"]) == 0
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [row["image_id"] for row in written] == list(range(7))
@@ -47,18 +47,18 @@ def test_a_checkpoint_is_scored_and_all_that_comparisons_need_is_written(checkpo
     assert len(metrics["checkpoint_sha256"]) == 64
     assert {"torch", "transformers", "python"} <= set(metrics["versions"])
     (system,) = metrics["systems"].values()
-    assert set(system["figures"]) >= {"cider", "bleu_4", "distinct_1"}
+    assert set(system["values"]) >= {"cider", "bleu_4", "distinct_1"}
     low, high = system["intervals"]["cider"]
-    assert low <= system["figures"]["cider"] <= high
+    assert low <= system["values"]["cider"] <= high
     assert system["signature"].startswith("tok:simple|refs:2.0|images:7|reflen:closest|ratio:")
     assert system["signature"].endswith("|num_beams:1")
-    assert system["people"]["cider"] > 0
+    assert system["human"]["cider"] > 0
     output = capsys.readouterr().out
     assert "CIDEr" in output
-    assert "people" in output
+    assert "human" in output
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     values = {result.metric_name: result.metric_value for result in ModelCard.load(card).data.eval_results}
-    assert values["CIDEr"] == round(100 * system["figures"]["cider"], 1)
+    assert values["CIDEr"] == round(100 * system["values"]["cider"], 1)
 
 
 def test_result_files_of_other_systems_are_scored_side_by_side(coco, tmp_path, capsys):
@@ -67,10 +67,10 @@ def test_result_files_of_other_systems_are_scored_side_by_side(coco, tmp_path, c
     bad = results("bad", [(1, "a red bike"), (2, "a dog"), (3, "children")])
     assert main(["score", good, bad, "--references", annotations, *QUICK, "--output", str(tmp_path / "out")]) == 0
     systems = json.loads((tmp_path / "out" / "metrics.json").read_text())["systems"]
-    assert systems["good"]["figures"]["bleu_1"] == pytest.approx(1)
-    assert systems["bad"]["figures"]["bleu_1"] < 0.5
-    assert systems["bad"]["less_first"]["cider"]["difference"] < 0
-    assert "bad less good" in capsys.readouterr().out
+    assert systems["good"]["values"]["bleu_1"] == pytest.approx(1)
+    assert systems["bad"]["values"]["bleu_1"] < 0.5
+    assert systems["bad"]["minus_first"]["cider"]["difference"] < 0
+    assert "bad minus good" in capsys.readouterr().out
     assert not (tmp_path / "out" / "predictions.json").exists()
 
 
@@ -94,8 +94,8 @@ def test_result_files_that_do_not_fit_end_in_one_line(coco, capsys, captions, me
     ("arguments", "message"),
     [
         (["--references", "{annotations}"], "needs RESULTS"),
-        (["{results}", "--references", "{annotations}", "--checkpoint", "x"], "--checkpoint needs the photos"),
-        (["{results}", "--references", "{annotations}", "--card", "x"], "--card takes the figures of a checkpoint"),
+        (["{results}", "--references", "{annotations}", "--checkpoint", "x"], "--checkpoint needs the images"),
+        (["{results}", "--references", "{annotations}", "--card", "x"], "--card stores the scores of a checkpoint"),
         (["{results}", "--references", "nowhere.json"], "nowhere.json"),
         (["{results}", "--references", "{annotations}", "--metrics", "spice"], "cider"),
     ],
@@ -109,8 +109,8 @@ def test_mistakes_end_in_one_line(coco, capsys, arguments, message):
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(checkpoint, photos, tmp_path):
-    arguments = ["--data", str(photos), "--checkpoint", str(checkpoint), *QUICK]
+def test_two_processes_write_what_one_writes(checkpoint, images, tmp_path):
+    arguments = ["--data", str(images), "--checkpoint", str(checkpoint), *QUICK]
     assert main(["score", *arguments, "--output", str(tmp_path / "one")]) == 0
     code = (
         f"from hf_gru_captioner.cli import main; main(['score', *{arguments!r}, '--output', {str(tmp_path / 'two')!r}])"

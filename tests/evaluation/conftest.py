@@ -1,4 +1,4 @@
-"""Made-up captions, odd ones, and the reference scorer, pycocoevalcap, to hold ours against."""
+"""Made-up captions, odd ones, and the reference scorer, pycocoevalcap, to compare ours with."""
 
 import os
 import random
@@ -32,7 +32,7 @@ ODD_CAPTIONS = [
 
 
 def make_captions(images: int, references: int = 5, seed: int = 0) -> list[tuple[str, list[str]]]:
-    """Made-up captions of realistic length: people of an image share its things, not their words."""
+    """Made-up captions of realistic length: captions of an image share its things, not their words."""
     generator = random.Random(seed)
     who = ["A dog", "The man", "Two children", "A woman in a hat", "Three people", "A small black dog", "The boy"]
     does = ["runs", "is running", "plays", "jump", "are sitting", "rides a bike", "stands", "looks at the camera"]
@@ -66,7 +66,7 @@ def synthetic_captions():
 
 @pytest.fixture(scope="session")
 def score_by_pycocoevalcap():
-    """Runs one of pycocoevalcap's scorers: corpus figures, and those of each image in the last axis."""
+    """Runs one of pycocoevalcap's scorers: scores of the corpus, and those of each image in the last axis."""
 
     def score(scorer, captions: CaptionSet, **options) -> tuple[np.ndarray, np.ndarray]:
         hypotheses = {image: [hypothesis] for image, hypothesis in enumerate(captions.hypotheses)}

@@ -16,7 +16,7 @@ CAPTIONS = CaptionSet(
 )
 
 
-def test_words_are_counted_where_half_of_the_people_see_them():
+def test_words_are_counted_where_half_of_the_references_use_them():
     records = {record.word: record for record in by_word(CAPTIONS)}
     assert records["dog"] == WordRecord("dog", 1, 1.0, pytest.approx(1 / 3))  # the cat is called a dog
     assert records["cat"] == WordRecord("cat", 1, 0.0, None)
@@ -26,7 +26,7 @@ def test_words_are_counted_where_half_of_the_people_see_them():
     assert [record.word for record in by_word(CAPTIONS, num_words=2)] == ["cat", "dog"]
 
 
-def test_photos_are_parted_by_the_length_of_what_people_say():
+def test_images_are_grouped_by_the_length_of_their_references():
     scores = np.array([4.0, 3.0, 2.0, 1.0])
     assert by_length(CAPTIONS, scores, parts=2) == [
         LengthRecord(pytest.approx(8 / 3), pytest.approx(3.0), 2, 3.0),

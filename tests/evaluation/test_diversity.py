@@ -7,7 +7,7 @@ from hf_gru_captioner.evaluation import Diversity, diversity, diversity_scores
 CAPTIONS = ["a dog runs", "a dog a dog", "the the cat", "a dog runs", ""]
 
 
-def test_figures_are_those_counted_by_hand():
+def test_scores_are_those_counted_by_hand():
     scores = diversity_scores(CAPTIONS, training_captions=["a dog runs", "a cat"])
     assert scores.distinct_1 == 5 / 13  # a dog runs the cat
     assert scores.distinct_2 == 5 / 9  # "a dog", "dog runs", "dog a", "the the", "the cat"

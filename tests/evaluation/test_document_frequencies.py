@@ -13,7 +13,7 @@ def frequencies():
     return DocumentFrequencies.from_text([["A dog .", "a dog runs"], ["a café"], ["dog"]], "simple")
 
 
-def test_an_image_counts_once_however_many_of_its_captions_hold_an_ngram(frequencies):
+def test_an_image_counts_once_however_many_of_its_captions_have_an_ngram(frequencies):
     once = ["runs", "café", "a dog", "dog runs", "a café", "a dog runs"]
     assert frequencies.counts == {"a": 2, "dog": 2} | dict.fromkeys(once, 1)
     assert (frequencies.images, frequencies.tokenizer) == (3, "simple")
@@ -32,8 +32,8 @@ def test_what_is_written_is_loaded(frequencies, tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "does not say that it holds"),
-        (json.dumps({"format": "other"}), "does not say that it holds"),
+        ("[]", "is not a file of the format"),
+        (json.dumps({"format": "other"}), "is not a file of the format"),
         (json.dumps({"format": FORMAT, "images": 2, "tokenizer": "ptb", "ngrams": {"a": 3}}), "outside 1 to 2"),
     ],
 )

@@ -17,6 +17,6 @@ def test_images_with_fewer_references_start_over_and_those_with_one_take_no_part
     assert [each.hypotheses for each in rounds] == [["a", "d"], ["b", "e"], ["c", "d"]]
 
 
-def test_without_a_second_reference_there_are_no_people_to_compare():
+def test_without_a_second_reference_there_is_nothing_to_compare():
     with pytest.raises(ValueError, match="No image has two or more references"):
         leave_one_out(CaptionSet(["x"], [["a"]], "none"))

@@ -9,7 +9,7 @@ from hf_gru_captioner.evaluation import CaptionSet, meteor, meteor_from_statisti
 
 @pytest.fixture(scope="module")
 def by_pycocoevalcap(captions, score_by_pycocoevalcap, java_for_pycocoevalcap):
-    """Corpus figure and those of the images; module-wide, since its JVM takes seconds to start."""
+    """Score of the corpus and those of the images; module-wide, since its JVM takes seconds to start."""
     from pycocoevalcap.meteor.meteor import Meteor as ReferenceMeteor
 
     return score_by_pycocoevalcap(ReferenceMeteor(), captions)

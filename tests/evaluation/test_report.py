@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hf_gru_captioner.evaluation import compare, score_captions
-from hf_gru_captioner.evaluation.report import PHOTO_SIDE, SHEET_SIDE, length_histogram, write_report
+from hf_gru_captioner.evaluation.report import ATTENTION_SIDE, IMAGE_SIDE, length_histogram, write_report
 
 IMAGES = 60
 HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.json").read_text())
@@ -41,8 +41,8 @@ class Page(HTMLParser):
         assert self.open.pop()[0] == tag
 
     def handle_data(self, data):
-        for tag, position in self.open:
-            self.texts[tag][position] += data
+        for tag, index in self.open:
+            self.texts[tag][index] += data
 
     def rows(self, table: int) -> dict[str, list[str]]:
         """The cells of a table by the text of their row's first cell."""
@@ -78,7 +78,7 @@ def make_report(rows, tmp_path, make_photo):
         options = {
             "images": make_photo,
             "references": references,
-            "image_ids": [f"photo {i}" for i in range(IMAGES)],
+            "image_ids": [f"image {i}" for i in range(IMAGES)],
             "settings": {},
             **options,
         }
@@ -90,27 +90,27 @@ def make_report(rows, tmp_path, make_photo):
     return make
 
 
-def test_the_table_shows_figures_intervals_and_people_and_cider_leads(rows, make_report):
+def test_the_table_shows_scores_intervals_and_human_scores_and_cider_leads(rows, make_report):
     scores = score(*rows, decoding="num_beams:5")
     page = make_report(scores={"ours": scores})
     table = page.rows(0)
     low, high = scores.intervals["cider"]
     assert list(table)[:2] == ["Metric", "CIDEr"]
-    assert table["Metric"] == ["ours", "People"]
+    assert table["Metric"] == ["ours", "Human"]
     assert table["CIDEr"] == [
-        f"{100 * scores.figures['cider']:.1f} {100 * low:.1f} to {100 * high:.1f}",
+        f"{100 * scores.values['cider']:.1f} {100 * low:.1f} to {100 * high:.1f}",
         f"{100 * scores.human['cider']:.1f}",
     ]
-    assert table["different words"] == [f"{scores.figures['vocabulary']:.1f}", f"{scores.human['vocabulary']:.1f}"]
+    assert table["different words"] == [f"{scores.values['vocabulary']:.1f}", f"{scores.human['vocabulary']:.1f}"]
     assert page.texts["code"] == [scores.signature]
     assert scores.signature.endswith("|num_beams:5")
 
 
-def test_a_report_without_bootstrap_people_and_cider_leaves_them_out(rows, make_report):
+def test_a_report_without_bootstrap_human_scores_and_cider_leaves_them_out(rows, make_report):
     scores = score(*rows, metrics=["bleu"], bootstrap=0, human=False)
     page = make_report({"a": rows[0], "b": rows[0]}, scores={"a": scores, "b": scores})
     assert page.rows(0)["Metric"] == ["a", "b"]
-    assert page.rows(0)["BLEU-4"] == [f"{100 * scores.figures['bleu_4']:.1f}"] * 2
+    assert page.rows(0)["BLEU-4"] == [f"{100 * scores.values['bleu_4']:.1f}"] * 2
     assert not {"Differences", "Best by CIDEr"} & set(page.texts["h2"])
     assert len(page.texts["article"]) == 12
     assert "CIDEr" not in page.html
@@ -124,8 +124,8 @@ def test_other_systems_are_compared_with_the_first(rows, make_report):
     page = make_report(systems, scores=scores)
     gap = compare(scores["ours"], scores["copied"])["cider"]
     assert gap.difference > 0
-    assert page.rows(0)["CIDEr"][1].startswith(f"{100 * scores['copied'].figures['cider']:.1f} ")
-    assert page.texts["caption"] == ["copied less ours"]
+    assert page.rows(0)["CIDEr"][1].startswith(f"{100 * scores['copied'].values['cider']:.1f} ")
+    assert page.texts["caption"] == ["copied minus ours"]
     assert page.rows(1)["CIDEr"] == [
         f"{100 * gap.difference:+.1f}",
         f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}",
@@ -134,37 +134,35 @@ def test_other_systems_are_compared_with_the_first(rows, make_report):
     assert page.texts["code"] == [each.signature for each in scores.values()]
 
 
-def test_best_worst_and_random_photos_are_shown_with_all_that_belongs_to_them(rows, make_report):
+def test_best_worst_and_random_images_are_shown_with_all_their_captions(rows, make_report):
     predictions, references = rows
     scores = score(*rows)
     sheets = []
 
-    def attention(position):
-        sheets.append(position)
-        return Image.new("RGB", (2400, 300), "red") if position % 2 else None
+    def attention(index):
+        sheets.append(index)
+        return Image.new("RGB", (2400, 300), "red") if index % 2 else None
 
     page = make_report(scores={"ours": scores}, attention=attention)
-    shown = [int(text.removeprefix("photo ")) for text in page.texts["h3"]]
+    shown = [int(text.removeprefix("image ")) for text in page.texts["h3"]]
     cider = scores.per_image["cider"]
     ranked = sorted(cider)
     assert len(shown) == len(set(shown)) == 36
     np.testing.assert_array_equal(cider[shown[:12]], ranked[::-1][:12])
     np.testing.assert_array_equal(cider[shown[12:24]], ranked[:12])
     assert shown[24:] != sorted(shown[24:])
-    for card, position in zip(page.texts["article"], shown, strict=True):
-        assert f"CIDEr {100 * cider[position]:.1f}" in card
-        assert all(caption in card for caption in [predictions[position], *references[position]])
+    for card, index in zip(page.texts["article"], shown, strict=True):
+        assert f"CIDEr {100 * cider[index]:.1f}" in card
+        assert all(caption in card for caption in [predictions[index], *references[index]])
     assert sheets == shown
-    photos = [found for found in page.all("img") if "looked" not in found["alt"]]
-    assert [found["alt"] for found in photos] == [references[position][0] for position in shown]
+    images = [found for found in page.all("img") if "looked" not in found["alt"]]
+    assert [found["alt"] for found in images] == [references[index][0] for index in shown]
     looked = [found["alt"] for found in page.all("img") if "looked" in found["alt"]]
-    assert looked == [
-        f"Where ours looked at each word of: {predictions[position]}" for position in shown if position % 2
-    ]
+    assert looked == [f"Where ours looked at each word of: {predictions[index]}" for index in shown if index % 2]
     assert len(page.texts["details"]) == len(looked)
 
 
-def test_the_same_seed_shows_the_same_photos_and_another_seed_others(make_report):
+def test_the_same_seed_shows_the_same_images_and_another_seed_others(make_report):
     first, again, other = (make_report(seed=seed).texts["h3"] for seed in (0, 0, 1))
     assert first == again
     assert first[:24] == other[:24]
@@ -172,7 +170,7 @@ def test_the_same_seed_shows_the_same_photos_and_another_seed_others(make_report
 
 
 @pytest.mark.parametrize(
-    ("images", "photos_each", "titles"),
+    ("images", "images_each", "titles"),
     [
         (1, 12, {"Best by CIDEr": 1}),
         (2, 12, {"Best by CIDEr": 1, "Worst by CIDEr": 1}),
@@ -181,32 +179,32 @@ def test_the_same_seed_shows_the_same_photos_and_another_seed_others(make_report
         (60, 0, {}),
     ],
 )
-def test_no_photo_is_shown_twice_however_few_there_are(rows, make_report, images, photos_each, titles):
+def test_no_image_is_shown_twice_however_few_there_are(rows, make_report, images, images_each, titles):
     predictions, references = (each[:images] for each in rows)
     image_ids = [f"{i}" for i in range(images)]
-    page = make_report({"ours": predictions}, references=references, image_ids=image_ids, photos_each=photos_each)
+    page = make_report({"ours": predictions}, references=references, image_ids=image_ids, images_each=images_each)
     sections = re.split("<h2>", page.html)
     assert {each.split("</h2>")[0]: each.count("<article>") for each in sections if "<article>" in each} == titles
     assert len(set(page.texts.get("h3", []))) == sum(titles.values())
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_pictures_travel_inside_the_page_small_and_the_given_ones_stay_as_they_are(make_report, mode):
-    photos = [Image.new(mode, (1600, 800), (4 * position, 128, 255)) for position in range(IMAGES)]
-    sheets = [Image.new(mode, (2400, 1200), (255, 128, 4 * position)) for position in range(IMAGES)]
-    page = make_report(images=photos.__getitem__, attention=sheets.__getitem__, photos_each=1)
-    shown = [int(text.removeprefix("photo ")) for text in page.texts["h3"]]
-    pictures = []
+def test_images_are_embedded_small_and_the_given_ones_are_not_changed(make_report, mode):
+    images = [Image.new(mode, (1600, 800), (4 * index, 128, 255)) for index in range(IMAGES)]
+    sheets = [Image.new(mode, (2400, 1200), (255, 128, 4 * index)) for index in range(IMAGES)]
+    page = make_report(images=images.__getitem__, attention=sheets.__getitem__, images_each=1)
+    shown = [int(text.removeprefix("image ")) for text in page.texts["h3"]]
+    embedded = []
     for found in page.all("img"):
         kind, _, data = found["src"].partition(",")
         assert kind == "data:image/jpeg;base64"
-        pictures.append(Image.open(io.BytesIO(base64.b64decode(data))))
-    for position, photo, sheet in zip(shown, pictures[::2], pictures[1::2], strict=True):
-        assert photo.size == (PHOTO_SIDE, PHOTO_SIDE / 2)
-        assert sheet.size == (SHEET_SIDE, SHEET_SIDE / 2)
-        np.testing.assert_allclose(photo.getpixel((9, 9)), (4 * position, 128, 255), atol=3)
-        np.testing.assert_allclose(sheet.getpixel((9, 9)), (255, 128, 4 * position), atol=3)
-        assert photos[position].size == (1600, 800)
+        embedded.append(Image.open(io.BytesIO(base64.b64decode(data))))
+    for index, image, sheet in zip(shown, embedded[::2], embedded[1::2], strict=True):
+        assert image.size == (IMAGE_SIDE, IMAGE_SIDE / 2)
+        assert sheet.size == (ATTENTION_SIDE, ATTENTION_SIDE / 2)
+        np.testing.assert_allclose(image.getpixel((9, 9)), (4 * index, 128, 255), atol=3)
+        np.testing.assert_allclose(sheet.getpixel((9, 9)), (255, 128, 4 * index), atol=3)
+        assert images[index].size == (1600, 800)
 
 
 def test_nothing_comes_from_outside_and_nothing_runs(make_report):
@@ -220,7 +218,7 @@ def test_nothing_comes_from_outside_and_nothing_runs(make_report):
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
 
 
-def test_what_people_and_models_write_is_shown_and_not_obeyed(rows, make_report):
+def test_references_and_captions_are_escaped(rows, make_report):
     evil = "<script>alert(1)</script> \"x\" 'y' & </svg>"
     predictions = [f"{evil} {caption}" for caption in rows[0]]
     references = [[f'{evil}" onerror="alert(2)', *captions] for captions in rows[1]]
@@ -229,8 +227,8 @@ def test_what_people_and_models_write_is_shown_and_not_obeyed(rows, make_report)
         references=references,
         image_ids=[f"{evil} {i}" for i in range(IMAGES)],
         settings={evil: evil, "nested": {evil: evil}},
-        attention=lambda position: Image.new("RGB", (9, 9)),
-        photos_each=1,
+        attention=lambda index: Image.new("RGB", (9, 9)),
+        images_each=1,
     )
     assert "<script" not in page.html
     assert not [found for _, found in page.tags if "onerror" in found]
@@ -248,20 +246,20 @@ def test_settings_are_shown_and_mappings_among_them_taken_apart(make_report):
 
 
 def test_people_who_listen_or_use_a_phone_can_read_it(make_report):
-    page = make_report(photos_each=1, attention=lambda position: Image.new("RGB", (9, 9)))
+    page = make_report(images_each=1, attention=lambda index: Image.new("RGB", (9, 9)))
     assert page.all("html") == [{"lang": "en"}]
     assert page.all("meta", name="viewport")
     assert all(found["alt"] for found in page.all("img"))
     assert all(found.get("scope") in ("row", "col") for found in page.all("th"))
     ids = [found["id"] for _, found in page.tags if "id" in found]
     named = [found["aria-labelledby"] for _, found in page.tags if "aria-labelledby" in found]
-    assert set(named) == set(ids) == {"figures", "lengths"}
+    assert set(named) == set(ids) == {"scores", "lengths"}
     assert "prefers-color-scheme: dark" in page.html
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_text_stands_out_from_what_is_behind_it(make_report, scheme):
-    block = re.findall(r":root \{(.*?)\}", make_report(photos_each=0).html, re.DOTALL)[scheme]
+    block = re.findall(r":root \{(.*?)\}", make_report(images_each=0).html, re.DOTALL)[scheme]
     colors = dict(re.findall(r"--([\w-]+): (#\w+);", block))
 
     def luminance(color: str) -> float:
@@ -280,8 +278,8 @@ def test_text_stands_out_from_what_is_behind_it(make_report, scheme):
 
 
 def test_the_histogram_draws_the_share_of_captions_of_each_length():
-    people, model = np.array([3, 4, 4, 5]), np.array([4, 4, 6, 6])
-    svg = length_histogram([people, model])
+    references, model = np.array([3, 4, 4, 5]), np.array([4, 4, 6, 6])
+    svg = length_histogram([references, model])
     page = Page(str(svg))
     zero, *_, top = (float(found["d"].split()[1].split("H")[0]) for found in page.all("path"))
     assert zero > top
@@ -319,7 +317,7 @@ def test_the_legend_names_the_mean_lengths(make_report):
     references = [["a dog runs", "a small dog runs"]] * IMAGES
     page = make_report({"ours": ["a", "a dog"] * 30, "theirs": ["a dog in the snow"] * IMAGES}, references=references)
     words = [text.split(" words")[0].strip() for text in page.texts["span"] if "on average" in text]
-    assert words == ["people, 3.5", "ours, 1.5", "theirs, 5.0"]
+    assert words == ["references, 3.5", "ours, 1.5", "theirs, 5.0"]
 
 
 @pytest.mark.parametrize(
@@ -344,10 +342,10 @@ def test_a_failed_report_leaves_the_one_before_whole(rows, make_report, tmp_path
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
 
 
-def test_36_photos_with_attention_stay_below_3_mb(make_report, make_photo):
+def test_36_images_with_attention_stay_below_3_mb(make_report, make_photo):
     page = make_report(
-        images=lambda position: make_photo(position, 500, 375),
-        attention=lambda position: make_photo(position, 1600, 678),
+        images=lambda index: make_photo(index, 500, 375),
+        attention=lambda index: make_photo(index, 1600, 678),
     )
     assert len(page.all("img")) == 72
     assert len(page.html) < 3_000_000
@@ -356,7 +354,7 @@ def test_36_photos_with_attention_stay_below_3_mb(make_report, make_photo):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_in_every_field_makes_no_element(rows, make_report, text):
     """Names, captions, references, ids, settings and decoding of a result file; the tags are those of a tame report."""
-    options = {"attention": lambda position: Image.new("RGB", (9, 9)), "photos_each": 1}
+    options = {"attention": lambda index: Image.new("RGB", (9, 9)), "images_each": 1}
 
     def report(text):
         predictions = [f"{caption} {text}" for caption in rows[0]]

@@ -13,10 +13,10 @@ from hf_gru_captioner.evaluation import (
     cider_scores,
     compare,
     leave_one_out,
+    meteor,
     meteor_from_statistics,
     rouge_l_scores,
     score_captions,
-    scoring,
 )
 from hf_gru_captioner.evaluation.caption_bleu import bleu_statistics
 
@@ -43,11 +43,11 @@ def made_up_meteor_statistics(captions):
 @pytest.fixture(scope="module")
 def scores(rows):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "meteor_statistics", made_up_meteor_statistics)
+        patch.setattr(meteor, "meteor_statistics", made_up_meteor_statistics)
         return score_captions(*rows, metrics=("bleu", "meteor", "rouge_l", "cider"))
 
 
-def test_figures_are_those_of_each_metric_alone(rows, scores):
+def test_scores_are_those_of_each_metric_alone(rows, scores):
     captions = CaptionSet.from_text(*rows, "ptb")
     bleu = bleu_scores(captions)
     expected = {f"bleu_{order}": bleu.corpus[order - 1] for order in (1, 2, 3, 4)} | {
@@ -55,12 +55,12 @@ def test_figures_are_those_of_each_metric_alone(rows, scores):
         "cider": cider_scores(captions).mean(),
         "meteor": meteor_from_statistics(made_up_meteor_statistics(captions).sum(axis=0)),
     }
-    assert scores.figures == pytest.approx(expected, abs=1e-12)
+    assert scores.values == pytest.approx(expected, abs=1e-12)
     np.testing.assert_array_equal(scores.per_image["bleu_4"], bleu.per_image[:, 3])
     np.testing.assert_allclose(scores.per_image["cider"], cider_scores(captions))
 
 
-def test_people_are_the_mean_of_the_leave_one_out_rounds(rows, scores):
+def test_human_scores_are_the_mean_of_the_leave_one_out_rounds(rows, scores):
     rounds = leave_one_out(CaptionSet.from_text(*rows, "ptb"))
     assert scores.human["cider"] == pytest.approx(np.mean([cider_scores(each).mean() for each in rounds]))
     assert scores.human["bleu_4"] == pytest.approx(np.mean([bleu_scores(each).corpus[3] for each in rounds]))
@@ -68,12 +68,12 @@ def test_people_are_the_mean_of_the_leave_one_out_rounds(rows, scores):
     assert scores.human["meteor"] == pytest.approx(np.mean(meteors))
 
 
-def test_every_figure_lies_in_its_interval(scores):
-    assert scores.intervals.keys() == scores.figures.keys()
-    assert all(low < scores.figures[name] < high for name, (low, high) in scores.intervals.items())
+def test_every_score_lies_in_its_interval(scores):
+    assert scores.intervals.keys() == scores.values.keys()
+    assert all(low < scores.values[name] < high for name, (low, high) in scores.intervals.items())
 
 
-def test_the_signature_tells_figures_apart(rows, scores):
+def test_the_signature_tells_incomparable_scores_apart(rows, scores):
     assert scores.signature == f"tok:ptb|refs:5.0|images:60|reflen:closest|ratio:{scores.length_ratio:.2f}"
     old_way = score_captions(
         *rows,
@@ -91,40 +91,40 @@ def test_the_signature_tells_figures_apart(rows, scores):
 
 def test_diversity_has_intervals_where_images_can_be_summed_only(rows):
     scores = score_captions(*rows, metrics=["diversity"], tokenizer="simple", training_captions=rows[0][:30])
-    assert scores.figures["novel_share"] == 0.5
+    assert scores.values["novel_share"] == 0.5
     assert scores.intervals.keys() == {"mean_length", "repeated_word_share", "novel_share"}
-    assert scores.human.keys() == scores.figures.keys()
+    assert scores.human.keys() == scores.values.keys()
     assert scores.signature == "tok:simple|refs:5.0|images:60"
 
 
-def test_the_table_shows_scores_intervals_and_people_times_100():
+def test_the_table_shows_scores_intervals_and_human_scores_times_100():
     references = [["a dog runs", "a dog runs"], ["the cat sleeps", "the cat sleeps"]]
     scores = score_captions(["a dog runs", "the cat sleeps"], references, metrics=["cider"], tokenizer="simple")
     assert scores.table().splitlines() == [
-        "                                  score  95 % interval       people",
+        "                                  score  95 % interval        human",
         "CIDEr                             750.0  750.0 to 750.0       750.0",
         "Scores times 100. tok:simple|refs:2.0|images:2",
     ]
 
 
-def test_a_single_reference_leaves_the_people_out():
+def test_single_references_have_no_human_scores():
     assert score_captions(["a", "b"], [["a"], ["c"]], metrics=["rouge_l"], tokenizer="simple").human == {}
 
 
 @pytest.mark.parametrize("metrics", [[], ["bleu", "spice"]])
 def test_unknown_metrics_are_refused_with_the_choices(rows, metrics):
-    with pytest.raises(ValueError, match="Choose one or more of bleu, meteor"):
+    with pytest.raises(ValueError, match="Choose one or more of cider, meteor"):
         score_captions(*rows, metrics=metrics)
 
 
-def test_evaluates_own_bleu_is_a_figure_of_its_own(rows, monkeypatch):
+def test_evaluates_own_bleu_is_a_score_of_its_own(rows, monkeypatch):
     class OwnBleu:
         def compute(self, predictions, references):
             return {"bleu": 0.5}
 
     monkeypatch.setattr(evaluate, "load", {"bleu": OwnBleu()}.__getitem__)
     scores = score_captions(*rows, metrics=["evaluate/bleu", "bleu"], tokenizer="simple")
-    assert scores.figures["evaluate/bleu"] == 0.5 != scores.figures["bleu_4"]
+    assert scores.values["evaluate/bleu"] == 0.5 != scores.values["bleu_4"]
     assert "evaluate/bleu (not comparable)     50.0" in scores.table()
 
 
@@ -144,7 +144,7 @@ def test_a_better_system_wins_the_comparison(rows):
     better = score_captions(copied, references, metrics=["cider", "bleu"], tokenizer="simple", human=False)
     comparison = compare(worse, better)
     assert comparison.keys() == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider"}
-    assert comparison["cider"].difference == pytest.approx(better.figures["cider"] - worse.figures["cider"])
+    assert comparison["cider"].difference == pytest.approx(better.values["cider"] - worse.values["cider"])
     assert comparison["cider"].low > 0
     assert comparison["cider"].p_value < 0.01
 
@@ -163,10 +163,10 @@ def test_scores_made_otherwise_are_not_compared(rows, options, message):
         compare(first, second)
 
 
-def test_scores_without_a_common_figure_are_not_compared(rows):
+def test_scores_without_a_common_metric_are_not_compared(rows):
     first = score_captions(*rows, metrics=["cider"], tokenizer="simple", human=False)
     second = score_captions(*rows, metrics=["rouge_l"], tokenizer="simple", human=False)
-    with pytest.raises(ValueError, match="share no figure"):
+    with pytest.raises(ValueError, match="no metric in common"):
         compare(first, second)
 
 
@@ -177,5 +177,5 @@ def test_the_metrics_combine_without_renaming_each_others_results(rows):
     combined.add_batch(predictions=predictions[30:], references=references[30:])
     result = combined.compute(tokenizer="simple")
     alone = score_captions(predictions, references, metrics=CHEAP, tokenizer="simple", human=False, bootstrap=0)
-    assert {name: result[name] for name in alone.figures} == pytest.approx(alone.figures)
-    assert all("_signature" in name or isinstance(figure, (int, float)) for name, figure in result.items())
+    assert {name: result[name] for name in alone.values} == pytest.approx(alone.values)
+    assert all("_signature" in name or isinstance(value, (int, float)) for name, value in result.items())

@@ -10,9 +10,10 @@ from huggingface_hub import ModelCard
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.hub import Example, keep_scores, render_card
+from hf_gru_captioner.hub import CODE, Example, keep_scores, render_card
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "hf_gru_captioner"
 STAGE = {
     "options": {
         "data.source": "flickr8k",
@@ -22,7 +23,7 @@ STAGE = {
         "optimization.encoder_first_layer": "blocks.3",
         "optimization.images_per_step": 32,
     },
-    "photos": 6000,
+    "images": 6000,
     "captions": 30000,
     "machine": "a machine",
     "epoch": 6,
@@ -35,11 +36,11 @@ SCORES = {
     "settings": "tok:ptb",
     "decoding": "num_beams:5",
     "signature": "tok:ptb|num_beams:5",
-    "figures": {"cider": 0.6123, "bleu_4": 0.2401, "vocabulary": 240.0},
+    "values": {"cider": 0.6123, "bleu_4": 0.2401, "vocabulary": 240.0},
     "intervals": {"cider": [0.58, 0.65]},
-    "people": {"cider": 0.832, "vocabulary": 1557.0},
-    "by_word": [{"word": "dog", "photos": 200, "said": 0.91, "invented": 0.05}],
-    "by_length": [{"shortest": 4.0, "longest": 8.2, "photos": 333, "score": 0.7}],
+    "human": {"cider": 0.832, "vocabulary": 1557.0},
+    "by_word": [{"word": "dog", "images": 200, "recall": 0.91, "hallucinated": 0.05}],
+    "by_length": [{"shortest": 4.0, "longest": 8.2, "images": 333, "score": 0.7}],
 }
 
 
@@ -72,7 +73,7 @@ def test_the_metadata_is_what_the_hub_wants(recorded):
 def test_the_text_says_what_the_records_say(recorded):
     text = str(render_card(recorded, "me/captioner", blanks=[Example("black", "a dog")], terms="Mine."))
     for line in (
-        "| cross-entropy, label smoothing 0.1; the encoder learns too, from blocks.3 on | 6,000 | 30,000 | 6 | 21 |",
+        "| cross-entropy, label smoothing 0.1; encoder fine-tuned from blocks.3 on | 6,000 | 30,000 | 6 | 21 |",
         "Energy, as CodeCarbon estimates it: 0.021 kWh.",
         "| CIDEr | 61.2 | 58.0 to 65.0 | 83.2 |",
         "| dog | 200 | 91 % | 5 % |",
@@ -85,12 +86,12 @@ def test_the_text_says_what_the_records_say(recorded):
 
 def test_a_checkpoint_without_records_says_so(checkpoint):
     text = str(render_card(checkpoint, "me/captioner"))
-    assert "The checkpoint does not say." in text
-    assert "It was not scored." in text
+    assert "The checkpoint has no record of its training." in text
+    assert "It was not scored: `gru-captioner score" in text
     assert ModelCard(text).data.eval_results is None
 
 
-def test_its_lines_of_use_run(checkpoint, photo, tmp_path):
+def test_its_example_code_runs(checkpoint, photo, tmp_path):
     (block,) = re.findall(r"```python\n(.*?)```", str(render_card(checkpoint, str(checkpoint))), re.DOTALL)
     assert len(block.strip().splitlines()) == 4
     photo.save(tmp_path / "photo.jpg", quality=95)
@@ -99,31 +100,37 @@ def test_its_lines_of_use_run(checkpoint, photo, tmp_path):
     assert output.stdout.strip() == expected
 
 
-def test_the_command_writes_card_and_pictures_whole(checkpoint, photo, tmp_path, capsys):
+def test_the_command_writes_card_and_images(checkpoint, photo, tmp_path, capsys):
     path = tmp_path / "mine.png"
     photo.save(path)
     before = {each.name for each in checkpoint.iterdir()}
-    assert main(["card", str(checkpoint), "--photos", str(path), "--title", "Mine"]) == 0
+    assert main(["card", str(checkpoint), "--images", str(path), "--title", "Mine"]) == 0
     assert {each.name for each in checkpoint.iterdir()} - before == {"README.md", "examples"}
     text = (checkpoint / "README.md").read_text()
     assert "# Mine\n" in text
     assert "![mine.png](examples/mine.jpg)" in text
     assert (checkpoint / "examples" / "mine.jpg").read_bytes()[:2] == b"\xff\xd8"
-    assert main(["card", str(checkpoint), "--photos", str(tmp_path / "none.jpg")]) == 2
+    assert main(["card", str(checkpoint), "--images", str(tmp_path / "none.jpg")]) == 2
     assert "none.jpg: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sharing.md", "model_card.md"])
+def test_documents_name_exactly_the_code_files_of_a_checkpoint(page):
+    assert set(CODE) == {path.name for path in (PACKAGE / "model").glob("*_gru_captioner.py")}
+    assert set(re.findall(r"\w+_gru_captioner\.py", (ROOT / page).read_text())) == set(CODE)
 
 
 @pytest.mark.slow
 def test_model_card_is_what_make_card_writes(tmp_path, monkeypatch):
     recipe = re.search(r"gru-captioner (card (?:[^\\\n]|\\\n)*)", (ROOT / "Makefile").read_text()).group(1)
     words = shlex.split(recipe.replace("\\\n", " "))
-    photos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "demo" / "examples").glob("*.jpg"))
-    words = [*words[:-1], *photos]
-    for option in ("--output", "--pictures"):
-        place = words.index(option) + 1
-        words[place] = str(tmp_path / words[place])
+    images = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "demo" / "examples").glob("*.jpg"))
+    words = [*words[:-1], *images]
+    for option in ("--output", "--image-folder"):
+        index = words.index(option) + 1
+        words[index] = str(tmp_path / words[index])
     monkeypatch.chdir(ROOT)
     assert main(words) == 0
     assert (tmp_path / "model_card.md").read_text() == (ROOT / "model_card.md").read_text()
-    pictures = {path.name for path in (ROOT / "docs" / "card").iterdir()}
-    assert {path.name for path in (tmp_path / "docs" / "card").iterdir()} == pictures
+    images = {path.name for path in (ROOT / "docs" / "card").iterdir()}
+    assert {path.name for path in (tmp_path / "docs" / "card").iterdir()} == images

@@ -1,7 +1,7 @@
 from functools import partial
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.hub import fetch
@@ -16,12 +16,16 @@ FILES = {
 
 @pytest.fixture
 def publish(hub, monkeypatch):
-    """Puts files on the Hub as me/captioner. Its clients are impatient."""
-    monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.1)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    """Puts files on the Hub as me/captioner. All requests of its clients time out soon."""
+
+    def shorten(request):
+        request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], 0.2)
+
+    hooks = get_session().event_hooks["request"]
+    hooks.append(shorten)
     monkeypatch.setattr("hf_gru_captioner.hub.silence.MAX_SILENCE", 0.2)
-    return partial(hub.publish, "me/captioner")
+    yield partial(hub.publish, "me/captioner")
+    hooks.remove(shorten)
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def test_what_is_in_the_cache_is_taken_when_the_hub_is_away_and_a_part_is_not(hu
     folder = fetch("me/captioner", ["*.json"])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch("me/captioner", ["*.json"]) == folder
-    with pytest.raises(FileNotFoundError, match="nor whole in the cache, and the Hub is switched off"):
+    with pytest.raises(FileNotFoundError, match="nor complete in the cache, and HF_HUB_OFFLINE is set"):
         fetch("me/captioner", ["*.json", "model.safetensors"])
 
 
@@ -69,7 +73,7 @@ def test_a_revision_that_is_not_there_is_said(publish):
 def test_a_hub_that_breaks_is_said_and_then_nothing_is_missing(hub, publish, path, how):
     publish(FILES)
     hub.fail(path, how, times=40)
-    with pytest.raises(OSError, match="me/captioner can't be had from the Hub just now: try again"):
+    with pytest.raises(OSError, match="me/captioner can't be downloaded from the Hub: try again"):
         fetch("me/captioner", ["*.json", "model.safetensors"])
     hub.failures.clear()
     assert set(contents(fetch("me/captioner", ["*.json", "model.safetensors"]))) == {"config.json", "model.safetensors"}
@@ -78,7 +82,7 @@ def test_a_hub_that_breaks_is_said_and_then_nothing_is_missing(hub, publish, pat
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "processor_config.json", "tokenizer.json"])
 def test_settings_that_the_hub_does_not_give_are_not_made_up(hub, published, checkpoint, photo, name):
     hub.fail(f"/resolve/.*/{name}", 500, times=40)
-    with pytest.raises(OSError, match="me/captioner can't be had from the Hub just now"):
+    with pytest.raises(OSError, match="me/captioner can't be downloaded from the Hub"):
         Captioner.from_pretrained("me/captioner")
     hub.failures.clear()
     assert Captioner.from_pretrained("me/captioner")(photo) == Captioner.from_pretrained(checkpoint)(photo)

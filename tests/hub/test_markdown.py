@@ -97,7 +97,7 @@ def stage_of(text):
             "optimization.encoder_first_layer": text,
             "optimization.images_per_step": text,
         },
-        "photos": 6000,
+        "images": 6000,
         "captions": 30000,
         "machine": text,
         "epoch": text,
@@ -112,11 +112,11 @@ def scores_of(text):
         "settings": text,
         "decoding": text,
         "signature": text,
-        "figures": {"cider": 0.6123},
+        "values": {"cider": 0.6123},
         "intervals": {},
-        "people": {},
-        "by_word": [{"word": text, "photos": text, "said": 0.91, "invented": 0.05}],
-        "by_length": [{"shortest": 4.0, "longest": 8.2, "photos": text, "score": 0.7}],
+        "human": {},
+        "by_word": [{"word": text, "images": text, "recall": 0.91, "hallucinated": 0.05}],
+        "by_length": [{"shortest": 4.0, "longest": 8.2, "images": text, "score": 0.7}],
     }
 
 

@@ -64,7 +64,7 @@ def push(hub, *arguments, token="hf_write") -> subprocess.CompletedProcess:
 def test_captions_are_the_same_wherever_the_checkpoint_goes(hub, checkpoint, photo, tmp_path, run_plainly):
     picture = tmp_path / "photo.png"
     photo.save(picture)
-    pushed = push(hub, checkpoint, "me/captioner", "--photos", picture, "--license", "apache-2.0")
+    pushed = push(hub, checkpoint, "me/captioner", "--images", picture, "--license", "apache-2.0")
     assert pushed.returncode == 0, pushed.stderr
     first = hub.repository("me/captioner").branches["main"]
     assert pushed.stdout.strip().endswith(first)
@@ -106,7 +106,7 @@ def test_the_dry_run_lists_every_file_and_sends_nothing(hub, checkpoint):
     ("arguments", "token", "said"),
     [
         (["me/captioner"], None, "no access token: run `hf auth login`"),
-        (["someone/captioner"], "hf_write", "may not write to someone/captioner"),
+        (["someone/captioner"], "hf_write", "no write permission for someone/captioner"),
         (["captioner"], "hf_write", "it has the form user/name"),
         (["me/captioner", "--terms", "nowhere.md"], "hf_write", "nowhere.md: no such file"),
     ],

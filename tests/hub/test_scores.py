@@ -10,9 +10,9 @@ LOCATION = {"dataset": "jxie/flickr8k", "split": "validation", "signature": "tok
 def test_scores_become_a_valid_model_index_and_the_rest_of_the_card_stays(tmp_path):
     card = tmp_path / "card.md"
     card.write_text(CARD)
-    figures = {"cider": 0.5234, "bleu_4": 0.2111, "vocabulary": 400.0}
+    values = {"cider": 0.5234, "bleu_4": 0.2111, "vocabulary": 400.0}
     for model_name in ("first", "second"):  # the second replaces the first
-        write_model_index(card, model_name, eval_results(figures, **LOCATION))
+        write_model_index(card, model_name, eval_results(values, **LOCATION))
     read = ModelCard.load(card)
     assert read.data.license == "apache-2.0"
     assert read.text.strip() == "# A captioner\n\nIt captions."
@@ -25,12 +25,12 @@ def test_scores_become_a_valid_model_index_and_the_rest_of_the_card_stays(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
 
 
-def test_a_folder_is_named_without_its_way():
+def test_a_folder_is_named_without_its_path():
     (result,) = eval_results({"cider": 1.0}, **{**LOCATION, "dataset": "../shared/flickr8k"})
     assert (result.dataset_type, result.dataset_name) == ("flickr8k", "flickr8k")
 
 
-def test_a_card_that_is_not_there_is_named(tmp_path):
+def test_a_missing_card_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"card\.md"):
         write_model_index(tmp_path / "card.md", "m", [])
 
@@ -40,12 +40,12 @@ def test_scores_of_a_kind_replace_older_ones_and_those_of_other_weights_are_forg
     weights.write_bytes(b"first")
     assert read_scores(tmp_path) == []
     kind = {"data": "flickr8k", "split": "validation", "settings": "tok:ptb", "decoding": "num_beams:5"}
-    keep_scores(tmp_path, {**kind, "figures": {"cider": 0.5}})
-    keep_scores(tmp_path, {**kind, "decoding": "num_beams:1", "figures": {"cider": 0.4}})
-    keep_scores(tmp_path, {**kind, "figures": {"cider": 0.6}})
-    found = {each["decoding"]: each["figures"]["cider"] for each in read_scores(tmp_path)}
+    keep_scores(tmp_path, {**kind, "values": {"cider": 0.5}})
+    keep_scores(tmp_path, {**kind, "decoding": "num_beams:1", "values": {"cider": 0.4}})
+    keep_scores(tmp_path, {**kind, "values": {"cider": 0.6}})
+    found = {each["decoding"]: each["values"]["cider"] for each in read_scores(tmp_path)}
     assert found == {"num_beams:1": 0.4, "num_beams:5": 0.6}
     weights.write_bytes(b"second")
     assert read_scores(tmp_path) == []
-    keep_scores(tmp_path, {**kind, "figures": {"cider": 0.7}})
+    keep_scores(tmp_path, {**kind, "values": {"cider": 0.7}})
     assert len(read_scores(tmp_path)) == 1

@@ -14,7 +14,7 @@ from huggingface_hub import metadata_load
 from packaging.requirements import Requirement
 
 from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
-from hf_gru_captioner.hub import files_of_space, push
+from hf_gru_captioner.hub import demo_folder, example_images, files_of_space, push
 
 ROOT = Path(__file__).parents[2]
 CARD = {"README.md": b"# a captioner", "examples/a.jpg": b"a picture"}
@@ -42,6 +42,15 @@ def test_the_header_is_one_that_the_hub_takes():
     assert re.fullmatch(r"\d+\.\d+\.\d+", header["sdk_version"])
 
 
+def test_the_demo_is_found_when_it_is_asked_for_and_an_installation_without_it_says_so(monkeypatch, tmp_path):
+    assert demo_folder() == ROOT / "demo"
+    assert example_images() == sorted((ROOT / "demo" / "examples").glob("*.jpg"))
+    monkeypatch.setattr("hf_gru_captioner.hub.space.DEMO_FOLDERS", (tmp_path, tmp_path / "demo"))
+    assert example_images() == []
+    with pytest.raises(FileNotFoundError, match=r"there is no demo \(app\.py\) in .*install the package"):
+        demo_folder()
+
+
 def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, checkpoint):
     files = files_of_space(checkpoint, CARD)
     push(files, "me/demo", kind="space", message="first")
@@ -53,7 +62,7 @@ def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, che
     assert sent["checkpoint/examples/a.jpg"] == b"a picture"
     assert not [name for name in sent if "__pycache__" in name or "pretrained/" in name]
     push({"app.py": b"print()"}, "me/other", kind="space", message="first")
-    with pytest.raises(ValueError, match="holds something else, no Space of this demo"):
+    with pytest.raises(ValueError, match="contains something else, not a Space of this demo"):
         push(files, "me/other", kind="space", message="second")
 
 

@@ -153,8 +153,11 @@ def text(folder: Path):
         def __call__(self, photo, decoding):
             return Captioned([], 0.0, 0.0, 1)
 
-    pool = ServicePool(["tiny"], lambda name: None)
-    pool._services["tiny"] = Service()
+    class Pool(ServicePool):
+        def __getitem__(self, name):
+            return Service()
+
+    pool = Pool(["tiny"], lambda name: None)
     untrusted_images._resolve = lambda host, port: ["10.0.0.1"]
     page = build_page(pool, load_image, limits=untrusted_images.Limits(picture_bytes=100_000))
     caption = next(each.fn for each in page.fns.values() if each.api_name == "caption")

@@ -185,7 +185,7 @@ def main() -> None:
     run("train", *[f"--{name}={value}" for name, value in scst.items()])
     checkpoint = runs / "two" / "checkpoint"
     scored = run("score", "--data", photos, "--checkpoint", checkpoint, "--keep", "--output", folder / "score")
-    cider = json.loads((folder / "score" / "metrics.json").read_text())["systems"]["checkpoint"]["figures"]["cider"]
+    cider = json.loads((folder / "score" / "metrics.json").read_text())["systems"]["checkpoint"]["values"]["cider"]
     say(f"CIDEr {100 * cider:.1f}")
     if not cider > 1:  # of 10; a captioner that looks at nothing has about 0.3
         sys.exit(f"it has learned nothing:\n{scored}")

@@ -1,4 +1,4 @@
-"""A running page, and a real browser to look at it. What is seen is kept in tests/screenshots/."""
+"""A running page, and a real browser. Screenshots are saved in tests/screenshots/."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.hub import example_images
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import ServicePool, build_page, launch
 
@@ -21,7 +21,7 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 def address():
     """Of a page with the shipped checkpoint under two names."""
     pool = ServicePool(["shipped", "again"], lambda name: Captioner.from_pretrained())
-    page = build_page(pool, load_image, photos=sorted(EXAMPLES.glob("*.jpg")))
+    page = build_page(pool, load_image, examples=example_images())
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()

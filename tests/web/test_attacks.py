@@ -22,11 +22,12 @@ import pytest
 from PIL import Image
 
 from hf_gru_captioner import Caption
-from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.hub import demo_folder
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import Captioned, ServicePool, build_page, launch
 
 HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.json").read_text())
+EXAMPLES = demo_folder() / "examples"
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
 SIGN = {"_type": "gradio.FileData"}
@@ -290,11 +291,11 @@ def test_an_oversize_body_in_chunks_is_refused_as_one(address):
 @pytest.fixture
 def impatient(monkeypatch):
     """A page that waits for clients only half a second."""
-    from hf_gru_captioner.web import bodies, doors, page
+    from hf_gru_captioner.web import body_limit, page, routes
 
-    patient = doors.with_patience
-    monkeypatch.setattr(page, "with_patience", lambda protocol: patient(protocol, 0.5))
-    monkeypatch.setattr(bodies.BodyLimit.__init__, "__defaults__", (None, 0.5))
+    with_timeouts = routes.with_timeouts
+    monkeypatch.setattr(page, "with_timeouts", lambda protocol: with_timeouts(protocol, 0.5))
+    monkeypatch.setattr(body_limit.BodyLimit.__init__, "__defaults__", (None, 0.5))
     blocks = build_page(ServicePool(["none"], lambda name: None), load_image)
     launch(blocks, server_name="127.0.0.1")
     yield blocks.local_url
@@ -433,8 +434,11 @@ def hostile_page():
     def fail(name):
         raise ValueError(HOSTILE[0] + HOSTILE[1] + name)
 
-    pool = ServicePool([HOSTILE[1], HOSTILE[0]], fail, any_name=True, room=100)
-    pool._services[HOSTILE[1]] = Service()
+    class Pool(ServicePool):
+        def __getitem__(self, name):
+            return Service() if name == HOSTILE[1] else super().__getitem__(name)
+
+    pool = Pool([HOSTILE[1], HOSTILE[0]], fail, any_name=True, capacity=100)
     page = build_page(pool, load_image)
     launch(page, server_name="127.0.0.1")
     yield page.local_url
@@ -467,9 +471,11 @@ def page_of_colors():
             go_on.wait(20)
             return Captioned([Caption(text, -1.0, (text,), (-1.0,), None)], 1.0, 1.0, 1)
 
-    pool = ServicePool(["shipped"], lambda name: Service())
-    pool._services["shipped"] = Service()
-    page = build_page(pool, load_image)
+    class Pool(ServicePool):
+        def __getitem__(self, name):
+            return Service()
+
+    page = build_page(Pool(["shipped"], lambda name: None), load_image)
     launch(page, server_name="127.0.0.1")
     yield page, go_on, seen
     go_on.set()
@@ -644,14 +650,14 @@ def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
     from hf_gru_captioner.web.uploads import uploads
 
     few = replace(uploads().limits, visitor_files=uploads().limits.visitor_files, visitor_bytes=3_000_000)
-    monkeypatch.setattr(uploads(), "_sent", {})
+    uploads().reset_counts()
     monkeypatch.setattr(uploads(), "limits", few)
     before = {file.name for file in uploads().folder.iterdir() if file.is_file()}
     upload(address, ("a.jpg", bytes(2_000_000)))
     status, said = ask(*upload_request(address, [("b.jpg", bytes(2_000_000))]))
     assert (status, said) == (413, b"More than 3 MB were sent from here in 10 minutes. Please try again later.")
     assert {file.name for file in uploads().folder.iterdir() if file.is_file()} <= before  # nothing half is left
-    monkeypatch.setattr(uploads(), "_sent", {})
+    uploads().reset_counts()
     monkeypatch.setattr(uploads(), "limits", replace(few, visitor_files=5))
     status, said = ask(*upload_request(address, [(f"{n}.jpg", b"") for n in range(6)]))
     assert (status, said) == (413, b"More than 5 files were sent from here in 10 minutes. Please try again later.")

@@ -21,10 +21,11 @@ from gradio_client import Client, handle_file
 from PIL import ExifTags, Image
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.hub import EXAMPLES
+from hf_gru_captioner.hub import demo_folder
 from hf_gru_captioner.model import load_image
-from hf_gru_captioner.web.page import shown_size
+from hf_gru_captioner.web.handlers import shown_size
 
+EXAMPLES = demo_folder() / "examples"
 DOGS = EXAMPLES / "dogs_lawn.jpg"
 KITTEN = EXAMPLES / "kitten.jpg"
 

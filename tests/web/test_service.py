@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -23,22 +24,31 @@ def service(captioner):
     service.close()
 
 
+class Gate:
+    """Blocks the model until it is opened; tells when the first batch has reached it."""
+
+    def __init__(self):
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+
 @pytest.fixture
 def gate(captioner, monkeypatch):
-    """Holds the model until it is set."""
-    gate, encode = threading.Event(), captioner.encode
+    gate, encode = Gate(), captioner.encode
 
     def wait_and_encode(images):
-        gate.wait(10)
+        gate.reached.set()
+        gate.opened.wait(10)
         return encode(images)
 
     monkeypatch.setattr(captioner, "encode", wait_and_encode)
     return gate
 
 
-def wait_for(service, waiting: int) -> None:
-    while service._waiting.qsize() < waiting:
-        threading.Event().wait(0.01)
+def wait_until(condition, seconds=20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
@@ -55,16 +65,15 @@ def test_a_photo_gets_what_the_captioner_writes(service, captioner, photo, decod
     assert found.encoder_ms > 0 < found.decoder_ms
 
 
-def test_those_who_wait_share_a_forward_and_each_gets_their_own_caption(service, captioner, gate, make_photo):
+def test_waiting_requests_share_a_forward_pass_and_each_gets_its_own_caption(service, captioner, gate, make_photo):
     photos = [make_photo(seed) for seed in range(5)]
     with ThreadPoolExecutor(5) as callers:
         first = callers.submit(service, photos[0], QUICK)
-        while not service._waiting.empty() or not service._model.locked():
-            threading.Event().wait(0.01)
+        assert gate.reached.wait(20)
         others = [callers.submit(service, photo, QUICK) for photo in photos[1:4]]
         other_decoding = callers.submit(service, photos[4], Decoding("greedy", max_words=6))
-        wait_for(service, 4)
-        gate.set()
+        wait_until(lambda: service.num_waiting == 4)
+        gate.opened.set()
         found = [each.result(20) for each in (first, *others)]
         assert other_decoding.result(20).batch == 1
     assert [each.batch for each in found] == [1, 3, 3, 3]
@@ -74,31 +83,29 @@ def test_those_who_wait_share_a_forward_and_each_gets_their_own_caption(service,
         assert each.captions[0].score == pytest.approx(expected[0].score, abs=1e-4)
 
 
-def test_a_full_house_says_so_and_the_others_are_served(captioner, gate, photo):
+def test_requests_beyond_the_queue_limit_are_rejected_and_the_others_served(captioner, gate, photo):
     service = CaptionService(captioner, max_waiting=2)
     with ThreadPoolExecutor(3) as callers:
         inside = callers.submit(service, photo, QUICK)
-        while not service._waiting.empty() or not service._model.locked():
-            threading.Event().wait(0.01)
+        assert gate.reached.wait(20)
         waiting = [callers.submit(service, photo, QUICK) for _ in range(2)]
-        wait_for(service, 2)
+        wait_until(lambda: service.num_waiting == 2)
         with pytest.raises(BusyError, match="try again"):
             service(photo, QUICK)
-        gate.set()
+        gate.opened.set()
         texts = {each.result(20).captions[0].text for each in (inside, *waiting)}
         assert len(texts) == 1
     service.close()
 
 
-def test_a_photo_that_fails_does_not_spoil_the_others(captioner, gate, photo):
+def test_an_image_that_fails_does_not_fail_the_others(captioner, gate, photo):
     service = CaptionService(captioner)
     with ThreadPoolExecutor(3) as callers:
         first = callers.submit(service, photo, QUICK)
-        while not service._waiting.empty() or not service._model.locked():
-            threading.Event().wait(0.01)
+        assert gate.reached.wait(20)
         good, bad = callers.submit(service, photo, QUICK), callers.submit(service, "nowhere.jpg", QUICK)
-        wait_for(service, 2)
-        gate.set()
+        wait_until(lambda: service.num_waiting == 2)
+        gate.opened.set()
         assert good.result(20).captions[0].text == first.result(20).captions[0].text
         with pytest.raises(FileNotFoundError):
             bad.result(20)
@@ -125,7 +132,7 @@ def test_a_stream_grows_word_by_word_to_the_greedy_caption(service, captioner, p
         ({"max_words": "24"}, "max_words is a whole number"),
     ],
 )
-def test_settings_that_nobody_may_have_are_refused(settings, said):
+def test_settings_out_of_bounds_are_refused(settings, said):
     with pytest.raises(RefusedError, match=said):
         Decoding(**settings)
 
@@ -136,42 +143,41 @@ def test_a_browsers_three_point_zero_is_three():
 
 
 @pytest.fixture
-def make_shelf(checkpoint):
-    shelves = []
+def make_pool(checkpoint):
+    pools = []
 
     def make(names, **settings):
         pool = ServicePool(names, lambda name: Captioner.from_pretrained(checkpoint / name), **settings)
-        shelves.append(pool)
+        pools.append(pool)
         return pool
 
     yield make
-    for pool in shelves:
-        for service in pool._services.values():
-            service.close()
+    for pool in pools:
+        pool.close()
 
 
-def test_a_checkpoint_is_loaded_once_when_it_is_wanted(make_shelf, photo):
-    pool = make_shelf(["."])
+def test_a_checkpoint_is_loaded_once_when_it_is_used(make_pool, photo):
+    pool = make_pool(["."])
     assert pool["."] is pool["."]
     assert pool["."](photo, QUICK).captions
 
 
-def test_only_checkpoints_of_the_shelf_may_be_wanted_unless_any_may(make_shelf):
+def test_only_named_checkpoints_may_be_used_unless_any_may(make_pool):
     with pytest.raises(RefusedError, match="no such checkpoint here"):
-        make_shelf(["."])["../checkpoint"]
-    pool = make_shelf(["."], any_name=True)
+        make_pool(["."])["../checkpoint"]
+    pool = make_pool(["."], any_name=True)
     assert pool["../checkpoint"] is not pool["."]
     with pytest.raises(RefusedError, match="neither a folder nor a model"):
         pool["nowhere"]
 
 
-def test_the_checkpoint_wanted_longest_ago_makes_room_and_ends_well(make_shelf, photo):
-    pool = make_shelf([".", "./", "./."], room=2)
+def test_the_least_recently_used_checkpoint_is_closed_after_its_callers(make_pool, photo):
+    pool = make_pool([".", "./", "./."], capacity=2)
     first, second = pool["."], pool["./"]
     assert pool["."] is first
     pool["./."]
     assert pool["."] is first
-    second._thread.join(10)
-    assert not second._thread.is_alive()
+    wait_until(lambda: not second.is_running)
+    assert first.is_running
     with pytest.raises(BusyError):
         second(photo, QUICK)

@@ -120,7 +120,7 @@ def test_refused_requests_leave_nothing_behind(store):
     sent.is_complete = True
     time.sleep(0.2)
     store.begin("b").is_complete = True
-    assert store._sent.keys() == {"b"}
+    assert store.visitors == {"b"}
 
 
 def test_what_still_comes_is_not_forgotten(store):

@@ -3,12 +3,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hf_gru_captioner.web.doors import HEADERS, Doors
+from hf_gru_captioner.web.routes import HEADERS, RouteFilter
 from hf_gru_captioner.web.uploads import Uploads
 
 
 def ask(folder, method, path, root_path="", kind="http"):
-    """Messages of the answer; the app behind the doors answers 200 with weak headers of its own."""
+    """Messages of the answer; the filtered app answers 200 with weak headers of its own."""
     sent = []
 
     async def app(scope, receive, send):
@@ -21,7 +21,7 @@ def ask(folder, method, path, root_path="", kind="http"):
 
     scope = {"type": kind, "method": method, "path": path, "root_path": root_path, "headers": []}
     with ThreadPoolExecutor(1) as thread:  # Playwright keeps a running event loop in this one
-        thread.submit(asyncio.run, Doors(app, Uploads(folder))(scope, None, send)).result()
+        thread.submit(asyncio.run, RouteFilter(app, Uploads(folder))(scope, None, send)).result()
     return sent
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hf_gru_captioner.untrusted_images import Limits
-from hf_gru_captioner.web.bodies import BodyLimit
+from hf_gru_captioner.web.body_limit import BodyLimit
 from hf_gru_captioner.web.uploads import Uploads
 
 
@@ -48,7 +48,7 @@ def test_what_says_that_it_is_too_large_is_not_read():
 
 
 @pytest.mark.parametrize("length", [b"-1", b"1e3", b"", b"0x1"])
-def test_a_length_that_is_no_number_is_refused(length):
+def test_a_length_that_is_not_a_number_is_refused(length):
     assert ask([b"1"], [(b"content-length", length)]) == (413, 0)
 
 
@@ -60,7 +60,7 @@ def test_uploads_have_a_limit_of_their_own():
     assert ask([b"123456"] * 3, path="/gradio_api/upload") == (200, 3)
 
 
-def ask_a_server_that_catches_all(chunks, uploads=None, pause=0.0, patience=30.0, path="/call/caption", limit=10):
+def ask_a_server_that_catches_all(chunks, uploads=None, pause=0.0, seconds=30.0, path="/call/caption", limit=10):
     """As Gradio's server does: what goes wrong while it reads becomes an answer of its own. Status and text."""
     sent = []
 
@@ -88,7 +88,7 @@ def ask_a_server_that_catches_all(chunks, uploads=None, pause=0.0, patience=30.0
 
     scope = {"type": "http", "path": path, "headers": [], "client": ("203.0.113.1", 1)}
     with ThreadPoolExecutor(1) as thread:  # Playwright keeps a running event loop in this one
-        thread.submit(asyncio.run, BodyLimit(app, limit, uploads, patience)(scope, receive, send)).result()
+        thread.submit(asyncio.run, BodyLimit(app, limit, uploads, seconds)(scope, receive, send)).result()
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -98,9 +98,9 @@ def test_what_the_server_makes_of_a_refusal_is_not_said():
 
 
 def test_a_body_that_drips_is_refused_and_a_slow_one_that_moves_is_not():
-    assert ask_a_server_that_catches_all([b"1"] * 50, pause=0.02, patience=0.1, limit=99)[0] == 408
+    assert ask_a_server_that_catches_all([b"1"] * 50, pause=0.02, seconds=0.1, limit=99)[0] == 408
     moving = [bytes(2000)] * 10  # a tenth of a second for each
-    assert ask_a_server_that_catches_all(moving, pause=0.02, patience=0.1, limit=99_999)[0] == 200
+    assert ask_a_server_that_catches_all(moving, pause=0.02, seconds=0.1, limit=99_999)[0] == 200
 
 
 def test_uploads_are_counted_by_visitor_as_they_come(tmp_path):

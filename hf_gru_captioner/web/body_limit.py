@@ -1,7 +1,7 @@
-"""Bounds on what a request may carry and how long it may take, kept before anything of it is held in memory.
+"""Limits on the size and the duration of request bodies, enforced before anything is kept in memory.
 
-Gradio bounds each uploaded file itself, but not how many there are; a photo that comes as text inside of JSON it would
-read whole, whatever its size, and a client that falls silent it would wait for without end.
+Gradio limits the size of each uploaded file, but not their number; it would read an image as text in JSON of any size,
+and wait without a timeout for a client that stops sending.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-UPLOADS = "/upload"  # where Gradio takes files, each within its own limit
-PART_HEADER = b"content-disposition"  # of each part of an upload, in letters of any case
-PATIENCE = 30.0  # seconds that a body may take, and one more for each of
-SLOWEST = 20_000  # bytes
-LINGER_SECONDS = 10.0  # that the rest of a refused body is read and thrown away, and how much of it in
+UPLOADS = "/upload"  # Gradio's route for files, each with its own limit
+PART_HEADER = b"content-disposition"  # of each part of an upload, case-insensitive
+BODY_SECONDS = 30.0  # that a body may take, besides one second for each MIN_RATE bytes
+MIN_RATE = 20_000  # bytes per second
+LINGER_SECONDS = 10.0  # that the rest of a refused body is read and discarded, up to
 LINGER_BYTES = 50_000_000
 TOO_LARGE = "This request is too large."
 
@@ -33,17 +33,17 @@ class BodyLimit:
     """ASGI middleware: refuses bodies that are too large with status 413, those that are too slow with 408.
 
     Args:
-        app: What is protected.
-        limit: In bytes, of every request but uploads of files.
-        uploads: Counts what is uploaded, by visitor.
-        patience: Seconds that a body may take besides those that its bytes may.
+        app: The protected app.
+        limit: In bytes, of every request except uploads of files.
+        uploads: Counts uploads by visitor.
+        seconds: That a body may take, in addition to those for its bytes.
     """
 
-    def __init__(self, app: App, limit: int, uploads: Uploads | None = None, patience: float = PATIENCE):
+    def __init__(self, app: App, limit: int, uploads: Uploads | None = None, seconds: float = BODY_SECONDS):
         self.app = app
         self.limit = limit
         self.uploads = uploads
-        self.patience = patience
+        self.seconds = seconds
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +53,7 @@ class BodyLimit:
         try:
             body.begin()
             await self.app(scope, body.receive, body.send)
-        except _TooMuchError as error:
+        except _RefusedBodyError as error:
             body.refusal = error
         finally:
             body.end()
@@ -67,8 +67,8 @@ class _Body:
     def __init__(self, limits: BodyLimit, scope: Message, receive: Receive, send: Send):
         self.limits = limits
         self.scope = scope
-        self.refusal: _TooMuchError | None = None
-        self.has_begun = False  # the answer
+        self.refusal: _RefusedBodyError | None = None
+        self.has_begun = False  # to answer
         self._receive, self._send = receive, send
         self._started = time.monotonic()
         self._seen = 0
@@ -76,24 +76,24 @@ class _Body:
         self._uploads = limits.uploads if scope["path"].endswith(UPLOADS) else None
         self._visitor = visitor_of(scope) if self._uploads else ""
         self._sent: Any = None
-        self._end = b""  # of what came so far: a header may be split between two messages
+        self._end = b""  # of the bytes so far: a header may be split between two messages
 
     def begin(self) -> None:
         lengths = [value for name, value in self.scope["headers"] if name == b"content-length"]
         if any(not value.isdigit() or len(value) > 18 for value in lengths):
-            raise _TooMuchError(413, TOO_LARGE)
+            raise _RefusedBodyError(413, TOO_LARGE)
         if not self.scope["path"].endswith(UPLOADS) and any(int(value) > self.limits.limit for value in lengths):
-            raise _TooMuchError(413, TOO_LARGE)
+            raise _RefusedBodyError(413, TOO_LARGE)
         if self._uploads:
             try:
                 self._sent = self._uploads.begin(self._visitor)
             except RefusedError as error:
-                raise _TooMuchError(413, str(error)) from None
+                raise _RefusedBodyError(413, str(error)) from None
 
     async def receive(self) -> Message:
-        if self._is_whole:  # what is waited for now is that the client leaves
+        if self._is_whole:  # what is awaited now is the client's disconnection
             return await self._receive()
-        left = self._started + self.limits.patience + self._seen / SLOWEST - time.monotonic()
+        left = self._started + self.limits.seconds + self._seen / MIN_RATE - time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:
@@ -111,16 +111,16 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        if self.refusal is not None and not self.has_begun:  # what the app made of our refusal is not said
+        if self.refusal is not None and not self.has_begun:  # the app's own answer to our refusal is dropped
             return
         self.has_begun = True
         await self._send(message)
 
     async def drain(self) -> None:
-        """Throws away what still comes: a client that is hung up on while it sends never reads why."""
+        """Discard the rest: a client whose connection is closed while it sends never reads the reason."""
         left = LINGER_BYTES
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(LINGER_SECONDS, self.limits.patience)):
+            async with asyncio.timeout(min(LINGER_SECONDS, self.limits.seconds)):
                 while not self._is_whole and left > 0:
                     message = await self._receive()
                     left -= len(message.get("body", b""))
@@ -136,12 +136,12 @@ class _Body:
         return together.count(PART_HEADER)
 
     def _refuse(self, status: int, text: str) -> None:
-        self.refusal = _TooMuchError(status, text)
+        self.refusal = _RefusedBodyError(status, text)
         raise self.refusal
 
 
-class _TooMuchError(MultiPartException):
-    """A body that is refused while it comes; of this kind, since on others Gradio leaves half an upload on the disk."""
+class _RefusedBodyError(MultiPartException):
+    """A body that is refused while it arrives; on exceptions of other types Gradio leaves partial uploads behind."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -149,7 +149,7 @@ class _TooMuchError(MultiPartException):
 
 
 async def refuse(send: Send, status: int, text: str, drain: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Answers with a sentence, and hangs up."""
+    """Answer with a sentence and close the connection."""
     content = text.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),

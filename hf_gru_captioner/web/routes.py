@@ -1,7 +1,7 @@
-"""Which doors of Gradio's server are open, what every answer tells the browser, and clients that hang.
+"""Allowed routes of Gradio's server, security headers of every answer, and timeouts of connections.
 
-Gradio serves far more than the page needs: a proxy to the whole web (`file=https://...`), tools for those who write
-pages, descriptions of itself. What is not listed here is not there.
+Gradio serves far more than the page needs: a proxy to the whole web (`file=https://...`), tools for developers of
+pages, descriptions of itself. A route that is not listed here is answered with 404.
 """
 
 import asyncio
@@ -9,12 +9,12 @@ import re
 from typing import Any
 
 from ..untrusted_images import RefusedError
-from .bodies import App, Message, Receive, Send, refuse
+from .body_limit import App, Message, Receive, Send, refuse
 from .uploads import Uploads
 
 API = "/gradio_api/"
 FILES = f"{API}file="
-OPEN = {
+ALLOWED = {
     ("GET", "HEAD"): re.compile(
         r"/|/(config|favicon\.ico|manifest\.json|robots\.txt|theme\.css|pwa_icon(/\d+)?)/?"
         r"|/(assets|static|svelte)/.+"
@@ -26,8 +26,8 @@ OPEN = {
     ),
 }
 
-# Scripts: Gradio begins with one inside of the page, and makes functions of the viewer's text. Nothing may come from,
-# or be told to, any other server: what is smuggled in finds no way out.
+# Scripts: Gradio starts with an inline one, and evaluates the viewer's code. Nothing may be loaded from or sent to any
+# other server: injected code could not send anything out.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -49,16 +49,16 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-HEADER_SECONDS = 15.0  # from the first byte of a request to the end of its headers, or from a connection's begin
+HEADER_SECONDS = 15.0  # from the first byte of a request, or the start of a connection, to the end of the headers
 MAX_CONNECTIONS = 1000
 
 
-class Doors:
-    """ASGI middleware: refuses what is not listed with 404, and gives every answer its security headers.
+class RouteFilter:
+    """ASGI middleware: answers routes that are not listed with 404, and adds security headers to every answer.
 
     Args:
-        app: What is protected.
-        uploads: Where files that may be asked for are.
+        app: The protected app.
+        uploads: The files that may be requested.
     """
 
     def __init__(self, app: App, uploads: Uploads):
@@ -80,13 +80,13 @@ class Doors:
                 message["headers"] = [*others, *HEADERS]
             await send(message)
 
-        if self._is_open(scope["method"], scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))):
+        if self._is_allowed(scope["method"], scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))):
             await self.app(scope, receive, with_headers)
         else:
             await refuse(with_headers, 404, "There is nothing here.")
 
-    def _is_open(self, method: str, path: str) -> bool:
-        if not any(method in methods and pattern.fullmatch(path) for methods, pattern in OPEN.items()):
+    def _is_allowed(self, method: str, path: str) -> bool:
+        if not any(method in methods and pattern.fullmatch(path) for methods, pattern in ALLOWED.items()):
             return False
         try:
             if path.startswith(FILES):
@@ -96,51 +96,51 @@ class Doors:
         return True
 
 
-def with_patience(protocol: Any, seconds: float = HEADER_SECONDS) -> Any:
-    """A protocol of uvicorn that hangs up on clients that fall silent; by itself it waits for ever.
+def with_timeouts(protocol: Any, seconds: float = HEADER_SECONDS) -> Any:
+    """A protocol of uvicorn that closes connections of silent clients; uvicorn has no such timeout.
 
     Args:
-        protocol: That of h11 or httptools.
-        seconds: From a connection's begin, or the first byte of a further request, to the end of the headers. An answer
-            waits four times as long for the client to read on.
+        protocol: The one of h11 or httptools.
+        seconds: From the start of a connection, or the first byte of a further request, to the end of the headers. A
+            client may take four times as long to read on in an answer.
     """
 
-    class Impatient(protocol):
-        _hang_up: asyncio.TimerHandle | None = None
-        _hang_up_writing: asyncio.TimerHandle | None = None
+    class WithTimeouts(protocol):
+        _header_timeout: asyncio.TimerHandle | None = None
+        _write_timeout: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport) -> None:
             super().connection_made(transport)
-            self._wait()
+            self._start_timeout()
 
         def data_received(self, data: bytes) -> None:
-            self._wait()
+            self._start_timeout()
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self._stop_waiting()
+                self._stop_timeout()
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._hang_up_writing = asyncio.get_running_loop().call_later(4 * seconds, self.transport.abort)
+            self._write_timeout = asyncio.get_running_loop().call_later(4 * seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
-            if self._hang_up_writing is not None:
-                self._hang_up_writing.cancel()
+            if self._write_timeout is not None:
+                self._write_timeout.cancel()
             super().resume_writing()
 
         def connection_lost(self, exc) -> None:
-            self._stop_waiting()
-            if self._hang_up_writing is not None:
-                self._hang_up_writing.cancel()
+            self._stop_timeout()
+            if self._write_timeout is not None:
+                self._write_timeout.cancel()
             super().connection_lost(exc)
 
-        def _wait(self) -> None:
-            if self._hang_up is None and (self.cycle is None or self.cycle.response_complete):
-                self._hang_up = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+        def _start_timeout(self) -> None:
+            if self._header_timeout is None and (self.cycle is None or self.cycle.response_complete):
+                self._header_timeout = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
 
-        def _stop_waiting(self) -> None:
-            if self._hang_up is not None:
-                self._hang_up.cancel()
-                self._hang_up = None
+        def _stop_timeout(self) -> None:
+            if self._header_timeout is not None:
+                self._header_timeout.cancel()
+                self._header_timeout = None
 
-    return Impatient
+    return WithTimeouts

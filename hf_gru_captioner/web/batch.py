@@ -1,4 +1,4 @@
-"""Many photos: files and archives in, a table of captions out, for spreadsheets, programs and data sets."""
+"""Captions many images: files and archives in, a table of captions out, for spreadsheets, programs and datasets."""
 
 import csv
 import io
@@ -11,18 +11,18 @@ from PIL import Image
 
 from ..untrusted_images import Limits, RefusedError, open_picture, read_pictures
 
-AT_ONCE = 8  # photos that wait for captions together; their files are held meanwhile
-# At the beginning of a cell, a spreadsheet would compute it; the wide forms too, in some languages of it.
+AT_ONCE = 8  # images that wait for captions together, with their files in memory
+# A spreadsheet computes a cell that begins with one of these; in some languages the wide forms too.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
-Row = tuple[str, str]  # name of the photo, its caption
+Row = tuple[str, str]  # name of the image, its caption
 Caption = Callable[[bytes], tuple[Image.Image, str]]
 
 
 def pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """Name and content of each photo, those inside of archives too, in the order in which they came.
+    """Yield name and content of each image, those inside of archives too, in their order.
 
-    Ends with a refusal when there are more of them, in all files together, than an archive may have.
+    Ends with a refusal if there are more images, in all files together, than an archive may have.
     """
     for number, (name, content) in enumerate(_pictures_of(paths, limits)):
         if number == limits.archive_pictures:
@@ -46,16 +46,16 @@ def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[
                 yield path.name, content
         except RefusedError as error:
             yield path.name, error
-        except OSError:  # others took long, and uploads are deleted
+        except OSError:  # deleted as too old, after others took long
             yield path.name, RefusedError("This file was deleted before its turn came. Please send it again.")
 
 
 def caption_all(
     pictures: Iterator[tuple[str, bytes | RefusedError]], caption: Caption
 ) -> Generator[tuple[str, Image.Image | None, str], None, None]:
-    """Name, photo and caption of each, in their order, as they get done; of a refused one no photo, and the reason.
+    """Yield name, image and caption of each, in their order; for a refused one, None and the reason.
 
-    No more than a few wait at once: an archive is read as its photos are captioned. When this is closed before its
+    Only a few wait at once: an archive is read as its images are captioned. When this is closed before its
     end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
     """
     callers = ThreadPoolExecutor(AT_ONCE, "many")
@@ -75,25 +75,25 @@ def _result(name: str, outcome) -> tuple[str, Image.Image | None, str]:
     try:
         if isinstance(outcome, RefusedError):
             raise outcome
-        photo, text = outcome.result()
-        return name, photo, text
+        image, text = outcome.result()
+        return name, image, text
     except RefusedError as error:
         return name, None, str(error)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """`file_name,caption`; what a spreadsheet would take for a formula is quoted with an apostrophe."""
+    """`file_name,caption`; cells that a spreadsheet would compute as formulas are prefixed with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(("file_name", "caption"))
-    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    writer.writerows([_not_a_formula(cell) for cell in row] for row in rows)
     return buffer.getvalue()
 
 
 def to_jsonl(rows: Sequence[Row]) -> str:
-    """A line a photo. As `metadata.jsonl` beside the photos, `datasets.load_dataset("imagefolder")` reads it."""
+    """One line per image. As `metadata.jsonl` beside the images, `datasets.load_dataset("imagefolder")` reads it."""
     return "".join(json.dumps({"file_name": name, "caption": text}, ensure_ascii=False) + "\n" for name, text in rows)
 
 
-def _harmless(cell: str) -> str:
+def _not_a_formula(cell: str) -> str:
     return f"'{cell}" if cell.lstrip(" ").startswith(FORMULA_SIGNS) else cell

@@ -9,7 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from hf_gru_captioner.untrusted_images import LIMITS, Limits, RefusedError
-from hf_gru_captioner.web.many import AT_ONCE, caption_all, pictures_of, to_csv, to_jsonl
+from hf_gru_captioner.web.batch import AT_ONCE, caption_all, pictures_of, to_csv, to_jsonl
 
 ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]
 

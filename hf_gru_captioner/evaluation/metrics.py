@@ -1,0 +1,105 @@
+"""The registry of metrics: how each is called, how tables and the Hub name its scores, which function computes it.
+
+`score_captions`, the printed tables, the HTML report, model cards and their `model-index` all read this one list. A new
+metric is a module with a function as `MetricFunction` describes it, and an entry here. This module imports nothing
+heavy and needs no extra: the Hub's modules read it where the `evaluate` library is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .caption_set import CaptionSet
+    from .options import ScoringOptions
+    from .statistics import MetricResult
+
+# Scores the caption sets of one system and of its human rounds, all in one call, so that a metric may start Java once.
+# Returns one result per caption set, in their order.
+MetricFunction = Callable[["Sequence[CaptionSet]", "ScoringOptions"], "list[MetricResult]"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a metric: a row of the tables.
+
+    Attributes:
+        name: Its key in `CaptionScores.values` and in JSON files.
+        title: Its name in tables.
+        scale: What tables multiply it by.
+        maximum: The largest value that its formula allows; None for a count. The smallest is 0.
+        hub_type: The metric's id on the Hub, for the `model-index` of cards; None keeps it out of cards' tables.
+        is_per_image: Whether it can be summed over images. Only such scores have bootstrap intervals, comparisons and a
+            score for each image.
+    """
+
+    name: str
+    title: str
+    scale: float = 100.0
+    maximum: float | None = 1.0
+    hub_type: str | None = None
+    is_per_image: bool = True
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that `score_captions` can be asked for.
+
+    Attributes:
+        name: What it is asked for by.
+        function: Module of this package and function, as in `"cider:score_cider"`; see [`MetricFunction`].
+        scores: What it returns, in the order of the tables' rows.
+        needs_java: Whether it runs a Java program, whatever the tokenizer.
+    """
+
+    name: str
+    function: str
+    scores: tuple[Score, ...]
+    needs_java: bool = False
+
+    def load(self) -> MetricFunction:
+        """Import the function.
+
+        Raises:
+            ImportError: The extra `score` is not installed.
+        """
+        module, _, name = self.function.partition(":")
+        function: MetricFunction = getattr(import_module(f".{module}", __package__), name)
+        return function
+
+
+_ALL = (
+    Metric("cider", "cider:score_cider", (Score("cider", "CIDEr", maximum=10.0, hub_type="cider"),)),
+    Metric("meteor", "meteor:score_meteor", (Score("meteor", "METEOR", hub_type="meteor"),), needs_java=True),
+    Metric(
+        "bleu",
+        "caption_bleu:score_bleu",
+        tuple(Score(f"bleu_{order}", f"BLEU-{order}", hub_type="bleu") for order in (4, 3, 2, 1)),
+    ),
+    Metric("rouge_l", "rouge_l:score_rouge_l", (Score("rouge_l", "ROUGE-L", hub_type="rouge"),)),
+    Metric("cider_cosine", "cider:score_cider_cosine", (Score("cider_cosine", "CIDEr, plain cosine", maximum=10.0),)),
+    Metric(
+        "diversity",
+        "diversity:score_diversity",
+        (
+            Score("distinct_1", "distinct-1", is_per_image=False),
+            Score("distinct_2", "distinct-2", is_per_image=False),
+            Score("vocabulary", "different words", scale=1.0, maximum=None, is_per_image=False),
+            Score("mean_length", "words per caption", scale=1.0, maximum=None),
+            Score("repeated_word_share", "repeating a word, %"),
+            Score("novel_share", "not in training set, %"),
+        ),
+    ),
+    Metric(
+        "evaluate/bleu",
+        "evaluate_bleu:score_evaluate_bleu",
+        (Score("evaluate/bleu", "evaluate/bleu (not comparable)", is_per_image=False),),
+    ),
+)
+
+METRICS = {metric.name: metric for metric in _ALL}
+SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of the tables' rows
+HUB_SCORES = {name: score for name, score in SCORES.items() if score.hub_type is not None}

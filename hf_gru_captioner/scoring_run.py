@@ -1,0 +1,331 @@
+"""Scores a checkpoint, or result files of other systems, on images with reference captions; `gru-captioner score`.
+
+    references = load_references("my/captions.csv")
+    run = score(references, caption_references(references, "runs/mine/checkpoint"))
+    print(run.scores.table())
+    run.save("runs/score")
+
+`save` writes into a folder
+    predictions.json    captions of the checkpoint, in COCO's results format
+    metrics.json        scores, intervals, and all settings that two scores must share to be comparable
+    report.html         the same as a page, with images
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import UsageError, needs_extra
+from .files import WEIGHTS, sha256_of, write_atomically
+from .inference.backend import PYTORCH
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from PIL import Image
+
+    from .captioner import Caption
+    from .evaluation import SystemScores
+
+SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
+DEFAULT_METRICS = ("cider", "meteor", "bleu", "rouge_l", "diversity")
+SHIPPED = "shipped checkpoint"  # name of the package's own in tables
+
+
+@dataclass(frozen=True)
+class References:
+    """Images with reference captions.
+
+    Attributes:
+        captions: Reference captions by image id.
+        settings: Where they come from.
+        rows: Rows of the dataset with the images, in the same order; None for a file of captions alone.
+    """
+
+    captions: Mapping[str, list[str]]
+    settings: Mapping[str, Any]
+    rows: Dataset | None = None
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image of a row."""
+        from .data import decode_images
+
+        return decode_images(self.rows, [index])[0]
+
+
+@dataclass(frozen=True)
+class CheckpointCaptions:
+    """Captions of a checkpoint.
+
+    Attributes:
+        name: Name of the system in tables.
+        captions: One per image, in the order of the references.
+        folder: Folder or Hub id of the checkpoint.
+        settings: Checkpoint, hash of its weights, generation settings.
+    """
+
+    name: str
+    captions: Sequence[Caption]
+    folder: str
+    settings: Mapping[str, Any]
+
+    @property
+    def decoding(self) -> str:
+        """Generation settings that change scores, as in `num_beams:5|length_penalty:0.8`."""
+        generation = self.settings["generation"]
+        return "|".join(f"{key}:{generation[key]}" for key in SIGNED if key in generation)
+
+
+def load_references(data: str, split: str = "validation", *, allow_urls: bool = False) -> References:
+    """Load a split of a dataset: Hub id, folder or file, as in `data.load_captions`.
+
+    Raises:
+        UsageError: Two images have the same id.
+        FileNotFoundError, ValueError: As in `load_captions`.
+    """
+    with needs_extra("score"):
+        from .data import load_captions
+
+    rows = load_captions(data, split, allow_urls=allow_urls)
+    captions = dict(zip(rows["image_id"], rows["captions"], strict=True))
+    if len(captions) < len(rows):
+        raise UsageError(f"{data} has several images with the same image_id.")
+    return References(captions, {"data": data, "split": split}, rows)
+
+
+def read_references(path: str | Path) -> References:
+    """Read reference captions from a file in COCO's annotations format, without images.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `evaluation.coco.read_references`.
+    """
+    with needs_extra("score"):
+        from .evaluation import coco
+
+    return References(coco.read_references(path), {"references": str(path)})
+
+
+def caption_references(
+    references: References,
+    checkpoint: str | None = None,
+    *,
+    backend: str = PYTORCH,
+    graphs: str | None = None,
+    num_beams: int | None = None,
+    batch_size: int = 32,
+) -> CheckpointCaptions:
+    """Caption the images with a checkpoint. Runs on every process: each captions its share, all get all captions.
+
+    Args:
+        references: With rows.
+        checkpoint: Folder or Hub id; by default the package's own.
+        backend, graphs: As in `Captioner.from_pretrained`.
+        num_beams: Beams of the search; by default the checkpoint's.
+        batch_size: Images captioned at once.
+
+    Raises:
+        MissingExtraError: The backend is not installed.
+        FileNotFoundError, OSError, ValueError: As in `Captioner.from_pretrained`.
+    """
+    with needs_extra("score"):
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+        from tqdm import tqdm
+
+    from .captioner import Captioner
+    from .data import decode_images
+
+    state = PartialState()
+    with needs_extra(backend):
+        captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
+    generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
+    written: list[Caption] = []
+    with state.split_between_processes(list(range(len(references.captions)))) as share:
+        starts = range(0, len(share), batch_size)
+        for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
+            images = decode_images(references.rows, share[start : start + batch_size])
+            written.extend(captioner(images, batch_size=batch_size, **generation))
+    return CheckpointCaptions(
+        name=Path(checkpoint).name if checkpoint else SHIPPED,
+        captions=gather_object(written),
+        folder=captioner.model.name_or_path,
+        settings=_checkpoint_settings(captioner.model, generation),
+    )
+
+
+def _checkpoint_settings(model, generation: Mapping[str, Any]) -> dict[str, Any]:
+    from transformers.utils import cached_file
+
+    revision = getattr(model.config, "_commit_hash", None)  # the loaded one: the main branch may have moved
+    weights = cached_file(model.name_or_path, WEIGHTS, revision=revision)
+    return {
+        "checkpoint": model.name_or_path,
+        "checkpoint_sha256": sha256_of(Path(weights)),
+        "generation": {**model.generation_config.to_diff_dict(), **generation},
+    }
+
+
+@dataclass(frozen=True)
+class ScoringRun:
+    """The scores of a checkpoint, of other systems, or of both, with all that the output files need.
+
+    Attributes:
+        references: What was scored against.
+        checkpoint: The checkpoint's captions; it is the first system. None if only result files were scored.
+        predictions: Captions by name of the system, one per image.
+        scores: The scores of each system, and how the others compare with the first.
+    """
+
+    references: References
+    checkpoint: CheckpointCaptions | None
+    predictions: Mapping[str, Sequence[str]]
+    scores: SystemScores
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two scores must share to be comparable, as `metrics.json` records it."""
+        versions = {"hf_gru_captioner": __version__, "python": platform.python_version()}
+        versions |= {name: version(name) for name in LIBRARIES}
+        checkpoint = self.checkpoint.settings if self.checkpoint else {}
+        return {**self.references.settings, **checkpoint, "versions": versions}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files into a folder, each atomically. Runs on one process."""
+        from .evaluation.coco import write_results
+        from .evaluation.report import write_report
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        image_ids, settings = list(self.references.captions), self.settings
+        if self.checkpoint:
+            write_results(folder / "predictions.json", image_ids, self.predictions[self.checkpoint.name])
+        content = {**settings, "systems": self.scores.as_json()}
+        write_atomically(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        if self.references.rows is not None:
+            write_report(
+                folder / "report.html",
+                self.scores.scores,
+                predictions=self.predictions,
+                images=self.references.image,
+                references=list(self.references.captions.values()),
+                image_ids=image_ids,
+                settings=settings,
+                attention=self._draw_attention if self.checkpoint else None,
+            )
+
+    def _draw_attention(self, index: int) -> Image.Image | None:
+        from .visualization import draw_attention
+
+        caption = self._scored_checkpoint.captions[index]
+        if caption.attention is None:
+            return None
+        return draw_attention(self.references.image(index), caption.words, caption.attention)
+
+    def write_model_index(self, card: str | Path) -> None:
+        """Write the checkpoint's scores into a model card's metadata. Runs on one process.
+
+        Raises:
+            UsageError: No checkpoint was scored.
+            FileNotFoundError: No such card.
+        """
+        from .hub import eval_results, write_model_index
+
+        name = self._scored_checkpoint.name
+        own, source = self.scores.scores[name], self.references.settings
+        results = eval_results(own.values, dataset=source["data"], split=source["split"], signature=own.signature)
+        write_model_index(card, name, results)
+
+    def keep(self) -> None:
+        """Store the checkpoint's scores in its folder, for its own card. Runs on one process.
+
+        Raises:
+            UsageError: No checkpoint was scored, or it is not a folder.
+        """
+        from .evaluation import by_length, by_word
+        from .hub import keep_scores
+
+        checkpoint = self._scored_checkpoint
+        if not Path(checkpoint.folder).is_dir():
+            raise UsageError(f"scores are stored in the checkpoint's folder, but {checkpoint.folder} is not a folder.")
+        own, source = self.scores.scores[checkpoint.name], self.references.settings
+        kept = {
+            "data": Path(source["data"]).name,
+            "split": source["split"],
+            "settings": own.settings,
+            "decoding": own.decoding,
+            "signature": own.signature,
+            "values": own.values,
+            "intervals": own.intervals,
+            "human": own.human,
+            "by_word": [asdict(record) for record in by_word(own.captions)],
+        }
+        if "cider" in own.per_image:
+            kept["by_length"] = [asdict(record) for record in by_length(own.captions, own.per_image["cider"])]
+        keep_scores(checkpoint.folder, kept)
+
+    @property
+    def _scored_checkpoint(self) -> CheckpointCaptions:
+        if self.checkpoint is None:
+            raise UsageError("no checkpoint was scored: pass its captions to score().")
+        return self.checkpoint
+
+
+def score(
+    references: References,
+    checkpoint: CheckpointCaptions | None = None,
+    *,
+    results: Sequence[str | Path] = (),
+    training_data: str | None = None,
+    allow_urls: bool = False,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    **options: Any,
+) -> ScoringRun:
+    """Score a checkpoint's captions, or result files of other systems, or both. Runs on one process.
+
+    Args:
+        references: What to score against.
+        checkpoint: From [`caption_references`].
+        results: Files in COCO's results format; a system is called by its file's name.
+        training_data: Hub id or folder whose train split tells which captions are new.
+        allow_urls: Download images of `training_data` that are given by address.
+        metrics: Names from `evaluation.METRICS`.
+        options: `tokenizer`, `brevity_penalty`, `bootstrap` and others of `evaluation.score_captions`.
+
+    Raises:
+        UsageError: Nothing to score, or two systems of the same name.
+        FileNotFoundError, ValueError, ImportError: As in `evaluation.score_captions` and `evaluation.coco.match`.
+    """
+    with needs_extra("score"):
+        from .data import load_captions
+        from .evaluation import score_systems
+        from .evaluation.coco import match, read_results
+
+    predictions: dict[str, Sequence[str]] = {}
+    if checkpoint:
+        predictions[checkpoint.name] = [caption.text for caption in checkpoint.captions]
+    for path in map(Path, results):
+        if path.stem in predictions:
+            raise UsageError(f"two systems are called {path.stem}: rename a file.")
+        _, predictions[path.stem], _ = match(read_results(path), references.captions)
+    if not predictions:
+        raise UsageError("there is nothing to score: pass the captions of a checkpoint or result files.")
+    known = None
+    if training_data:
+        training_set = load_captions(training_data, "train", allow_urls=allow_urls)
+        known = [caption for captions in training_set["captions"] for caption in captions]
+    scores = score_systems(
+        predictions,
+        list(references.captions.values()),
+        decoding={checkpoint.name: checkpoint.decoding} if checkpoint else None,
+        metrics=metrics,
+        training_captions=known,
+        **options,
+    )
+    return ScoringRun(references, checkpoint, predictions, scores)
