@@ -1,11 +1,11 @@
-"""What strangers send: pictures, addresses of pictures, archives of them. Looked at before it is opened.
+"""Images from untrusted sources: uploads, URLs, ZIP archives. All are checked before they are opened.
 
-A picture is refused by its size in bytes and in pixels before a pixel of it is decoded. An address is fetched only
-where the whole internet could fetch it too: http or https on their usual ports, every address of the host public, the
-very one that was checked connected to, each redirect checked like the first address, within limits of size and time.
-An archive is read, never unpacked onto the disk, and only as far as the limits go.
+An image is refused by its size in bytes and in pixels before any pixel is decoded. A URL is fetched only from the public
+web: http or https on the default ports, every IP address of the host public, the connection made to the very address
+that was checked, each redirect checked like the first URL, within limits of size and time. An archive is read in memory,
+never unpacked onto the disk, and only up to the limits.
 
-Every refusal is a sentence for the person at the page, and says nothing about the server.
+Every refusal is a sentence for the visitor of the page, and tells nothing about the server.
 """
 
 import http.client
@@ -33,7 +33,7 @@ MAX_REDIRECTS = 4
 CHUNK = 1 << 16  # bytes
 MAX_CAPTION = 10_000  # characters; more is not a sentence, and some metrics take time by its square
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-# Formats that Ghostscript would run for as long as it likes, or that hold pictures of other sizes than they say.
+# Formats that run Ghostscript without a time limit, or whose images may differ from the declared size.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
 
 # IANA's registries of special-purpose addresses (https://www.iana.org/assignments/iana-ipv4-special-registry,
@@ -75,7 +75,7 @@ GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all other IPv6 is special o
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # how a network without IPv4 names an IPv4 address, in the last 32 bits
 ISATAP = 0x5EFE  # bits 64 to 95 of an address, but for one: an IPv4 address in the last 32 as well
 
-MAX_MEMBERS = 10_000  # of an archive, pictures or not: each takes memory before it is looked at
+MAX_MEMBERS = 10_000  # of an archive, images or not: each takes memory before it is read
 DIRECTORY_SIGN = b"PK\x01\x02"  # of a member in an archive's table of contents
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may want gigabytes to unpack a few bytes
 
@@ -83,28 +83,28 @@ Resolve = Callable[[str, int], list[str]]
 
 
 class RefusedError(ValueError):
-    """What was sent can't be taken; its text says why, to the person who sent it."""
+    """An upload or URL is refused; the text tells its sender why."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is taken.
+    """Limits of what is accepted.
 
     Attributes:
-        picture_bytes: Of a picture's file.
-        picture_pixels: Of a picture, width times height.
-        archive_pictures: Pictures in an archive.
-        archive_bytes: Of all pictures of an archive, unpacked.
-        seconds: To fetch an address, from the first byte to the last, redirects included.
-        text_bytes: Of a request that is no upload, such as a picture in base64.
-        kept_seconds: That an upload stays on the disk.
-        visitor_files, visitor_bytes: That one visitor may upload in this time.
-        uploads_bytes: That all visitors together may upload in this time.
+        image_bytes: Bytes of an image file.
+        image_pixels: Pixels of an image, width times height.
+        archive_images: Images in an archive.
+        archive_bytes: Bytes of all images of an archive, unpacked.
+        seconds: Time to fetch a URL, redirects included.
+        text_bytes: Bytes of a request other than an upload, such as an image in base64.
+        kept_seconds: Time that an upload stays on the disk.
+        visitor_files, visitor_bytes: Uploads of one visitor in this time.
+        uploads_bytes: Uploads of all visitors together in this time.
     """
 
-    picture_bytes: int = 20_000_000
-    picture_pixels: int = 50_000_000  # load_image takes no more
-    archive_pictures: int = 500
+    image_bytes: int = 20_000_000
+    image_pixels: int = 50_000_000  # load_image takes no more
+    archive_images: int = 500
     archive_bytes: int = 500_000_000
     seconds: float = 10.0
     text_bytes: int = 10_000_000
@@ -117,50 +117,50 @@ class Limits:
 LIMITS = Limits()
 
 
-def open_picture(content: bytes, limits: Limits = LIMITS) -> Image.Image:
-    """Bytes of an image file -> the picture, not yet decoded.
+def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
+    """Bytes of an image file -> the image, not yet decoded.
 
     Raises:
-        RefusedError: Too large, or not a picture.
+        RefusedError: Too large, or not an image.
     """
-    if len(content) > limits.picture_bytes:
+    if len(content) > limits.image_bytes:
         raise RefusedError(too_large(limits))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            picture = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
         raise RefusedError(_too_many_pixels(limits)) from None
     except Exception:  # Pillow's parsers raise what they happen to stumble over
         raise RefusedError("This is not a picture, or it is damaged.") from None
-    if picture.format in REFUSED_FORMATS:
-        raise RefusedError(f"This is of the format {picture.format}, which is not for photos.")
-    if picture.width * picture.height > limits.picture_pixels:
+    if image.format in REFUSED_FORMATS:
+        raise RefusedError(f"This is of the format {image.format}, which is not for photos.")
+    if image.width * image.height > limits.image_pixels:
         raise RefusedError(_too_many_pixels(limits))
-    return picture
+    return image
 
 
-def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """The pictures of a ZIP archive, name and content; what can't be read of it is refused one by one.
+def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
+    """Yields name and content of each image in a ZIP archive; members that can't be read are refused one by one.
 
     Raises:
-        RefusedError: Not a ZIP archive, no pictures in it, or too many.
+        RefusedError: Not a ZIP archive, no images in it, or too many.
     """
     try:
         num_members = archive.read().count(DIRECTORY_SIGN)
         if num_members > MAX_MEMBERS:
             raise RefusedError(f"There are {num_members} files in this archive; {MAX_MEMBERS} can be looked at.")
         with zipfile.ZipFile(archive) as opened:
-            members = [info for info in opened.infolist() if _is_picture(info)]
+            members = [info for info in opened.infolist() if _is_image(info)]
             if not members:
                 raise RefusedError("There is no picture in this archive.")
-            if len(members) > limits.archive_pictures:
+            if len(members) > limits.archive_images:
                 raise RefusedError(
-                    f"There are {len(members)} pictures in this archive; {limits.archive_pictures} can be taken."
+                    f"There are {len(members)} pictures in this archive; {limits.archive_images} can be taken."
                 )
             left = limits.archive_bytes
             for info in members:
-                most = min(limits.picture_bytes, left)
+                most = min(limits.image_bytes, left)
                 try:
                     if info.compress_type not in PACKED:
                         raise ValueError("packed in an unusual way")
@@ -176,7 +176,7 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
                     if len(content) > most:
                         content = RefusedError(
                             "The archive is too large when unpacked."
-                            if most < limits.picture_bytes
+                            if most < limits.image_bytes
                             else too_large(limits)
                         )
                     else:
@@ -188,16 +188,16 @@ def read_pictures(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[
         raise RefusedError("This is not a ZIP archive, or it is damaged.") from None
 
 
-def fetch_picture(address: str, limits: Limits = LIMITS, resolve: Resolve | None = None) -> bytes:
-    """The bytes of a picture on the web.
+def fetch_image(address: str, limits: Limits = LIMITS, resolve: Resolve | None = None) -> bytes:
+    """Fetches an image from the web.
 
     Args:
-        address: Its address, http or https.
-        limits: Of size and time.
-        resolve: Host and port -> its IP addresses; the system's resolver when not given.
+        address: Its URL, http or https.
+        limits: Limits of size and time.
+        resolve: Host and port -> IP addresses; by default the system's resolver.
 
     Raises:
-        RefusedError: Not a public address, or it doesn't answer as it should.
+        RefusedError: Not a public URL, or the server fails.
     """
     deadline = time.monotonic() + limits.seconds
     for _ in range(MAX_REDIRECTS + 1):
@@ -212,7 +212,7 @@ def fetch_picture(address: str, limits: Limits = LIMITS, resolve: Resolve | None
 
 
 def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> bytes | str:
-    """Content, or the address of a redirect."""
+    """The content, or the URL of a redirect."""
     try:
         parts = urlsplit(address.strip())
         host, port = parts.hostname, parts.port
@@ -247,7 +247,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         content = bytearray()
         while chunk := response.read(CHUNK):
             content += chunk
-            if len(content) > limits.picture_bytes:
+            if len(content) > limits.image_bytes:
                 raise RefusedError(too_large(limits))
         if time.monotonic() > deadline:  # a body without a length just ends when the socket is shut
             raise TimeoutError
@@ -265,7 +265,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, whatever it is wrapped into."""
+    """Whether an IP address is on the public internet, also where it is embedded in an IPv6 address."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         low = int(ip) & 0xFFFFFFFF
@@ -285,7 +285,7 @@ def _resolve(host: str, port: int) -> list[str]:
 
 
 def _connect(scheme: str, host: str, address: str, deadline: float) -> http.client.HTTPConnection:
-    """A connection to the IP address that was checked, which asks for the host by its name."""
+    """A connection to the IP address that was checked; TLS and the Host header use the name."""
     seconds = max(0.1, deadline - time.monotonic())
     port = ADDRESS_PORTS[scheme]
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
@@ -305,15 +305,15 @@ def _shut(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
 
 
-def _is_picture(info: zipfile.ZipInfo) -> bool:
+def _is_image(info: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(info.filename.replace("\\", "/"))
     hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
     return not info.is_dir() and not hidden and path.suffix.lower() in SUFFIXES
 
 
 def too_large(limits: Limits) -> str:
-    return f"This file is larger than {limits.picture_bytes / 1e6:.0f} MB."
+    return f"This file is larger than {limits.image_bytes / 1e6:.0f} MB."
 
 
 def _too_many_pixels(limits: Limits) -> str:
-    return f"This picture has more than {limits.picture_pixels / 1e6:.0f} million pixels."
+    return f"This picture has more than {limits.image_pixels / 1e6:.0f} million pixels."

@@ -23,8 +23,8 @@ from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.find_images import find_images
 from hf_gru_captioner.data import RegionCache, decode_images, load_captions, stream_captions
 from hf_gru_captioner.model import image_loading_gru_captioner, load_image
-from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture
-from hf_gru_captioner.web.batch import pictures_of
+from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_image
+from hf_gru_captioner.web.batch import images_of
 
 MAKER = Path(__file__).parent / "support" / "bad_images.py"
 _spec = importlib.util.spec_from_file_location("bad_images", MAKER)
@@ -341,7 +341,7 @@ def test_a_folder_with_a_pipe_in_it_is_read_past_it(photo, tmp_path):
 
 
 def test_all_doors_agree_on_what_is_refused():
-    assert Limits().picture_pixels == image_loading_gru_captioner.MAX_PIXELS
+    assert Limits().image_pixels == image_loading_gru_captioner.MAX_PIXELS
     assert image_loading_gru_captioner.REFUSED_FORMATS == untrusted_images.REFUSED_FORMATS
 
 
@@ -359,7 +359,7 @@ def test_every_door_takes_as_many_scans(photo, tmp_path, num_scans, is_taken):
     doors = [
         lambda: load_image(content),
         lambda: load_image(tmp_path / "photo.jpg", size=(96, 96)),
-        lambda: load_image(open_picture(content)),
+        lambda: load_image(open_image(content)),
         lambda: load_captions(tmp_path / "test.csv", "test"),
         lambda: list(stream_captions(tmp_path / "test.csv", "test")),
     ]
@@ -428,7 +428,7 @@ def test_the_demo_takes_a_picture_or_refuses_it_in_a_sentence(corpus, no_program
     files = [path for path in corpus if os.path.isfile(path)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = list(pictures_of(files, Limits(archive_pictures=len(files))))
+        outcomes = list(images_of(files, Limits(archive_images=len(files))))
     assert [name for name, _ in outcomes] == [os.path.basename(path) for path in files]
     for path, (_, content) in zip(files, outcomes, strict=True):
         if isinstance(content, RefusedError):
@@ -438,7 +438,7 @@ def test_the_demo_takes_a_picture_or_refuses_it_in_a_sentence(corpus, no_program
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                load_image(open_picture(content))  # what the page does; it turns a ValueError into a sentence
+                load_image(open_image(content))  # what the page does; it turns a ValueError into a sentence
                 is_read = True
             except ValueError:
                 is_read = False

@@ -184,7 +184,7 @@ def page(captioner, monkeypatch):
     def fetch(address, limits):
         return Path(address.removeprefix("file://")).read_bytes()
 
-    monkeypatch.setattr("hf_gru_captioner.web.handlers.fetch_picture", fetch)
+    monkeypatch.setattr("hf_gru_captioner.web.handlers.fetch_image", fetch)
     pool = ServicePool(["shipped"], lambda name: captioner)
     yield {each.name: each.fn for each in build_page(pool, load_image).fns.values() if each.fn is not None}
     pool["shipped"].close()

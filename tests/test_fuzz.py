@@ -34,7 +34,7 @@ from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditiona
 from hf_gru_captioner.training import DataConfig, TrainingConfig
 from hf_gru_captioner.training.assembly import _loading
 from hf_gru_captioner.training.run_folder import claim
-from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_picture, open_picture, read_pictures
+from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_image, open_image, read_images
 from hf_gru_captioner.web.service import Decoding, ServicePool
 
 ROOT = Path(__file__).parents[1]
@@ -654,7 +654,7 @@ def test_graphs_whose_settings_do_not_fit_them_are_refused(graphs, field, value)
 
 # ---------------------------------------------------------------------------------------------------------- the demo
 
-SIZES = Limits(picture_bytes=200_000, archive_bytes=400_000, archive_pictures=5, seconds=1.0)
+SIZES = Limits(image_bytes=200_000, archive_bytes=400_000, archive_images=5, seconds=1.0)
 
 
 def encoded(kind: str = "PNG") -> bytes:
@@ -691,7 +691,7 @@ def test_a_damaged_picture_is_opened_or_refused(kind):
     @given(damaged_bytes(encoded(kind)))
     def check(content):
         with taken_or_refused(kinds=(RefusedError,)):
-            picture = open_picture(content, SIZES)
+            picture = open_image(content, SIZES)
             with taken_or_refused(kinds=(ValueError,)):
                 assert load_image(picture).mode == "RGB"
         with taken_or_refused():
@@ -706,7 +706,7 @@ def test_a_damaged_archive_is_read_or_refused(method):
     @given(damaged_bytes(zipped(method)))
     def check(content):
         with taken_or_refused(kinds=(RefusedError,)):
-            for name, picture in read_pictures(io.BytesIO(content), SIZES):
+            for name, picture in read_images(io.BytesIO(content), SIZES):
                 assert isinstance(name, str)
                 assert isinstance(picture, bytes | RefusedError)
 
@@ -717,7 +717,7 @@ def test_an_archive_whose_packed_bytes_are_no_packed_bytes_loses_that_picture_al
     content = bytearray(zipped(zipfile.ZIP_DEFLATED))
     place = content.find(b"a.png") + len("a.png")
     content[place : place + 24] = b"\xff" * 24
-    found = dict(read_pictures(io.BytesIO(bytes(content)), SIZES))
+    found = dict(read_images(io.BytesIO(bytes(content)), SIZES))
     assert "damaged or encrypted" in str(found["a.png"])
     assert found["b.png"] == encoded()
 
@@ -731,7 +731,7 @@ def test_an_archive_whose_packed_bytes_are_no_packed_bytes_loses_that_picture_al
 )
 def test_any_text_for_an_address_is_refused_without_a_word_to_the_network(address):
     with pytest.raises(RefusedError) as refused:
-        fetch_picture(address, SIZES, resolve=lambda host, port: ["127.0.0.1"])
+        fetch_image(address, SIZES, resolve=lambda host, port: ["127.0.0.1"])
     assert "\n" not in str(refused.value)
 
 
@@ -739,7 +739,7 @@ def test_any_text_for_an_address_is_refused_without_a_word_to_the_network(addres
 def test_a_redirect_to_no_address_is_refused(monkeypatch, answer):
     monkeypatch.setattr(untrusted_images, "_get", lambda *_: answer)
     with pytest.raises(RefusedError):
-        fetch_picture("http://photos.example", SIZES)
+        fetch_image("http://photos.example", SIZES)
 
 
 @pytest.fixture

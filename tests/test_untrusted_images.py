@@ -17,10 +17,10 @@ from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.untrusted_images import (
     Limits,
     RefusedError,
-    fetch_picture,
+    fetch_image,
     is_public,
-    open_picture,
-    read_pictures,
+    open_image,
+    read_images,
 )
 
 
@@ -40,12 +40,12 @@ def zipped(members: dict[str, bytes]) -> io.BytesIO:
 
 
 def test_pictures_are_opened_and_anything_else_is_refused(photo):
-    assert open_picture(encoded(photo)).size == photo.size
+    assert open_image(encoded(photo)).size == photo.size
     for content in (b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"<svg/>", encoded(photo)[:40]):
         with pytest.raises(RefusedError, match="not a picture"):
-            open_picture(content)
+            open_image(content)
     with pytest.raises(RefusedError, match="larger than 0 MB"):
-        open_picture(encoded(photo), Limits(picture_bytes=100))
+        open_image(encoded(photo), Limits(image_bytes=100))
 
 
 @pytest.mark.parametrize("side", [10_000, 14_000])
@@ -55,7 +55,7 @@ def test_a_small_file_of_too_many_pixels_is_refused_before_it_is_decoded(side, m
     assert len(bomb.getvalue()) < 1_000_000
     monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(RefusedError, match="more than 50 million pixels"):
-        open_picture(bomb.getvalue())
+        open_image(bomb.getvalue())
 
 
 def test_the_pictures_of_an_archive_are_read_and_nothing_else(photo):
@@ -68,21 +68,21 @@ def test_the_pictures_of_an_archive_are_read_and_nothing_else(photo):
         ".hidden.png": b"",
         "notes.txt": b"text",
     }
-    assert list(read_pictures(zipped(members))) == [("a.png", good), ("b.png", good), ("c.PNG", good)]
+    assert list(read_images(zipped(members))) == [("a.png", good), ("b.png", good), ("c.PNG", good)]
     with pytest.raises(RefusedError, match="no picture in this archive"):
-        list(read_pictures(zipped({"notes.txt": b""})))
+        list(read_images(zipped({"notes.txt": b""})))
     with pytest.raises(RefusedError, match="not a ZIP archive"):
-        list(read_pictures(io.BytesIO(b"PK\x03\x04 torn")))
+        list(read_images(io.BytesIO(b"PK\x03\x04 torn")))
     with pytest.raises(RefusedError, match="3 pictures in this archive; 2 can be taken"):
-        list(read_pictures(zipped(members), Limits(archive_pictures=2)))
+        list(read_images(zipped(members), Limits(archive_images=2)))
 
 
 def test_an_archive_is_unpacked_no_further_than_the_limits():
     members = {f"{number}.png": bytes(3000) for number in range(4)}
-    found = [content for _, content in read_pictures(zipped(members), Limits(picture_bytes=4000, archive_bytes=7000))]
+    found = [content for _, content in read_images(zipped(members), Limits(image_bytes=4000, archive_bytes=7000))]
     assert found[:2] == [bytes(3000)] * 2
     assert [str(content) for content in found[2:]] == ["The archive is too large when unpacked."] * 2
-    (content,) = [content for _, content in read_pictures(zipped({"a.png": bytes(5000)}), Limits(picture_bytes=4000))]
+    (content,) = [content for _, content in read_images(zipped({"a.png": bytes(5000)}), Limits(image_bytes=4000))]
     assert isinstance(content, RefusedError)
 
 
@@ -95,7 +95,7 @@ def test_members_that_may_want_gigabytes_to_be_unpacked_are_refused(photo, metho
     if method == zipfile.ZIP_LZMA:  # its dictionary is 4 GB
         start = content.index(b"a.png") + len("a.png") + 4
         content = content[: start + 1] + b"\xff\xff\xff\xff" + content[start + 5 :]
-    ((_, found),) = read_pictures(io.BytesIO(content))
+    ((_, found),) = read_images(io.BytesIO(content))
     assert "unusual way" in str(found)
 
 
@@ -106,7 +106,7 @@ def test_an_archive_of_very_many_files_is_refused_before_they_are_listed():
     end = b"PK\x05\x06" + bytes(4) + b"\xff\xff" * 2 + len(directory).to_bytes(4, "little") + bytes(6)
     tracemalloc.start()
     with pytest.raises(RefusedError, match="300000 files in this archive; 10000 can be looked at"):
-        list(read_pictures(io.BytesIO(directory + end)))
+        list(read_images(io.BytesIO(directory + end)))
     assert tracemalloc.get_traced_memory()[1] < 40_000_000
     tracemalloc.stop()
 
@@ -124,7 +124,7 @@ def test_an_archive_of_very_many_files_is_refused_before_they_are_listed():
 )
 def test_a_member_s_path_leads_nowhere(photo, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [found for found, _ in read_pictures(zipped({name: encoded(photo)}))] == ["a.png"]
+    assert [found for found, _ in read_images(zipped({name: encoded(photo)}))] == ["a.png"]
     assert not list(tmp_path.iterdir())
 
 
@@ -134,11 +134,11 @@ def test_a_damaged_or_encrypted_member_is_refused_alone(photo):
     place = buffer.find(b"b.png")
     buffer[place + 12] ^= 0xFF  # inside the data of b.png
     second = buffer.rfind(b"a.png") - 46
-    found = dict(read_pictures(io.BytesIO(bytes(buffer))))
+    found = dict(read_images(io.BytesIO(bytes(buffer))))
     assert found["a.png"] == good
     assert "damaged or encrypted" in str(found["b.png"])
     buffer[second + 8] |= 1  # says that a.png is encrypted
-    found = dict(read_pictures(io.BytesIO(bytes(buffer))))
+    found = dict(read_images(io.BytesIO(bytes(buffer))))
     assert "damaged or encrypted" in str(found["a.png"])
 
 
@@ -268,10 +268,10 @@ def names(host: str, port: int) -> list[str]:
 
 
 def test_a_picture_of_the_web_is_fetched_through_redirects(web, photo):
-    assert fetch_picture("http://photos.example/photo.png", resolve=names) == encoded(photo)
+    assert fetch_image("http://photos.example/photo.png", resolve=names) == encoded(photo)
     web["/moved"] = (302, {"Location": "/photo.png"}, b"")
     web["/further"] = (301, {"Location": "http://photos.example/moved"}, b"")
-    assert fetch_picture(" http://photos.example/further#part ", resolve=names) == encoded(photo)
+    assert fetch_image(" http://photos.example/further#part ", resolve=names) == encoded(photo)
 
 
 @pytest.mark.parametrize(
@@ -299,13 +299,13 @@ def test_what_is_not_a_public_picture_is_refused(web, address, said):
     web["/round"] = (302, {"Location": "/round"}, b"")
     web["/large"] = (200, {}, bytes(200_000))
     with pytest.raises(RefusedError, match=said):
-        fetch_picture(address, Limits(picture_bytes=100_000), resolve=names)
+        fetch_image(address, Limits(image_bytes=100_000), resolve=names)
 
 
 def test_a_body_that_drips_is_cut_off_at_the_deadline(web):
     start = time.monotonic()
     with pytest.raises(RefusedError, match="too slow"):
-        fetch_picture("http://photos.example/drip", Limits(seconds=0.3), resolve=names)
+        fetch_image("http://photos.example/drip", Limits(seconds=0.3), resolve=names)
     assert time.monotonic() - start < 2
 
 
@@ -337,7 +337,7 @@ def test_a_server_that_drips_or_never_ends_is_cut_off_wherever_it_does(monkeypat
         monkeypatch.setattr(untrusted_images, "is_public", lambda address: address == "127.0.0.1")
         start = time.monotonic()
         with pytest.raises(RefusedError, match=r"too slow|can't be reached"):
-            fetch_picture("http://photos.example/a.png", Limits(seconds=0.5), resolve=names)
+            fetch_image("http://photos.example/a.png", Limits(seconds=0.5), resolve=names)
         assert time.monotonic() - start < 2
 
 
@@ -374,7 +374,7 @@ def test_a_redirect_that_leads_inside_is_not_followed(monkeypatch, place):
         return known.get(host) or [found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
     with pytest.raises(RefusedError):
-        fetch_picture("http://photos.example/begin", resolve=resolve)
+        fetch_image("http://photos.example/begin", resolve=resolve)
     assert all(path in ("/begin", "/a.png", "//10.0.0.1/a.png") or "10.0.0.1" in path for path in asked)
     assert asked[0] == "/begin"
     server.shutdown()
@@ -387,7 +387,7 @@ def test_a_name_without_a_server_is_refused(web, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", fails)
     with pytest.raises(RefusedError, match="no server of this name"):
-        fetch_picture("http://nowhere.example/photo.png")
+        fetch_image("http://nowhere.example/photo.png")
 
 
 def test_a_server_that_is_not_there_is_said_not_to_be_reached(monkeypatch):
@@ -396,7 +396,7 @@ def test_a_server_that_is_not_there_is_said_not_to_be_reached(monkeypatch):
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setitem(untrusted_images.ADDRESS_PORTS, "http", closed.getsockname()[1])
         with pytest.raises(RefusedError, match="can't be reached"):
-            fetch_picture("http://photos.example/photo.png", resolve=names)
+            fetch_image("http://photos.example/photo.png", resolve=names)
 
 
 def test_what_an_archive_says_of_its_sizes_is_not_believed():
@@ -406,5 +406,5 @@ def test_what_an_archive_says_of_its_sizes_is_not_believed():
         place = buffer.find(signature) + offset
         buffer[place : place + 4] = (10).to_bytes(4, "little")
     assert len(buffer) < len(packed) + 1000
-    ((_, content),) = read_pictures(io.BytesIO(bytes(buffer)), Limits(picture_bytes=10_000))
+    ((_, content),) = read_images(io.BytesIO(bytes(buffer)), Limits(image_bytes=10_000))
     assert isinstance(content, RefusedError)

@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
-from ..untrusted_images import ADDRESSES, RefusedError, fetch_picture
+from ..untrusted_images import ADDRESSES, RefusedError, fetch_image
 
 CARDS = ("README.md", ".huggingface.yaml")  # name the files of a data set
 
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     Attributes:
         folders: Folders whose files may be read; None for any file.
         hub_id: A data set on the Hub whose files may be read too.
-        allow_urls: Whether URLs are fetched, by the rules of [`fetch_picture`]; never with HF_HUB_OFFLINE.
+        allow_urls: Whether URLs are fetched, by the rules of [`fetch_image`]; never with HF_HUB_OFFLINE.
     """
 
     folders: tuple[str, ...] | None = ()
@@ -56,7 +56,7 @@ class Origin(NamedTuple):
         if is_offline():
             return b"", f"{address}: a URL, and HF_HUB_OFFLINE is set"
         try:
-            return fetch_picture(address), None
+            return fetch_image(address), None
         except RefusedError as error:
             return b"", f"{address}: {error}"
 

@@ -1,6 +1,6 @@
 """The demo: a web page that captions images and shows how, safe to serve on the public web."""
 
-from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_picture, is_public, open_picture, read_pictures
+from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_image, is_public, open_image, read_images
 from .page import build_page, launch, serve
 from .service import BusyError, Captioned, CaptionService, Decoding, ServicePool
 
@@ -14,10 +14,10 @@ __all__ = [
     "RefusedError",
     "ServicePool",
     "build_page",
-    "fetch_picture",
+    "fetch_image",
     "is_public",
     "launch",
-    "open_picture",
-    "read_pictures",
+    "open_image",
+    "read_images",
     "serve",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..untrusted_images import Limits, RefusedError, open_picture, read_pictures
+from ..untrusted_images import Limits, RefusedError, open_image, read_images
 
 AT_ONCE = 8  # images that wait for captions together, with their files in memory
 # A spreadsheet computes a cell that begins with one of these; in some languages the wide forms too.
@@ -19,13 +19,13 @@ Row = tuple[str, str]  # name of the image, its caption
 Caption = Callable[[bytes], tuple[Image.Image, str]]
 
 
-def pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
+def images_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
     """Yield name and content of each image, those inside of archives too, in their order.
 
     Ends with a refusal if there are more images, in all files together, than an archive may have.
     """
-    for number, (name, content) in enumerate(_pictures_of(paths, limits)):
-        if number == limits.archive_pictures:
+    for number, (name, content) in enumerate(_images_of(paths, limits)):
+        if number == limits.archive_images:
             yield (
                 name,
                 RefusedError(f"{number} photos are captioned at once; this one and those after it are left out."),
@@ -34,15 +34,15 @@ def pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[s
         yield name, content
 
 
-def _pictures_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
+def _images_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
     for path in map(Path, paths):
         try:
             if path.suffix.lower() == ".zip":
                 with path.open("rb") as archive:
-                    yield from read_pictures(archive, limits)
+                    yield from read_images(archive, limits)
             else:
                 content = path.read_bytes()
-                open_picture(content, limits)  # refused here, before it waits for a caption
+                open_image(content, limits)  # refused here, before it waits for a caption
                 yield path.name, content
         except RefusedError as error:
             yield path.name, error

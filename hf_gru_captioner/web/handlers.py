@@ -12,9 +12,9 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import ExifTags, Image
 
-from ..untrusted_images import Limits, RefusedError, fetch_picture, open_picture
+from ..untrusted_images import Limits, RefusedError, fetch_image, open_image
 from .answers import answer_of, as_html, as_sentences, shown_image
-from .batch import caption_all, pictures_of, to_csv, to_jsonl
+from .batch import caption_all, images_of, to_csv, to_jsonl
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, ServicePool
 from .uploads import uploads
 
@@ -48,7 +48,7 @@ class Handlers:
 
         def work() -> Image.Image:
             content = read()
-            open_picture(content, self.limits)
+            open_image(content, self.limits)
             return service.load(content)
 
         with _damage_refused():
@@ -59,7 +59,7 @@ class Handlers:
 
         def work() -> tuple[Image.Image, Image.Image]:
             content = read()
-            picture = open_picture(content, self.limits)
+            picture = open_image(content, self.limits)
             return service.load(content), self.load_image(content, size=shown_size(picture, side))
 
         with _damage_refused():
@@ -71,12 +71,12 @@ class Handlers:
 
         Raises:
             BusyError: Too many are being fetched.
-            RefusedError: As in `fetch_picture`.
+            RefusedError: As in `fetch_image`.
         """
         if not self._fetches.acquire(blocking=False):
             raise BusyError("Too many addresses are being fetched right now. Please try again in a moment.")
         try:
-            content = fetch_picture(address, self.limits)
+            content = fetch_image(address, self.limits)
             yield lambda: content
         finally:
             self._fetches.release()
@@ -128,7 +128,7 @@ class Handlers:
                     time.sleep(0.1)  # a batch can wait
 
         shown, rows = [], []
-        pictures = pictures_of([*(files or []), *sorted(folder or [])], self.limits)
+        pictures = images_of([*(files or []), *sorted(folder or [])], self.limits)
         # One for each call: a default argument behind *settings, Gradio leaves as it is, and a `Progress` that calls
         # share hands one visitor's images to another.
         progress = gr.Progress()
@@ -172,7 +172,7 @@ def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
     width, height = picture.size
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # as in open_picture
+    except Exception:  # as in open_image
         orientation = None
     if orientation in QUARTER_TURNS and picture.format != "TIFF":  # Pillow gives the size of a turned TIFF
         width, height = height, width

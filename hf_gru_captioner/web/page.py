@@ -67,7 +67,7 @@ def launch(page: gr.Blocks, **server) -> None:
     page.queue(max_size=MAX_WAITING, api_open=False)  # every call goes through the queue
     outlive_clients(page)
     page.launch(
-        max_file_size=LIMITS.picture_bytes,
+        max_file_size=LIMITS.image_bytes,
         app_kwargs={
             "middleware": [
                 Middleware(RouteFilter, uploads=uploads()),

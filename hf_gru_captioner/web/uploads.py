@@ -70,7 +70,7 @@ class Uploads:
             if Path(os.path.abspath(path)).is_relative_to(self.folder):  # other paths are not looked up on the disk
                 real = real.resolve(strict=True)
                 found = real.lstat() if real.is_relative_to(self.folder) else None
-        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.picture_bytes:
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.image_bytes:
             raise self._gone()
         return real
 

@@ -259,10 +259,8 @@ def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path,
 
 
 def test_a_photo_that_is_no_bomb_is_what_is_fetched(server, online, write, monkeypatch):
-    monkeypatch.setattr(untrusted_images, "LIMITS", untrusted_images.Limits(picture_bytes=100))
-    monkeypatch.setattr(
-        untrusted_images.fetch_picture, "__defaults__", (untrusted_images.Limits(picture_bytes=100), None)
-    )
+    monkeypatch.setattr(untrusted_images, "LIMITS", untrusted_images.Limits(image_bytes=100))
+    monkeypatch.setattr(untrusted_images.fetch_image, "__defaults__", (untrusted_images.Limits(image_bytes=100), None))
     folder = write({"image": ["http://127.0.0.1/0.png"], "caption": ["a dog"]})
     with pytest.raises(ValueError, match="This file is larger than 0 MB"):
         load_captions(folder, "test", allow_urls=True)

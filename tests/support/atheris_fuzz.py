@@ -95,15 +95,15 @@ def results(folder: Path):
 
 
 def archive(folder: Path):
-    from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_picture, read_pictures
+    from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_image, read_images
 
-    limits = Limits(picture_bytes=100_000, archive_bytes=200_000, archive_pictures=5)
+    limits = Limits(image_bytes=100_000, archive_bytes=200_000, archive_images=5)
 
     def run(content: bytes) -> None:
         try:
-            for _, picture in read_pictures(io.BytesIO(content), limits):
+            for _, picture in read_images(io.BytesIO(content), limits):
                 if isinstance(picture, bytes):
-                    open_picture(picture, limits)
+                    open_image(picture, limits)
         except RefusedError as error:
             _check_said(error)
 
@@ -126,12 +126,12 @@ def address(folder: Path):
         answers[:] = [second]
         untrusted_images._get = get
         try:
-            untrusted_images.fetch_picture(first, resolve=lambda host, port: ["10.0.0.1"])
+            untrusted_images.fetch_image(first, resolve=lambda host, port: ["10.0.0.1"])
         except untrusted_images.RefusedError as error:
             _check_said(error)
         untrusted_images._get = lambda *_: answers.pop() if answers else b""
         try:
-            untrusted_images.fetch_picture(first)
+            untrusted_images.fetch_image(first)
         except untrusted_images.RefusedError as error:
             _check_said(error)
 
@@ -159,7 +159,7 @@ def text(folder: Path):
 
     pool = Pool(["tiny"], lambda name: None)
     untrusted_images._resolve = lambda host, port: ["10.0.0.1"]
-    page = build_page(pool, load_image, limits=untrusted_images.Limits(picture_bytes=100_000))
+    page = build_page(pool, load_image, limits=untrusted_images.Limits(image_bytes=100_000))
     caption = next(each.fn for each in page.fns.values() if each.api_name == "caption")
 
     def run(content: bytes) -> None:

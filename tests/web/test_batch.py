@@ -9,7 +9,7 @@ from datasets import load_dataset
 from PIL import Image
 
 from hf_gru_captioner.untrusted_images import LIMITS, Limits, RefusedError
-from hf_gru_captioner.web.batch import AT_ONCE, caption_all, pictures_of, to_csv, to_jsonl
+from hf_gru_captioner.web.batch import AT_ONCE, caption_all, images_of, to_csv, to_jsonl
 
 ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]
 
@@ -26,7 +26,7 @@ def test_files_and_archives_are_captioned_in_their_order(make_photo, tmp_path):
         archive.write(tmp_path / "03.png", "inside/03.png")
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")
     (tmp_path / "bad.zip").write_bytes(b"not an archive")
-    results = list(caption_all(pictures_of(sorted(tmp_path.iterdir()), LIMITS), caption))
+    results = list(caption_all(images_of(sorted(tmp_path.iterdir()), LIMITS), caption))
     assert [text for name, _, text in results if name[0].isdigit()] == [f"{30 + n} wide" for n in [*range(40), 3]]
     refused = {name: text for name, photo, text in results if photo is None}
     assert set(refused) == {"bad.jpg", "bad.zip"}
@@ -37,7 +37,7 @@ def test_files_and_archives_are_captioned_in_their_order(make_photo, tmp_path):
 def test_files_that_were_deleted_meanwhile_are_said_and_the_others_captioned(make_photo, tmp_path):
     make_photo().save(tmp_path / "a.png")
     paths = [tmp_path / "gone.png", tmp_path / "gone.zip", tmp_path / "a.png"]
-    results = {name: text for name, _, text in caption_all(pictures_of(paths, LIMITS), caption)}
+    results = {name: text for name, _, text in caption_all(images_of(paths, LIMITS), caption)}
     assert results["a.png"] == "40 wide"
     assert "deleted before its turn" in results["gone.png"] == results["gone.zip"]
 
@@ -49,7 +49,7 @@ def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_p
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
             for other in range(3):
                 archive.write(tmp_path / f"{number}.png", f"{other}.png")
-    found = list(pictures_of(sorted(tmp_path.glob("*.zip")), Limits(archive_pictures=4)))
+    found = list(images_of(sorted(tmp_path.glob("*.zip")), Limits(archive_images=4)))
     assert [isinstance(content, bytes) for _, content in found] == [True] * 4 + [False]
     assert "4 photos are captioned at once; this one and those after it are left out" in str(found[-1][1])
 
@@ -59,7 +59,7 @@ def test_a_photo_that_can_not_be_decoded_is_refused_alone(make_photo, tmp_path):
         raise RefusedError("torn")
 
     make_photo().save(tmp_path / "a.png")
-    assert list(caption_all(pictures_of([tmp_path / "a.png"], LIMITS), refuse)) == [("a.png", None, "torn")]
+    assert list(caption_all(images_of([tmp_path / "a.png"], LIMITS), refuse)) == [("a.png", None, "torn")]
 
 
 def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
@@ -73,7 +73,7 @@ def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
             go_on.wait(20)
         return caption(content)
 
-    captioned = caption_all(pictures_of([tmp_path / "a.png"] * 100, LIMITS), wait)
+    captioned = caption_all(images_of([tmp_path / "a.png"] * 100, LIMITS), wait)
     assert next(captioned)[2] == "40 wide"
     release = threading.Timer(3, go_on.set)
     release.start()
