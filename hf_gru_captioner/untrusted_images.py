@@ -1,9 +1,9 @@
 """Images from untrusted sources: uploads, URLs, ZIP archives. All are checked before they are opened.
 
-An image is refused by its size in bytes and in pixels before any pixel is decoded. A URL is fetched only from the public
-web: http or https on the default ports, every IP address of the host public, the connection made to the very address
-that was checked, each redirect checked like the first URL, within limits of size and time. An archive is read in memory,
-never unpacked onto the disk, and only up to the limits.
+An image is refused by its size in bytes and in pixels before any pixel is decoded. A URL is fetched only from the
+public web: http or https on the default ports, every IP address of the host public, the connection made to the very
+address that was checked, each redirect checked like the first URL, within limits of size and time. An archive is read
+in memory, never unpacked onto the disk, and only up to the limits.
 
 Every refusal is a sentence for the visitor of the page, and tells nothing about the server.
 """
