@@ -66,7 +66,8 @@ class ScoreStatistics:
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:
-    return sums[..., :1] / sums[..., 1:]
+    means: np.ndarray = sums[..., :1] / sums[..., 1:]
+    return means
 
 
 @dataclass(frozen=True)
@@ -146,4 +147,5 @@ def paired_bootstrap(
 
 
 def _interval(resampled: np.ndarray) -> np.ndarray:
-    return np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    bounds: np.ndarray = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    return bounds

@@ -27,7 +27,7 @@ class TransientBar(tqdm):
     """A progress bar that is shown in a terminal only, and removed at the end."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **{"disable": None, **settings, "leave": False})
+        super().__init__(*arguments, **{"disable": None, **settings, "leave": False})  # type: ignore[no-untyped-call]
 
 
 def fetch(
