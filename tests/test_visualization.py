@@ -25,8 +25,8 @@ def test_long_captions_take_more_rows():
 
 
 @pytest.mark.parametrize("attention", [None, np.ones((2, 3, 3))])
-def test_one_map_a_word_is_needed(attention):
-    with pytest.raises(ValueError, match="one map a word"):
+def test_one_map_per_word_is_needed(attention):
+    with pytest.raises(ValueError, match="one map per word"):
         draw_attention(Image.new("RGB", (9, 9)), ["a", "dog", "runs"], attention)
 
 

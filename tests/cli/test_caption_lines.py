@@ -40,7 +40,7 @@ def test_the_file_holds_what_would_be_printed(command, tmp_path, capsys):
     assert main([*command, "--json"]) == 2
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert main([*command, "--output", str(file)]) == 2
-    assert "9 photos, 1 of them could not be read" in capsys.readouterr().out
+    assert "9 images, 1 of them could not be read" in capsys.readouterr().out
     assert read(file) == printed
     assert [path.name for path in file.parent.iterdir()] == ["captions.jsonl"]
 
@@ -86,7 +86,7 @@ def test_a_file_of_something_else_is_not_written_over(command, tmp_path, capsys)
     file = tmp_path / "notes.txt"
     file.write_text("mine\nall mine\n")
     assert main([*command, "--output", str(file)]) == 2
-    assert "has something else in line 1" in capsys.readouterr().err
+    assert "line 1: not a line of captions" in capsys.readouterr().err
     assert file.read_text() == "mine\nall mine\n"
 
 

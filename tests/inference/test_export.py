@@ -256,7 +256,7 @@ def test_an_exported_program_that_finds_no_room_is_one_line(checkpoint, tmp_path
 
 def test_int8_wants_photos_and_a_format_that_has_it(capsys, tmp_path, photo):
     assert main(["export", "--int8", "--output", str(tmp_path / "graphs")]) == 2
-    assert "add --photos FOLDER" in capsys.readouterr().err
+    assert "add --images FOLDER" in capsys.readouterr().err
     photo.save(tmp_path / "photo.png")
     options = ["--format", "exported-program", "--int8", "--images", str(tmp_path / "photo.png")]
     assert main(["export", "--output", str(tmp_path / "graphs"), *options]) == 2

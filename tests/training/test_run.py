@@ -29,7 +29,7 @@ def config(make_dataset, save_encoder, tmp_path):
 
 
 def test_training_from_python_returns_its_best_epoch_and_shows_no_bars_of_weights(config, capsys):
-    assert transformers_logging.is_progress_bar_enabled()
+    transformers_logging.enable_progress_bar()  # which the commands of other tests have disabled
     torch.manual_seed(5)
     result = train(config)
     shown = capsys.readouterr()
