@@ -62,8 +62,8 @@ class DocumentFrequencies:
         An n-gram that no image has counts as if one image had it.
         """
         counts = np.array([self.counts.get(ngram, 1) for ngram in ngrams], dtype=np.float64)
-        idf: np.ndarray = np.log(self.images) - np.log(counts)
-        return idf
+        weights: np.ndarray = np.log(self.images) - np.log(counts)
+        return weights
 
     def to_json(self) -> str:
         """Return the text that [`load`] reads."""

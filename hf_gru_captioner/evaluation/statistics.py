@@ -66,8 +66,8 @@ class ScoreStatistics:
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = sums[..., :1] / sums[..., 1:]
-    return mean
+    means: np.ndarray = sums[..., :1] / sums[..., 1:]
+    return means
 
 
 @dataclass(frozen=True)
@@ -147,5 +147,5 @@ def paired_bootstrap(
 
 
 def _interval(resampled: np.ndarray) -> np.ndarray:
-    interval: np.ndarray = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
-    return interval
+    bounds: np.ndarray = np.quantile(resampled, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    return bounds

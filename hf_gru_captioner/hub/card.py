@@ -134,27 +134,8 @@ def _render(
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
     scores = read_scores(checkpoint)
     encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
-    hub_ids = {name.split("/")[-1]: name for name in datasets}
-    sources = [public_name(stage["options"]["data.source"]) for stage in stages]
-    learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
-    best: Mapping[str, Any] = scores[0] if scores else {"values": {}, "data": "", "split": "", "signature": ""}
-    results = eval_results(
-        best["values"],
-        dataset=hub_ids.get(best["data"], best["data"]),
-        split=best["split"],
-        signature=best["signature"],
-    )
-    metadata = ModelCardData(
-        language=language,
-        license=license,
-        library_name="transformers",
-        pipeline_tag="image-to-text",
-        tags=["image-captioning", "image-to-text", "gru", "attention", "custom_code"],
-        datasets=[name for name in learned_from if name.count("/") == 1] or None,
-        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        base_model=encoder if encoder.count("/") == 1 else None,
-        model_name=title if results else None,
-        eval_results=results or None,
+    metadata = _metadata(
+        stages, scores, encoder=encoder, datasets=datasets, title=title, license=license, language=language
     )
     parts = count_parameters(checkpoint / WEIGHTS)
     text = render_markdown(
@@ -177,6 +158,41 @@ def _render(
         num_special_tokens=4,
     )
     return ModelCard(text)
+
+
+def _metadata(
+    stages: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
+    *,
+    encoder: str,
+    datasets: Sequence[str],
+    title: str,
+    license: str,  # noqa: A002
+    language: str,
+) -> ModelCardData:
+    """The card's metadata: the Hub's search and the `model-index` read it."""
+    hub_ids = {name.split("/")[-1]: name for name in datasets}
+    sources = [public_name(stage["options"]["data.source"]) for stage in stages]
+    learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
+    best: Mapping[str, Any] = scores[0] if scores else {"values": {}, "data": "", "split": "", "signature": ""}
+    results = eval_results(
+        best["values"],
+        dataset=hub_ids.get(best["data"], best["data"]),
+        split=best["split"],
+        signature=best["signature"],
+    )
+    return ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=["image-captioning", "image-to-text", "gru", "attention", "custom_code"],
+        datasets=[name for name in learned_from if name.count("/") == 1] or None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        base_model=encoder if encoder.count("/") == 1 else None,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
 
 
 def count_parameters(weights: str | Path) -> dict[str, int]:
