@@ -207,7 +207,7 @@ def _check_weights(folder: Path, processor: "GRUCaptionerProcessor") -> None:
     if sum(values.numel() for values in model.buffers()) > MAX_VALUES:  # some are made by rule, not from the file
         raise ValueError("its encoder keeps tables that are too large")
     with safe_open(weights, "np") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, it is no dict
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, not a dict
     for key in wanted.keys() & found.keys():
         if found[key] != tuple(wanted[key].shape):
             raise ValueError(f"{key} is {found[key]} in the file and {tuple(wanted[key].shape)} by config.json")

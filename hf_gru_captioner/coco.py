@@ -25,7 +25,7 @@ class Annotations(NamedTuple):
 def parse_annotations(path: str | Path, content: Mapping[str, Any]) -> Annotations:
     """Checks and sorts the JSON of an annotations file.
 
-    A caption of null is no caption.
+    A null caption is left out.
 
     Args:
         path: Of the file, for messages.

@@ -207,7 +207,7 @@ def fetch_image(address: str, limits: Limits = LIMITS, resolve: Resolve | None =
         try:
             address = urljoin(address, answer)
         except ValueError:
-            raise RefusedError("This address is redirected to what is none.") from None
+            raise RefusedError("This address is redirected to something that is not an address.") from None
     raise RefusedError("This address is redirected too often.")
 
 
@@ -231,7 +231,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
 
     target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
     connection = _connect(parts.scheme, host, found[0], deadline)
-    # Shuts the socket at the deadline: its own timeout begins anew with every byte that drips in.
+    # Shuts the socket at the deadline: its own timeout restarts with every byte.
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection.sock])
     timer.daemon = True
     timer.start()

@@ -88,7 +88,7 @@ def _load_onnxruntime(path: Path, num_threads: int) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
-    # A thread that waits by spinning takes the core from whoever loads images or chooses words: half the speed.
+    # A thread that waits by spinning takes the core from those that load images or choose words: half the speed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(None, inputs)

@@ -40,7 +40,7 @@ FORMATS = ("onnx", "openvino", "exported-program")
 MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
 
 # Weights of 7 bits in 8: a processor without VNNI (AVX2, older AVX-512) adds two products of 8 bits in 16 bits, which
-# overflow: regions were off by 74 % there. Graphs travel to machines that nobody knows when they are exported.
+# overflow: regions were off by 74 % there. Graphs run on machines that are unknown when they are exported.
 REDUCED_RANGE = True
 
 
@@ -224,7 +224,7 @@ class Graph:
     def _translate(self) -> Any:
         """The module as ONNX, and as the program that this was made of."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, on names that it gives anew
+            warnings.simplefilter("ignore")  # of the exporter, about names that it changes
             return torch.onnx.export(
                 self.module,
                 tuple(self.inputs.values()),

@@ -56,7 +56,7 @@ class GraphBackend:
         except (MissingExtraError, FileNotFoundError):
             raise
         except Exception as error:  # each library has its own for a damaged file
-            raise ValueError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them anew.") from error
+            raise ValueError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them again.") from error
 
     @property
     def has_attention(self) -> bool:
@@ -104,7 +104,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     kinds = {"weights": str, "image_size": list, "resample": int, "has_attention": bool, "generation": dict}
     for name, kind in kinds.items():
         if not isinstance(settings[name], kind):
-            raise ValueError(f"{name} in {path.name} is no {kind.__name__}")
+            raise ValueError(f"{name} in {path.name} is not a {kind.__name__}")
     if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in settings["image_size"]):
         raise ValueError(f"image_size in {path.name} is two sides of 1 to {MAX_SIDE} pixels")
     return settings

@@ -16,10 +16,10 @@ class SessionMessages(LRUCache):
     """Messages that wait for each session, by its hash. What is sent to a session that has gone is dropped.
 
     Gradio 6.31 forgets a session when its client hangs up, and only then marks its requests as dead. A message to one
-    of them in between raised KeyError in the task that hands out all work: nobody was served from then on.
+    of them in between raised KeyError in the task that hands out all work: no request was served from then on.
 
     It forgets no session else before there are too many, and then the oldest, even while it is answered: each call of a
-    program is a session, and after 2000 of them whoever had come before was told that there is no such session.
+    program is a session, and after 2000 of them the earlier ones were told that their session does not exist.
 
     Args:
         max_size: Sessions; of more, those are forgotten of which nothing was heard for longest.
@@ -53,7 +53,7 @@ class SessionMessages(LRUCache):
 class NoSuchSession:
     """ASGI middleware: ends the answer to a client that asks for a session that is not there.
 
-    Gradio has told it so in the answer, and then raises what is no longer an answer: its server logged 90 lines.
+    Gradio has already said so in the response, and then raises an error that can no longer become one: 90 lines of log.
     """
 
     def __init__(self, app: App):
