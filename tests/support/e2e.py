@@ -169,11 +169,11 @@ def main() -> None:
         "validation.max_new_tokens": 9,
         "output_dir": runs / "one",
     }
-    options = [f"--{name}={value}" for name, value in options.items()]
-    run("features", *options)
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    run("features", *arguments)
     states = runs / "one" / "state"
-    kill_when(["train", *options], lambda: states.is_dir() and len(list(states.glob("step-*"))) > 1)
-    run("train", *options)
+    kill_when(["train", *arguments], lambda: states.is_dir() and len(list(states.glob("step-*"))) > 1)
+    run("train", *arguments)
     scst = {
         **options,
         "objective": "self_critical",
