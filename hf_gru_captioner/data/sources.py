@@ -34,6 +34,7 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
+from ..errors import MAX_REASON, one_line
 from ..model.image_loading_gru_captioner import (
     MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
@@ -342,7 +343,7 @@ def _names_source(name: str) -> Iterator[None]:
     except (OSError, RefusedError):  # no such file, or no network
         raise
     except Exception as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = one_line(error.__cause__ or error)[:MAX_REASON]
         raise ValueError(f"{name} can't be read, it may be damaged ({type(error).__name__}: {reason}).") from error
 
 

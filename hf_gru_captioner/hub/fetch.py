@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
+from ..errors import MAX_REASON, one_line
 from .silence import limited_silence
 
 
@@ -78,8 +79,9 @@ def fetch(
             raise FileNotFoundError(
                 f"{repo_id} is neither a folder nor complete in the cache, and HF_HUB_OFFLINE is set."
             ) from error
-        reason = " ".join(str(error).split())[:300]
-        raise OSError(f"{repo_id} can't be downloaded from the Hub: try again ({reason})") from error
+        raise OSError(
+            f"{repo_id} can't be downloaded from the Hub: try again ({one_line(error)[:MAX_REASON]})"
+        ) from error
 
 
 def _check_sizes(api: HfApi, repo_id: str, revision: str | None, max_bytes: Mapping[str, int]) -> None:
