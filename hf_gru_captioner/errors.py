@@ -33,6 +33,11 @@ def one_line(error: BaseException) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def brief(error: BaseException) -> str:
+    """The same, short enough to stand in brackets in a message of ours."""
+    return one_line(error)[:MAX_REASON]
+
+
 def reason_of(error: BaseException) -> str:
-    """Kind and text of an error of another library, short enough to stand in brackets in a message of ours."""
-    return f"{type(error).__name__}: {one_line(error)[:MAX_REASON]}"
+    """Kind and brief text of an error of another library, which may be of any kind."""
+    return f"{type(error).__name__}: {brief(error)}"

@@ -34,7 +34,7 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
-from ..errors import MAX_REASON, one_line
+from ..errors import brief
 from ..model.image_loading_gru_captioner import (
     MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
@@ -343,7 +343,7 @@ def _names_source(name: str) -> Iterator[None]:
     except (OSError, RefusedError):  # no such file, or no network
         raise
     except Exception as error:
-        reason = one_line(error.__cause__ or error)[:MAX_REASON]
+        reason = brief(error.__cause__ or error)
         raise ValueError(f"{name} can't be read, it may be damaged ({type(error).__name__}: {reason}).") from error
 
 

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
-from ..errors import MAX_REASON, one_line
+from ..errors import brief
 from .silence import limited_silence
 
 
@@ -79,9 +79,7 @@ def fetch(
             raise FileNotFoundError(
                 f"{repo_id} is neither a folder nor complete in the cache, and HF_HUB_OFFLINE is set."
             ) from error
-        raise OSError(
-            f"{repo_id} can't be downloaded from the Hub: try again ({one_line(error)[:MAX_REASON]})"
-        ) from error
+        raise OSError(f"{repo_id} can't be downloaded from the Hub: try again ({brief(error)})") from error
 
 
 def _check_sizes(api: HfApi, repo_id: str, revision: str | None, max_bytes: Mapping[str, int]) -> None:
