@@ -73,6 +73,7 @@ GENERATION = {
     *("renormalize_logits", "repetition_penalty", "return_dict_in_generate", "sequence_bias", "suppress_tokens"),
     *("temperature", "token_healing", "top_h", "top_k", "top_p", "transformers_version", "typical_p", "use_cache"),
 }
+OFF_AT_ONE = {"guidance_scale", "num_beam_groups"}  # other settings, which do nothing at 1; older releases write them
 
 
 def check_config(name: str, path: Path) -> None:
@@ -198,7 +199,7 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
             raise ValueError(f"{setting}{of_name} is a whole number from 1 to {most:,}, found {_short(value)}.")
     check_length_penalty(settings.get("length_penalty"), of_name)
     for setting, value in settings.items():
-        is_off = value is not True and value in (None, 0, 1, "", [], {})
+        is_off = value in (None, 0, "", [], {}) or (setting in OFF_AT_ONE and value == 1 and value is not True)
         if setting not in GENERATION and not is_off:
             raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may bring.")
     for setting in ("bad_words_ids", "sequence_bias"):

@@ -114,6 +114,11 @@ def test_an_encoder_of_its_own_name_is_taken(checkpoint):
         ({"bad_words_ids": [[5] * 10_000] * 100}, r"bad_words_ids of .* has more than 10,000 tokens"),
         ({"sequence_bias": [[[5] * 20_000, 1.0]]}, r"sequence_bias of .* has more than 10,000 tokens"),
         ({"max_new_tokens": 10**9}, r"max_new_tokens of .* is a whole number from 1 to 1,000"),
+        (
+            {"prompt_lookup_num_tokens": 1},
+            r"prompt_lookup_num_tokens of .* is not a setting that a checkpoint may bring",
+        ),
+        ({"num_beam_groups": True}, r"num_beam_groups of .* is not a setting that a checkpoint may bring"),
         ({"stop_strings": ["a" * 1000]}, r"stop_strings of .* is not a setting that a checkpoint may bring"),
         ({"compile_config": {"mode": "max-autotune"}}, r"compile_config of .* is not a setting"),
         ({"num_beam_groups": 5, "num_beams": 10}, r"num_beam_groups of .* is not a setting"),
