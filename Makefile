@@ -9,7 +9,11 @@ IMAGE ?= demo/examples
 DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-SLOW_TESTS = web test_bad_images.py test_doors.py test_faults.py test_fuzz.py training/test_processes.py
+# What test-fast leaves to test: browsers, fuzzing, whole commands, graphs, Java
+SLOW_TESTS = web hub test_bad_images.py test_captioner.py test_checkpoint_limits.py test_doors.py test_faults.py \
+	test_fuzz.py test_readme.py test_remote_code.py test_threads.py cli/test_caption_lines.py cli/test_cli.py \
+	cli/test_score.py cli/test_train.py evaluation/test_meteor.py inference/test_export.py test_scoring_run.py \
+	training/test_processes.py training/test_run.py
 
 .PHONY: help caption test test-fast compat e2e lint docs train card demo bench clean
 .DEFAULT_GOAL = help
