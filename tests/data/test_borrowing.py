@@ -220,7 +220,7 @@ def test_the_same_seed_borrows_the_same_captions(save_images, captions, tmp_path
     images = save_images(*[["horse"]] * 8)
     drawn = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = BorrowingOptions(min_words=4, per_image=1, seed=seed)
+        options = BorrowingOptions(min_words=4, per_image=2, seed=seed)
         borrow_captions(images, [captions], tmp_path / name, options=options)
         drawn.append(load_dataset(str(tmp_path / name), split="train")["captions"][:])
     assert drawn[0] == drawn[1] != drawn[2]
