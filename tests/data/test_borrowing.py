@@ -131,9 +131,15 @@ def test_numbers_are_not_asked_for_where_there_are_several_labels():
     assert len(candidates_of(pool, ["dog", "cat"])[0]) == 2
 
 
-def test_captions_that_name_an_absent_label_are_dropped_even_if_only_synonyms_know_it():
-    pool = pool_of((["dog"], ["a dog and a kitten", "a dog in a tree"]), synonyms={"cat": ["kitten"]})
-    assert candidates_of(pool, ["dog"]) == [["a dog in a tree"]]
+@pytest.mark.parametrize("labels", [["dog"], ["dog", "horse"]])
+def test_captions_that_name_an_absent_label_are_dropped_even_if_only_synonyms_know_it(labels):
+    pool = pool_of((labels, ["a dog and a kitten", "a dog in a tree"]), synonyms={"cat": ["kitten"]})
+    assert candidates_of(pool, labels) == [["a dog in a tree"]]
+
+
+def test_labels_that_only_the_other_image_has_make_it_less_similar():
+    pool = pool_of((["dog", "horse", "cat", "bus", "bench"], ["a dog of many"]), (["dog"], ["a dog of one"]))
+    assert candidates_of(pool, ["dog", "horse"]) == [["a dog of one", "a dog of many"]]  # 1/2 and 2/5
 
 
 def test_the_search_goes_on_behind_the_first_window(monkeypatch):
