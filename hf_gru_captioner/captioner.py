@@ -259,6 +259,28 @@ class Captioner:
             return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
 
+    def mean_log_probabilities(
+        self, images: Sequence[ImageSource], captions: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """How well given captions suit images: each is read by the decoder, in one call for all of them.
+
+        Args:
+            images: Images.
+            captions: The captions of each image, any number of them.
+
+        Returns:
+            For each image the mean log-probability per token of each caption, in nats, end token included; closer to 0
+            is better. Minus infinity for a caption with a word that the checkpoint doesn't know.
+
+        Raises:
+            ValueError: An image that can't be read, or another number of images than of lists of captions.
+        """
+        if len(images) != len(captions):
+            raise ValueError(f"found {len(images)} images and the captions of {len(captions)}.")
+        if not images:
+            return []
+        return self._pytorch.mean_log_probabilities(self._for_pytorch(self.encode(images)), captions)
+
     def _for_pytorch(self, encoded: Any) -> "ModelOutput":
         return encoded
 

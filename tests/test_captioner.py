@@ -239,3 +239,26 @@ def test_captions_that_are_equal_stay_in_the_order_of_the_search(captioner, phot
     again = captioner(photo, num_captions=2, length_penalty=1.0)
     assert [caption.text for caption in again] == [first.text, second.text]
     assert again[0].score < again[1].score < again[0].score + 1e-5
+
+
+def test_given_captions_have_the_mean_log_probability_of_their_tokens(captioner, make_photo):
+    images = [make_photo(1), make_photo(2), make_photo(3)]
+    captions = [["A brown dog runs", "Two children play on the beach"], [], ["A girl jumps ."]]
+    scores = captioner.mean_log_probabilities(images, captions)
+    assert [len(of_image) for of_image in scores] == [2, 0, 1]
+    for image, texts, found in zip(images, captions, scores, strict=True):
+        for text, score in zip(texts, found, strict=True):
+            inputs = captioner.processor(images=image, text=text)
+            loss = captioner.model(pixel_values=inputs["pixel_values"], labels=inputs["labels"]).loss
+            assert score == pytest.approx(-loss.item(), abs=1e-5)
+    assert captioner.mean_log_probabilities([], []) == []
+
+
+def test_a_caption_with_an_unknown_word_is_the_least_likely_one(captioner, photo):
+    known, unknown = captioner.mean_log_probabilities([photo], [["A brown dog", "A brown zebra"]])[0]
+    assert known > unknown == -np.inf
+
+
+def test_each_image_needs_its_list_of_captions(captioner, photo):
+    with pytest.raises(ValueError, match="found 1 images and the captions of 2"):
+        captioner.mean_log_probabilities([photo], [["A dog"], ["A dog"]])

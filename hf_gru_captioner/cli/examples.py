@@ -33,6 +33,10 @@ EXAMPLES = {
         "gru-captioner export runs/mine/checkpoint --format openvino",
         "gru-captioner export runs/mine/checkpoint --int8 --images my/images --output runs/graphs-int8",
     ),
+    "borrow": (
+        "gru-captioner borrow --images my/labelled --captions my/captions.jsonl --output runs/borrowed",
+        "gru-captioner borrow --images my/labelled --captions user/text --output mine --checkpoint runs/1/checkpoint",
+    ),
     "features": (
         "gru-captioner features --config configs/flickr8k.yaml --dry-run",
         "gru-captioner features --config configs/flickr8k.yaml",

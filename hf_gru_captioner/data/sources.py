@@ -197,6 +197,28 @@ def stream_captions(
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
 
 
+def load_rows(source: str | Path, split: str = "train", *, allow_urls: bool = False) -> tuple[Dataset, Origin]:
+    """All rows and columns of one split as they are stored, and what their images may be read from.
+
+    For rows that need not be captioned images. Where a source has only a train split, this is all of it.
+
+    Args:
+        source: A Hub id, a folder or shards as in [`load_captions`], a parquet file, or a JSON lines file.
+        split, allow_urls: As in [`load_captions`].
+
+    Raises:
+        FileNotFoundError: No such folder or file.
+        ValueError: No such split, or a damaged source.
+    """
+    path = Path(source).expanduser()
+    reader = {".parquet": "parquet", ".jsonl": "json", ".ndjson": "json"}.get(path.suffix)
+    if reader and path.is_file():
+        with _names_source(str(source)):
+            return load_dataset(reader, data_files={"train": str(path)}, split="train"), Origin()
+    found = _find(source, split, None, allow_urls)
+    return found.load(False), found.origin
+
+
 def decode_images(rows: Dataset, indices: Iterable[int]) -> list[PILImage.Image]:
     """Images of rows of `load_captions`, which has checked them; but files may change during a run.
 
@@ -445,7 +467,7 @@ def _check_row(
     if isinstance(image, str):  # in a stream without column types
         image = {"path": image}
     path = image.get("path")
-    encoded, problem = _read_image(path, image.get("bytes"), origin)
+    encoded, problem = read_image(path, image.get("bytes"), origin)
     digest = hashlib.sha256(encoded).hexdigest()
     try:
         captions = captions_of(row[column] for column in layout["captions"])
@@ -468,8 +490,13 @@ def _check_row(
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 
-def _read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple[bytes, str | None]:
-    """The encoded image, and why it can't be decoded, if so."""
+def read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple[bytes, str | None]:
+    """The encoded image, and why it can't be decoded, if so.
+
+    Args:
+        path, encoded: Fields of an undecoded image of `datasets`.
+        origin: What `path` may be read from.
+    """
     if encoded is None:
         encoded, problem = origin.read(path) if path else (b"", "no image")
         if problem:

@@ -1,6 +1,7 @@
 """A captioner's model on plain PyTorch: its encoder and decode step for the search, and generate() for the rest."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +108,25 @@ class PyTorchBackend:
                 )
             )
         return [found[start : start + num_captions] for start in range(0, len(found), num_captions)]
+
+    @torch.inference_mode()
+    def mean_log_probabilities(
+        self, encoder_outputs: ModelOutput, captions: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Of given captions of each encoded image; as the captioner's."""
+        numbers = torch.tensor([len(of_image) for of_image in captions])
+        if not numbers.sum():
+            return [[] for _ in captions]
+        labels = self.processor.encode_captions([each for of_image in captions for each in of_image])  # (N, T)
+        labels = labels.to(self.model.device)
+        image_index = torch.arange(len(captions)).repeat_interleave(numbers).to(labels.device)  # (N,)
+        logits = self.model(encoder_outputs=encoder_outputs, labels=labels, image_index=image_index).logits  # (N, T, V)
+        is_token = labels != IGNORE_INDEX
+        chosen = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
+        means = chosen.masked_fill(~is_token, 0).sum(dim=1) / is_token.sum(dim=1)  # (N,)
+        if (unknown := self.processor.tokenizer.unk_token_id) is not None:
+            means = means.masked_fill((labels == unknown).any(dim=1), -math.inf)
+        return [of_image.tolist() for of_image in means.split(numbers.tolist())]
 
 
 @functools.cache

@@ -214,7 +214,7 @@ def test_the_version_is_that_of_the_package(capsys):
     [
         ("trian", "unknown command 'trian': did you mean train?"),
         ("feature", "unknown command 'feature': did you mean features?"),
-        ("xyz", "unknown command 'xyz': the commands are caption, score, card, push, demo, export, features, train."),
+        ("xyz", f"unknown command 'xyz': the commands are {', '.join(EXAMPLES)}."),
     ],
 )
 def test_an_unknown_command_is_answered_in_one_line(capsys, command, line):
