@@ -51,6 +51,7 @@ from .caption_files import (
     LocatedImage,
     caption_columns,
     caption_files,
+    caption_weights_of,
     captions_of,
     locate_images,
     read_caption_file,
@@ -61,6 +62,7 @@ from .origins import Origin, check_card, check_saved, origin_of_folder, origin_o
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
 IMAGES_PER_SHARD = 256  # in a stream of single files; `seed` shuffles shards
 NO_CAPTION = "no caption"
+WEIGHTS = "caption_weights"  # a column that rows may have
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is enforced
 NAMED_ROWS = 5  # skipped rows that the warning names
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
@@ -108,8 +110,9 @@ def load_captions(
 
     Returns:
         Rows of `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the row
-        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. A warning counts and
-        names skipped rows.
+        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source; of `caption_weights` too
+        if the source has such a column, the weight of each caption in the loss. A warning counts and names skipped
+        rows.
 
     Raises:
         FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
@@ -129,7 +132,7 @@ def load_captions(
         with_indices=True,
         fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": allow_urls},
         remove_columns=rows.column_names,
-        features=Features({**CHECKED, "image": Image()}) if allow_urls else CHECKED,
+        features=Features({**layout.checked, "image": Image()}) if allow_urls else layout.checked,
         desc="checking images",
     )
     if allow_urls:  # the fetched bytes: `datasets` would fetch again
@@ -172,8 +175,8 @@ def stream_captions(
             By default the order of the source.
 
     Returns:
-        Rows of `image`, `captions` and `image_id`, as of `load_captions`, except that the image_id of images without a
-        name is the beginning of the image's digest.
+        Rows of `image`, `captions`, `image_id` and the optional columns of `load_captions`, as there, except that the
+        image_id of images without a name is the beginning of the image's digest.
 
     Raises:
         FileNotFoundError, ValueError: As `load_captions`; those of rows when they are read.
@@ -192,7 +195,8 @@ def stream_captions(
     settings = {"layout": layout._asdict(), "origin": found.origin, "with_image": True}
     rows = rows.map(_check_row, fn_kwargs=settings, remove_columns=columns)
     rows = rows.filter(tally).remove_columns(["image_digest", "key", "problem"])
-    rows = rows.cast(Features({"image": Image(), "captions": CHECKED["captions"], "image_id": CHECKED["image_id"]}))
+    kept = {name: each for name, each in layout.checked.items() if name not in ("image_digest", "key", "problem")}
+    rows = rows.cast(Features({"image": Image(), **kept}))
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
 
 
@@ -287,9 +291,16 @@ def _find_listed(
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"images={images} is not a folder.")
     found = tuple(locate_images(entries, files[0].absolute().parent, folder, outside=is_own))
+    if has_weights := any(entry.caption_weights for entry in found):
+        found = tuple(
+            each._replace(caption_weights=each.caption_weights or (1.0,) * len(each.captions)) for each in found
+        )
 
     def load(streaming: bool, world_size: int = 1):
-        features = Features({"image": Image(), "captions": List(Value("string")), "image_id": Value("string")})
+        columns = {"image": Image(), "captions": List(Value("string")), "image_id": Value("string")}
+        if has_weights:
+            columns[WEIGHTS] = List(Value("float64"))
+        features = Features(columns)
         if not streaming:  # a tuple: `datasets` splits lists into shards; sizes and times enter its cache's key
             return Dataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": (found,)})
         number = _number_of_shards(len(found), world_size)
@@ -380,7 +391,8 @@ def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]]) -> Iterator[dict[
     for entries in shards:
         for entry in entries:
             image = {"path": entry.path, "bytes": None}
-            yield {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
+            row = {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
+            yield row | ({WEIGHTS: list(entry.caption_weights)} if entry.caption_weights is not None else {})
 
 
 class _Layout(NamedTuple):
@@ -390,6 +402,7 @@ class _Layout(NamedTuple):
     captions: list[str]
     image_id: str | None
     root: str | None
+    weights: str | None = None
 
     @classmethod
     def of(cls, found: _Found, features: Mapping[str, Any]) -> "_Layout":
@@ -407,17 +420,23 @@ class _Layout(NamedTuple):
                 f"Known layouts: {KNOWN_LAYOUTS}."
             )
         image_id = next((column for column in ID_COLUMNS if column in columns), None)
-        for column in (*captions, image_id, "json"):
+        weights = WEIGHTS if WEIGHTS in columns else None
+        for column in (*captions, image_id, weights, "json"):
             if column is not None and _is_decoded(features.get(column)):  # it would be opened before any check
                 raise ValueError(f"{found.name} has files in its column {column!r}, where text is expected.")
         if not isinstance(features[image], Image | Value | Mapping | str | None):
             raise ValueError(f"{found.name} has no images in its column {image!r}.")
-        return cls(image, captions, image_id, found.root)
+        return cls(image, captions, image_id, found.root, weights)
 
     def columns(self, features: Iterable[str]) -> list[str]:
         """The columns to read. Others are not read: they may hold files, which are opened with the row."""
-        wanted = {self.image, *self.captions, self.image_id, "json"}
+        wanted = {self.image, *self.captions, self.image_id, self.weights, "json"}
         return [column for column in features if column in wanted]
+
+    @property
+    def checked(self) -> Features:
+        """Columns of checked rows."""
+        return Features({**CHECKED, WEIGHTS: List(Value("float64"))}) if self.weights else CHECKED
 
 
 def _is_decoded(feature: Any) -> bool:
@@ -446,8 +465,13 @@ def _check_row(
     path = image.get("path")
     encoded, problem = _read_image(path, image.get("bytes"), origin)
     digest = hashlib.sha256(encoded).hexdigest()
+    captions: list[str] = []
+    weights: list[float] = []
     try:
-        captions = captions_of(row[column] for column in layout["captions"])
+        cells = [row[column] for column in layout["captions"]]
+        captions = captions_of(cells)
+        if layout["weights"]:
+            weights = caption_weights_of(row.get(WEIGHTS), cells)
     except ValueError as error:
         captions, problem = [], problem or str(error)
     if layout["image_id"]:
@@ -457,13 +481,15 @@ def _check_row(
     else:
         name = None
     key = name or digest[:16]  # splits images: never the row number, which a stream doesn't know
-    checked = {
+    checked: dict[str, Any] = {
         "captions": captions,
         "image_id": name or (key if index is None else str(index)),
         "image_digest": digest,
         "key": key,
         "problem": problem or (None if captions else NO_CAPTION),
     }
+    if layout["weights"]:
+        checked[WEIGHTS] = weights
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 

@@ -23,6 +23,7 @@ from ..data import (
     load_captions,
     stream_captions,
 )
+from ..data.sources import WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
@@ -180,7 +181,8 @@ class Assembly:
         rows: CaptionedRegions | CaptionedImages
         if self.config.caches_regions:
             views = [self.regions(self.training_set, view) for view in self.views]
-            rows = CaptionedRegions(views, list(self.training_set["captions"]), optimization.seed)
+            weights = list(self.training_set[WEIGHTS]) if WEIGHTS in self.training_set.column_names else None
+            rows = CaptionedRegions(views, list(self.training_set["captions"]), optimization.seed, weights)
         else:
             rows = CaptionedImages(self.training_set, color_jitter=data.color_jitter, seed=optimization.seed)
         settings |= {"process": process, "processes": processes, "num_workers": data.num_workers}

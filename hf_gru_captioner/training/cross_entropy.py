@@ -19,6 +19,8 @@ Batch = dict[str, Any]
 class CrossEntropy:
     """The loss of a caption: -log p(caption) + penalty, divided by the number of labels of the whole step.
 
+    With `caption_weights` in the batch, each caption and each of its labels count with the caption's weight.
+
     Args:
         label_smoothing: Fraction of each target that is spread over all words, [0, 1).
         scheduled_sampling: Fraction of input words that are the model's own at the end of training, [0, 1]; it grows
@@ -46,8 +48,11 @@ class CrossEntropy:
         return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels, by whose total over the step the loss is divided."""
-        return (batch["labels"] >= 0).sum().float()
+        """Number of labels, each with the weight of its caption; by their total over the step the loss is divided."""
+        is_label = batch["labels"] >= 0  # (N, T)
+        if "caption_weights" in batch:
+            return (is_label.sum(dim=1) * batch["caption_weights"]).sum()
+        return is_label.sum().float()
 
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
         output = model(
@@ -60,4 +65,7 @@ class CrossEntropy:
         if self.attention_penalty == 0:
             return output.loss
         attended = output.cross_attentions[0].mean(dim=1).sum(dim=1)  # (N, P), attention to each region over all words
-        return output.loss + self.attention_penalty * ((1 - attended) ** 2).sum() / num_items
+        penalty = (1 - attended) ** 2  # (N, P)
+        if "caption_weights" in batch:
+            penalty = penalty * batch["caption_weights"][:, None]
+        return output.loss + self.attention_penalty * penalty.sum() / num_items

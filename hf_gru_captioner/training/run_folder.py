@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from ..data.features import CARRIED
 from ..errors import UsageError
 from ..files import write_atomically
 from .config import UNCLAIMED, TrainingConfig, flatten_options
@@ -98,7 +99,8 @@ def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
         write_atomically(path, text)
     digest = hashlib.sha256(repr(options).encode())
     if rows is not None:
-        digest.update(repr([rows["image_digest"][:], rows["captions"][:]]).encode())
+        columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
+        digest.update(repr([rows[name][:] for name in columns]).encode())
     return digest.hexdigest()
 
 

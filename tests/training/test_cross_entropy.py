@@ -35,6 +35,18 @@ def test_the_penalty_is_equation_14_of_show_attend_and_tell(model, batch):
     assert model.decoder.attention.query.weight.grad.abs().sum() > 0
 
 
+def test_captions_count_with_their_weights(model, batch):
+    """As many times as their weight says."""
+    weights = torch.tensor([1, 3, 1, 1, 2, 1])
+    times = torch.arange(6).repeat_interleave(weights)
+    repeated = {**batch, "labels": batch["labels"][times], "image_index": batch["image_index"][times]}
+    objective = CrossEntropy(0.2, attention_penalty=0.3)
+    num_items = objective.num_items(repeated)
+    weighted = {**batch, "caption_weights": weights.float()}
+    assert objective.num_items(weighted) == num_items
+    torch.testing.assert_close(objective.loss(model, weighted, num_items), objective.loss(model, repeated, num_items))
+
+
 def test_scheduled_sampling_shows_own_words_in_a_growing_share(model, batch):
     torch.manual_seed(0)
     right = model.prepare_decoder_input_ids_from_labels(batch["labels"])
