@@ -16,7 +16,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ..coco import parse_annotations
 from ..untrusted_images import ADDRESSES, MAX_CAPTION
@@ -59,6 +59,7 @@ class ImageEntry(NamedTuple):
     split: str | None  # None if unknown
     image_id: str
     caption_weights: tuple[float, ...] | None = None  # None: 1 each
+    labels: tuple[str, ...] | None = None  # None if unknown
 
 
 class LocatedImage(NamedTuple):
@@ -70,6 +71,7 @@ class LocatedImage(NamedTuple):
     num_bytes: int  # -1 if there is no such file
     mtime_ns: int
     caption_weights: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def split_of(name: str) -> str | None:
@@ -181,7 +183,7 @@ def _located(entry: ImageEntry, spellings: Sequence[str], folders: Sequence[Path
 
 
 def _with_file(entry: ImageEntry, path: str, num_bytes: int, mtime_ns: int) -> LocatedImage:
-    return LocatedImage(path, entry.captions, entry.image_id, num_bytes, mtime_ns, entry.caption_weights)
+    return LocatedImage(path, entry.captions, entry.image_id, num_bytes, mtime_ns, entry.caption_weights, entry.labels)
 
 
 def caption_columns(columns: Iterable[str]) -> list[str]:
@@ -220,6 +222,11 @@ def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= MAX_WEIGHT:
             raise ValueError(f"a caption weight must be above 0 and at most {MAX_WEIGHT:g}, found {_shown(weight)}.")
     return [float(weight) for weight, text in zip(weights, texts, strict=True) if text]
+
+
+def is_list_of_text(value: Any) -> TypeGuard[Sequence[str]]:
+    """Whether a value may be labels of an image."""
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
 def _texts_of(cells: Iterable[Any]) -> list[str]:
@@ -381,6 +388,7 @@ def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntr
             SPLIT_NAMES.get(split, split) if split else split_of_file,
             _name(where, row, "image_id") if row.get("image_id") else name,
             _caption_weights(where, row, captions),
+            tuple(row["labels"]) if is_list_of_text(row.get("labels")) else None,
         )
         known = entries.get(name)
         if known and known.split != new.split:
@@ -424,7 +432,8 @@ def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
     if first.caption_weights or second.caption_weights:
         both = ((each.caption_weights or (1.0,) * len(each.captions)) for each in (first, second))
         weights = tuple(weight for each in both for weight in each)
-    return first._replace(captions=first.captions + second.captions, caption_weights=weights)
+    labels = second.labels if first.labels is None else first.labels
+    return first._replace(captions=first.captions + second.captions, caption_weights=weights, labels=labels)
 
 
 def _stripped(captions: Iterable[str]) -> tuple[str, ...]:

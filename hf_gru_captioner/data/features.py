@@ -38,7 +38,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import PARTIAL, write_atomically
-from .sources import WEIGHTS, decode_images
+from .sources import LABELS, WEIGHTS, decode_images
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ CROPPED_AREA = (0.6, 1.0)  # fraction of the image that a random crop keeps
 # Entries of a configuration that don't affect what is computed.
 PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 
-CARRIED = (WEIGHTS,)  # columns beside image and captions that rows for training keep
+CARRIED = (WEIGHTS, LABELS)  # columns beside image and captions that rows for training keep
 
 ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
 
@@ -304,7 +304,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that is trained too, or not cached.
 
     Args:
-        dataset: Rows with columns `image` and `captions`; `caption_weights` is carried along.
+        dataset: Rows with columns `image` and `captions`; `caption_weights` and `labels` are carried along.
         augment: A new random crop of each image in each epoch, mirrored half of the time.
         color_jitter: Brightness, contrast and saturation of a crop each change by up to this fraction, [0, 1).
         seed: Of crops and colors, which depend only on seed, epoch and image.

@@ -53,6 +53,7 @@ from .caption_files import (
     caption_files,
     caption_weights_of,
     captions_of,
+    is_list_of_text,
     locate_images,
     read_caption_file,
     split_of,
@@ -62,7 +63,8 @@ from .origins import Origin, check_card, check_saved, origin_of_folder, origin_o
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
 IMAGES_PER_SHARD = 256  # in a stream of single files; `seed` shuffles shards
 NO_CAPTION = "no caption"
-WEIGHTS = "caption_weights"  # a column that rows may have
+WEIGHTS, LABELS = "caption_weights", "labels"  # columns that rows may have
+OPTIONAL = Features({WEIGHTS: List(Value("float64")), LABELS: List(Value("string"))})
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is enforced
 NAMED_ROWS = 5  # skipped rows that the warning names
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
@@ -110,9 +112,9 @@ def load_captions(
 
     Returns:
         Rows of `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the row
-        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source; of `caption_weights` too
-        if the source has such a column, the weight of each caption in the loss. A warning counts and names skipped
-        rows.
+        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. If the source has such
+        columns, also of `caption_weights`, the weight of each caption in the loss, and of `labels`, strings that say
+        what the image shows, or null. A warning counts and names skipped rows.
 
     Raises:
         FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
@@ -291,21 +293,22 @@ def _find_listed(
     if folder and not folder.is_dir():
         raise FileNotFoundError(f"images={images} is not a folder.")
     found = tuple(locate_images(entries, files[0].absolute().parent, folder, outside=is_own))
-    if has_weights := any(entry.caption_weights for entry in found):
-        found = tuple(
-            each._replace(caption_weights=each.caption_weights or (1.0,) * len(each.captions)) for each in found
-        )
 
     def load(streaming: bool, world_size: int = 1):
         columns = {"image": Image(), "captions": List(Value("string")), "image_id": Value("string")}
-        if has_weights:
-            columns[WEIGHTS] = List(Value("float64"))
-        features = Features(columns)
+        used = {
+            name: each for name, each in OPTIONAL.items() if any(getattr(image, name) is not None for image in found)
+        }
+        features = Features({**columns, **used})
         if not streaming:  # a tuple: `datasets` splits lists into shards; sizes and times enter its cache's key
-            return Dataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": (found,)})
+            return Dataset.from_generator(
+                _rows_of_entries, features, gen_kwargs={"shards": (found,), "columns": tuple(used)}
+            )
         number = _number_of_shards(len(found), world_size)
         shards = [found[len(found) * i // number : len(found) * (i + 1) // number] for i in range(number)]
-        return IterableDataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": shards})
+        return IterableDataset.from_generator(
+            _rows_of_entries, features, gen_kwargs={"shards": shards, "columns": tuple(used)}
+        )
 
     return _Found(name, load, Origin(None, None, allow_urls))  # locate_images has checked the paths
 
@@ -387,12 +390,16 @@ def _number_of_shards(num_images: int, world_size: int) -> int:
     return world_size * max(1, -(-num_images // (IMAGES_PER_SHARD * world_size)))
 
 
-def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]]) -> Iterator[dict[str, Any]]:
+def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for entries in shards:
         for entry in entries:
             image = {"path": entry.path, "bytes": None}
             row = {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
-            yield row | ({WEIGHTS: list(entry.caption_weights)} if entry.caption_weights is not None else {})
+            if WEIGHTS in columns:
+                row[WEIGHTS] = list(entry.caption_weights or (1.0,) * len(entry.captions))
+            if LABELS in columns:
+                row[LABELS] = None if entry.labels is None else list(entry.labels)
+            yield row
 
 
 class _Layout(NamedTuple):
@@ -403,6 +410,7 @@ class _Layout(NamedTuple):
     image_id: str | None
     root: str | None
     weights: str | None = None
+    labels: str | None = None
 
     @classmethod
     def of(cls, found: _Found, features: Mapping[str, Any]) -> "_Layout":
@@ -426,17 +434,29 @@ class _Layout(NamedTuple):
                 raise ValueError(f"{found.name} has files in its column {column!r}, where text is expected.")
         if not isinstance(features[image], Image | Value | Mapping | str | None):
             raise ValueError(f"{found.name} has no images in its column {image!r}.")
-        return cls(image, captions, image_id, found.root, weights)
+        labels = LABELS if LABELS in columns and _may_be_labels(_feature(features, LABELS)) else None
+        return cls(image, captions, image_id, found.root, weights, labels)
 
     def columns(self, features: Iterable[str]) -> list[str]:
         """The columns to read. Others are not read: they may hold files, which are opened with the row."""
-        wanted = {self.image, *self.captions, self.image_id, self.weights, "json"}
+        wanted = {self.image, *self.captions, self.image_id, self.weights, self.labels, "json"}
         return [column for column in features if column in wanted]
 
     @property
     def checked(self) -> Features:
         """Columns of checked rows."""
-        return Features({**CHECKED, WEIGHTS: List(Value("float64"))}) if self.weights else CHECKED
+        return Features({**CHECKED, **{name: OPTIONAL[name] for name in (self.weights, self.labels) if name}})
+
+
+def _feature(features: Mapping[str, Any], column: str) -> Any:
+    of_json = features.get("json")
+    return features[column] if column in features or not isinstance(of_json, Mapping) else of_json.get(column)
+
+
+def _may_be_labels(feature: Any) -> bool:
+    """Whether a column's type, or a value of a stream without types, is a list of text; others have another meaning."""
+    of_list = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", None)
+    return feature is None or is_list_of_text(feature) or (isinstance(of_list, Value) and of_list.dtype == "string")
 
 
 def _is_decoded(feature: Any) -> bool:
@@ -490,6 +510,9 @@ def _check_row(
     }
     if layout["weights"]:
         checked[WEIGHTS] = weights
+    if layout["labels"]:
+        labels = row.get(LABELS)
+        checked[LABELS] = list(labels) if is_list_of_text(labels) else None
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 

@@ -23,13 +23,15 @@ from ..data import (
     load_captions,
     stream_captions,
 )
-from ..data.sources import WEIGHTS
+from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from .config import TrainingConfig
+from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
+from .label_head import LabelHead, label_frequencies
 from .scst import SelfCritical, count_ngrams
 
 
@@ -63,8 +65,32 @@ class Assembly:
         """Captions of each image that vocabulary and document frequencies are counted on."""
         if not self.config.data.streaming:
             return list(self.training_set["captions"])
+        return [row["captions"] for row in self._first_of_stream]
+
+    @cached_property
+    def _first_of_stream(self) -> list[dict[str, Any]]:
+        """Captions, and labels if there are any, of the rows that are counted with streaming."""
         rows = self.stream(self.config.data.train_split).take(self.config.data.streamed_vocabulary)
-        return [row["captions"] for row in rows]
+        return [{name: value for name, value in row.items() if name != "image"} for row in rows]
+
+    @cached_property
+    def label_frequencies(self) -> dict[str, float]:
+        """Fraction of the training images that have each label to be learned; empty without `label_loss`."""
+        if not self.config.optimization.label_loss:
+            return {}
+        if self.config.data.streaming:
+            known = [row.get(LABELS) for row in self._first_of_stream]
+        else:
+            known = list(self.training_set[LABELS]) if LABELS in self.training_set.column_names else []
+        min_count = self.config.tokenizer.min_count
+        found = label_frequencies(known, min_count)
+        if not found:
+            raise UsageError(
+                "optimization.label_loss needs training rows with labels, a list of strings: found "
+                f"{sum(each is not None for each in known)} rows with labels, and no label that tokenizer.min_count = "
+                f"{min_count} of them have."
+            )
+        return found
 
     def stream(self, split: str, **share):
         return stream_captions(self.config.data.source, split, **self._reading, **share)
@@ -164,7 +190,7 @@ class Assembly:
 
     @cached_property
     def collator(self) -> CaptionCollator:
-        return CaptionCollator(self.processor)
+        return CaptionCollator(self.processor, label_names=list(self.label_frequencies))
 
     def batches(self) -> EpochBatches | StreamedBatches:
         """This process's training batches."""
@@ -196,10 +222,18 @@ class Assembly:
         return CaptionedRegions([self.regions(self.validation_set, View())], captions)
 
     @property
-    def objective(self) -> SelfCritical | None:
-        """None for the trainer's default, cross-entropy."""
+    def objective(self) -> CrossEntropy | SelfCritical:
         if self.config.objective == "cross_entropy":
-            return None
+            options, label_head = self.config.optimization, None
+            if options.label_loss:
+                label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
+            return CrossEntropy(
+                options.label_smoothing,
+                options.scheduled_sampling,
+                options.attention_penalty,
+                label_head=label_head,
+                label_weight=options.label_loss,
+            )
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
         return SelfCritical(count_ngrams(labels), **vars(self.config.self_critical))
 

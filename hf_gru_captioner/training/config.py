@@ -177,6 +177,8 @@ class OptimizationConfig:
     """Fraction of input words that are the model's own at the end of the run; it grows from 0."""
     attention_penalty: float = 0.0
     """Weight of Show, Attend and Tell's penalty on regions that a caption attends to more or less than once."""
+    label_loss: float = 0.0
+    """Weight of telling an image's labels (column `labels`) from the mean region; needs a rate for the encoder."""
     max_grad_norm: float = 5.0
     """Gradients are clipped to this norm."""
     ema_decay: float = 0.999
@@ -276,6 +278,10 @@ class TrainingConfig:
             raise ValueError("a stream has no end: set data.steps_per_epoch, the steps between validations.")
         if optimization.encoder_learning_rate is None and optimization.encoder_first_layer is not None:
             raise ValueError("optimization.encoder_first_layer needs optimization.encoder_learning_rate.")
+        if optimization.label_loss and optimization.encoder_learning_rate is None:
+            raise ValueError("optimization.label_loss teaches the encoder: set optimization.encoder_learning_rate.")
+        if optimization.label_loss and self.objective != "cross_entropy":
+            raise ValueError("optimization.label_loss needs the objective cross_entropy.")
         if self.objective == "self_critical" and self.model.checkpoint is None:
             raise ValueError(
                 "self-critical training improves a trained captioner: train one with cross_entropy, then name its "

@@ -91,7 +91,7 @@ def train(config: TrainingConfig) -> TrainingResult:
     accelerator = _accelerator(config, None if config.tracker == "none" else config.tracker)
     energy_meter = _energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
-    _ = assembly.model  # fails before anything is written
+    _ = assembly.model, assembly.collator  # fail before anything is written
     with _held(output_dir, accelerator):
         run = claim(config, accelerator, None if config.data.streaming else assembly.training_set)
         batches = assembly.batches()

@@ -32,6 +32,15 @@ def test_captions_have_weights_where_one_is_not_1(processor, model, make_photo):
     assert "caption_weights" not in CaptionCollator(processor)(rows)
 
 
+def test_labels_of_images_become_columns(processor, make_photo):
+    labels = (["horse", "horse", "unheard of"], [], None, ["dog", "horse"])
+    rows = [{"image": make_photo(0), "captions": ["A girl"], "labels": each} for each in labels]
+    found = CaptionCollator(processor, label_names=["dog", "horse"])(rows)["image_labels"]
+    assert found[[0, 1, 3]].tolist() == [[0, 1], [0, 0], [1, 1]]
+    assert found[2].isnan().all()
+    assert "image_labels" not in CaptionCollator(processor)(rows)
+
+
 def test_regions_go_through_the_other_door_with_the_same_loss(processor, model, make_photo):
     captions = ["A brown dog runs", "Two children"]
     photos = [make_photo(seed) for seed in range(2)]

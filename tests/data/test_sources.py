@@ -102,6 +102,25 @@ def test_weights_of_a_table_and_of_shards_are_read(put, tar, tmp_path):
         assert [row["caption_weights"] for row in read(tmp_path / "test.tar", "test")] == [[0.5, 1.0]]
 
 
+@pytest.mark.parametrize("read", [load_captions, stream_captions])
+def test_images_may_have_labels(save, put, tar, tmp_path, read):
+    labels = [["dog", "dog", "person"], None]
+    source = save({"caption": ["two dogs", "a cat"], "labels": labels})
+    assert [row["labels"] for row in read(source)] == labels
+    put(tmp_path, "a.png", "b.png")
+    rows = [{"image": "b.png", "caption": "a cat"}, {"image": "a.png", "caption": "two dogs", "labels": labels[0]}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["labels"] for row in read(tmp_path / "test.jsonl", "test")] == labels[::-1]
+    tar(tmp_path / "test.tar", {"a": {"jpg": 40, "json": json.dumps(rows[1]).encode()}})
+    assert [row["labels"] for row in read(tmp_path / "test.tar", "test")] == labels[:1]
+
+
+@pytest.mark.parametrize("labels", [[3, 7], ["dog", "cat"], [[3], [7]]])
+def test_a_column_labels_that_is_no_list_of_text_means_something_else(save, labels):
+    source = save({"caption": ["a dog", "a cat"], "labels": labels})
+    assert "labels" not in load_captions(source).column_names
+
+
 def test_file_names_become_image_ids(save):
     dataset = load_captions(save({"caption": ["a dog", "a cat"], "filename": ["x.jpg", "y.jpg"]}))
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]

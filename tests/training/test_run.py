@@ -1,11 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from hf_gru_captioner import Captioner, TrainingConfig, train
-from hf_gru_captioner.training import TrainingResult
+from hf_gru_captioner.errors import UsageError
+from hf_gru_captioner.training import CaptionTrainer, TrainingResult
 
 
 @pytest.fixture
@@ -26,6 +30,57 @@ def config(make_dataset, save_encoder, tmp_path):
             "output_dir": tmp_path / "run",
         }
     )
+
+
+def add_labels(folder: Path, labels) -> None:
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    Dataset.from_parquet(str(path)).add_column("labels", labels).to_parquet(path)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def test_labels_are_learned_and_a_killed_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
+    add_labels(tmp_path / "set", [["dog"], None, ["dog", "dog", "child"], [], ["child"], ["rare"]])
+    options = replace(
+        config.optimization, label_loss=0.5, encoder_learning_rate=1e-3, state_steps=1, checkpoint_precision="float32"
+    )
+    config = replace(config, optimization=options, tokenizer=replace(config.tokenizer, min_count=2))
+    whole = train(config)
+    assert all(record["label_loss"] > 0 for record in whole.history)
+    weights = load_file(whole.checkpoint / "model.safetensors")
+    assert not any("label" in name for name in weights)  # the head is of training alone
+    assert Captioner.from_pretrained(whole.checkpoint)
+
+    killed = replace(config, output_dir=str(tmp_path / "killed"))
+    steps = iter(range(4))
+
+    def train_step(self, *arguments):
+        if next(steps) == 3:
+            raise PowerCutError
+        return original(self, *arguments)
+
+    original = CaptionTrainer._train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptionTrainer, "_train_step", train_step)
+        with pytest.raises(PowerCutError):
+            train(killed)
+    resumed = train(killed)
+    state, expected = (sorted((tmp_path / name / "state").iterdir())[-1] for name in ("killed", "run"))
+    for name in ("model.safetensors", "model_1.safetensors", "averaged.safetensors"):
+        assert (state / name).read_bytes() == (expected / name).read_bytes(), name
+    head = load_file(state / "model_1.safetensors")
+    assert head["linear.weight"].shape == (2, 96)  # child and dog
+    assert head["linear.weight"].abs().sum() > 0
+    assert [record["label_loss"] for record in resumed.history] == [record["label_loss"] for record in whole.history]
+
+
+def test_labels_that_no_image_has_are_refused_before_anything_is_written(config, tmp_path):
+    options = replace(config.optimization, label_loss=0.5, encoder_learning_rate=1e-3)
+    with pytest.raises(UsageError, match="found 0 rows with labels"):
+        train(replace(config, optimization=options))
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_from_python_returns_its_best_epoch_and_shows_no_bars_of_weights(config, capsys):
