@@ -80,6 +80,10 @@ CHECKED = Features(
 )
 
 
+class NoSplitError(ValueError):
+    """A source doesn't have a split; the message says which it has."""
+
+
 def load_captions(
     source: str | Path,
     split: str = "train",
@@ -118,7 +122,8 @@ def load_captions(
 
     Raises:
         FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
-        ValueError: No such split, an unknown layout (shows what was found), or too many skipped rows.
+        NoSplitError: No such split; a kind of ValueError.
+        ValueError: An unknown layout (shows what was found), or too many skipped rows.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(False)
@@ -181,7 +186,7 @@ def stream_captions(
         image_id of images without a name is the beginning of the image's digest.
 
     Raises:
-        FileNotFoundError, ValueError: As `load_captions`; those of rows when they are read.
+        FileNotFoundError, NoSplitError, ValueError: As `load_captions`; those of rows when they are read.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(True, world_size)
@@ -370,7 +375,7 @@ def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
         return split, False
     if wanted in canonical:
         return canonical[wanted], False
-    raise ValueError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
+    raise NoSplitError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
 
 
 def _divide(keys: Sequence[str], split: str) -> list[int]:
@@ -394,7 +399,7 @@ def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]], columns: tuple[st
     for entries in shards:
         for entry in entries:
             image = {"path": entry.path, "bytes": None}
-            row = {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
+            row: dict[str, Any] = {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
             if WEIGHTS in columns:
                 row[WEIGHTS] = list(entry.caption_weights or (1.0,) * len(entry.captions))
             if LABELS in columns:
