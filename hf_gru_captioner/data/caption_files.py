@@ -422,7 +422,7 @@ def _caption_weights(where: str, row: Mapping[str, Any], captions: Iterable[str]
         if isinstance(cell, str):  # of a CSV file: a number, or a list in brackets
             cell = json.loads(cell or "null")
         return None if cell is None else tuple(caption_weights_of(cell, (row[column] for column in captions)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
         raise ValueError(f"{where}: {error}") from error
 
 

@@ -81,6 +81,12 @@ def test_weights_of_captions_are_numbers_above_0(write, weights, message):
         read_caption_file(path)
 
 
+def test_brackets_in_brackets_are_no_weights(write):
+    path = write("t.csv", f"image,caption,caption_weights\na.jpg,a dog,{'[' * 100_000}\n")
+    with pytest.raises(ValueError, match=r"t\.csv, row 1: "):
+        read_caption_file(path)
+
+
 def test_quoted_captions_keep_their_commas(write):
     photos = read_caption_file(write("t.csv", 'image,caption\na.jpg,"a dog, a ""good"" one"\n'))
     assert photos[0].captions == ('a dog, a "good" one',)
