@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import UsageError, one_line
-from ..training.config import DataConfig, TrainingConfig, flatten_options, nearest_option, option_types
+from ..training.config import DataConfig, SourceConfig, TrainingConfig, flatten_options, nearest_option, option_types
 from .examples import add_examples
 
 # What `--help` lists first.
@@ -60,6 +60,13 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
         ) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--config is not UTF-8 text ({error}).") from error
+    source = fields["data"].source
+    if isinstance(source, str) and source.lstrip().startswith(("[{", "{")):  # else it would be looked for as a file
+        names = ", ".join(each.name for each in dataclasses.fields(SourceConfig))
+        raise UsageError(
+            'data.source takes a list like [{"path": "a"}, {"path": "b", "repeat": 2}] of sources with the options '
+            f"{names}; found {source:.100}."
+        )
     return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"})
 
 

@@ -3,13 +3,18 @@
 from .batches import EpochBatches, StreamedBatches
 from .collator import CaptionCollator
 from .features import CaptionedImages, CaptionedRegions, RegionCache, Regions, View
-from .sources import decode_images, load_captions, stream_captions
+from .mixture import MixedSource, MixedStream, Mixture
+from .sources import NoSplitError, decode_images, load_captions, stream_captions
 
 __all__ = [
     "CaptionCollator",
     "CaptionedImages",
     "CaptionedRegions",
     "EpochBatches",
+    "MixedSource",
+    "MixedStream",
+    "Mixture",
+    "NoSplitError",
     "RegionCache",
     "Regions",
     "StreamedBatches",

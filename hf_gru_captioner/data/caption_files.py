@@ -16,7 +16,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from ..coco import parse_annotations
 from ..untrusted_images import ADDRESSES, MAX_CAPTION
@@ -45,6 +45,7 @@ USUAL_FOLDERS = (
     *("flickr30k-images", "flickr30k_images", "train2017", "val2017", "train2014", "val2014"),
 )
 TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their images are one level up
+MAX_WEIGHT = 1000.0  # of a caption
 MAX_SHOWN = 60  # characters of what a message shows
 NAMES_SHOWN = 20  # columns or keys that a message shows
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
@@ -57,6 +58,8 @@ class ImageEntry(NamedTuple):
     captions: tuple[str, ...]
     split: str | None  # None if unknown
     image_id: str
+    caption_weights: tuple[float, ...] | None = None  # None: 1 each
+    labels: tuple[str, ...] | None = None  # None if unknown
 
 
 class LocatedImage(NamedTuple):
@@ -67,6 +70,8 @@ class LocatedImage(NamedTuple):
     image_id: str
     num_bytes: int  # -1 if there is no such file
     mtime_ns: int
+    caption_weights: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 def split_of(name: str) -> str | None:
@@ -149,7 +154,7 @@ def locate_images(
     found = []
     for entry in entries:
         if entry.path.startswith(ADDRESSES):
-            found.append(LocatedImage(entry.path, entry.captions, entry.image_id, 0, 0))
+            found.append(_with_file(entry, entry.path, 0, 0))
             continue
         leads_out = os.path.isabs(entry.path) or ".." in Path(entry.path).parts
         spellings = [] if leads_out and not outside else [entry.path]
@@ -172,9 +177,13 @@ def _located(entry: ImageEntry, spellings: Sequence[str], folders: Sequence[Path
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # never raises
     if path:
         state = path.stat()
-        return LocatedImage(str(path), entry.captions, entry.image_id, state.st_size, state.st_mtime_ns)
+        return _with_file(entry, str(path), state.st_size, state.st_mtime_ns)
     missing = root / (entry.path if spellings[:1] == [entry.path] else os.path.basename(entry.path))
-    return LocatedImage(str(missing), entry.captions, entry.image_id, -1, -1)
+    return _with_file(entry, str(missing), -1, -1)
+
+
+def _with_file(entry: ImageEntry, path: str, num_bytes: int, mtime_ns: int) -> LocatedImage:
+    return LocatedImage(path, entry.captions, entry.image_id, num_bytes, mtime_ns, entry.caption_weights, entry.labels)
 
 
 def caption_columns(columns: Iterable[str]) -> list[str]:
@@ -192,6 +201,36 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
     Raises:
         ValueError: A caption is not text, or has more than 10,000 characters.
     """
+    return [text for text in _texts_of(cells) if text]
+
+
+def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
+    """The weight of each caption that `captions_of(cells)` returns.
+
+    Args:
+        cell: The weights, one for each caption, empty captions included; null for 1 each; one number for one caption.
+        cells: The captions.
+
+    Raises:
+        ValueError: Another number of weights, or one that is not above 0 and at most 1000.
+    """
+    texts = _texts_of(cells)
+    weights = [1.0] * len(texts) if cell is None else cell if isinstance(cell, list | tuple) else [cell]
+    if len(weights) != len(texts):
+        raise ValueError(f"caption_weights must have a number for each caption, found {len(weights)} for {len(texts)}.")
+    for weight in weights:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= MAX_WEIGHT:
+            raise ValueError(f"a caption weight must be above 0 and at most {MAX_WEIGHT:g}, found {_shown(weight)}.")
+    return [float(weight) for weight, text in zip(weights, texts, strict=True) if text]
+
+
+def is_list_of_text(value: Any) -> TypeGuard[Sequence[str]]:
+    """Whether a value may be labels of an image."""
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def _texts_of(cells: Iterable[Any]) -> list[str]:
+    """As `captions_of`, with empty captions as empty strings."""
     captions: list[str] = []
     for cell in cells:
         if cell is None:
@@ -200,13 +239,12 @@ def captions_of(cells: Iterable[Any]) -> list[str]:
         for caption in [cell] if is_one else cell:
             text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
             if text is None:
-                continue
+                text = ""
             if not isinstance(text, str):
                 raise ValueError(f"a caption must be text, found {_shown(text)}.")
             if len(text) > MAX_CAPTION:
                 raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
-            if text.strip():
-                captions.append(text.strip())
+            captions.append(text.strip())
     return captions
 
 
@@ -349,13 +387,15 @@ def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntr
             _captions(where, (row[column] for column in captions)),
             SPLIT_NAMES.get(split, split) if split else split_of_file,
             _name(where, row, "image_id") if row.get("image_id") else name,
+            _caption_weights(where, row, captions),
+            tuple(row["labels"]) if is_list_of_text(row.get("labels")) else None,
         )
         known = entries.get(name)
         if known and known.split != new.split:
             raise ValueError(
                 f"{path} has image {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
             )
-        entries[name] = known._replace(captions=known.captions + new.captions) if known else new
+        entries[name] = _merged(known, new) if known else new
     if not entries:
         raise ValueError(f"{path} has no rows.")
     return list(entries.values())
@@ -374,6 +414,26 @@ def _captions(where: str, cells: Iterable[Any]) -> tuple[str, ...]:
         return tuple(captions_of(cells))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _caption_weights(where: str, row: Mapping[str, Any], captions: Iterable[str]) -> tuple[float, ...] | None:
+    cell = row.get("caption_weights")
+    try:
+        if isinstance(cell, str):  # of a CSV file: a number, or a list in brackets
+            cell = json.loads(cell or "null")
+        return None if cell is None else tuple(caption_weights_of(cell, (row[column] for column in captions)))
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
+    """An image with the captions of two rows."""
+    weights = None
+    if first.caption_weights or second.caption_weights:
+        both = ((each.caption_weights or (1.0,) * len(each.captions)) for each in (first, second))
+        weights = tuple(weight for each in both for weight in each)
+    labels = second.labels if first.labels is None else first.labels
+    return first._replace(captions=first.captions + second.captions, caption_weights=weights, labels=labels)
 
 
 def _stripped(captions: Iterable[str]) -> tuple[str, ...]:

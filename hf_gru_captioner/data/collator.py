@@ -1,5 +1,6 @@
 """Rows -> one batch, whose keys are the arguments of the model's forward."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,29 +14,46 @@ class CaptionCollator:
         processor: A `GRUCaptionerProcessor`.
         model: A captioner, to add `decoder_input_ids` to each batch. `transformers.Trainer` needs them for its own
             `label_smoothing_factor`, because it removes the labels before it calls forward.
+        label_names: Labels of images to learn from, see `image_labels` below.
     """
 
-    def __init__(self, processor, model=None):
+    def __init__(self, processor, model=None, label_names: Sequence[str] = ()):
         self.processor = processor
         self.model = model
+        self.column_of = {name: column for column, name in enumerate(label_names)}
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            rows: Each with `captions`, and either `image` or `regions` `(P, D)`, the encoder's output for it.
+            rows: Each with `captions`, and either `image` or `regions` `(P, D)`, the encoder's output for it. Rows may
+                have `caption_weights`, a number for each caption.
 
         Returns:
             `pixel_values` `(B, 3, height, width)` or `encoder_outputs` with `(B, P, D)`; `labels` `(N, T)` of all
-            captions, image by image; `image_index` `(N,)`.
+            captions, image by image; `image_index` `(N,)`; `caption_weights` `(N,)` if a weight is not 1. With
+            `label_names` also `image_labels` `(B, L)`: 1 for each label that the row has in `labels`, otherwise 0; nan
+            for rows without `labels`. (Forward takes no such argument: it is of [`CrossEntropy`].)
         """
         batch = self.images(rows)
         captions = [row["captions"] for row in rows]
         batch["labels"] = self.processor.encode_captions([caption for each in captions for caption in each])  # (N, T)
         counts = torch.tensor([len(each) for each in captions])
         batch["image_index"] = torch.arange(len(rows)).repeat_interleave(counts)  # (N,)
+        weights = [weight for row in rows for weight in row.get("caption_weights") or [1.0] * len(row["captions"])]
+        if any(weight != 1 for weight in weights):
+            batch["caption_weights"] = torch.tensor(weights, dtype=torch.float32)  # (N,)
+        if self.column_of:
+            batch["image_labels"] = torch.stack([self._labels_of(row.get("labels")) for row in rows])  # (B, L)
         if self.model is not None:
             batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         return batch
+
+    def _labels_of(self, labels: Sequence[str] | None) -> torch.Tensor:
+        if labels is None:
+            return torch.full((len(self.column_of),), torch.nan)
+        found = torch.zeros(len(self.column_of))
+        found[[self.column_of[label] for label in labels if label in self.column_of]] = 1
+        return found  # (L,)
 
     def images(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Only the images of the rows, as generate() takes them."""

@@ -38,7 +38,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import PARTIAL, write_atomically
-from .sources import decode_images
+from .sources import LABELS, WEIGHTS, decode_images
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ LEFTOVER_AFTER = 3600  # seconds since the last write; a shard takes seconds
 CROPPED_AREA = (0.6, 1.0)  # fraction of the image that a random crop keeps
 # Entries of a configuration that don't affect what is computed.
 PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
+
+CARRIED = (WEIGHTS, LABELS)  # columns beside image and captions that rows for training keep
 
 ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
 
@@ -265,16 +267,24 @@ def _write(path: Path, content: bytes) -> None:
 
 
 class CaptionedRegions(torch.utils.data.Dataset):
-    """Rows `{"regions": (P, D) tensor, "captions": [...]}`: a data set of encoded images.
+    """Rows `{"regions": (P, D) tensor, "captions": [...]}` of encoded images, with `caption_weights` if given.
 
     Args:
         views: One cache per augmentation; each epoch draws one of them for each image.
         captions: The captions of each image.
         seed: Of the draw, which depends only on seed, epoch and image.
+        caption_weights: Weight of each caption of each image.
     """
 
-    def __init__(self, views: Sequence[Regions], captions: Sequence[list[str]], seed: int = 0):
+    def __init__(
+        self,
+        views: Sequence[Regions],
+        captions: Sequence[list[str]],
+        seed: int = 0,
+        caption_weights: Sequence[list[float] | None] | None = None,
+    ):
         self.views = views
+        self.caption_weights = caption_weights
         self.captions = captions
         self.seed = seed
         self.epoch = 0
@@ -286,14 +296,15 @@ class CaptionedRegions(torch.utils.data.Dataset):
         view = 0
         if len(self.views) > 1:
             view = int(np.random.default_rng((self.seed, self.epoch, index)).integers(len(self.views)))
-        return {"regions": self.views[view][index], "captions": self.captions[index]}
+        row = {"regions": self.views[view][index], "captions": self.captions[index]}
+        return row if self.caption_weights is None else {**row, WEIGHTS: self.caption_weights[index]}
 
 
 class CaptionedImages(torch.utils.data.Dataset):
     """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that is trained too, or not cached.
 
     Args:
-        dataset: Rows with columns `image` and `captions`.
+        dataset: Rows with columns `image` and `captions`; `caption_weights` and `labels` are carried along.
         augment: A new random crop of each image in each epoch, mirrored half of the time.
         color_jitter: Brightness, contrast and saturation of a crop each change by up to this fraction, [0, 1).
         seed: Of crops and colors, which depend only on seed, epoch and image.
@@ -302,6 +313,7 @@ class CaptionedImages(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):
         self.images = dataset.select_columns([name for name in ("image", "image_id") if name in dataset.column_names])
         self.captions = list(dataset["captions"])
+        self.carried = {name: list(dataset[name]) for name in CARRIED if name in dataset.column_names}
         self.augment = augment
         self.color_jitter = color_jitter
         self.seed = seed
@@ -318,4 +330,5 @@ class CaptionedImages(torch.utils.data.Dataset):
                 image, random = image.convert("RGB"), np.random.default_rng((self.seed, self.epoch, index))
                 for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                     image = enhance(image).enhance(random.uniform(1 - self.color_jitter, 1 + self.color_jitter))
-        return {"image": image, "captions": self.captions[index]}
+        carried = {name: values[index] for name, values in self.carried.items()}
+        return {"image": image, "captions": self.captions[index], **carried}

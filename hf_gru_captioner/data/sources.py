@@ -52,7 +52,9 @@ from .caption_files import (
     LocatedImage,
     caption_columns,
     caption_files,
+    caption_weights_of,
     captions_of,
+    is_list_of_text,
     locate_images,
     read_caption_file,
     split_of,
@@ -62,6 +64,8 @@ from .origins import Origin, check_card, check_saved, origin_of_folder, origin_o
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
 IMAGES_PER_SHARD = 256  # in a stream of single files; `seed` shuffles shards
 NO_CAPTION = "no caption"
+WEIGHTS, LABELS = "caption_weights", "labels"  # columns that rows may have
+OPTIONAL = Features({WEIGHTS: List(Value("float64")), LABELS: List(Value("string"))})
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is enforced
 NAMED_ROWS = 5  # skipped rows that the warning names
 IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
@@ -75,6 +79,10 @@ CHECKED = Features(
         "problem": Value("string"),
     }
 )
+
+
+class NoSplitError(ValueError):
+    """A source doesn't have a split; the message says which it has."""
 
 
 def load_captions(
@@ -109,12 +117,14 @@ def load_captions(
 
     Returns:
         Rows of `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the row
-        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. A warning counts and
-        names skipped rows.
+        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. If the source has such
+        columns, also of `caption_weights`, the weight of each caption in the loss, and of `labels`, strings that say
+        what the image shows, or null. A warning counts and names skipped rows.
 
     Raises:
         FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
-        ValueError: No such split, an unknown layout (shows what was found), or too many skipped rows.
+        NoSplitError: No such split; a kind of ValueError.
+        ValueError: An unknown layout (shows what was found), or too many skipped rows.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(False)
@@ -130,7 +140,7 @@ def load_captions(
         with_indices=True,
         fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": allow_urls},
         remove_columns=rows.column_names,
-        features=Features({**CHECKED, "image": Image()}) if allow_urls else CHECKED,
+        features=Features({**layout.checked, "image": Image()}) if allow_urls else layout.checked,
         desc="checking images",
     )
     if allow_urls:  # the fetched bytes: `datasets` would fetch again
@@ -173,11 +183,11 @@ def stream_captions(
             By default the order of the source.
 
     Returns:
-        Rows of `image`, `captions` and `image_id`, as of `load_captions`, except that the image_id of images without a
-        name is the beginning of the image's digest.
+        Rows of `image`, `captions`, `image_id` and the optional columns of `load_captions`, as there, except that the
+        image_id of images without a name is the beginning of the image's digest.
 
     Raises:
-        FileNotFoundError, ValueError: As `load_captions`; those of rows when they are read.
+        FileNotFoundError, NoSplitError, ValueError: As `load_captions`; those of rows when they are read.
     """
     found = _find(source, split, images, allow_urls)
     rows = found.load(True, world_size)
@@ -193,7 +203,8 @@ def stream_captions(
     settings = {"layout": layout._asdict(), "origin": found.origin, "with_image": True}
     rows = rows.map(_check_row, fn_kwargs=settings, remove_columns=columns)
     rows = rows.filter(tally).remove_columns(["image_digest", "key", "problem"])
-    rows = rows.cast(Features({"image": Image(), "captions": CHECKED["captions"], "image_id": CHECKED["image_id"]}))
+    kept = {name: each for name, each in layout.checked.items() if name not in ("image_digest", "key", "problem")}
+    rows = rows.cast(Features({"image": Image(), **kept}))
     return _CheckedStream(split_dataset_by_node(rows, rank, world_size), tally)
 
 
@@ -312,12 +323,20 @@ def _find_listed(
     found = tuple(locate_images(entries, files[0].absolute().parent, folder, outside=is_own))
 
     def load(streaming: bool, world_size: int = 1):
-        features = Features({"image": Image(), "captions": List(Value("string")), "image_id": Value("string")})
+        columns = {"image": Image(), "captions": List(Value("string")), "image_id": Value("string")}
+        used = {
+            name: each for name, each in OPTIONAL.items() if any(getattr(image, name) is not None for image in found)
+        }
+        features = Features({**columns, **used})
         if not streaming:  # a tuple: `datasets` splits lists into shards; sizes and times enter its cache's key
-            return Dataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": (found,)})
+            return Dataset.from_generator(
+                _rows_of_entries, features, gen_kwargs={"shards": (found,), "columns": tuple(used)}
+            )
         number = _number_of_shards(len(found), world_size)
         shards = [found[len(found) * i // number : len(found) * (i + 1) // number] for i in range(number)]
-        return IterableDataset.from_generator(_rows_of_entries, features, gen_kwargs={"shards": shards})
+        return IterableDataset.from_generator(
+            _rows_of_entries, features, gen_kwargs={"shards": shards, "columns": tuple(used)}
+        )
 
     return _Found(name, load, Origin(None, None, allow_urls))  # locate_images has checked the paths
 
@@ -379,7 +398,7 @@ def _choose(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
         return split, False
     if wanted in canonical:
         return canonical[wanted], False
-    raise ValueError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
+    raise NoSplitError(f"{name} has no split {split!r}, it has {', '.join(splits)}.")
 
 
 def _divide(keys: Sequence[str], split: str) -> list[int]:
@@ -399,11 +418,16 @@ def _number_of_shards(num_images: int, world_size: int) -> int:
     return world_size * max(1, -(-num_images // (IMAGES_PER_SHARD * world_size)))
 
 
-def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]]) -> Iterator[dict[str, Any]]:
+def _rows_of_entries(shards: Iterable[Iterable[LocatedImage]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for entries in shards:
         for entry in entries:
             image = {"path": entry.path, "bytes": None}
-            yield {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
+            row: dict[str, Any] = {"image": image, "captions": list(entry.captions), "image_id": entry.image_id}
+            if WEIGHTS in columns:
+                row[WEIGHTS] = list(entry.caption_weights or (1.0,) * len(entry.captions))
+            if LABELS in columns:
+                row[LABELS] = None if entry.labels is None else list(entry.labels)
+            yield row
 
 
 class _Layout(NamedTuple):
@@ -413,6 +437,8 @@ class _Layout(NamedTuple):
     captions: list[str]
     image_id: str | None
     root: str | None
+    weights: str | None = None
+    labels: str | None = None
 
     @classmethod
     def of(cls, found: _Found, features: Mapping[str, Any]) -> "_Layout":
@@ -430,17 +456,35 @@ class _Layout(NamedTuple):
                 f"Known layouts: {KNOWN_LAYOUTS}."
             )
         image_id = next((column for column in ID_COLUMNS if column in columns), None)
-        for column in (*captions, image_id, "json"):
+        weights = WEIGHTS if WEIGHTS in columns else None
+        for column in (*captions, image_id, weights, "json"):
             if column is not None and _is_decoded(features.get(column)):  # it would be opened before any check
                 raise ValueError(f"{found.name} has files in its column {column!r}, where text is expected.")
         if not isinstance(features[image], Image | Value | Mapping | str | None):
             raise ValueError(f"{found.name} has no images in its column {image!r}.")
-        return cls(image, captions, image_id, found.root)
+        labels = LABELS if LABELS in columns and _may_be_labels(_feature(features, LABELS)) else None
+        return cls(image, captions, image_id, found.root, weights, labels)
 
     def columns(self, features: Iterable[str]) -> list[str]:
         """The columns to read. Others are not read: they may hold files, which are opened with the row."""
-        wanted = {self.image, *self.captions, self.image_id, "json"}
+        wanted = {self.image, *self.captions, self.image_id, self.weights, self.labels, "json"}
         return [column for column in features if column in wanted]
+
+    @property
+    def checked(self) -> Features:
+        """Columns of checked rows."""
+        return Features({**CHECKED, **{name: OPTIONAL[name] for name in (self.weights, self.labels) if name}})
+
+
+def _feature(features: Mapping[str, Any], column: str) -> Any:
+    of_json = features.get("json")
+    return features[column] if column in features or not isinstance(of_json, Mapping) else of_json.get(column)
+
+
+def _may_be_labels(feature: Any) -> bool:
+    """Whether a column's type, or a value of a stream without types, is a list of text; others have another meaning."""
+    of_list = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", None)
+    return feature is None or is_list_of_text(feature) or (isinstance(of_list, Value) and of_list.dtype == "string")
 
 
 def _is_decoded(feature: Any) -> bool:
@@ -469,8 +513,13 @@ def _check_row(
     path = image.get("path")
     encoded, problem = read_image(path, image.get("bytes"), origin)
     digest = hashlib.sha256(encoded).hexdigest()
+    captions: list[str] = []
+    weights: list[float] = []
     try:
-        captions = captions_of(row[column] for column in layout["captions"])
+        cells = [row[column] for column in layout["captions"]]
+        captions = captions_of(cells)
+        if layout["weights"]:
+            weights = caption_weights_of(row.get(WEIGHTS), cells)
     except ValueError as error:
         captions, problem = [], problem or str(error)
     if layout["image_id"]:
@@ -480,13 +529,18 @@ def _check_row(
     else:
         name = None
     key = name or digest[:16]  # splits images: never the row number, which a stream doesn't know
-    checked = {
+    checked: dict[str, Any] = {
         "captions": captions,
         "image_id": name or (key if index is None else str(index)),
         "image_digest": digest,
         "key": key,
         "problem": problem or (None if captions else NO_CAPTION),
     }
+    if layout["weights"]:
+        checked[WEIGHTS] = weights
+    if layout["labels"]:
+        labels = row.get(LABELS)
+        checked[LABELS] = list(labels) if is_list_of_text(labels) else None
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
 
 

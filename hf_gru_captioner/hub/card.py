@@ -21,7 +21,7 @@ from safetensors import safe_open
 from ..evaluation.metrics import HUB_SCORES
 from ..files import CONFIG, TRAINING_RECORD, WEIGHTS
 from .markdown import Markdown, render_markdown
-from .names import CODE, public_name
+from .names import CODE, public_name, source_names
 from .scores import eval_results, read_scores
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
@@ -172,7 +172,7 @@ def _metadata(
 ) -> ModelCardData:
     """The card's metadata: the Hub's search and the `model-index` read it."""
     hub_ids = {name.split("/")[-1]: name for name in datasets}
-    sources = [public_name(stage["options"]["data.source"]) for stage in stages]
+    sources = [name for stage in stages for name in source_names(stage["options"]["data.source"])]
     learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
     best: Mapping[str, Any] = scores[0] if scores else {"values": {}, "data": "", "split": "", "signature": ""}
     results = eval_results(

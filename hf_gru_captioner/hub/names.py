@@ -27,6 +27,22 @@ def public_name(name: str | os.PathLike[str]) -> str:
     return name if HUB_ID.fullmatch(name) else re.split(r"[/\\]", name.rstrip("/\\"))[-1]
 
 
+def with_public_name(origin: Any) -> Any:
+    """The value of a setting in [`ORIGINS`] with public names: a path, or the list of sources of a run."""
+    if isinstance(origin, list):
+        return [with_public_name(each) for each in origin]
+    if isinstance(origin, dict):
+        renamed = {name: with_public_name(origin[name]) for name in ("path", "images") if origin.get(name)}
+        return {**origin, **renamed}
+    return public_name(origin) if isinstance(origin, str) and origin else origin
+
+
+def source_names(origin: Any) -> list[str]:
+    """Public names of the sources of a run, of its option `data.source`."""
+    sources = origin if isinstance(origin, list) else [origin]
+    return [public_name(each["path"] if isinstance(each, dict) else each) for each in sources]
+
+
 def with_public_names(content: bytes) -> bytes:
     """A JSON file without local paths in [`ORIGINS`]; the same bytes if it has none."""
     settings = json.loads(content)
@@ -40,6 +56,6 @@ def _renamed(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     return {
-        key: public_name(value) if key in ORIGINS and isinstance(value, str) and value else _renamed(value)
+        key: with_public_name(value) if key in ORIGINS and isinstance(value, str | list) else _renamed(value)
         for key, value in settings.items()
     }

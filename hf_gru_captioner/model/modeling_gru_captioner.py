@@ -22,7 +22,7 @@ import copy
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -512,6 +512,24 @@ def _is_word(packed: PackedSequence) -> torch.Tensor:
     return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 
 
+def _cross_entropy(
+    words: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor | None,
+    smoothing: float,
+    num_items: int | torch.Tensor | None,
+) -> torch.Tensor:
+    """Loss of packed words `(S, V)`, targets `(S,)` and weights `(S,)`: the sum divided by `num_items`, or the mean."""
+    settings: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "label_smoothing": smoothing}
+    if weights is None:
+        loss = F.cross_entropy(words.float(), targets, reduction="mean" if num_items is None else "sum", **settings)
+    else:
+        loss = (F.cross_entropy(words.float(), targets, reduction="none", **settings) * weights).sum()
+        if num_items is None:
+            loss = loss / (weights * (targets != IGNORE_INDEX)).sum()
+    return loss if num_items is None else loss / num_items
+
+
 class StopAtStrings(StoppingCriteria):
     """Ends a caption that holds one of some strings.
 
@@ -701,6 +719,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         cache: GRUCache | None = None,
         labels: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        caption_weights: torch.Tensor | None = None,
         smoothing: float = 0.0,
         num_items_in_batch: int | torch.Tensor | None = None,
         skip_logits: bool = False,
@@ -722,10 +741,13 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 captions are packed: no work is done, and logits are zero, behind the last label of each caption.
             image_index: Image of each caption, `(N,)`, rows in any order and number. Without it, captions stand image
                 by image, the same number of each.
+            caption_weights: Weight of each caption in the loss, `(N,)`, which is then a weighted mean over the labels.
+                Where the loss is computed outside, without `labels` here (transformers' Trainer does so for its
+                `label_smoothing_factor`), they weight the gradients of `logits`, not the value of that loss.
             smoothing: Share of the target spread over all words (https://arxiv.org/abs/1512.00567), in [0, 1). Not
                 named `label_...`: transformers' Trainer takes every such argument for one of the labels.
             num_items_in_batch: Number that the summed loss is divided by; the number of labels in this call when not
-                given. For exact gradient accumulation.
+                given, with `caption_weights` the sum of their weights. For exact gradient accumulation.
             skip_logits: Leave `logits` out of the output; saves a `(N, T, V)` copy in training.
             use_cache: Return `cache`; as the configuration says, but not where labels are given.
             output_attentions: Return `cross_attentions`, a tuple of one `(N, A, T, P)`; rows sum to 1 over the regions.
@@ -754,7 +776,8 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("forward needs labels or decoder_input_ids; to write captions call generate().")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         projected_regions = encoder_outputs["projected_regions"]
-        self._check_rows(decoder_input_ids, labels, image_index, num_images=len(projected_regions[0]))
+        num_images = len(projected_regions[0])
+        self._check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images=num_images)
 
         lengths = None
         if labels is not None:
@@ -771,17 +794,15 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(
-                words.float(),
-                _pack_like(decoded.packed, labels),
-                ignore_index=IGNORE_INDEX,
-                reduction="mean" if num_items_in_batch is None else "sum",
-                label_smoothing=smoothing,
-            )
-            if num_items_in_batch is not None:
-                loss = loss / num_items_in_batch
+            targets, weights = _pack_like(decoded.packed, labels), None  # (S,)
+            if caption_weights is not None:
+                weights = _pack_like(decoded.packed, caption_weights[:, None].expand_as(labels))  # (S,)
+            loss = _cross_entropy(words, targets, weights, smoothing, num_items_in_batch)
 
         total_length = decoder_input_ids.shape[1]
+        logits = None if skip_logits else decoded.pad(words, total_length)  # (N, T, V)
+        if logits is not None and logits.requires_grad and labels is None and caption_weights is not None:
+            logits.register_hook(lambda gradient: gradient * caption_weights[:, None, None].to(gradient))
         seen_tokens = cache.seen_tokens if cache is not None else 0
         use_cache = self.config.use_cache and labels is None if use_cache is None else use_cache
         cache = GRUCache(decoded.states, seen_tokens + total_length) if use_cache else None
@@ -795,7 +816,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             )
         output = GRUCaptionerOutput(
             loss=loss,
-            logits=None if skip_logits else decoded.pad(words, total_length),  # (N, T, V)
+            logits=logits,
             decoder_hidden_states=hidden_states,
             cross_attentions=attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
@@ -852,7 +873,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         return self.encoder(regions=encoder_outputs[0])
 
     @staticmethod
-    def _check_rows(decoder_input_ids, labels, image_index, num_images: int) -> None:
+    def _check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images: int) -> None:
         num_captions = len(decoder_input_ids)
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
@@ -863,6 +884,11 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             raise ValueError(
                 f"image_index names the image of each of the {num_captions} captions, found shape "
                 f"{tuple(image_index.shape)}."
+            )
+        if caption_weights is not None and caption_weights.shape != (num_captions,):
+            raise ValueError(
+                f"caption_weights has the weight of each of the {num_captions} captions, found shape "
+                f"{tuple(caption_weights.shape)}."
             )
         if image_index is None and num_captions % num_images:
             raise ValueError(
@@ -884,7 +910,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         """The arguments of `forward` for the next step: all tokens `(N, T)`, or those that the state has not seen.
 
         Complete in itself, since transformers' own has changed its names and its duties from release to release.
-        `image_index` of a training batch is among what is dropped: generate() writes captions image by image.
+        `image_index` and `caption_weights` of a training batch are dropped: generate() writes captions image by image.
         """
         cache = past_key_values if cache is None else cache
         seen_tokens = 0 if cache is None else cache.get_seq_length()

@@ -1,7 +1,8 @@
 """What `features` and `train` both build from a configuration: data sets, model, processor, cached regions."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,10 @@ from ..data import (
     CaptionedImages,
     CaptionedRegions,
     EpochBatches,
+    MixedSource,
+    MixedStream,
+    Mixture,
+    NoSplitError,
     RegionCache,
     Regions,
     StreamedBatches,
@@ -23,13 +28,19 @@ from ..data import (
     load_captions,
     stream_captions,
 )
+from ..data.mixture import images_of_epoch
+from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
-from .config import TrainingConfig
+from .config import SourceConfig, TrainingConfig
+from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
+from .label_head import LabelHead, label_frequencies
 from .scst import SelfCritical, count_ngrams
+
+_logger = logging.getLogger(__name__)
 
 
 class Assembly:
@@ -45,37 +56,98 @@ class Assembly:
         self.accelerator = accelerator
 
     @cached_property
-    def training_set(self):
-        """Rows of the training split; not with streaming."""
-        return _first(self._load(self.config.data.train_split), self.config.data.max_images)
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sources by public names, which are made unique."""
+        named: dict[str, SourceConfig] = {}
+        for source in self.config.data.sources:
+            name = public = public_name(source.path)
+            number = 1
+            while name in named:
+                number += 1
+                name = f"{public}-{number}"
+            named[name] = source
+        return named
 
     @cached_property
-    def validation_set(self):
-        """Rows of the validation split; held in memory with streaming."""
-        max_images = self.config.validation.max_images
+    def training_sets(self) -> list[Dataset]:
+        """Rows of the training split of each source; not with streaming."""
+        data = self.config.data
+        return [_first(self._load(each, data.train_split), data.max_images) for each in self.sources.values()]
+
+    @cached_property
+    def validation_sets(self) -> dict[str, Dataset]:
+        """Rows of the validation split of each source that is validated on; held in memory with streaming."""
+        sets = {}
+        for name, source in self.sources.items():
+            if source.validate:
+                try:
+                    sets[name] = self._validation_set(source)
+                except NoSplitError as error:
+                    if len(self.sources) == 1:
+                        raise
+                    _logger.info("not validated on: %s", error)
+        if not sets:
+            raise UsageError(
+                f"no source that is to be validated on has a split {self.config.data.validation_split!r}: the best "
+                "epoch is selected by it."
+            )
+        return sets
+
+    def _validation_set(self, source: SourceConfig):
+        split, max_images = self.config.data.validation_split, self.config.validation.max_images
         if self.config.data.streaming:
-            return Dataset.from_list(list(self.stream(self.config.data.validation_split).take(max_images)))
-        return _first(self._load(self.config.data.validation_split), max_images)
+            return Dataset.from_list(list(self.stream(source, split).take(max_images)))
+        return _first(self._load(source, split), max_images)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of images of an epoch, each as often as its source says; not with streaming."""
+        sizes = zip(self.training_sets, self.sources.values(), strict=True)
+        return sum(len(images_of_epoch(len(rows), source.repeat)) for rows, source in sizes)
 
     @cached_property
     def known_captions(self) -> list[list[str]]:
         """Captions of each image that vocabulary and document frequencies are counted on."""
         if not self.config.data.streaming:
-            return list(self.training_set["captions"])
-        rows = self.stream(self.config.data.train_split).take(self.config.data.streamed_vocabulary)
-        return [row["captions"] for row in rows]
+            return [captions for rows in self.training_sets for captions in rows["captions"]]
+        return [row["captions"] for row in self._first_of_stream]
 
-    def stream(self, split: str, **share):
-        return stream_captions(self.config.data.source, split, **self._reading, **share)
+    @cached_property
+    def _first_of_stream(self) -> list[dict[str, Any]]:
+        """Captions, and labels if there are any, of the rows that are counted with streaming."""
+        data = self.config.data
+        streams = [self.stream(each, data.train_split).take(data.streamed_vocabulary) for each in self.sources.values()]
+        return [{name: value for name, value in row.items() if name != "image"} for rows in streams for row in rows]
 
-    def _load(self, split: str):
+    @cached_property
+    def label_frequencies(self) -> dict[str, float]:
+        """Fraction of the training images that have each label to be learned; empty without `label_loss`."""
+        if not self.config.optimization.label_loss:
+            return {}
+        if self.config.data.streaming:
+            known = [row.get(LABELS) for row in self._first_of_stream]
+        else:
+            known = [labels for rows in self.training_sets if LABELS in rows.column_names for labels in rows[LABELS]]
+        min_count = self.config.tokenizer.min_count
+        found = label_frequencies(known, min_count)
+        if not found:
+            raise UsageError(
+                "optimization.label_loss needs training rows with labels, a list of strings: found "
+                f"{sum(each is not None for each in known)} rows with labels, and no label that tokenizer.min_count = "
+                f"{min_count} of them have."
+            )
+        return found
+
+    def stream(self, source: SourceConfig, split: str, **share):
+        return stream_captions(source.path, split, images=source.images, **self._reading, **share)
+
+    def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
-            return load_captions(self.config.data.source, split, **self._reading)
+            return load_captions(source.path, split, images=source.images, **self._reading)
 
     @property
     def _reading(self) -> dict[str, Any]:
-        data = self.config.data
-        return {"images": data.images, "max_skipped": data.max_skipped, "allow_urls": data.allow_urls}
+        return {"max_skipped": self.config.data.max_skipped, "allow_urls": self.config.data.allow_urls}
 
     @cached_property
     def processor(self) -> GRUCaptionerProcessor:
@@ -154,7 +226,8 @@ class Assembly:
     @property
     def to_encode(self) -> list[tuple[Dataset, View]]:
         """What a run with cached regions reads: the training images in each view, the validation images whole."""
-        return [*((self.training_set, view) for view in self.views), (self.validation_set, View())]
+        training = [(rows, view) for rows in self.training_sets for view in self.views]
+        return [*training, *((rows, View()) for rows in self.validation_sets.values())]
 
     def regions(self, dataset, view: View) -> Regions:
         """From the cache, or encoded now by the processes of this machine together."""
@@ -163,7 +236,7 @@ class Assembly:
 
     @cached_property
     def collator(self) -> CaptionCollator:
-        return CaptionCollator(self.processor)
+        return CaptionCollator(self.processor, label_names=list(self.label_frequencies))
 
     def batches(self) -> EpochBatches | StreamedBatches:
         """This process's training batches."""
@@ -174,30 +247,54 @@ class Assembly:
             parts = processes * optimization.micro_batches
             if optimization.images_per_step % parts:
                 raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
-            stream = self.stream(data.train_split, rank=process, world_size=processes, seed=optimization.seed)
+            share = {"rank": process, "world_size": processes, "seed": optimization.seed}
+            streams = [self.stream(source, data.train_split, **share) for source in self.sources.values()]
+            stream = (
+                streams[0] if isinstance(data.source, str) else MixedStream(self._mixed(streams), optimization.seed)
+            )
             images, steps = optimization.images_per_step // parts, data.steps_per_epoch or 0  # not None with streaming
             return StreamedBatches(stream, self.collator, images, steps, block_size=data.shuffle_block, **settings)
-        rows: CaptionedRegions | CaptionedImages
-        if self.config.caches_regions:
-            views = [self.regions(self.training_set, view) for view in self.views]
-            rows = CaptionedRegions(views, list(self.training_set["captions"]), optimization.seed)
-        else:
-            rows = CaptionedImages(self.training_set, color_jitter=data.color_jitter, seed=optimization.seed)
+        rows = Mixture(self._mixed([self._training_rows(each) for each in self.training_sets]), optimization.seed)
         settings |= {"process": process, "processes": processes, "num_workers": data.num_workers}
         return EpochBatches(rows, self.collator, optimization.images_per_step, **settings)
 
-    @cached_property
-    def validation_rows(self) -> CaptionedImages | CaptionedRegions:
+    def _mixed(self, rows_of_sources: Sequence[Any]) -> list[MixedSource]:
+        return [
+            MixedSource(rows, source.repeat, source.weight, source.captions_per_epoch)
+            for rows, source in zip(rows_of_sources, self.sources.values(), strict=True)
+        ]
+
+    def _training_rows(self, dataset: Dataset) -> CaptionedImages | CaptionedRegions:
+        seed = self.config.optimization.seed
         if not self.config.caches_regions:
-            return CaptionedImages(self.validation_set, augment=False)
-        captions = list(self.validation_set["captions"])
-        return CaptionedRegions([self.regions(self.validation_set, View())], captions)
+            return CaptionedImages(dataset, color_jitter=self.config.data.color_jitter, seed=seed)
+        views = [self.regions(dataset, view) for view in self.views]
+        weights = list(dataset[WEIGHTS]) if WEIGHTS in dataset.column_names else None
+        return CaptionedRegions(views, list(dataset["captions"]), seed, weights)
+
+    @cached_property
+    def validation_rows(self) -> dict[str, CaptionedImages | CaptionedRegions]:
+        """Rows of each of `validation_sets`."""
+        return {name: self._validation_rows(dataset) for name, dataset in self.validation_sets.items()}
+
+    def _validation_rows(self, dataset: Dataset) -> CaptionedImages | CaptionedRegions:
+        if not self.config.caches_regions:
+            return CaptionedImages(dataset, augment=False)
+        return CaptionedRegions([self.regions(dataset, View())], list(dataset["captions"]))
 
     @property
-    def objective(self) -> SelfCritical | None:
-        """None for the trainer's default, cross-entropy."""
+    def objective(self) -> CrossEntropy | SelfCritical:
         if self.config.objective == "cross_entropy":
-            return None
+            options, label_head = self.config.optimization, None
+            if options.label_loss:
+                label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
+            return CrossEntropy(
+                options.label_smoothing,
+                options.scheduled_sampling,
+                options.attention_penalty,
+                label_head=label_head,
+                label_weight=options.label_loss,
+            )
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
         return SelfCritical(count_ngrams(labels), **vars(self.config.self_critical))
 

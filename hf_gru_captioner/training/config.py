@@ -63,6 +63,7 @@ SHARES = {  # from 0 to 1
     "optimization.warmup_share",
 }
 MAY_BE_NEGATIVE = {"validation.length_penalty"}
+MAX_REPEAT, MAX_WEIGHT = 1000, 1000  # of a source
 
 
 def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -74,11 +75,30 @@ def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One of several sources of `data.source`."""
+
+    path: str
+    """Hub id of a captioned data set, a folder, or a file of captions."""
+    images: str | None = None
+    """Folder of the images that a caption file names; null to look beside the file."""
+    repeat: float = 1.0
+    """Times that each image comes in an epoch; a fraction takes a fixed random share of the images."""
+    weight: float = 1.0
+    """Weight of its captions in the loss."""
+    captions_per_epoch: int | None = None
+    """Maximum number of captions of an image in an epoch, drawn again in each; null for all."""
+    validate: bool = True
+    """Whether its validation split is scored, if it has one."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which images and captions."""
 
-    source: str
-    """Hub id of a captioned data set, a folder, or a file of captions: see `load_captions`."""
+    source: str | list[SourceConfig]
+    """Hub id of a captioned data set, a folder, or a file of captions: see `load_captions`. Or a list of several, each
+    with its weight: [{path: ..., repeat: ..., weight: ...}], see `SourceConfig`."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
     train_split: str = "train"
@@ -86,7 +106,7 @@ class DataConfig:
     validation_split: str = "validation"
     """Split that the best epoch is selected on."""
     max_images: int | None = None
-    """Number of training images, the first ones of the split; null for all."""
+    """Number of training images of each source, the first ones of the split; null for all."""
     max_skipped: float = 0.01
     """Fraction of the images that may be unreadable or lack a caption; beyond it the run stops."""
     allow_urls: bool = False
@@ -113,6 +133,11 @@ class DataConfig:
     """Images of a stream whose captions make the vocabulary, and the document frequencies of the reward."""
     num_workers: int = 0
     """Processes that prefetch and decode images."""
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """All sources, in their order."""
+        return [SourceConfig(self.source, self.images)] if isinstance(self.source, str) else self.source
 
 
 @dataclass(frozen=True)
@@ -177,6 +202,8 @@ class OptimizationConfig:
     """Fraction of input words that are the model's own at the end of the run; it grows from 0."""
     attention_penalty: float = 0.0
     """Weight of Show, Attend and Tell's penalty on regions that a caption attends to more or less than once."""
+    label_loss: float = 0.0
+    """Weight of telling an image's labels (column `labels`) from the mean region; needs a rate for the encoder."""
     max_grad_norm: float = 5.0
     """Gradients are clipped to this norm."""
     ema_decay: float = 0.999
@@ -226,7 +253,7 @@ class ValidationConfig:
     max_new_tokens: int = 24
     """Maximum length of a caption in tokens, the end token included."""
     max_images: int = 5000
-    """Maximum number of images to validate on, the first ones of the split."""
+    """Maximum number of images of each source to validate on, the first ones of the split."""
     images_per_batch: int = 64
     """Images captioned at once."""
     shown: int = 4
@@ -267,15 +294,21 @@ class TrainingConfig:
     """Print sizes, steps, and estimates of time and disk, and stop."""
 
     def __post_init__(self):
-        options = flatten_options(asdict(self))
+        options = flatten_options(asdict(self)) | {"data.source": self.data.source}
         for name, kind in option_types().items():
             if not _is_a(options[name], kind):
                 raise ValueError(f"{name} must be {_described(kind)}, found {options[name]!r:.60}.")
         data, optimization = self.data, self.optimization
+        if not isinstance(data.source, str):
+            _check_sources(data)
         if data.streaming and data.steps_per_epoch is None:
             raise ValueError("a stream has no end: set data.steps_per_epoch, the steps between validations.")
         if optimization.encoder_learning_rate is None and optimization.encoder_first_layer is not None:
             raise ValueError("optimization.encoder_first_layer needs optimization.encoder_learning_rate.")
+        if optimization.label_loss and optimization.encoder_learning_rate is None:
+            raise ValueError("optimization.label_loss teaches the encoder: set optimization.encoder_learning_rate.")
+        if optimization.label_loss and self.objective != "cross_entropy":
+            raise ValueError("optimization.label_loss needs the objective cross_entropy.")
         if self.objective == "self_critical" and self.model.checkpoint is None:
             raise ValueError(
                 "self-critical training improves a trained captioner: train one with cross_entropy, then name its "
@@ -311,6 +344,8 @@ class TrainingConfig:
             group, _, option = name.rpartition(".")
             groups.setdefault(group, {})[option] = os.fspath(value) if isinstance(value, os.PathLike) else value
         top_level = groups.pop("", {})
+        if isinstance(groups["data"]["source"], list):
+            groups["data"]["source"] = [_source_of(each) for each in groups["data"]["source"]]
         return cls(**top_level, **{group: _GROUPS[group](**values) for group, values in groups.items()})
 
     @property
@@ -340,6 +375,8 @@ def nearest_option(name: str) -> str:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list) and bool(value) and all(isinstance(each, get_args(kind)) for each in value)
     if isinstance(kind, UnionType):
         return any(_is_a(value, each) for each in get_args(kind))
     if get_origin(kind) is Literal:
@@ -352,9 +389,48 @@ def _is_a(value: Any, kind: Any) -> bool:
 def _described(kind: Any) -> str:
     if isinstance(kind, UnionType):
         return " or ".join(_described(each) for each in get_args(kind))
+    if get_origin(kind) is list:
+        return "a list of sources with a path each"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     return {str: "text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}[kind]
+
+
+def _source_of(options: Any) -> Any:
+    """A source of its options by name; what is none stays as it is, to be refused with the options."""
+    if not isinstance(options, Mapping):
+        return options
+    names = [each.name for each in fields(SourceConfig)]
+    if unknown := [str(name) for name in options if name not in names]:
+        nearest = difflib.get_close_matches(unknown[0], names, 1, cutoff=0)[0]
+        raise UsageError(f"unknown option {unknown[0]} of a source in data.source. Did you mean {nearest}?")
+    if "path" not in options:
+        raise UsageError("each source in data.source needs a path.")
+    return SourceConfig(
+        **{name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
+    )
+
+
+def _check_sources(data: DataConfig) -> None:
+    for number, source in enumerate(data.sources):
+        for each in fields(SourceConfig):
+            name, value = f"data.source[{number}].{each.name}", getattr(source, each.name)
+            if not _is_a(value, each.type):
+                raise ValueError(f"{name} must be {_described(each.type)}, found {value!r:.60}.")
+        for each_name, maximum in (("repeat", MAX_REPEAT), ("weight", MAX_WEIGHT)):
+            value = getattr(source, each_name)
+            if not 0 < value <= maximum:
+                raise ValueError(
+                    f"data.source[{number}].{each_name} must be above 0 and at most {maximum}, found {value}."
+                )
+        if source.captions_per_epoch is not None and source.captions_per_epoch < 1:
+            raise ValueError(
+                f"data.source[{number}].captions_per_epoch must be at least 1, found {source.captions_per_epoch}."
+            )
+    if data.images is not None:
+        raise ValueError("data.images is of a single source: in a list, each source has its own images.")
+    if not any(source.validate for source in data.sources):
+        raise ValueError("the best epoch is selected on a validation split: validate must be true for a source.")
 
 
 def _check_range(name: str, value: float) -> None:

@@ -13,51 +13,99 @@ from typing import Any
 
 import torch
 
+from .label_head import LabelHead, label_loss
+
 Batch = dict[str, Any]
 
 
 class CrossEntropy:
     """The loss of a caption: -log p(caption) + penalty, divided by the number of labels of the whole step.
 
+    With `caption_weights` in the batch, each caption and each of its labels count with the caption's weight.
+
     Args:
         label_smoothing: Fraction of each target that is spread over all words, [0, 1).
         scheduled_sampling: Fraction of input words that are the model's own at the end of training, [0, 1]; it grows
             from 0 in proportion to the steps.
         attention_penalty: Weight of the doubly stochastic penalty; 1 in the paper.
+        label_head: Regions `(B, P, D)` -> log-odds of image labels `(B, L)`, for batches with `image_labels`. It is
+            trained with the model.
+        label_weight: Weight of its loss per image: the binary cross-entropy, summed over the labels.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, scheduled_sampling: float = 0.0, attention_penalty: float = 0.0):
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        scheduled_sampling: float = 0.0,
+        attention_penalty: float = 0.0,
+        *,
+        label_head: LabelHead | None = None,
+        label_weight: float = 0.0,
+    ):
         self.label_smoothing = label_smoothing
         self.scheduled_sampling = scheduled_sampling
         self.attention_penalty = attention_penalty
-        self.metrics: dict[str, float] = {}
+        self.label_head: Any = label_head  # wrapped by Accelerate in training
+        self.label_weight = label_weight
+        self.metrics: dict[str, float] = {}  # `label_loss` of a step: 0 if the labels of none of its images are known
 
     def prepare(self, model, batch: Batch, share_done: float) -> Batch:
         """The batch to train on: as it is, or with some of the model's own words in the decoder's input."""
+        if self.label_head is not None:
+            self.metrics = {"label_loss": 0.0}
         share = self.scheduled_sampling * share_done
         if share == 0:
             return batch
         input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         with torch.no_grad():
-            logits = model(**batch).logits  # (N, T, V)
+            logits = model(**_of_forward(batch)).logits  # (N, T, V)
         written = torch.distributions.Categorical(logits=logits.float()).sample()  # (N, T)
         is_own = torch.rand(input_ids[:, 1:].shape, device=input_ids.device) < share  # (N, T - 1)
         mixed = torch.where(is_own, written[:, :-1], input_ids[:, 1:])  # (N, T - 1)
         return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels, by whose total over the step the loss is divided."""
-        return (batch["labels"] >= 0).sum().float()
+        """Number of labels, each with the weight of its caption; by their total over the step the loss is divided.
+
+        With a label head `(2,)`: also the number of images whose labels are known.
+        """
+        is_label = batch["labels"] >= 0  # (N, T)
+        if "caption_weights" in batch:
+            num_labels = (is_label.sum(dim=1) * batch["caption_weights"]).sum()
+        else:
+            num_labels = is_label.sum().float()
+        if self.label_head is None:
+            return num_labels
+        return torch.stack((num_labels, (~batch["image_labels"][:, 0].isnan()).sum().float()))
 
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
+        if self.label_head is None:
+            return self._caption_loss(model, batch, num_items)[0]
+        loss, regions = self._caption_loss(model, batch, num_items[0])
+        images = torch.where(num_items[1] > 0, num_items[1], 1)
+        of_labels = label_loss(self.label_head(regions), batch["image_labels"]) / images
+        self.metrics["label_loss"] += of_labels.item()
+        return loss + self.label_weight * of_labels
+
+    def _caption_loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the captions, and the regions `(B, P, D)`."""
         output = model(
-            **batch,
+            **_of_forward(batch),
             smoothing=self.label_smoothing,
             num_items_in_batch=num_items,
             skip_logits=True,
             output_attentions=self.attention_penalty > 0,
         )
+        regions = output.encoder_last_hidden_state  # (B, P, D)
         if self.attention_penalty == 0:
-            return output.loss
+            return output.loss, regions
         attended = output.cross_attentions[0].mean(dim=1).sum(dim=1)  # (N, P), attention to each region over all words
-        return output.loss + self.attention_penalty * ((1 - attended) ** 2).sum() / num_items
+        penalty = (1 - attended) ** 2  # (N, P)
+        if "caption_weights" in batch:
+            penalty = penalty * batch["caption_weights"][:, None]
+        return output.loss + self.attention_penalty * penalty.sum() / num_items, regions
+
+
+def _of_forward(batch: Batch) -> Batch:
+    """What the model's forward takes."""
+    return {name: value for name, value in batch.items() if name != "image_labels"}

@@ -29,6 +29,7 @@ def estimates(assembly: Assembly) -> str:
         regions = torch.zeros(assembly.cache.region_shape)
         rows = [{"captions": each, "regions": regions} for each in captions]
     batch = assembly.collator(rows)
+    batch.pop("image_labels", None)  # not of the model
     model.train()
     for _ in range(2):  # the second is timed
         start = time.perf_counter()
@@ -39,12 +40,15 @@ def estimates(assembly: Assembly) -> str:
     model.zero_grad()
     model.eval()
 
-    num_images = None if config.data.streaming else len(assembly.training_set)
-    steps = (config.data.steps_per_epoch or 0) if num_images is None else -(-num_images // optimization.images_per_step)
+    num_images, steps = "a stream", config.data.steps_per_epoch or 0
+    if not config.data.streaming:
+        num_images = " + ".join(str(len(rows)) for rows in assembly.training_sets)
+        steps = -(-assembly.images_per_epoch // optimization.images_per_step)
+    num_validated = " + ".join(str(len(rows)) for rows in assembly.validation_sets.values())
     lines = [
         f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable",
         f"vocabulary      {model.config.vocab_size} tokens",
-        f"images          {num_images or 'a stream'} for training, {len(assembly.validation_set)} for validation",
+        f"images          {num_images} for training, {num_validated} for validation",
         f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}",
     ]
     if config.caches_regions:

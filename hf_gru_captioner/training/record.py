@@ -15,7 +15,7 @@ import torch
 from transformers.utils import cached_file
 
 from ..files import TRAINING_RECORD
-from ..hub.names import ORIGINS, public_name
+from ..hub.names import ORIGINS, with_public_name
 from .config import UNCLAIMED, flatten_options
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "timm")
@@ -43,7 +43,7 @@ class TrainingRecord:
         self.parent, self.parent_revision = options["model"]["checkpoint"], parent_revision
         self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, the last one is the best
         named = flatten_options(options)
-        named |= {name: public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
+        named |= {name: with_public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         self.stage = {
             "options": {name: value for name, value in named.items() if name not in UNCLAIMED},
             "images": images,

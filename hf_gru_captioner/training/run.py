@@ -91,9 +91,9 @@ def train(config: TrainingConfig) -> TrainingResult:
     accelerator = _accelerator(config, None if config.tracker == "none" else config.tracker)
     energy_meter = _energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
-    _ = assembly.model  # fails before anything is written
+    _ = assembly.model, assembly.collator  # fail before anything is written
     with _held(output_dir, accelerator):
-        run = claim(config, accelerator, None if config.data.streaming else assembly.training_set)
+        run = claim(config, accelerator, [] if config.data.streaming else assembly.training_sets)
         batches = assembly.batches()
         _ = assembly.validation_rows  # encoded before the trainer has Accelerate wrap the model
         trainer = _trainer(assembly, run, energy_meter)
@@ -148,29 +148,44 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
 
 def _validation(assembly: Assembly, trainer: CaptionTrainer):
     """The function that scores the averaged model after each epoch; it is called on every process."""
-    validation, accelerator = assembly.config.validation, assembly.accelerator
-    references = list(assembly.validation_set["captions"])
-    rows = assembly.validation_rows
+    shown, is_one = assembly.config.validation.shown, len(assembly.sources) == 1
+    references = {name: list(rows["captions"]) for name, rows in assembly.validation_sets.items()}
 
     def validate(model) -> dict[str, float]:
-        written = write_captions(
-            model,
-            assembly.processor,
-            lambda indices: assembly.collator.images([rows[index] for index in indices]),
-            len(references),
-            accelerator,
-            validation.images_per_batch,
-        )
-        scores = score_captions(
-            written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
-        )
-        if accelerator.is_main_process and validation.shown:
+        scores = {name: _scores(assembly, model, name, captions) for name, captions in references.items()}
+        if assembly.accelerator.is_main_process and shown:
             epoch = len(trainer.progress.history) + 1
             folder = trainer.output_dir / "attention" / f"epoch-{epoch:02d}"
-            _draw_attention(folder, model, assembly.processor, assembly.validation_set, validation.shown)
-        return scores.values
+            for name, rows in assembly.validation_sets.items():
+                of_source = folder if is_one else folder / name.replace("/", "--")
+                _draw_attention(of_source, model, assembly.processor, rows, shown)
+        return next(iter(scores.values())) if is_one else _with_means(scores)
 
     return validate
+
+
+def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -> dict[str, float]:
+    """Scores on the validation images of one source. Runs on every process."""
+    rows = assembly.validation_rows[name]
+    written = write_captions(
+        model,
+        assembly.processor,
+        lambda indices: assembly.collator.images([rows[index] for index in indices]),
+        len(references),
+        assembly.accelerator,
+        assembly.config.validation.images_per_batch,
+    )
+    scores = score_captions(
+        written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
+    )
+    return scores.values
+
+
+def _with_means(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Scores by source -> the mean over the sources of each, then those of the sources as `cider/NAME`."""
+    metrics = next(iter(scores.values()))
+    means = {metric: sum(each[metric] for each in scores.values()) / len(scores) for metric in metrics}
+    return means | {f"{metric}/{name}": each[metric] for name, each in scores.items() for metric in metrics}
 
 
 def _with_precision(config: TrainingConfig) -> TrainingConfig:
@@ -219,7 +234,7 @@ def _energy_meter(config: TrainingConfig, accelerator: Accelerator) -> EnergyMet
 def _record(assembly: Assembly) -> TrainingRecord:
     num_images = num_captions = None
     if not assembly.config.data.streaming:
-        num_images, num_captions = len(assembly.training_set), sum(map(len, assembly.known_captions))
+        num_images, num_captions = sum(map(len, assembly.training_sets)), sum(map(len, assembly.known_captions))
     return TrainingRecord(
         asdict(assembly.config),
         images=num_images,

@@ -6,7 +6,7 @@ The system releases the lock when the process ends, however it ends.
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from ..data.features import CARRIED
 from ..errors import UsageError
 from ..files import write_atomically
 from .config import UNCLAIMED, TrainingConfig, flatten_options
@@ -62,11 +63,11 @@ def _holder(folder: Path) -> str:
         return "an unknown process"
 
 
-def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
+def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
     """Saves the options with the run; refuses an `output_dir` that holds a run with other options.
 
-    Returns what identifies this run: a digest of the options that affect the weights, and of the training rows if they
-    are given. Runs on every process; the first one writes.
+    Returns what identifies this run: a digest of the options that affect the weights, and of the rows of the
+    training sets, those of each source. Runs on every process; the first one writes.
 
     Raises:
         UsageError: The folder holds something else.
@@ -97,8 +98,9 @@ def claim(config: TrainingConfig, accelerator: Any, rows: Any = None) -> str:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
     digest = hashlib.sha256(repr(options).encode())
-    if rows is not None:
-        digest.update(repr([rows["image_digest"][:], rows["captions"][:]]).encode())
+    for rows in training_sets:
+        columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
+        digest.update(repr([rows[name][:] for name in columns]).encode())
     return digest.hexdigest()
 
 

@@ -33,7 +33,8 @@ class SelfCritical:
         samples: Captions sampled per image, at least 2 for the sample-mean baseline.
         baseline: `"sample_mean"` or `"greedy"`.
         bleu_weight: Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward.
-        cross_entropy_weight: Weight in [0, 1) of the reference captions' cross-entropy in the loss.
+        cross_entropy_weight: Weight in [0, 1) of the references' cross-entropy in the loss, where captions count
+            with `caption_weights` if the batch has them; rewards and samples have no such weights.
         temperature: Of the policy that is sampled and trained: words of probability p are drawn in proportion to
             p ** (1 / temperature). Values below 1 compensate for label smoothing, after which samples at 1 are far from
             the output of a search (mean reward 0.35; 0.82 at 0.5), and training only sharpens the distribution.
@@ -101,17 +102,24 @@ class SelfCritical:
             labels = _stack(samples, batch["labels"])
             image_index = torch.cat((image_index, batch["image_index"]))
             advantage = torch.cat((advantage, torch.full((len(batch["labels"]),), torch.nan, device=samples.device)))
-        return {**images, "labels": labels, "image_index": image_index, "advantage": advantage}
+        prepared = {**images, "labels": labels, "image_index": image_index, "advantage": advantage}
+        if self.cross_entropy_weight and "caption_weights" in batch:
+            of_samples = torch.ones(len(samples), device=samples.device)
+            prepared["caption_weights"] = torch.cat((of_samples, batch["caption_weights"]))
+        return prepared
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels of the samples and of the references, `(2,)`."""
+        """Number of labels of the samples and of the references, `(2,)`; the latter with their weights."""
         lengths = (batch["labels"] >= 0).sum(dim=1)  # (N,)
+        if "caption_weights" in batch:
+            lengths = lengths * batch["caption_weights"]
         is_sample = ~batch["advantage"].isnan()
         return torch.stack((lengths[is_sample].sum(), lengths[~is_sample].sum())).float()
 
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
         batch = dict(batch)
         advantage, labels = batch.pop("advantage"), batch["labels"]
+        caption_weights = batch.pop("caption_weights", 1.0)
         is_sample = ~advantage.isnan()
         temperature = torch.where(is_sample, self.temperature, 1.0)[:, None, None]  # (N, 1, 1)
         logits = model(**batch).logits.float() / temperature  # (N, T, V)
@@ -123,7 +131,7 @@ class SelfCritical:
             (1 - share) * advantage.nan_to_num() / num_items[0],
             share / num_items[1].clamp(min=1),
         )  # (N,)
-        return -(weight * log_probability).sum()
+        return -(weight * caption_weights * log_probability).sum()
 
     def _rewards(self, labels: torch.Tensor, references: Sequence[list[str]], captions_per_image: int) -> torch.Tensor:
         """Rewards of captions that are grouped by image, `(N,)`."""

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,9 +115,19 @@ class CaptionTrainer:
         self.energy_meter = energy_meter
         self.progress = Progress()
         self.average = MovingAverage(model, config.ema_decay, accelerator.device)
-        optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
+        groups = _parameter_groups(model, config)
+        label_head = getattr(self.objective, "label_head", None)
+        if label_head is not None:
+            groups.append(
+                {"params": list(label_head.parameters()), "weight_decay": 0.0, "peak_rate": config.learning_rate}
+            )
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.trained = [self.wrapped]  # what gradients go to
+        if label_head is not None:
+            self.trained.append(accelerator.prepare(label_head))
+            self.objective.label_head = self.trained[-1]  # type: ignore[attr-defined]
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
         """Runs on every process; the first one writes checkpoint and log, the first of each machine its states.
@@ -212,11 +222,14 @@ class CaptionTrainer:
         for number, batch in enumerate(step):
             is_last = number == len(step) - 1
             # Gradients are reduced once per step.
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+            with ExitStack() as stack:
+                for module in [] if is_last else self.trained:
+                    stack.enter_context(self.accelerator.no_sync(module))
                 loss = self.objective.loss(self.wrapped, batch, num_items)
                 self.accelerator.backward(loss)
             total += loss.detach()
-        grad_norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.config.max_grad_norm)
+        parameters = [parameter for module in self.trained for parameter in module.parameters()]
+        grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
         loss_of_step = self.accelerator.reduce(total, reduction="mean").item()
         # A gradient scaler skips steps with non-finite gradients itself; so it finds its scale.
         scales = self.accelerator.scaler is not None

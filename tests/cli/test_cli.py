@@ -15,7 +15,8 @@ from hf_gru_captioner.cli import main, training_options
 from hf_gru_captioner.cli.examples import EXAMPLES
 from hf_gru_captioner.cli.shell import guarded
 from hf_gru_captioner.cli.training_options import OFTEN_SET, read_config
-from hf_gru_captioner.training.config import option_types
+from hf_gru_captioner.errors import UsageError
+from hf_gru_captioner.training.config import SourceConfig, option_types
 
 ROOT = Path(__file__).parents[2]
 
@@ -252,6 +253,17 @@ def test_every_command_of_the_help_has_examples(capsys):
         main(["--help"])
     commands = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     assert set(commands) - {"COMMAND"} == set(EXAMPLES)
+
+
+def test_several_sources_are_json_on_the_command_line_and_a_list_in_yaml(tmp_path):
+    sources = [SourceConfig("a"), SourceConfig("b", repeat=0.5, captions_per_epoch=2)]
+    text = '[{"path": "a"}, {"path": "b", "repeat": 0.5, "captions_per_epoch": 2}]'
+    assert read_config(["--data.source", text, "--output-dir", "x"], "train", "").data.source == sources
+    (tmp_path / "options.yaml").write_text(f"data: {{source: {text}}}\noutput_dir: x\n")
+    assert read_config(["--config", str(tmp_path / "options.yaml")], "train", "").data.source == sources
+    for wrong in ('[{"path": "a", "repeats": 2}]', '[{"path": "a", "repeat": "x"}]', '{"path": "a"}', '[{"path": "a"'):
+        with pytest.raises(UsageError, match=r"path, images, repeat, weight, captions_per_epoch, validate; found"):
+            read_config(["--data.source", wrong, "--output-dir", "x"], "train", "")
 
 
 SHORT = ["--data.source", "x", "--output-dir", "runs/x"]

@@ -42,6 +42,51 @@ def test_rows_of_one_photo_become_one_photo_with_all_captions(write, name):
     assert photos == [ImageEntry("a.jpg", DOG, None, "a.jpg"), ImageEntry("b.jpg", ("a cat",), None, "b.jpg")]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "t.jsonl",
+            """
+            {"image": "a.jpg", "captions": ["a dog", "", "two dogs"], "caption_weights": [1, 9, 0.5]}
+            {"image": "b.jpg", "captions": ["a cat"]}
+            {"image": "b.jpg", "caption": "cats", "caption_weights": 2}
+            """,
+        ),
+        (
+            "t.csv",
+            "image,caption,caption_weights\na.jpg,a dog,1\na.jpg,two dogs,0.5\nb.jpg,a cat,\nb.jpg,cats,[2]\n",
+        ),
+    ],
+)
+def test_captions_of_a_table_may_have_weights(write, name, content):
+    dog, cat = read_caption_file(write(name, content))
+    assert (dog.captions, dog.caption_weights) == (DOG, (1.0, 0.5))
+    assert (cat.captions, cat.caption_weights) == (("a cat", "cats"), (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, 1], "must have a number for each caption, found 2 for 1"),
+        ([0], "must be above 0 and at most 1000, found 0"),
+        (["much"], "must be above 0 and at most 1000, found 'much'"),
+        ([float("nan")], "must be above 0 and at most 1000, found nan"),
+        ([True], "must be above 0 and at most 1000, found True"),
+    ],
+)
+def test_weights_of_captions_are_numbers_above_0(write, weights, message):
+    path = write("t.json", [{"image": "a.jpg", "caption": "a dog", "caption_weights": weights}])
+    with pytest.raises(ValueError, match=f"t.json, row 1: .*{message}"):
+        read_caption_file(path)
+
+
+def test_brackets_in_brackets_are_no_weights(write):
+    path = write("t.csv", f"image,caption,caption_weights\na.jpg,a dog,{'[' * 100_000}\n")
+    with pytest.raises(ValueError, match=r"t\.csv, row 1: "):
+        read_caption_file(path)
+
+
 def test_quoted_captions_keep_their_commas(write):
     photos = read_caption_file(write("t.csv", 'image,caption\na.jpg,"a dog, a ""good"" one"\n'))
     assert photos[0].captions == ('a dog, a "good" one',)

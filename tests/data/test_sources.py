@@ -76,6 +76,51 @@ def test_known_layouts_become_rows_of_one_form(save, layout):
     assert dataset[0]["image"].size == (40, 30)
 
 
+@pytest.mark.parametrize("read", [load_captions, stream_captions])
+def test_captions_may_have_weights(save, read):
+    weights = [[0.5, 7.0, 2.0], None]
+    source = save({"captions": [["a dog", "", "two dogs"], ["a cat"]], "caption_weights": weights})
+    assert [row["caption_weights"] for row in read(source)] == [[0.5, 2.0], [1.0]]
+    assert [row["captions"] for row in read(source)] == [["a dog", "two dogs"], ["a cat"]]
+
+
+@pytest.mark.parametrize("read", [load_captions, stream_captions])
+def test_rows_with_wrong_weights_are_named_and_left_out(save, read):
+    source = save({"caption": ["a dog", "a cat"], "caption_weights": [[1.0], [-1.0]]})
+    with pytest.warns(UserWarning, match=r"a caption weight must be above 0 and at most 1000, found -1.0"):
+        assert [row["captions"] for row in read(source, max_skipped=0.5)] == [["a dog"]]
+
+
+def test_weights_of_a_table_and_of_shards_are_read(put, tar, tmp_path):
+    put(tmp_path, "a.png", "b.png")
+    row = {"image": "a.png", "captions": ["a dog", "two dogs"], "caption_weights": [0.5, 1]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + '\n{"image": "b.png", "captions": ["a cat"]}\n')
+    json_of_shard = {"captions": row["captions"], "caption_weights": row["caption_weights"]}
+    tar(tmp_path / "test.tar", {"a": {"jpg": 40, "json": json.dumps(json_of_shard).encode()}})
+    for read in (load_captions, stream_captions):
+        assert [row["caption_weights"] for row in read(tmp_path / "test.jsonl", "test")] == [[0.5, 1.0], [1.0]]
+        assert [row["caption_weights"] for row in read(tmp_path / "test.tar", "test")] == [[0.5, 1.0]]
+
+
+@pytest.mark.parametrize("read", [load_captions, stream_captions])
+def test_images_may_have_labels(save, put, tar, tmp_path, read):
+    labels = [["dog", "dog", "person"], None]
+    source = save({"caption": ["two dogs", "a cat"], "labels": labels})
+    assert [row["labels"] for row in read(source)] == labels
+    put(tmp_path, "a.png", "b.png")
+    rows = [{"image": "b.png", "caption": "a cat"}, {"image": "a.png", "caption": "two dogs", "labels": labels[0]}]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [row["labels"] for row in read(tmp_path / "test.jsonl", "test")] == labels[::-1]
+    tar(tmp_path / "test.tar", {"a": {"jpg": 40, "json": json.dumps(rows[1]).encode()}})
+    assert [row["labels"] for row in read(tmp_path / "test.tar", "test")] == labels[:1]
+
+
+@pytest.mark.parametrize("labels", [[3, 7], ["dog", "cat"], [[3], [7]]])
+def test_a_column_labels_that_is_no_list_of_text_means_something_else(save, labels):
+    source = save({"caption": ["a dog", "a cat"], "labels": labels})
+    assert "labels" not in load_captions(source).column_names
+
+
 def test_file_names_become_image_ids(save):
     dataset = load_captions(save({"caption": ["a dog", "a cat"], "filename": ["x.jpg", "y.jpg"]}))
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]

@@ -52,6 +52,14 @@ def recorded(checkpoint):
     return checkpoint
 
 
+def test_every_source_of_a_run_is_named(recorded):
+    sources = [{"path": "jxie/flickr8k", "repeat": 1.0}, {"path": "mine", "repeat": 2.0}, {"path": "you/photos"}]
+    stage = {**STAGE, "options": {**STAGE["options"], "data.source": sources}}
+    (recorded / "training.json").write_text(json.dumps({"stages": [STAGE, stage]}))
+    card = render_card(recorded, "me/captioner", license="cc-by-4.0")
+    assert ModelCard(str(card)).data.datasets == ["jxie/flickr8k", "you/photos"]
+
+
 def test_the_metadata_is_what_the_hub_wants(recorded):
     card = render_card(recorded, "me/captioner", license="cc-by-4.0", datasets=["jxie/flickr8k"])
     data = ModelCard(str(card)).data

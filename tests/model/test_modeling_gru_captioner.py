@@ -222,6 +222,64 @@ def test_num_items_in_batch_replaces_the_mean(model):
     torch.testing.assert_close(divided, mean / 2)
 
 
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.25])
+
+
+def weighted_mean_by_hand(logits, labels, smoothing):
+    """Over the labels of all captions, with the weight of the caption; the smoothed loss is written out."""
+    total, weights = 0.0, 0.0
+    for caption, weight in enumerate(WEIGHTS):
+        for position, label in enumerate(labels[caption]):
+            if label != IGNORE_INDEX:
+                log_probabilities = logits[caption, position].log_softmax(dim=-1)
+                loss = (1 - smoothing) * log_probabilities[label] + smoothing * log_probabilities.mean()
+                total, weights = total - weight * loss, weights + weight
+    return total / weights, weights
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("image_index", [None, torch.tensor([1, 0, 1, 1])])
+def test_the_weights_of_captions_make_a_weighted_mean(model, smoothing, image_index):
+    labels = random_labels(model)
+    labels[2, 3] = IGNORE_INDEX  # inside a caption, too
+    batch = {"encoder_outputs": (random_regions(model),), "image_index": image_index}
+    input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    logits = model(**batch, decoder_input_ids=input_ids).logits  # padded, not packed
+    expected, total = weighted_mean_by_hand(logits, labels, smoothing)
+    batch |= {"labels": labels, "smoothing": smoothing}
+    weighted = model(**batch, caption_weights=WEIGHTS).loss
+    torch.testing.assert_close(weighted, expected)
+    torch.testing.assert_close(model(**batch, caption_weights=WEIGHTS, num_items_in_batch=2 * total).loss, expected / 2)
+    torch.testing.assert_close(model(**batch, caption_weights=torch.ones(4)).loss, model(**batch).loss)
+    assert abs(weighted - model(**batch).loss) > 1e-3
+
+
+def test_without_labels_the_weights_of_captions_are_those_of_gradients(model):
+    """As transformers' Trainer needs for its label smoothing: it takes the labels out and computes the loss itself."""
+    labels = random_labels(model)
+    batch = {
+        "encoder_outputs": (random_regions(model),),
+        "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels),
+    }
+    weighted_mean_by_hand(model(**batch).logits, labels, 0.1)[0].backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    logits = model(**batch, caption_weights=WEIGHTS).logits
+    assert torch.equal(logits, model(**batch).logits)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=0.1
+    )
+    (losses / ((labels != IGNORE_INDEX) * WEIGHTS[:, None]).sum()).backward()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name].grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_there_is_a_weight_for_each_caption(model):
+    labels = random_labels(model)
+    with pytest.raises(ValueError, match=r"weight of each of the 4 captions, found shape \(3,\)"):
+        model(encoder_outputs=(random_regions(model),), labels=labels, caption_weights=torch.ones(3))
+
+
 @torch.no_grad()
 def test_labels_inside_a_caption_can_be_ignored(model):
     regions, labels = random_regions(model), random_labels(model)

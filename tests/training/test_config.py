@@ -10,6 +10,7 @@ from hf_gru_captioner.training import (
     ModelConfig,
     OptimizationConfig,
     SelfCriticalConfig,
+    SourceConfig,
     TrainingConfig,
     ValidationConfig,
 )
@@ -21,6 +22,14 @@ from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, fl
     [
         ({"data": DataConfig("x", streaming=True)}, "set data.steps_per_epoch"),
         ({"optimization": OptimizationConfig(encoder_first_layer="blocks.4")}, "needs optimization.encoder_learning"),
+        ({"optimization": OptimizationConfig(label_loss=0.1)}, "set optimization.encoder_learning_rate"),
+        (
+            {
+                "objective": "self_critical",
+                "optimization": OptimizationConfig(label_loss=0.1, encoder_learning_rate=1e-4),
+            },
+            "label_loss needs the objective cross_entropy",
+        ),
         ({"objective": "self_critical"}, "name its folder in model.checkpoint"),
         (
             {"model": ModelConfig(attention_type="none"), "optimization": OptimizationConfig(attention_penalty=1.0)},
@@ -74,7 +83,7 @@ WRONG_TYPES = {
     "optimization.seed": (True, "optimization.seed must be a whole number, found True."),
     "optimization.learning_rate": ("fast", "optimization.learning_rate must be a number, found 'fast'."),
     "data.mirror": (1, "data.mirror must be true or false, found 1."),
-    "data.source": (None, "data.source must be text, found None."),
+    "data.source": (None, "data.source must be text or a list of sources with a path each, found None."),
     "objective": ("soft", "objective must be one of cross_entropy, self_critical, found 'soft'."),
 }
 
@@ -85,6 +94,43 @@ def test_values_of_the_wrong_type_are_refused(name):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below
         TrainingConfig.from_options({"data.source": "x", "output_dir": "y", name: value})
     assert str(error.value) == message
+
+
+def test_several_sources_are_a_list():
+    sources = [{"path": Path("a"), "repeat": 2}, {"path": "b", "weight": 0.6, "captions_per_epoch": 2}]
+    config = TrainingConfig.from_options({"data": {"source": sources}, "output_dir": "y"})
+    assert config.data.source == [SourceConfig("a", repeat=2), SourceConfig("b", weight=0.6, captions_per_epoch=2)]
+    assert config.data.sources == config.data.source
+    assert TrainingConfig.from_options(asdict(config)) == config
+    assert DataConfig("a", images="b").sources == [SourceConfig("a", images="b")]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "data.source must be text or a list of sources with a path each, found []."),
+        (["a"], "data.source must be text or a list of sources with a path each, found ['a']."),
+        ([{"repeat": 2}], "each source in data.source needs a path."),
+        ([{"path": "a", "repeats": 2}], "unknown option repeats of a source in data.source. Did you mean repeat?"),
+        ([{"path": "a"}, {"path": 3}], "data.source[1].path must be text, found 3."),
+        ([{"path": "a", "repeat": 0}], "data.source[0].repeat must be above 0 and at most 1000, found 0."),
+        ([{"path": "a", "weight": math.nan}], "data.source[0].weight must be above 0 and at most 1000, found nan."),
+        ([{"path": "a", "captions_per_epoch": 0}], "data.source[0].captions_per_epoch must be at least 1, found 0."),
+        (
+            [{"path": "a", "validate": False}],
+            "the best epoch is selected on a validation split: validate must be true for a source.",
+        ),
+    ],
+)
+def test_wrong_sources_are_refused(source, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is compared below
+        TrainingConfig.from_options({"data.source": source, "output_dir": "y"})
+    assert str(error.value) == message
+
+
+def test_images_are_those_of_one_source():
+    with pytest.raises(ValueError, match="each source has its own images"):
+        TrainingConfig(DataConfig([SourceConfig("a")], images="b"), "y")
 
 
 def test_options_by_name_are_those_of_the_nested_dataclasses():

@@ -3,6 +3,7 @@ import torch
 
 from hf_gru_captioner.data import CaptionCollator
 from hf_gru_captioner.training import CrossEntropy
+from hf_gru_captioner.training.label_head import LabelHead
 
 
 @pytest.fixture
@@ -33,6 +34,54 @@ def test_the_penalty_is_equation_14_of_show_attend_and_tell(model, batch):
     torch.testing.assert_close(loss, plain + 0.3 * expected / num_items)
     loss.backward()
     assert model.decoder.attention.query.weight.grad.abs().sum() > 0
+
+
+def test_captions_count_with_their_weights(model, batch):
+    """As many times as their weight says."""
+    weights = torch.tensor([1, 3, 1, 1, 2, 1])
+    times = torch.arange(6).repeat_interleave(weights)
+    repeated = {**batch, "labels": batch["labels"][times], "image_index": batch["image_index"][times]}
+    objective = CrossEntropy(0.2, attention_penalty=0.3)
+    num_items = objective.num_items(repeated)
+    weighted = {**batch, "caption_weights": weights.float()}
+    assert objective.num_items(weighted) == num_items
+    torch.testing.assert_close(objective.loss(model, weighted, num_items), objective.loss(model, repeated, num_items))
+
+
+def test_the_labels_of_images_add_to_the_loss_and_teach_the_encoder(model, batch):
+    model.set_encoder_trainable()
+    head = LabelHead(model.encoder.vision.region_size, [0.5, 0.2])
+    head.linear.weight.data.normal_(std=0.1)
+    labels = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan], [0.0, 1.0]])
+    objective = CrossEntropy(0.2, label_head=head, label_weight=0.3)
+    batch = objective.prepare(model, {**batch, "image_labels": labels}, 0.0)
+    num_items = objective.num_items(batch)
+    loss = objective.loss(model, batch, num_items)
+
+    plain = {name: value for name, value in batch.items() if name != "image_labels"}
+    probabilities = head(model.encoder.vision(batch["pixel_values"])).sigmoid()
+    right = torch.where(labels[[0, 2]] == 1, probabilities[[0, 2]], 1 - probabilities[[0, 2]])
+    expected = -right.log().sum() / 2  # a mean over the images whose labels are known
+    torch.testing.assert_close(loss, model(**plain, smoothing=0.2).loss + 0.3 * expected)
+    assert objective.metrics["label_loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+    (0.3 * objective.metrics["label_loss"] + CrossEntropy(0.2).loss(model, plain, num_items[0])).backward()
+    first = next(model.encoder.vision.parameters())
+    without = first.grad.clone()
+    model.zero_grad()
+    loss.backward()
+    assert not torch.allclose(first.grad, without)
+    assert head.linear.weight.grad.abs().sum() > 0
+
+
+def test_a_step_without_labelled_images_learns_from_captions_alone(model, batch):
+    head = LabelHead(model.encoder.vision.region_size, [0.5])
+    objective = CrossEntropy(scheduled_sampling=0.5, label_head=head, label_weight=1.0)
+    prepared = objective.prepare(model, {**batch, "image_labels": torch.full((3, 1), torch.nan)}, 1.0)
+    loss = objective.loss(model, prepared, objective.num_items(prepared))
+    plain = {name: value for name, value in prepared.items() if name != "image_labels"}
+    torch.testing.assert_close(loss, model(**plain).loss)
+    assert objective.metrics == {"label_loss": 0.0}
 
 
 def test_scheduled_sampling_shows_own_words_in_a_growing_share(model, batch):

@@ -1,11 +1,19 @@
+import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from hf_gru_captioner import Captioner, TrainingConfig, train
-from hf_gru_captioner.training import TrainingResult
+from hf_gru_captioner.errors import UsageError
+from hf_gru_captioner.training import CaptionTrainer, CrossEntropy, SourceConfig, TrainingResult
+
+SCORES = {"cider", *(f"bleu_{order}" for order in range(1, 5))}
 
 
 @pytest.fixture
@@ -26,6 +34,108 @@ def config(make_dataset, save_encoder, tmp_path):
             "output_dir": tmp_path / "run",
         }
     )
+
+
+def add_labels(folder: Path, labels) -> None:
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    Dataset.from_parquet(str(path)).add_column("labels", labels).to_parquet(path)
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def test_labels_are_learned_and_a_killed_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
+    add_labels(tmp_path / "set", [["dog"], None, ["dog", "dog", "child"], [], ["child"], ["rare"]])
+    options = replace(
+        config.optimization, label_loss=0.5, encoder_learning_rate=1e-3, state_steps=1, checkpoint_precision="float32"
+    )
+    config = replace(config, optimization=options, tokenizer=replace(config.tokenizer, min_count=2))
+    whole = train(config)
+    assert all(record["label_loss"] > 0 for record in whole.history)
+    weights = load_file(whole.checkpoint / "model.safetensors")
+    assert not any("label" in name for name in weights)  # the head is of training alone
+    assert Captioner.from_pretrained(whole.checkpoint)
+
+    killed = replace(config, output_dir=str(tmp_path / "killed"))
+    steps = iter(range(4))
+
+    def train_step(self, *arguments):
+        if next(steps) == 3:
+            raise PowerCutError
+        return original(self, *arguments)
+
+    original = CaptionTrainer._train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(CaptionTrainer, "_train_step", train_step)
+        with pytest.raises(PowerCutError):
+            train(killed)
+    resumed = train(killed)
+    state, expected = (sorted((tmp_path / name / "state").iterdir())[-1] for name in ("killed", "run"))
+    for name in ("model.safetensors", "model_1.safetensors", "averaged.safetensors"):
+        assert (state / name).read_bytes() == (expected / name).read_bytes(), name
+    head = load_file(state / "model_1.safetensors")
+    assert head["linear.weight"].shape == (2, 96)  # child and dog
+    assert head["linear.weight"].abs().sum() > 0
+    assert [record["label_loss"] for record in resumed.history] == [record["label_loss"] for record in whole.history]
+
+
+def test_labels_that_no_image_has_are_refused_before_anything_is_written(config, tmp_path):
+    options = replace(config.optimization, label_loss=0.5, encoder_learning_rate=1e-3)
+    with pytest.raises(UsageError, match="found 0 rows with labels"):
+        train(replace(config, optimization=options))
+    assert not (tmp_path / "run").exists()
+
+
+def save_split(make_dataset, folder: Path, split: str, size: int) -> None:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    rows = make_dataset(size).select_columns(["image", "captions"])
+    rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_several_sources_are_learned_and_scored_apart(config, make_dataset, tmp_path, monkeypatch, streaming):
+    for split, size in (("train", 3), ("validation", 2)):
+        save_split(make_dataset, tmp_path / "second", split, size)
+    for split in ("train", "test"):
+        save_split(make_dataset, tmp_path / "third", split, 4)
+    sources = [
+        SourceConfig(str(tmp_path / "set")),
+        SourceConfig(str(tmp_path / "second"), repeat=2, captions_per_epoch=1),
+        SourceConfig(str(tmp_path / "third"), weight=0.5),
+    ]
+    data = replace(config.data, source=sources, streaming=streaming, steps_per_epoch=8)
+    batches = []
+    num_items = CrossEntropy.num_items
+    monkeypatch.setattr(
+        CrossEntropy, "num_items", lambda self, batch: (batches.append(batch), num_items(self, batch))[1]
+    )
+    result = train(replace(config, data=data))
+    assert len(batches) == 16  # two epochs of 6 + 2 x 3 + 4 images, or of steps_per_epoch
+    if not streaming:
+        captions = Counter(int(count) for batch in batches for count in batch["image_index"].bincount())
+        assert captions == {2: 2 * (6 + 4), 1: 2 * 6}
+        weights = torch.cat([batch["caption_weights"] for batch in batches if "caption_weights" in batch])
+        assert (weights == 0.5).sum() == 2 * 8
+    for record in result.history:
+        assert record["cider"] == pytest.approx((record["cider/set"] + record["cider/second"]) / 2)
+        assert not any("third" in name for name in record)
+    assert {path.name for path in (tmp_path / "run" / "attention" / "epoch-01").iterdir()} == {"set", "second"}
+    recorded = json.loads((result.checkpoint / "training.json").read_text())["stages"][0]
+    assert [source["path"] for source in recorded["options"]["data.source"]] == ["set", "second", "third"]
+    assert recorded["images"] == (None if streaming else 13)
+    assert train(replace(config, data=data)).history == result.history  # the same run, which has ended
+
+
+def test_a_list_of_one_source_is_that_source(config):
+    weights = []
+    for name, source in (("text", config.data.source), ("list", [SourceConfig(config.data.source)])):
+        result = train(
+            replace(config, data=replace(config.data, source=source), output_dir=f"{config.output_dir}-{name}")
+        )
+        weights.append(load_file(result.checkpoint / "model.safetensors"))
+        assert set(result.history[0]) == {"epoch", "loss", "train_seconds", "validation_seconds", *SCORES}
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_training_from_python_returns_its_best_epoch_and_shows_no_bars_of_weights(config, capsys):

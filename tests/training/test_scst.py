@@ -116,6 +116,21 @@ def test_the_loss_is_the_policy_gradients_and_the_cross_entropys(writer, batch, 
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_references_count_with_their_weights_and_samples_alike(writer, batch, frequencies):
+    writer.eval()
+    objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=0.4)
+
+    def loss_of(batch):
+        torch.manual_seed(2)
+        prepared = objective.prepare(writer, batch, 0.0)
+        return objective.loss(writer, prepared, objective.num_items(prepared))
+
+    weighted = {**batch, "caption_weights": torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0, 3.0])}
+    difference = writer(**weighted).loss - writer(**batch).loss
+    assert abs(difference) > 1e-3
+    torch.testing.assert_close(loss_of(weighted) - loss_of(batch), 0.4 * difference, atol=1e-5, rtol=1e-3)
+
+
 def test_a_low_temperature_samples_what_a_search_would_write(writer, batch, frequencies):
     greedy = writer.eval().generate(pixel_values=batch["pixel_values"], max_new_tokens=6)
     prepared = SelfCritical(frequencies, samples=2, temperature=1e-4).prepare(writer, batch, 0.0)

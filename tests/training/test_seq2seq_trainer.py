@@ -83,6 +83,19 @@ def test_its_label_smoothing_is_ours(train):
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
 
 
+def test_its_label_smoothing_goes_with_the_weights_of_captions(train):
+    smoothed = train("weighted", label_smoothing_factor=0.2)
+    rows = [{**row, "caption_weights": [0.5, 2.0]} for row in smoothed.eval_dataset]
+    batch, model = smoothed.data_collator(rows), smoothed.model.eval()
+    assert "caption_weights" in batch
+    model.zero_grad()
+    smoothed.compute_loss(model, dict(batch)).backward()
+    theirs = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    model(**batch, smoothing=0.2, num_items_in_batch=(batch["labels"] >= 0).sum()).loss.backward()
+    torch.testing.assert_close(theirs, model.lm_head.weight.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_gradient_checkpointing_of_the_encoder_changes_nothing(train):
     plain = train("plain", checkpointing=True)
     checkpointed = train("checkpointed", checkpointing=True, gradient_checkpointing=True)

@@ -1,0 +1,56 @@
+"""Labels of images as a second task of the vision encoder: what an image shows, beside how it is captioned.
+
+A linear layer on the mean region tells which labels an image has; its multi-label binary cross-entropy is added to the
+loss. So images teach the encoder even where their captions say little of them. The layer belongs to training alone: it
+is part of the states, never of a checkpoint.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class LabelHead(nn.Module):
+    """Mean region -> log-odds of each label. It begins with the frequencies of the labels, whatever the image.
+
+    Args:
+        region_size: Width D of the regions.
+        frequencies: Fraction of the images that have each label, L numbers; clipped away from 0 and 1.
+    """
+
+    def __init__(self, region_size: int, frequencies: Sequence[float]):
+        super().__init__()
+        self.linear = nn.Linear(region_size, len(frequencies))
+        clipped = [min(max(each, 1e-4), 1 - 1e-4) for each in frequencies]
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.bias.copy_(torch.tensor([math.log(each / (1 - each)) for each in clipped]))
+
+    def forward(self, regions: torch.Tensor) -> torch.Tensor:  # (B, P, D) -> (B, L)
+        return self.linear(regions.mean(dim=1))
+
+
+def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy, summed over the labels and over the images whose labels are known.
+
+    Args:
+        logits: `(B, L)`.
+        labels: 0 or 1, `(B, L)`; nan for images whose labels are unknown.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")  # (B, L)
+    return losses.masked_fill(labels.isnan(), 0).sum()
+
+
+def label_frequencies(labels_of_images: Iterable[Sequence[str] | None], min_count: int) -> dict[str, float]:
+    """Fraction of the images with known labels that have each label, of those that at least `min_count` images have."""
+    counts: Counter[str] = Counter()
+    images = 0
+    for labels in labels_of_images:
+        if labels is not None:
+            images += 1
+            counts.update(set(labels))
+    return {name: count / images for name, count in sorted(counts.items()) if count >= min_count}
