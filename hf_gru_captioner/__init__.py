@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
+_MODULE_OF = {
     "Caption": "captioner",
     "Captioner": "captioner",
     "GRUCaptionerConfig": "model",
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

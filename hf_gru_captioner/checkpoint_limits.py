@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import CONFIG, WEIGHTS
 from .tokenization import PATTERNS
 
 # The JSON files of a checkpoint, and the bytes that each may have: at least ten times what is usual. Parsed, brackets
 # alone take thirty times their bytes.
 MAX_BYTES = {
-    "config.json": 4_000_000,  # some encoders list 21,000 labels
+    CONFIG: 4_000_000,  # some encoders list 21,000 labels
     "generation_config.json": 4_000_000,
     "processor_config.json": 1_000_000,
     "preprocessor_config.json": 1_000_000,
@@ -156,7 +157,7 @@ def check_files(name: str, folder: Path) -> None:
             if not isinstance(contents[file], dict):
                 raise ValueError(f"{file} is not a JSON object")
     check_generation(contents.get("generation_config.json", {}), name)
-    check_tokenizer(contents.get("tokenizer.json", {}), contents.get("config.json", {}).get("vocab_size"))
+    check_tokenizer(contents.get("tokenizer.json", {}), contents.get(CONFIG, {}).get("vocab_size"))
     settings = contents.get("tokenizer_config.json", {})
     elsewhere = [key for key in settings if key.endswith(("_file", "_files")) and settings[key]]
     if elsewhere:
@@ -165,8 +166,8 @@ def check_files(name: str, folder: Path) -> None:
         tokens = contents.get(file, {}).get(key, ()) if key else contents.get(file, {})
         if len(tokens or ()) > MAX_ADDED_TOKENS:
             raise ValueError(f"{file} adds more than {MAX_ADDED_TOKENS:,} tokens")
-    if (folder / "model.safetensors").is_file():
-        _check_header(folder / "model.safetensors")
+    if (folder / WEIGHTS).is_file():
+        _check_header(folder / WEIGHTS)
     if (folder / "adapter_config.json").exists():
         raise ValueError("adapter_config.json leads to another model: merge the adapter into the weights")
 

@@ -206,3 +206,14 @@ def run_plainly(tmp_path):
         return json.loads(process.stdout.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def dataset_folder(make_dataset, tmp_path):
+    """A folder of parquet files: six images to train on, three to validate on."""
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    for split, size in (("train", 6), ("validation", 3)):
+        rows = make_dataset(size).select_columns(["image", "captions"])
+        rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder

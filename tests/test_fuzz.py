@@ -312,7 +312,7 @@ BAD_CAPTIONS = {  # name, content and what must be said besides the file's name
     "brackets": ("t.json", b"[" * DEEP, "nested too deeply"),
     "brackets in a line": ("t.jsonl", b'{"image": ' + b"[" * DEEP, "nested too deeply"),
     "an open quotation mark": ("t.csv", b'image,caption\na,"' + b"x" * 200_000, "line 1: field larger"),
-    "images that are none": ("t.json", b'{"images": 5, "annotations": []}', '"images" is not a list, found 5'),
+    "images that are not a list": ("t.json", b'{"images": 5, "annotations": []}', '"images" is not a list, found 5'),
     "images of numbers": ("t.json", b'{"images": [5]}', '"images" is not a list of objects'),
     "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is not a list of objects'),
     "annotations of text": ("t.json", b'{"images": [], "annotations": ["a"]}', 'row 1 needs an "image_id"'),
@@ -394,7 +394,7 @@ def test_a_damaged_file_of_results_is_read_or_refused(tmp_path, read, content):
 
 
 BAD_RESULTS = {
-    "images that are none": (
+    "images that are not a list": (
         b'{"images": 5, "annotations": [{"image_id": 1, "caption": "x"}]}',
         '"images" is not a list',
     ),

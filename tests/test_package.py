@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
     "captioner": {"checkpoint", "checkpoint_limits", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
-    "checkpoint_limits": {"tokenization"},
+    "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},
     "data": {"coco", "errors", "files", "model", "untrusted_images"},  # of model image loading and its limits
     "evaluation": {"coco", "errors", "files", "untrusted_images"},

@@ -29,15 +29,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def options(make_dataset, save_encoder, tmp_path):
+def options(dataset_folder, save_encoder, tmp_path):
     """Options of a run on a few photos with a tiny encoder."""
-    for split, size in (("train", 6), ("validation", 3)):
-        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
-        rows = make_dataset(size).select_columns(["image", "captions"])
-        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
     save_encoder(tmp_path / "encoder")
     return {
-        "data.source": tmp_path / "set",
+        "data.source": dataset_folder,
         "data.cache_folder": tmp_path / "cache",
         "tokenizer.min_count": 1,
         "model.encoder": tmp_path / "encoder",

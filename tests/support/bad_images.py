@@ -34,7 +34,7 @@ Named = Iterator[tuple[str, bytes, str]]  # file name, content, kind
 def make_corpus(folder: Path) -> list[tuple[str, str]]:
     """Writes the corpus into a folder -> path and kind of each, in the order of their kinds.
 
-    Paths are those that a command line would be given: text, with surrogates for bytes that are none.
+    Paths are those that a command line would be given: text, with surrogates for bytes that are not text.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

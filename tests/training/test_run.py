@@ -17,16 +17,12 @@ SCORES = {"cider", *(f"bleu_{order}" for order in range(1, 5))}
 
 
 @pytest.fixture
-def config(make_dataset, save_encoder, tmp_path):
+def config(dataset_folder, save_encoder, tmp_path):
     """Options of one epoch on a few images with a tiny encoder."""
-    for split, size in (("train", 6), ("validation", 3)):
-        (tmp_path / "set" / "data").mkdir(parents=True, exist_ok=True)
-        rows = make_dataset(size).select_columns(["image", "captions"])
-        rows.to_parquet(tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet")
     save_encoder(tmp_path / "encoder")
     return TrainingConfig.from_options(
         {
-            "data": {"source": tmp_path / "set", "cache_folder": tmp_path / "cache"},
+            "data": {"source": dataset_folder, "cache_folder": tmp_path / "cache"},
             "tokenizer.min_count": 1,
             "model": {"encoder": tmp_path / "encoder", "hidden_size": 16, "embedding_size": 12},
             "optimization": {"epochs": 2, "images_per_step": 2, "mixed_precision": "no"},
