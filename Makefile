@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# Where there are builds of PyTorch without CUDA, gigabytes smaller: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+INSTALL = $(BIN)/pip install --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable
+
 # make caption IMAGE=~/me.jpg
 IMAGE ?= demo/examples
 # make train DATA=... ENCODER=... ARGS="--optimization.epochs 3"; the defaults are on the Hub unless ../shared has them
@@ -40,7 +44,7 @@ compat: $(VENV)/.installed-dev  ## test against several releases of transformers
 e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/support/e2e.py
 
-docs: $(VENV)/.installed-docs  ## build the documentation into site/; a broken link fails
+docs: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## build the documentation into site/; a broken link fails
 	rm -rf .site && mkdir .site
 	cp --parents *.md docs/*.md docs/*.jpg docs/card/* demo/*.md demo/examples/*.md benchmarks/results/* .site/
 	$(BIN)/mkdocs build --strict
@@ -50,7 +54,7 @@ lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-train: $(VENV)/.installed-dev  ## train the shipped checkpoint from photos, in three stages, into runs/
+train: $(VENV)/.installed-train  ## train the shipped checkpoint from photos, in three stages, into runs/
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/flickr8k.yaml \
 		--data.source "$(DATA)" --model.encoder "$(ENCODER)" $(ARGS)
 	$(BIN)/accelerate launch --cpu scripts/train.py --config configs/fine-tune-encoder.yaml --data.source "$(DATA)" $(ARGS)
@@ -61,7 +65,7 @@ card: $(VENV)/.installed-dev  ## write model_card.md again from the shipped chec
 		--image-folder docs/card --title "A GRU captioner for plain CPUs" --license cc-by-nc-4.0 \
 		--datasets jxie/flickr8k --terms docs/flickr8k.md --images demo/examples/*.jpg
 
-demo: $(VENV)/.installed-dev  ## open a page in the browser to caption photos in
+demo: $(VENV)/.installed-demo  ## open a page in the browser to caption photos in
 	@$(BIN)/gru-captioner demo
 
 bench: $(VENV)/.installed-dev  ## measure what a caption costs beside other captioners, into benchmarks/results/
@@ -72,10 +76,19 @@ clean:  ## remove the virtual environment and the caches of the tools
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
+	@# the pip that comes with Python 3.11 takes a minute to choose versions that newer ones choose in twenty seconds
+	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip >&2
 
+# Captioning takes no extra. What pip tells of its progress goes to the standard error, captions alone to the output.
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@echo "installing what captioning takes into $(VENV)" >&2
+	@$(INSTALL) . >&2
 	@touch $@
+
+$(VENV)/.installed-%: $(VENV)/bin/pip pyproject.toml
+	@echo "installing what captioning takes and the extra $* into $(VENV)" >&2
+	@$(INSTALL) ".[$*]" >&2
+	@touch $@ $(VENV)/.installed
 
 # The page is tested in Chromium: that of the system, or apt's, or Playwright's own
 $(VENV)/.browser: $(VENV)/.installed-dev
@@ -83,12 +96,4 @@ $(VENV)/.browser: $(VENV)/.installed-dev
 		{ [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
 		$(BIN)/playwright install chromium || \
 		{ echo "make test needs a browser: install the package chromium, then run it again" >&2; exit 1; }
-	@touch $@
-
-$(VENV)/.installed-dev: $(VENV)/bin/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	@touch $@ $(VENV)/.installed
-
-$(VENV)/.installed-docs: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $@

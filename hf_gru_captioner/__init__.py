@@ -4,8 +4,11 @@ Names load when they are used, so that importing the package costs nothing. Each
 transformers' auto classes know the model.
 """
 
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .errors import needs_extra
 
 __version__ = "0.1.0"
 
@@ -21,6 +24,7 @@ _MODULE_OF = {
     "load_captions": "data",
     "train": "training",
 }
+_EXTRA_OF = {"data": "train", "model": "torch", "training": "train"}
 
 __all__ = [
     "Caption",
@@ -47,7 +51,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    room = _MODULE_OF[name]
+    with needs_extra(_EXTRA_OF[room]) if room in _EXTRA_OF else nullcontext():
+        return getattr(import_module(f".{room}", __name__), name)
 
 
 def __dir__() -> list[str]:
