@@ -4,7 +4,6 @@ Names load when they are used, so that importing the package costs nothing. Each
 transformers' auto classes know the model.
 """
 
-from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ _MODULE_OF = {
     "load_captions": "data",
     "train": "training",
 }
-_EXTRA_OF = {"data": "train", "model": "torch", "training": "train"}
 
 __all__ = [
     "Caption",
@@ -51,9 +49,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = _MODULE_OF[name]
-    with needs_extra(_EXTRA_OF[room]) if room in _EXTRA_OF else nullcontext():
-        return getattr(import_module(f".{room}", __name__), name)
+    room = import_module(f".{_MODULE_OF[name]}", __name__)
+    with needs_extra("torch"):  # for the model, which travels and so knows nothing of extras
+        return getattr(room, name)
 
 
 def __dir__() -> list[str]:

@@ -36,10 +36,10 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_transformers()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
         from ..web import ServicePool, serve
+    quiet_transformers()
 
     from ..captioner import Captioner
     from ..hub import example_images

@@ -54,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs on every process: captioning is shared, the first process scores and writes."""
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
-    quiet_transformers()
     with needs_extra("score"):
         from accelerate import PartialState
 
+    quiet_transformers()
     from ..scoring_run import caption_references, load_references, read_references, score
 
     state = PartialState()
