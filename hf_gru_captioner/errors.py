@@ -34,25 +34,26 @@ def needs_extra(extra: str) -> Iterator[None]:
 
 def install_command(extra: str) -> str:
     """The command that adds an extra to this installation, from where that came: a clone, a wheel, a repository, or
-    an index."""
+    an index. Without a name, that which installs it whole again."""
     import shlex  # these only where something is missing: each caption's start would pay for them
     import shutil
     import sys
     from pathlib import Path
 
     package = Path(__file__).parent
+    extras = f"[{extra}]" if extra else ""
     if (package.parent / "pyproject.toml").is_file():
-        wanted = ["-e", f"{package.parent}[{extra}]"]
+        wanted = ["-e", f"{package.parent}{extras}"]
     else:
-        wanted = [_requirement(package.name, extra)]
+        wanted = [_requirement(package.name, extras)]
     pip = Path(sys.executable).with_name("pip")
     # another one may be first on the path, where a virtual environment is not active
     command = ["pip"] if shutil.which("pip") == str(pip) else [sys.executable, "-m", "pip"]
     return shlex.join([*command, "install", *wanted])
 
 
-def _requirement(name: str, extra: str) -> str:
-    """What pip installed a distribution from, with an extra."""
+def _requirement(name: str, extras: str) -> str:
+    """What pip installed a distribution from, with extras in brackets."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
     from urllib.request import url2pathname
@@ -63,13 +64,13 @@ def _requirement(name: str, extra: str) -> str:
     except PackageNotFoundError:
         origin = {}
     if not origin:
-        return f"{name}[{extra}]"
+        return f"{name}{extras}"
     address = origin["url"]
     if "vcs_info" in origin:
-        return f"{name}[{extra}] @ {origin['vcs_info']['vcs']}+{address}"
+        return f"{name}{extras} @ {origin['vcs_info']['vcs']}+{address}"
     if address.startswith("file://"):
-        return f"{url2pathname(address.removeprefix('file://'))}[{extra}]"
-    return f"{name}[{extra}] @ {address}"
+        return f"{url2pathname(address.removeprefix('file://'))}{extras}"
+    return f"{name}{extras} @ {address}"
 
 
 def one_line(error: BaseException) -> str:
