@@ -40,7 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
         from ..web import ServicePool, serve
-    quiet_transformers()
 
     from ..captioner import Captioner
     from ..hub import example_images
