@@ -75,7 +75,7 @@ clean:  ## remove the virtual environment and the caches of the tools
 	rm -rf $(VENV) .compat .site site .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/pip:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@# the pip that comes with Python 3.11 takes a minute to choose versions that newer ones choose in twenty seconds
 	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip >&2
 
