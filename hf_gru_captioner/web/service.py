@@ -215,7 +215,7 @@ class CaptionService:
             return
         if PYTORCH in self.captioner.backend_for(decoding.captions_written, **decoding.generation()):
             raise RefusedError(
-                'Sampling and "No word group twice" need PyTorch, which is not installed here: choose beam or greedy '
+                "Sampling and rules on word groups need PyTorch, which is not installed here: choose beam or greedy "
                 "search, and 0 for word groups."
             )
 
