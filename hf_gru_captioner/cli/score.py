@@ -40,7 +40,7 @@ def add_command(commands) -> None:
         "--synonyms",
         type=Path,
         metavar="FILE",
-        help="YAML of label: [words that name it], to count the labels that captions name, of data with a column labels",
+        help="YAML of label: [words that name it], to count labels that captions name, of data with a column labels",
     )
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals; 0 for none")
     parser.add_argument("--output", type=Path, default=Path("runs/score"), help="folder of the files (%(default)s)")

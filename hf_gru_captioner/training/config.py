@@ -20,6 +20,7 @@ UNCLAIMED = {
     "data.num_workers",
     "dry_run",
     "measure_energy",
+    "optimization.patience",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
