@@ -16,7 +16,7 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint: The folder.
-        scores: `data`, `split`, `settings` (what must be equal for scores to be comparable), `decoding`, `values`,
+        scores: `data`, `split`, `images` (their number), `settings` (what must be equal for scores to be comparable), `decoding`, `values`,
             `intervals`, `human`, `by_word`, `by_length`, `labels`.
     """
     kind = ("data", "split", "settings", "decoding")
