@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..errors import UsageError, needs_extra, one_line
+from ..errors import UsageError, one_line
 from ..files import MAX_NAME, atomic_path
 from .caption_lines import LinesFile
 from .find_images import find_images
-from .shell import BAD_INPUT, add_backend, positive, quiet_transformers
+from .shell import BAD_INPUT, add_backend, positive, say_what_runs
 
 
 def add_command(commands) -> None:
@@ -26,7 +26,9 @@ def add_command(commands) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
     parser.add_argument("--checkpoint", help="folder or Hub id (the checkpoint of the package)")
     parser.add_argument(
-        "--json", action="store_true", help='one object per line: {"path", "caption", "score"} or {"path", "error"}'
+        "--json",
+        action="store_true",
+        help='one object per line: {"path", "caption", "score", "backend"} or {"path", "error"}',
     )
     parser.add_argument(
         "--output",
@@ -49,15 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     paths = list(find_images(arguments.paths))
     processes = _Processes(arguments.output)
-    with needs_extra(arguments.backend):
-        captioner = _load_captioner(arguments)
-    if arguments.num_captions > (arguments.num_beams or captioner.num_beams):
+    # Where there is nothing to caption, it is said at once, before anything is loaded.
+    captioner = _load_captioner(arguments) if any(map(_may_exist, paths)) else None
+    if captioner and arguments.num_captions > (arguments.num_beams or captioner.num_beams):
         raise UsageError(
             f"{arguments.num_captions} captions per image need at least as many beams, found "
             f"{arguments.num_beams or captioner.num_beams}: add --num-beams {arguments.num_captions}."
         )
     drawings: dict[str, Path] = {}
-    if arguments.attention is not None:
+    if captioner and arguments.attention is not None:
         if not captioner.has_attention:
             raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
         arguments.attention.mkdir(parents=True, exist_ok=True)
@@ -86,9 +88,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _load_captioner(arguments: argparse.Namespace):
     from ..captioner import Captioner
 
-    if arguments.backend == "torch":
-        quiet_transformers()
-    return Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    captioner = Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    if arguments.verbose:
+        say_what_runs(captioner, arguments.num_captions, **_generation(arguments))
+    return captioner
+
+
+def _generation(arguments: argparse.Namespace) -> dict[str, int]:
+    """Settings of generate()."""
+    return {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+
+
+def _may_exist(path: str) -> bool:
+    return path.startswith(("http://", "https://")) or os.path.exists(os.path.expanduser(path))
 
 
 def _caption(captioner, paths: Sequence[str], drawings: dict[str, Path], arguments) -> Iterator[tuple[str, list[dict]]]:
@@ -97,16 +109,24 @@ def _caption(captioner, paths: Sequence[str], drawings: dict[str, Path], argumen
 
     from ..inference.prefetch import caption_all
 
-    generation = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
-    results = caption_all(
-        captioner, paths, num_captions=arguments.num_captions, batch_size=arguments.batch_size, **generation
+    generation = _generation(arguments)
+    backend = captioner and captioner.backend_for(arguments.num_captions, **generation)
+    results = (
+        map(_why_missing, paths)
+        if captioner is None
+        else caption_all(
+            captioner, paths, num_captions=arguments.num_captions, batch_size=arguments.batch_size, **generation
+        )
     )
     is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty()
     for path, result in zip(paths, tqdm(results, total=len(paths), unit="image", disable=is_quiet), strict=True):
         if isinstance(result, Exception):
             records = [{"path": path, "error": one_line(result)}]
         else:
-            records = [{"path": path, "caption": each.text, "score": round(each.score, 4)} for each in result]
+            records = [
+                {"path": path, "caption": each.text, "score": round(each.score, 4), "backend": backend}
+                for each in result
+            ]
             image = _read_again(path) if drawings else None
             if isinstance(image, Exception):
                 records = [{"path": path, "error": one_line(image)}]
@@ -166,6 +186,11 @@ def _read_again(path: str):
         return load_image(path)
     except (OSError, ValueError) as error:
         return error
+
+
+def _why_missing(path: str) -> Exception:
+    error = _read_again(path)
+    return error if isinstance(error, Exception) else FileNotFoundError(f"{path}: no such file.")
 
 
 def _save_attention(target: Path, image, caption) -> None:

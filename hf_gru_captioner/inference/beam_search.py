@@ -17,7 +17,7 @@ Letters in shape comments:
     T words     H hidden   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -78,6 +78,7 @@ def beam_search(
     length_penalty: float,
     suppressed: Sequence[int] = (),
     num_alternatives: int = 0,
+    report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Writes captions; greedily with one beam.
 
@@ -91,12 +92,13 @@ def beam_search(
         length_penalty: Of beam search; greedy search has none.
         suppressed: Tokens that are never written.
         num_alternatives: How many of the likeliest tokens are told of each position.
+        report: Of greedy search of one image, called with the tokens so far after each.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
     settings = _Settings(start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings)]
+        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings, report)]
     found = _beam(step, states, settings)
     return [[path.hypothesis(num_alternatives) for path in of_image] for of_image in found]
 
@@ -134,7 +136,9 @@ class _Path(NamedTuple):
         )
 
 
-def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
+def _greedy(
+    step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
+) -> list[_Path]:
     num_images, max_words = states.shape[1], settings.max_words
     tokens = np.full(num_images, settings.start, dtype=np.int64)
     lengths = np.full(num_images, max_words)
@@ -147,6 +151,8 @@ def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
+        if report is not None:
+            report([int(each[0]) for each in words])
         lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
         if (lengths <= position + 1).all():
             break

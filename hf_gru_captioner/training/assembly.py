@@ -32,6 +32,7 @@ from ..data.mixture import images_of_epoch
 from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
+from ..inference.backend import PYTORCH
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from .config import SourceConfig, TrainingConfig
@@ -164,7 +165,7 @@ class Assembly:
     def _checkpoint(self) -> Captioner:
         """The captioner to continue from, with the checks of every command that loads one, and changed as wanted."""
         options = self.config.model
-        captioner = Captioner.from_pretrained(options.checkpoint)
+        captioner = Captioner.from_pretrained(options.checkpoint, backend=PYTORCH)
         if options.extend_vocabulary:
             captions = (caption for of_image in self.known_captions for caption in of_image)
             min_count = self.config.tokenizer.min_count
