@@ -57,7 +57,7 @@ def add_command(commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with needs_extra("train"):
         from ..data.borrowing import BorrowingOptions, borrow_captions
-        from ..data.label_names import read_synonyms
+        from ..label_names import read_synonyms
 
     quiet_transformers()
     options = BorrowingOptions(
