@@ -79,7 +79,7 @@ train-flickr8k: $(VENV)/.installed-dev  ## the first three stages alone, which k
 card: $(VENV)/.installed-dev  ## write model_card.md again from the shipped checkpoint and its records
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner card hf_gru_captioner/pretrained --output model_card.md \
 		--image-folder docs/card --title "A GRU captioner for plain CPUs" --license cc-by-nc-4.0 \
-		--datasets jxie/flickr8k --terms docs/flickr8k.md --images demo/examples/*.jpg
+		--datasets jxie/flickr8k --terms docs/terms.md --images demo/examples/*.jpg
 
 demo: $(VENV)/.installed-dev  ## open a page in the browser to caption photos in
 	@$(BIN)/gru-captioner demo
