@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from http.client import HTTPException
 from functools import cache
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeGuard, Union
@@ -287,8 +287,8 @@ def _path_or_bytes(source: Any) -> str | os.PathLike | bytes:
         return content
     if not isinstance(source, bytes | str | os.PathLike):
         raise TypeError(
-            "an image is a path, an address, a data: URI, bytes, an open file, a dict with bytes, a PIL image, an array "
-            f"or a tensor; found {type(source).__name__}."
+            "an image is a path, an address, a data: URI, bytes, an open file, a dict with bytes, a PIL image, an "
+            f"array or a tensor; found {type(source).__name__}."
         )
     return source
 
@@ -307,7 +307,7 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         _check_file(file, name)
     try:
         image = _identified(file, name)
-        if image is None or is_raw(image, _beginning(file)) and not _is_named_tiff(file):
+        if image is None or (is_raw(image, _beginning(file)) and not _is_named_tiff(file)):
             image = _preview(file, name)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} has far more than {MAX_PIXELS:,} pixels: scale it down.") from error
@@ -380,7 +380,7 @@ def _preview(file: BytesIO | Path, name: str) -> Image.Image:
                 raise Image.DecompressionBombError from None
             return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))  # upright
     if thumbnail.format == rawpy.ThumbFormat.JPEG:
-        image = Image.open(BytesIO(thumbnail.data))
+        image: Image.Image = Image.open(BytesIO(thumbnail.data))
     else:
         image = Image.fromarray(thumbnail.data)
     if ExifTags.Base.Orientation not in image.getexif():
@@ -403,7 +403,7 @@ def _register_jxl() -> None:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
         return opens(file, filename)
 
-    Image.register_open("JXL", opens_checked, accepts)  # type: ignore[arg-type]  # a function does as well as a class
+    Image.register_open("JXL", opens_checked, accepts)  # a function does as well as a class
 
 
 def _size_of_jxl(content: bytes) -> tuple[int, int]:
