@@ -3,10 +3,12 @@
 Nothing here imports torch before it is needed: graphs caption without it.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from .checkpoint import SHIPPED_CHECKPOINT, Source, load_checkpoint, load_graphs, names_damaged
 from .checkpoint_limits import check_generation, check_length_penalty
+from .files import WEIGHTS, sha256_of
 from .inference.backend import BACKENDS, PYTORCH, Backend, EncodedImages
 from .inference.beam_search import Hypothesis, beam_search
 from .model.image_loading_gru_captioner import ImageSource, is_one_image
@@ -102,6 +105,7 @@ class Captioner:
     """
 
     _backend: Backend  # which encodes and decodes
+    _source: Source  # that it was loaded from
 
     def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
         from .inference.pytorch import PyTorchBackend
@@ -126,6 +130,22 @@ class Captioner:
     def num_beams(self) -> int:
         """Beams of the search when none are asked for."""
         return self._backend.defaults().get("num_beams") or 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell checkpoints apart: of the weights and the settings that captions are written by.
+
+        The same for all backends of a checkpoint, but for graphs in 8 bits, whose captions may differ.
+        """
+        settings = {
+            name: value
+            for name, value in self._backend.defaults().items()
+            if value is not None and name not in ("transformers_version", "use_cache", "num_beams")
+        }
+        graphs = getattr(self._backend, "settings", {})
+        weights = graphs.get("weights") or sha256_of(self._source.folder(WEIGHTS) / WEIGHTS)
+        described = json.dumps([weights, graphs.get("precision", "float32"), settings], sort_keys=True)
+        return sha256(described.encode()).hexdigest()[:12]
 
     @classmethod
     def from_pretrained(
@@ -165,6 +185,7 @@ class Captioner:
             raise ValueError(f"the backend is one of {', '.join(BACKENDS)}, found {backend!r}.")
         if backend == PYTORCH:
             captioner = cls(*load_checkpoint(source, device, dtype))
+            captioner._source = replace(source, revision=captioner.model.config._commit_hash or revision)
         else:
             captioner = _GraphCaptioner(source, graphs, backend, num_threads)
         captioner._try_out(source.name)
@@ -196,7 +217,8 @@ class Captioner:
     ) -> Caption | list[Caption] | list[list[Caption]]:
         """
         Args:
-            images: One image (path, address, bytes, PIL image, array or tensor), or a list of them.
+            images: One image of a kind that `load_image` takes (path, address, `data:` URI, bytes, open file, dict of
+                `datasets`, PIL image, array or tensor), or a list of them.
             num_captions: How many captions of each image, the best first; then each image gives a list. Beam search
                 writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
             batch_size: Images captioned at once.

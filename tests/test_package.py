@@ -13,7 +13,7 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 # Who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
     "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
-    "captioner": {"checkpoint", "checkpoint_limits", "inference", "model"},
+    "captioner": {"checkpoint", "checkpoint_limits", "files", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"coco", "errors", "files", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "library": {"errors", "files", "model", "untrusted_images"},  # of model what it says of formats
     "scoring_run": {
         "captioner",
         "data",
@@ -45,6 +46,7 @@ MAY_IMPORT = {
         "tokenization",
         "visualization",
     },
+    "untrusted_images": {"model"},  # image loading, which travels and so is below all others
     "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
     "cli": {
         "captioner",
@@ -55,9 +57,11 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "library",
         "model",
         "scoring_run",
         "training",
+        "untrusted_images",
         "visualization",
         "web",
     },

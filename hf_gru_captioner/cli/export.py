@@ -59,8 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     processor = captioner.processor
     calibration = None
     if arguments.int8:
-        paths = list(find_images(arguments.images))
-        paths = paths[:: max(1, len(paths) // arguments.num_images)][: arguments.num_images]
+        found = find_images(arguments.images)
+        if found.problems:
+            raise UsageError(found.problems[0])
+        paths = found.paths[:: max(1, len(found.paths) // arguments.num_images)][: arguments.num_images]
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(
         captioner.model,
