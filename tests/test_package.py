@@ -21,6 +21,17 @@ MAY_IMPORT = {
     "evaluation": {"coco", "errors", "files", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "labelling": {
+        "captioner",
+        "checkpoint",
+        "checkpoint_limits",
+        "errors",
+        "files",
+        "hub",
+        "inference",
+        "library",
+        "model",
+    },  # of library how a photo's version is told, of model image loading
     "library": {"errors", "files", "model", "untrusted_images"},  # of model what it says of formats
     "scoring_run": {
         "captioner",
@@ -57,6 +68,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "labelling",
         "library",
         "model",
         "scoring_run",

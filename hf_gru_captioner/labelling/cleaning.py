@@ -26,7 +26,9 @@ _PICTURE_FIRST = [
         r"^(?:this|that|it)\s+is\s+(?=an?\b)",
     )
 ]
-_PICTURE_LAST = re.compile(rf"[\s,]+(?:with)?in\s+(?:the|this)\s+{_OF_PICTURES}$|[\s,]+on\s+(?:the|this)\s+image$", re.I)
+_PICTURE_LAST = re.compile(
+    rf"[\s,]+(?:with)?in\s+(?:the|this)\s+{_OF_PICTURES}$|[\s,]+on\s+(?:the|this)\s+image$", re.I
+)
 _ARAFED = re.compile(r"\b(?:(?P<before>\w+)\s+)?araf\w*(?:\s+(?P<after>\w+))?", re.IGNORECASE)
 _TWICE = re.compile(r"\b(\w+)(?:\s+\1\b)+", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[^\s.!?])[.!?]+[\"'”’)*]*(?=\s+\S)")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..captioner import Captioner
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")  # of a repository
 CODE = "*.py"
@@ -37,6 +36,7 @@ PROMPTS = {
 # Families that were trained to caption without a word; a template for chats that some repositories have is not theirs.
 PLAIN = ("blip", "blip-2", "git", "pix2struct", "vision-encoder-decoder")
 WITHOUT_PROMPT = ("pix2struct", "vision-encoder-decoder")
+MAX_NEW_TOKENS = 50
 NUM_BEAMS = 3  # of teachers that are no chat models; those are large and write well without
 ENOUGH = 2  # times the pixels a side that the teacher scales photos to
 LARGEST_SIDE = 2048  # pixels, where it doesn't say
@@ -54,7 +54,7 @@ class TeacherOptions:
         dtype: Precision; float32 on a CPU and bfloat16 elsewhere when not given.
         prompt: What it is told; by default what its family needs.
         num_beams: Beams of the search for one caption a photo; by default 3, for chat models 1.
-        max_new_tokens: Tokens of a caption, at most.
+        max_new_tokens: Tokens of a caption, at most; by default 50, or what a checkpoint of ours says.
         temperature, top_p: Of the sampling for several captions a photo.
         seed: Of the sampling.
     """
@@ -65,7 +65,7 @@ class TeacherOptions:
     dtype: str | None = None
     prompt: str | None = None
     num_beams: int | None = None
-    max_new_tokens: int = 50
+    max_new_tokens: int | None = None
     temperature: float = 1.0
     top_p: float = 0.9
     seed: int = 0
@@ -162,13 +162,13 @@ class OurTeacher:
         self._options = options
         self.name = public_name(name)
         self.revision = commit or _fingerprint([Path(name) / WEIGHTS])
-        self.prompt = None
+        self.prompt: str | None = None
         self.side = ENOUGH * max(self._captioner.processor.image_size or (LARGEST_SIDE,))
 
     def write(self, images: "Sequence[Image]", names: Sequence[str], num_captions: int) -> list[list[Draft]]:
         generation = _generation(self._options, names, num_captions, self._options.num_beams)
-        if generation["num_beams"] is None:
-            del generation["num_beams"]  # the checkpoint's own
+        generation["max_new_tokens"] = self._options.max_new_tokens
+        generation = {name: value for name, value in generation.items() if value is not None}  # the checkpoint's own
         written = self._captioner.decode(self._captioner.encode(images), num_captions, **generation)
         return [[Draft(caption.text) for caption in of_image] for of_image in written]
 
@@ -198,6 +198,7 @@ class HubTeacher:
             raise UsageError(f"{name} takes no prompt: leave out --prompt.")
         self.prompt = options.prompt or PROMPTS.get(self._family) or (CHAT_PROMPT if self._is_chat else None)
         self._num_beams = options.num_beams or (1 if self._is_chat else NUM_BEAMS)
+        self._max_new_tokens = options.max_new_tokens or MAX_NEW_TOKENS
         self.side = _side(self._image_processor)
         if self._tokenizer is not None:
             self._tokenizer.padding_side = "left"  # where prompts of a batch differ in length, captions begin together
@@ -211,7 +212,7 @@ class HubTeacher:
         generation = _generation(self._options, names, num_captions, self._num_beams)
         with torch.inference_mode():
             sequences = self._model.generate(
-                **inputs, **generation, num_return_sequences=num_captions, max_new_tokens=self._options.max_new_tokens
+                **inputs, **generation, num_return_sequences=num_captions, max_new_tokens=self._max_new_tokens
             )
         drafts = self._drafts(sequences.cpu(), inputs.get("input_ids"), num_captions)
         return [drafts[start : start + num_captions] for start in range(0, len(drafts), num_captions)]
@@ -222,7 +223,12 @@ class HubTeacher:
     def _inputs(self, images: "Sequence[Image]") -> Any:
         if self._is_chat:
             conversations = [
-                [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": self.prompt}]}]
+                [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image", "image": image}, {"type": "text", "text": self.prompt}],
+                    }
+                ]
                 for image in images
             ]
             return self._processor.apply_chat_template(
@@ -252,7 +258,7 @@ class HubTeacher:
         return [
             Draft(
                 self._tokenizer.decode(row, skip_special_tokens=True).strip(),
-                is_cut=len(row) >= self._options.max_new_tokens and row[-1] not in special,
+                is_cut=len(row) >= self._max_new_tokens and row[-1] not in special,
             )
             for row in rows
         ]
@@ -270,7 +276,11 @@ def _generation(
         names, num_captions, temperature=options.temperature, top_p=options.top_p, seed=options.seed
     )  # in place of generate()'s own, which go by the batch
     return {
-        **{"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0},
+        "do_sample": True,
+        "num_beams": 1,
+        "top_k": 0,
+        "top_p": 1.0,
+        "temperature": 1.0,
         "logits_processor": steps,
     }
 
@@ -282,7 +292,8 @@ def _settings(options: TeacherOptions, prompt: str | None, num_captions: int, nu
         else f"{num_captions} samples, temperature {options.temperature:g}, top-p {options.top_p:g}, seed {options.seed}"
     )
     told = f", prompt {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
-    return f"{how}, at most {options.max_new_tokens} tokens{told}"
+    tokens = f", at most {options.max_new_tokens} tokens" if options.max_new_tokens else ""
+    return f"{how}{tokens}{told}"
 
 
 def _read_config(name: str, path: Path) -> Mapping[str, Any]:
@@ -343,9 +354,9 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
             ) from error
         raise
     own = getattr(config, "auto_map", None) or {}
-    names = ("AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+    names = ["AutoModelForImageTextToText", "AutoModelForMultimodalLM"]
     if trust_remote_code and own:
-        names = (*names, "AutoModelForCausalLM", "AutoModel")
+        names += ["AutoModelForCausalLM", "AutoModel"]
     for class_name in names:
         auto_class = getattr(transformers, class_name, None)
         if auto_class is not None and (type(config) in auto_class._model_mapping or class_name in own):

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from hf_gru_captioner.cli.caption_lines import LinesFile
 
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.cli.caption_lines import LinesFile
 from hf_gru_captioner.errors import UsageError
 
 

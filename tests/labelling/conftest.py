@@ -4,7 +4,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    AutoModelForImageTextToText,
     BertTokenizer,
     Blip2Config,
     Blip2ForConditionalGeneration,
@@ -80,9 +79,17 @@ def blip_2():
     image_processor = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     processor = Blip2Processor(image_processor, tokenizer, num_query_tokens=3)
     text = {
-        **{"model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2},
-        **{"num_attention_heads": 2, "ffn_dim": 32, "max_position_embeddings": 64, "word_embed_proj_dim": 16},
-        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        "model_type": "opt",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "ffn_dim": 32,
+        "max_position_embeddings": 64,
+        "word_embed_proj_dim": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
     }
     config = Blip2Config(
         vision_config=VISION,
@@ -132,15 +139,35 @@ def florence():
     image_processor = CLIPImageProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
     image_processor.image_seq_length = 2
     vision = {
-        **{"embed_dim": [8], "num_heads": [2], "num_groups": [2], "depths": [1], "patch_size": [7]},
-        **{"patch_stride": [32], "patch_padding": [3], "patch_prenorm": [False], "projection_dim": 16},
-        **{"window_size": 2, "max_temporal_embeddings": 4, "max_position_embeddings": 4},
+        "embed_dim": [8],
+        "num_heads": [2],
+        "num_groups": [2],
+        "depths": [1],
+        "patch_size": [7],
+        "patch_stride": [32],
+        "patch_padding": [3],
+        "patch_prenorm": [False],
+        "projection_dim": 16,
+        "window_size": 2,
+        "max_temporal_embeddings": 4,
+        "max_position_embeddings": 4,
     }
     text = {
-        **{"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1},
-        **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
-        **{"max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        **{"decoder_start_token_id": 2, "forced_eos_token_id": 2},
+        "model_type": "bart",
+        "vocab_size": len(tokenizer),
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": 2,
     }
     config = Florence2Config(
         text_config=text, vision_config=vision, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
