@@ -27,8 +27,8 @@ def add_command(commands) -> None:
         help="have another captioner write captions to train on",
         description="Writes captions of photos that have none, with a large captioner as the teacher, into a file that "
         "gru-captioner train learns from. The same command goes on where a killed one stopped.",
-        epilog="Exit code 0 if every photo has a caption, 2 if some could not be read. What it costs and what captions are "
-        "cleaned of: docs/distillation.md.",
+        epilog="Exit code 0 if every photo has a caption, 2 if some could not be read. What it costs and what captions "
+        "are cleaned of: docs/distillation.md.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="photo, folder of photos, or pattern ('*.jpg')")
     parser.add_argument("--recursive", action="store_true", help="subfolders of folders too")
@@ -144,8 +144,8 @@ class _Run:
         standing = file.open(self._photos, self._made_by)
         if standing.others and not self._arguments.overwrite:
             raise UsageError(
-                f"{file.path} has captions of {standing.others:,} of these photos by {standing.made_by}; now it would be "
-                f"{self._made_by}. Name another file, or add --overwrite to label them again."
+                f"{file.path} has captions of {standing.others:,} of these photos by {standing.made_by}; now it would "
+                f"be {self._made_by}. Name another file, or add --overwrite to label them again."
             )
         if standing.done or standing.changed:
             _tell(
@@ -230,7 +230,7 @@ def _told(labelled: "Iterator[Labelled]", total: int) -> "Iterator[Labelled]":
         if (now := time.monotonic()) - last > SECONDS and number < total:
             last = now
             minutes = (now - begin) / number * (total - number) / 60
-            _tell(f"{number:,} of {total:,} photos, {minutes:,.0f} minutes left", named=False)
+            _tell(f"{number:,} of {total:,} photos, about {minutes:,.1f} minutes left", named=False)
 
 
 def _quiet_generation() -> None:

@@ -1,4 +1,4 @@
-"""Captions for photos that have none, written by another captioner, the teacher of a smaller one (docs/distillation.md).
+"""Captions for photos that have none, written by a larger captioner, their teacher (docs/distillation.md).
 
 Nothing here imports torch before it is needed.
 """

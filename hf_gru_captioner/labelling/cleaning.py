@@ -12,21 +12,23 @@ from typing import NamedTuple
 _OF_PICTURES = r"(?:image|picture|photo|photograph|pic|scene)"
 _SHOWS = r"(?:shows?|depicts?|displays?|features?|captures?|showcases?|portrays?|illustrates?|contains?|is of)"
 _BEFORE_PLURALS = r"(?:two|three|four|five|six|seven|eight|nine|ten|some|several|many|few|group|both|these|those)"
+_ON_SHOW = r".*\b(?:walls?|frames?|framed|hang\w*|hung|screens?|posters?|magazines?|books?)\b"  # a picture in the photo
 _ANSWER = re.compile(r"^\W*(?:assistant|answer|caption|description|response)\s*:\s*", re.IGNORECASE)
 _THERE_IS = re.compile(r"^there(?:\s+(?:is|are|was|were|seems? to be|appears? to be)|['’]s)\s+(?=\S)", re.IGNORECASE)
 _THAT_IS = re.compile(r"^(\S+(?: \S+){0,4}?) (?:that|who|which) (?:is|are) (?=\w+ing\b)", re.IGNORECASE)
-_PICTURE_FIRST = [
+_IMAGE_SHOWS = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"^(?:the|this)\s+{_OF_PICTURES}\s+{_SHOWS}\s+(?:us\s+)?(?=\S)",
-        rf"^in\s+(?:the|this)\s+{_OF_PICTURES}\s*,?\s*(?:we|you|one)\s+can\s+see\s+(?=\S)",
-        rf"^in\s+(?:the|this)\s+{_OF_PICTURES}\s*,\s*(?=\S)",
-        r"^(?:we|you|i)\s+can\s+see\s+(?=\S)",
-        rf"^(?:an?|the|this is an?)\s+(?:close[- ]?up\s+)?{_OF_PICTURES}\s+of\s+(?=\S)",
+        rf"^(?:the|this)\s+{_OF_PICTURES}\s+{_SHOWS}\s+(?=\S)",
+        rf"^in\s+(?:the|this)\s+{_OF_PICTURES}\s*(?:,\s*(?=\S)|(?=there\b)|(?=(?:we|you|one)\s+can\b))",
+        r"^(?:we|you|i|one)\s+can\s+see\s+(?=\S)",
         r"^(?:this|that|it)\s+is\s+(?=an?\b)",
     )
 ]
-_PICTURE_LAST = re.compile(
+_PHOTO_OF = re.compile(
+    rf"^(?:an?|the)\s+(?:close[- ]?up|(?:close[- ]?up\s+)?{_OF_PICTURES})\s+of\s+(?=\S)(?!{_ON_SHOW})", re.IGNORECASE
+)
+_IN_THE_IMAGE = re.compile(
     rf"[\s,]+(?:with)?in\s+(?:the|this)\s+{_OF_PICTURES}$|[\s,]+on\s+(?:the|this)\s+image$", re.I
 )
 _ARAFED = re.compile(r"\b(?:(?P<before>\w+)\s+)?araf\w*(?:\s+(?P<after>\w+))?", re.IGNORECASE)
@@ -59,8 +61,7 @@ def _without_answer(caption: str) -> str:
 
 
 def _without_quotes(caption: str) -> str:
-    stripped = caption.strip(_EDGES)
-    return stripped if stripped != caption else caption
+    return caption.strip(_EDGES)
 
 
 def _first_sentence(caption: str) -> str:
@@ -74,10 +75,14 @@ def _without_period(caption: str) -> str:
     return caption.rstrip(" .!?,;:\"'”’")
 
 
-def _without_picture(caption: str) -> str:
-    for pattern in _PICTURE_FIRST:
-        caption = pattern.sub("", caption, count=1)
+def _without_image_shows(caption: str) -> str:
+    for pattern in _IMAGE_SHOWS:
+        caption = pattern.sub("", caption)
     return caption
+
+
+def _without_photo_of(caption: str) -> str:
+    return _PHOTO_OF.sub("", caption)
 
 
 def _without_there_is(caption: str) -> str:
@@ -85,8 +90,8 @@ def _without_there_is(caption: str) -> str:
     return caption if cleaned == caption else _THAT_IS.sub(r"\1 ", cleaned)
 
 
-def _without_picture_at_end(caption: str) -> str:
-    return _PICTURE_LAST.sub("", caption)
+def _without_in_the_image(caption: str) -> str:
+    return _IN_THE_IMAGE.sub("", caption)
 
 
 def _without_arafed(caption: str) -> str:
@@ -119,10 +124,11 @@ HABITS = (
     Habit("quotation marks", _without_quotes, ('"a dog on grass"', "a dog on grass")),
     Habit("several sentences", _first_sentence, ("A dog runs. It is brown.", "A dog runs.")),
     Habit("a period at the end", _without_period, ("a dog runs.", "a dog runs")),
-    Habit("the image shows", _without_picture, ("The image shows a dog on grass", "a dog on grass")),
-    Habit("there is", _without_there_is, ("there is a dog that is running", "a dog running")),
-    Habit("in the image", _without_picture_at_end, ("a dog on grass in the image", "a dog on grass")),
     Habit("arafed", _without_arafed, ("arafed dog on grass", "a dog on grass")),
+    Habit("the image shows", _without_image_shows, ("The image shows a dog on grass", "a dog on grass")),
+    Habit("there is", _without_there_is, ("there is a dog that is running", "a dog running")),
+    Habit("a photo of", _without_photo_of, ("a close up photo of a dog", "a dog")),
+    Habit("in the image", _without_in_the_image, ("a dog on grass in the image", "a dog on grass")),
     Habit("a word twice in a row", _without_repetition, ("a red red dog", "a red dog")),
 )
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError, brief, one_line
 from ..inference.prefetch import batches_of, run_ahead
 from ..library.caption_file import photo_version
 from ..model.image_loading_gru_captioner import load_image
@@ -104,7 +104,7 @@ def _write(teacher: Teacher, photos: Sequence[_Loaded], num_captions: int) -> li
     except torch.OutOfMemoryError as error:
         if len(photos) == 1:
             raise UsageError(
-                f"memory doesn't suffice for one photo ({one_line(error)[:200]}). Take a smaller teacher, or --device cpu."
+                f"memory doesn't suffice for one photo ({brief(error)}). Take a smaller teacher, or --device cpu."
             ) from error
     torch.cuda.empty_cache()
     half = len(photos) // 2

@@ -1,8 +1,8 @@
 """Samples captions by noise that belongs to each photo.
 
-The Gumbel-max trick (https://arxiv.org/abs/1411.0030): the token with the highest sum of log-probability and Gumbel noise
-is a sample. The noise is drawn from the photo's name, the number of the caption and a seed, so that a photo's samples
-don't depend on what else is in its batch: a run that was killed goes on to the same captions.
+The Gumbel-max trick (https://arxiv.org/abs/1411.0030): the token with the highest sum of log-probability and Gumbel
+noise is a sample. The noise is drawn from the photo's name, the number of the caption and a seed, so that a photo's
+samples don't depend on what else is in its batch: a run that was killed goes on to the same captions.
 
 Letters of shapes: `N` captions, the samples of a photo side by side, `V` vocabulary.
 """

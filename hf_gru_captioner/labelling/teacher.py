@@ -286,11 +286,10 @@ def _generation(
 
 
 def _settings(options: TeacherOptions, prompt: str | None, num_captions: int, num_beams: int) -> str:
-    how = (
-        f"{num_beams} beams"
-        if num_captions == 1
-        else f"{num_captions} samples, temperature {options.temperature:g}, top-p {options.top_p:g}, seed {options.seed}"
-    )
+    how = f"{num_beams} beams"
+    if num_captions > 1:
+        how = f"{num_captions} samples, temperature {options.temperature:g}, top-p {options.top_p:g}, "
+        how += f"seed {options.seed}"
     told = f", prompt {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
     tokens = f", at most {options.max_new_tokens} tokens" if options.max_new_tokens else ""
     return f"{how}{tokens}{told}"
@@ -349,8 +348,8 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
-                f"{name} brings code of its own, which could do anything on this machine. Read it, and if you trust it, "
-                "add --trust-remote-code with --revision COMMIT; or take a teacher that transformers knows."
+                f"{name} brings code of its own, which could do anything on this machine. Read it, and if you trust "
+                "it, add --trust-remote-code with --revision COMMIT; or take a teacher that transformers knows."
             ) from error
         raise
     own = getattr(config, "auto_map", None) or {}
@@ -377,8 +376,8 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
     missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)  # which no captioner uses
     if missing:
         raise UsageError(
-            f"{name} lacks {len(missing)} weights of a {config.model_type}, {missing[0]} for one: transformers' own code "
-            "is not what it was saved by, or it is not a captioner."
+            f"{name} lacks {len(missing)} weights of a {config.model_type}, {missing[0]} for one: it was saved by "
+            "other code than that of transformers, or it is not a captioner."
         )
     return model
 
