@@ -70,9 +70,8 @@ def label_photos(
             photo.encode()
             image = load_image(photo)
         except UnicodeEncodeError:
-            return _Loaded(
-                photo, version, problem=f"{photo}: its name is not UTF-8, which no caption file holds: rename it"
-            )
+            problem = _one_line(f"{photo}: its name is not UTF-8, which no caption file holds: rename it")
+            return _Loaded(photo, version, problem=problem)
         except (OSError, ValueError) as error:
             return _Loaded(photo, version, problem=one_line(error))
         image.thumbnail((teacher.side, teacher.side), reducing_gap=3.0)
@@ -88,9 +87,8 @@ def label_photos(
                     continue
                 drafts = next(written)
                 captions = tuple(caption for draft in drafts if (caption := cleaner(draft.text)))
-                problem = (
-                    "" if captions else f"{each.photo}: the teacher wrote nothing to learn from ({_shown(drafts)})"
-                )
+                silence = _one_line(f"{each.photo}: the teacher wrote nothing to learn from ({_shown(drafts)})")
+                problem = "" if captions else silence
                 yield Labelled(each.photo, captions, sum(draft.is_cut for draft in drafts), each.version, problem)
 
 
@@ -109,6 +107,10 @@ def _write(teacher: Teacher, photos: Sequence[_Loaded], num_captions: int) -> li
     torch.cuda.empty_cache()
     half = len(photos) // 2
     return _write(teacher, photos[:half], num_captions) + _write(teacher, photos[half:], num_captions)
+
+
+def _one_line(problem: str) -> str:
+    return one_line(ValueError(problem))  # a name may hold what steers a terminal
 
 
 def _shown(drafts: Sequence[Draft]) -> str:

@@ -40,9 +40,9 @@ def folder(make_photo, tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(make_model, processor, tmp_path):
-    """A teacher that is never silent."""
+    """A teacher that writes six words of each photo."""
     folder, model = tmp_path / "checkpoint", make_model()
-    model.generation_config.update(max_new_tokens=6, min_new_tokens=3, num_beams=2)
+    model.generation_config.update(max_new_tokens=6, num_beams=2, suppress_tokens=[0, 1, 2, 3])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -76,11 +76,8 @@ def test_a_file_of_captions_is_written_that_training_reads(folder, label, checkp
     assert teachers_of("captions.jsonl") == [{"name": "checkpoint", "revision": rows[0]["teacher_revision"]}]
 
 
-@pytest.mark.parametrize("num_captions", ["1", "3"])
-def test_after_a_kill_the_same_command_ends_with_the_file_of_an_undisturbed_run(
-    folder, label, checkpoint, num_captions, capsys
-):
-    settings = ["--num-captions", num_captions, "--batch-size", "2"]
+def test_after_a_kill_the_same_command_ends_with_the_file_of_an_undisturbed_run(folder, label, checkpoint, capsys):
+    settings = ["--num-captions", "3", "--batch-size", "2"]
     command = ["label", "photos", "--teacher", str(checkpoint), "--output", "captions.jsonl", *settings]
     process = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -89,7 +86,7 @@ def test_after_a_kill_the_same_command_ends_with_the_file_of_an_undisturbed_run(
     assert f"going on: 4 of {NUM_PHOTOS} photos have captions" in capsys.readouterr().err
     assert label(*settings, output="undisturbed.jsonl") == 0
     assert Path("captions.jsonl").read_bytes() == Path("undisturbed.jsonl").read_bytes()
-    assert len(rows_of("captions.jsonl")) == NUM_PHOTOS * int(num_captions)
+    assert len(rows_of("captions.jsonl")) == 3 * NUM_PHOTOS
     assert sorted(path.name for path in folder.glob("captions.jsonl*")) == ["captions.jsonl"]
 
 
@@ -145,6 +142,7 @@ def test_usage_errors_are_one_line(folder, label, capsys):
 
 def test_a_student_is_scored_against_its_teacher(folder, label, checkpoint, capsys):
     assert label("--num-captions", "2") == 0
+    capsys.readouterr()
     options = ["--checkpoint", str(checkpoint), "--metrics", "bleu", "--tokenizer", "simple", "--bootstrap", "0"]
     tables = []
     for source in ("--references", "--data"):
