@@ -270,29 +270,29 @@ class _Run:
         captions = [row["caption"] for row in rows if row["caption"]]
         if not self._places or not captions:
             return False
-        changes = []
-        try:
-            for place in self._places:
+        changes, is_refused = [], False
+        for place in self._places:
+            try:
                 changes += place.keep(path, captions, self._arguments.dry_run)
-        except (OSError, ValueError) as error:
-            self._kept.num_refused += 1
-            self._tell.problem(one_line(error))
-        else:
-            self._kept.num_written += bool(changes)
-            self._kept.num_taken += not changes
+            except (OSError, ValueError) as error:
+                is_refused = True
+                self._tell.problem(one_line(error))
+        self._kept.num_refused += is_refused
+        self._kept.num_written += bool(changes)
+        self._kept.num_taken += not (changes or is_refused)
         if self._arguments.dry_run:
             for change in changes:
                 before = f" in place of {json.dumps(change.before, ensure_ascii=False)}" if change.before else ""
                 after = json.dumps(change.after.rstrip("\n"), ensure_ascii=False)
-                self._tell.line(f"{change.file}: {change.field} {after}{before}")
+                self._tell.result(f"{_shown(str(change.file))}: {change.field} {after}{before}")
         return bool(changes) and not self._arguments.dry_run
 
     def _summarize(self) -> None:
         if self._places:
             will = "would be written" if self._arguments.dry_run else "written"
-            refused = f", {self._kept.num_refused:,} could not take one" if self._kept.num_refused else ""
+            refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
             self._tell.line(
-                f"{will}: captions of {self._kept.num_written:,} images to {' and '.join(self._arguments.write)}, "
+                f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
                 f"{self._kept.num_taken:,} had texts that stay{refused}"
             )
         if self._num_low:
@@ -319,16 +319,19 @@ class _Teller:
     def line(self, text: str) -> None:
         _write(f"process {self._rank}: {text}" if self._rank else text, sys.stderr)
 
+    def result(self, text: str) -> None:
+        _write(text, sys.stdout)
+
     def problem(self, text: str, named: bool = True) -> None:
         _write(f"gru-captioner: {text}" if named else text, sys.stderr)
 
     def row(self, row: dict[str, Any], as_json: bool) -> None:
         if as_json:
-            _write(json.dumps(row, ensure_ascii=False), sys.stdout)
+            self.result(json.dumps(row, ensure_ascii=False))
         elif "error" in row:
             self.problem(row["error"])
         else:
-            _write(f"{_shown(row['path'])}: {row['caption']}", sys.stdout)
+            self.result(f"{_shown(row['path'])}: {row['caption']}")
 
 
 def _write(text: str, stream) -> None:

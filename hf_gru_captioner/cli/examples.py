@@ -7,8 +7,8 @@ import textwrap
 EXAMPLES = {
     "caption": (
         "gru-captioner caption photo.jpg",
-        "gru-captioner caption images/ 'more/*.jpg' --output captions.jsonl",
-        "gru-captioner caption photo.jpg --num-captions 3 --num-beams 5",
+        "gru-captioner caption photos/ --recursive --output captions.csv",
+        "gru-captioner caption photos/ --recursive --write metadata --dry-run",
     ),
     "score": (
         "gru-captioner score --data jxie/flickr8k",
