@@ -58,6 +58,9 @@ class Backend(Protocol):
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Token ids -> text."""
 
+    def encode_words(self, text: str) -> list[int]:
+        """Text -> token ids, without those that begin or end a caption."""
+
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and as small as the encoder takes it."""
 

@@ -69,6 +69,9 @@ class GraphBackend:
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
 
+    def encode_words(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and at the encoder's size."""
         return load_image(source, size=self._image_size, resample=self.settings["resample"])

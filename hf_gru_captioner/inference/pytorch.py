@@ -55,6 +55,9 @@ class PyTorchBackend:
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.processor.decode(tokens, skip_special_tokens=skip_special_tokens)
 
+    def encode_words(self, text: str) -> list[int]:
+        return [int(token) for token in self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]]
+
     def load_image(self, source: ImageSource) -> Image.Image:
         return self.processor.load_image(source)
 
@@ -82,10 +85,19 @@ class PyTorchBackend:
 
     @torch.inference_mode()
     def generate(
-        self, encoder_outputs: ModelOutput, num_captions: int, num_alternatives: int, generation: dict[str, Any]
+        self,
+        encoder_outputs: ModelOutput,
+        num_captions: int,
+        num_alternatives: int,
+        generation: dict[str, Any],
+        begin: Sequence[int] = (),
     ) -> list[list[Hypothesis]]:
-        """Captions by generate(), which knows every setting."""
+        """Captions by generate(), which knows every setting; all begin with these tokens."""
         model = self.model
+        if begin:
+            row = [self.model.generation_config.decoder_start_token_id, *begin]
+            num_images = len(encoder_outputs.last_hidden_state)
+            generation = generation | {"decoder_input_ids": torch.tensor([row] * num_images, device=model.device)}
         sequences = model.generate(
             encoder_outputs=encoder_outputs, num_return_sequences=num_captions, **generation
         )  # (N, 1 + T)
