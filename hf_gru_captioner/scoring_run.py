@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError, needs_extra
-from .files import WEIGHTS, sha256_of, write_atomically
-from .inference.backend import PYTORCH
+from .files import write_atomically
+from .inference.backend import AUTO
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ class CheckpointCaptions:
         name: Name of the system in tables.
         captions: One per image, in the order of the references.
         folder: Folder or Hub id of the checkpoint.
-        settings: Checkpoint, hash of its weights, generation settings.
+        settings: Checkpoint, hash of its weights, generation settings, what ran it.
     """
 
     name: str
@@ -116,7 +116,7 @@ def caption_references(
     references: References,
     checkpoint: str | None = None,
     *,
-    backend: str = PYTORCH,
+    backend: str = AUTO,
     graphs: str | None = None,
     num_beams: int | None = None,
     batch_size: int = 32,
@@ -143,8 +143,7 @@ def caption_references(
     from .data import decode_images
 
     state = PartialState()
-    with needs_extra(backend):
-        captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
+    captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
     generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     written: list[Caption] = []
     with state.split_between_processes(list(range(len(references.captions)))) as share:
@@ -155,21 +154,14 @@ def caption_references(
     return CheckpointCaptions(
         name=Path(checkpoint).name if checkpoint else SHIPPED,
         captions=gather_object(written),
-        folder=captioner.model.name_or_path,
-        settings=_checkpoint_settings(captioner.model, generation),
+        folder=captioner.name,
+        settings={
+            "checkpoint": captioner.name,
+            "checkpoint_sha256": captioner.weights_sha256,
+            "generation": {**captioner.defaults(), **generation},
+            "backend": captioner.backend_for(**generation),
+        },
     )
-
-
-def _checkpoint_settings(model, generation: Mapping[str, Any]) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    revision = getattr(model.config, "_commit_hash", None)  # the loaded one: the main branch may have moved
-    weights = cached_file(model.name_or_path, WEIGHTS, revision=revision)
-    return {
-        "checkpoint": model.name_or_path,
-        "checkpoint_sha256": sha256_of(Path(weights)),
-        "generation": {**model.generation_config.to_diff_dict(), **generation},
-    }
 
 
 @dataclass(frozen=True)

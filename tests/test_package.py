@@ -13,7 +13,7 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 # Who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
     "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
-    "captioner": {"checkpoint", "checkpoint_limits", "files", "inference", "model"},
+    "captioner": {"checkpoint", "checkpoint_limits", "errors", "files", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},

@@ -8,12 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, needs_extra, one_line
+from ..errors import UsageError, one_line
 from ..files import MAX_NAME, atomic_path
-from .find_images import Found, find_images
-from .shell import BAD_INPUT, add_backend, positive, quiet_transformers
+from .shell import BAD_INPUT, add_backend, positive, say_what_runs
+
+if TYPE_CHECKING:
+    from .find_images import Found
 
 TXT, XMP, METADATA = "txt", "xmp", "metadata"  # where --write keeps captions
 TO_LOOK_AT = 20  # captions below --min-score that are listed
@@ -36,7 +38,9 @@ def add_command(commands) -> None:
     add_backend(parser)
 
     text = parser.add_argument_group("the text")
-    text.add_argument("--begin", metavar="WORDS", help="words that each caption begins with, and goes on from")
+    text.add_argument(
+        "--begin", default="", metavar="WORDS", help="words that each caption begins with, and goes on from"
+    )
     text.add_argument("--prefix", default="", metavar="TEXT", help="put before each caption as it is")
     text.add_argument("--suffix", default="", metavar="TEXT", help="put behind each caption as it is")
     text.add_argument(
@@ -48,7 +52,9 @@ def add_command(commands) -> None:
 
     kept = parser.add_argument_group("where captions go")
     kept.add_argument(
-        "--json", action="store_true", help='one object per line: {"path", "caption", "score"} or {"path", "error"}'
+        "--json",
+        action="store_true",
+        help='one object per line: {"path", "caption", "score", "backend"} or {"path", "error"}',
     )
     kept.add_argument(
         "--output",
@@ -81,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Runs on every process; each captions its share, the first one puts their files together.
     """
+    from .find_images import find_images
+
     _check(arguments)
     found = find_images(arguments.paths, arguments.recursive)
     processes = _Processes(arguments.output)
@@ -88,8 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
     for line in found.problems if not processes.rank else []:
         tell.problem(line)
     is_well = not (found.problems or found.left_out)
-    if found.paths:
+    if any(map(_may_exist, found.paths)):
         is_well &= _caption_found(arguments, found, processes, tell)
+    else:  # which is said at once, before anything is loaded
+        for path in found.paths:
+            tell.row({"path": path, "error": one_line(_read_again(path))}, arguments.json)
+        is_well &= not found.paths
     for line in found.summary() if not processes.rank else []:
         tell.problem(line)
     return 0 if is_well else BAD_INPUT
@@ -102,7 +114,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--append adds lines to text files: take it with --write txt alone.")
 
 
-def _caption_found(arguments: argparse.Namespace, found: Found, processes: "_Processes", tell: "_Teller") -> bool:
+def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", tell: "_Teller") -> bool:
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
@@ -126,14 +138,14 @@ class _Run:
     def __init__(self, arguments, paths: Sequence[str], file, processes: "_Processes", tell: "_Teller"):
         self._arguments, self._paths, self._file, self._processes, self._tell = arguments, paths, file, processes, tell
         self._places = _places(arguments, paths)
-        with needs_extra(arguments.backend):
-            self._captioner = _load_captioner(arguments)
+        self._captioner = _load_captioner(arguments)
         num_beams = arguments.num_beams or self._captioner.num_beams
         if arguments.num_captions > num_beams:
             raise UsageError(
                 f"{arguments.num_captions} captions per image need at least as many beams, found {num_beams}: "
                 f"add --num-beams {arguments.num_captions}."
             )
+        self._backend = self._captioner.backend_for(arguments.num_captions, **_generation(arguments))
         self._drawings: dict[str, Path] = {}
         if arguments.attention is not None and not arguments.dry_run:
             if not self._captioner.has_attention:
@@ -213,7 +225,7 @@ class _Run:
         from ..library.caption_file import photo_version
 
         arguments = self._arguments
-        generation: dict[str, Any] = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+        generation = _generation(arguments)
         versions: dict[str, str | None] = {}  # of what is being captioned, as it was before it was read
 
         def sources() -> Iterator[str]:
@@ -226,6 +238,7 @@ class _Run:
             sources(),
             num_captions=arguments.num_captions,
             batch_size=arguments.batch_size,
+            begin=arguments.begin,
             **generation,
         )
         is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
@@ -246,6 +259,7 @@ class _Run:
                 "path": path,
                 "caption": f"{arguments.prefix}{caption.text}{arguments.suffix}",
                 "score": round(caption.score, 4),
+                "backend": self._backend,
             }
             for caption in result
         ]
@@ -362,9 +376,21 @@ def _places(arguments, paths: Sequence[str]) -> list:
 def _load_captioner(arguments: argparse.Namespace):
     from ..captioner import Captioner
 
-    if arguments.backend == "torch":
-        quiet_transformers()
-    return Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    captioner = Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    if arguments.verbose:
+        say_what_runs(captioner, arguments.num_captions, **_generation(arguments))
+    return captioner
+
+
+def _generation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of generate()."""
+    return {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+
+
+def _may_exist(path: str) -> bool:
+    from ..untrusted_images import ADDRESSES
+
+    return path.startswith(ADDRESSES) or os.path.exists(os.path.expanduser(path))
 
 
 def _made_by(captioner, num_beams: int, arguments: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """`gru-captioner score`: scores a checkpoint on images with reference captions, or result files of other systems."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import UsageError, needs_extra
@@ -78,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not state.is_main_process:
         return 0
+    if captions and arguments.verbose:
+        print(f"backend: {captions.settings['backend']}", file=sys.stderr)
     scored = score(
         references,
         captions,

@@ -17,7 +17,7 @@ Letters in shape comments:
     T words     H hidden   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -79,6 +79,7 @@ def beam_search(
     suppressed: Sequence[int] = (),
     begin: Sequence[int] = (),
     num_alternatives: int = 0,
+    report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Writes captions; greedily with one beam.
 
@@ -94,6 +95,7 @@ def beam_search(
         begin: Tokens that each caption begins with. Captions are ranked by what comes behind them, as generate() ranks
             those that go on from `decoder_input_ids`.
         num_alternatives: How many of the likeliest tokens are told of each position.
+        report: Of greedy search of one image, called with the tokens so far after each.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
@@ -104,7 +106,7 @@ def beam_search(
     last = begin[-1] if begin else start
     settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        found = [[path] for path in _greedy(step, states, settings)]
+        found = [[path] for path in _greedy(step, states, settings, report)]
     else:
         found = _beam(step, states, settings)
     return [
@@ -152,7 +154,9 @@ class _Path(NamedTuple):
         )
 
 
-def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
+def _greedy(
+    step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
+) -> list[_Path]:
     num_images, max_words = states.shape[1], settings.max_words
     tokens = np.full(num_images, settings.start, dtype=np.int64)
     lengths = np.full(num_images, max_words)
@@ -165,6 +169,8 @@ def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
+        if report is not None:
+            report([int(each[0]) for each in words])
         lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
         if (lengths <= position + 1).all():
             break

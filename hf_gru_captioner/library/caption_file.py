@@ -28,7 +28,16 @@ from ..untrusted_images import ADDRESSES
 
 JSON_LINES, CSV, PARQUET = (".jsonl", ".ndjson"), (".csv",), (".parquet",)
 ENDINGS = (*JSON_LINES, *CSV, *PARQUET)
-COLUMNS = ("path", "caption", "score", "error", "attention", "photo_version", "made_by")  # of ours, in this order
+COLUMNS = (
+    "path",
+    "caption",
+    "score",
+    "error",
+    "backend",
+    "attention",
+    "photo_version",
+    "made_by",
+)  # of ours, in this order
 ROWS_AT_ONCE = 1000  # of Parquet
 MAX_CELL = 1 << 20  # characters of a CSV's cell
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it

@@ -32,6 +32,7 @@ from ..data.mixture import images_of_epoch
 from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
+from ..inference.backend import PYTORCH
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from .config import SourceConfig, TrainingConfig
@@ -162,7 +163,7 @@ class Assembly:
     @cached_property
     def _checkpoint(self) -> Captioner:
         """The captioner to continue from, with the checks of every command that loads one."""
-        return Captioner.from_pretrained(self.config.model.checkpoint)
+        return Captioner.from_pretrained(self.config.model.checkpoint, backend=PYTORCH)
 
     @cached_property
     def _encoder(self) -> str:

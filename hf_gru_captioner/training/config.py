@@ -19,6 +19,7 @@ UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
+    "graphs",
     "measure_energy",
     "optimization.state_steps",
     "optimization.states_kept",
@@ -288,6 +289,9 @@ class TrainingConfig:
     """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
+    graphs: bool = True
+    """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
+    extra `export` is installed."""
     push_to_hub: str | None = None
     """Hub id, user/name, that each best checkpoint is pushed to; the run doesn't wait for it."""
     dry_run: bool = False

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ..files import write_atomically
 from .averaging import MovingAverage
-from .checkpoints import TrainingStates, save_whole
+from .checkpoints import CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
 from .record import TrainingRecord
@@ -81,6 +81,7 @@ class CaptionTrainer:
         run: Identifies this run: only states of the same run are resumed from.
         select_by: Name of the validation score that the best epoch is selected by.
         record: The training record saved with each checkpoint.
+        graphs: Whether graphs are saved with it.
         on_best: Called with the folder of each best checkpoint after it is saved, on one process.
         energy_meter: Returns the kWh since its last call; each epoch's record then has `energy_kwh`.
     """
@@ -97,6 +98,7 @@ class CaptionTrainer:
         run: str = "",
         select_by: str = "cider",
         record: TrainingRecord | None = None,
+        graphs: bool = False,
         on_best: Callable[[Path], None] | None = None,
         energy_meter: Callable[[], float] | None = None,
     ):
@@ -111,6 +113,7 @@ class CaptionTrainer:
         self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
         self.select_by = select_by
         self.record = record
+        self.graphs = CheckpointGraphs(model, processor) if graphs else None
         self.on_best = on_best
         self.energy_meter = energy_meter
         self.progress = Progress()
@@ -312,6 +315,8 @@ class CaptionTrainer:
             if self.record is not None:
                 self.record.history = history
                 parts.append(self.record)
+            if self.graphs is not None:
+                parts.append(self.graphs)
             save_whole(self.output_dir / "checkpoint", *parts)
             if self.on_best is not None:
                 self.on_best(self.output_dir / "checkpoint")
