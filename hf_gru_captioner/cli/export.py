@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _say(add_graphs(checkpoint, captioner.model, processor))
     calibration = None
     if arguments.int8:
+        from .find_images import find_images
+
         found = find_images(arguments.images)
         if found.problems:
             raise UsageError(found.problems[0])
