@@ -201,7 +201,7 @@ class _Run:
             if self._keep(path, rows):
                 rows = _with_version(rows, path)
             file.write(rows)
-        file.close()
+        file.stop()
         processes.wait()
         self._summarize()
         if processes.rank:

@@ -150,11 +150,12 @@ def test_captions_of_other_settings_are_refused_or_made_again(command, tmp_path,
     before = file.read_bytes()
     capsys.readouterr()
     assert main([*command, *options, "--output", str(file)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()[1:]
+    (line,) = capsys.readouterr().err.splitlines()
     assert "has captions of 8 of these images by checkpoint" in line
     assert named in line
     assert "add --overwrite" in line
     assert file.read_bytes() == before
+    assert list(tmp_path.glob("captions*")) == [file]
     assert main([*command, *options, "--output", str(file), "--overwrite"]) == 2
     assert all(named in row["made_by"] for row in read(file))
     assert len(read(file)) == (17 if named == "num_captions 2" else 9)
