@@ -17,8 +17,16 @@ MAY_IMPORT = {
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},
-    "data": {"coco", "errors", "files", "model", "untrusted_images"},  # of model image loading and its limits
-    "evaluation": {"coco", "errors", "files", "untrusted_images"},
+    "label_names": {"errors"},
+    "data": {
+        "coco",
+        "errors",
+        "files",
+        "label_names",
+        "model",
+        "untrusted_images",
+    },  # of model image loading, its limits
+    "evaluation": {"coco", "errors", "files", "label_names", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
     "library": {"errors", "files", "model", "untrusted_images"},  # of model what it says of formats
@@ -30,6 +38,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "visualization",
     },
     "training": {
@@ -57,6 +66,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "library",
         "model",
         "scoring_run",

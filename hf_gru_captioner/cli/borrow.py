@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     quiet_transformers()
     with needs_extra("train"):
         from ..data.borrowing import BorrowingOptions, borrow_captions
-        from ..data.label_names import read_synonyms
+        from ..label_names import read_synonyms
 
     options = BorrowingOptions(
         per_image=arguments.per_image,

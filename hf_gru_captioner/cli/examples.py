@@ -42,7 +42,8 @@ EXAMPLES = {
         "gru-captioner features --config configs/flickr8k.yaml",
     ),
     "train": (
-        "gru-captioner train --data.source my/captions.csv --output-dir runs/mine --dry-run",
+        "gru-captioner train my/captions.csv",
+        "gru-captioner train my/captions.csv --epochs 40",
         "gru-captioner train --config configs/custom-folder.yaml --data.source my/captions.csv",
         "accelerate launch scripts/train.py --config configs/flickr8k.yaml --optimization.epochs 3",
     ),

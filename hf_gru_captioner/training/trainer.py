@@ -29,6 +29,7 @@ from .averaging import MovingAverage
 from .checkpoints import CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
+from .curves import describe
 from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
@@ -307,7 +308,8 @@ class CaptionTrainer:
         """Writes the log, and saves the model if it is the best so far. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        is_best = history[-1][self.select_by] >= max(record[self.select_by] for record in history)
+        best_epoch = max(history, key=lambda record: record[self.select_by])  # the first of equals
+        is_best = history[-1] is best_epoch
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
             best: Any = copy.deepcopy(self.average.model).to(precision)
@@ -322,7 +324,7 @@ class CaptionTrainer:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
-        _logger.info("%s%s", lines[-1], "  best so far" if is_best else "")
+        _logger.info("%s%s", describe(history[-1], self.config.epochs), "  best so far" if is_best else "")
 
 
 def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:
