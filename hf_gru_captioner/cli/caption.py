@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, one_line
 from ..files import MAX_NAME, atomic_path
@@ -16,6 +16,8 @@ from .shell import BAD_INPUT, add_backend, positive, say_what_runs
 
 if TYPE_CHECKING:
     from .find_images import Found
+
+Item = TypeVar("Item")
 
 TXT, XMP, METADATA = "txt", "xmp", "metadata"  # where --write keeps captions
 TO_LOOK_AT = 20  # captions below --min-score that are listed
@@ -160,7 +162,8 @@ class _Run:
     def to_screen(self) -> bool:
         wanted = self._paths
         if self._places and not self._arguments.dry_run:
-            wanted = [path for path in self._paths if not all(place.is_taken(path) for place in self._places)]
+            looked_at = self._with_bar(self._paths, self._paths, "looking for texts")
+            wanted = [path for path in looked_at if not all(place.is_taken(path) for place in self._places)]
             self._kept.num_taken += len(self._paths) - len(wanted)
         failures = 0
         for path, rows in self._captioned(wanted):
@@ -219,8 +222,6 @@ class _Run:
 
     def _captioned(self, paths: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Path and rows of each image; draws the attention if asked to."""
-        from tqdm import tqdm
-
         from ..inference.prefetch import caption_all
         from ..library.caption_file import photo_version
 
@@ -241,14 +242,20 @@ class _Run:
             begin=arguments.begin,
             **generation,
         )
-        is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
-        for path, result in zip(paths, tqdm(results, total=len(paths), unit="image", disable=is_quiet), strict=True):
+        for path, result in zip(paths, self._with_bar(results, paths), strict=True):
             version = versions.pop(path)
             rows = self._rows(path, result)
             if self._file is not None:
                 told = {"photo_version": version, "made_by": self._made_by}
                 rows = [row | {name: value for name, value in told.items() if value is not None} for row in rows]
             yield path, rows
+
+    def _with_bar(self, items: Iterable[Item], paths: Sequence[str], what: str | None = None) -> Iterator[Item]:
+        """The items, an image each, with a bar on a terminal if there are many."""
+        from tqdm import tqdm
+
+        is_quiet = len(paths) <= self._arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
+        yield from tqdm(items, what, total=len(paths), unit="image", disable=is_quiet)
 
     def _rows(self, path: str, result: Any) -> list[dict[str, Any]]:
         if isinstance(result, Exception):

@@ -89,7 +89,7 @@ class Metadata:
         if self._overwrite or photo.startswith(ADDRESSES):
             return False
         try:
-            own, beside = _texts_of(_read(_path(photo))), _texts_of(_read(_sidecar_of(photo)))
+            own, beside = (_texts_of(path if path.exists() else None) for path in (_path(photo), _sidecar_of(photo)))
         except (OSError, ValueError):
             return False  # it is told when the caption is to be written
         wanted = [texts for texts, is_wanted in ((own, self._in_file), (beside, self._in_sidecar)) if is_wanted]
@@ -133,8 +133,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _texts_of(content: bytes | None, name: Path | None = None) -> Texts:
-    """The metadata of a file; none of a photo in a format that Exiv2 doesn't know.
+def _texts_of(content: bytes | Path | None, name: Path | None = None) -> Texts:
+    """The metadata of a file, of which a path reads no more than that; none of a format that Exiv2 doesn't know.
 
     Raises:
         ValueError: A sidecar, then with its name, that can't be read.
@@ -151,10 +151,10 @@ def _texts_of(content: bytes | None, name: Path | None = None) -> Texts:
 
 
 @contextmanager
-def _opened(content: bytes) -> Iterator[Any]:
+def _opened(content: bytes | Path) -> Iterator[Any]:
     import pyexiv2
 
-    with pyexiv2.ImageData(content) as image:
+    with pyexiv2.ImageData(content) if isinstance(content, bytes) else pyexiv2.Image(str(content)) as image:
         yield image
 
 
