@@ -4,6 +4,8 @@ A caption's words are what the field's scorers count (the Penn Treebank tokenize
 punctuation, `man's` as `man 's`, `isn't` as `is n't`, `t-shirt` whole. Decoding joins them again: "the man's t-shirt".
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -96,6 +98,43 @@ def build_tokenizer(
         clean_up_tokenization_spaces=False,  # the decoder joins words
         **SPECIAL_TOKENS,
     )
+
+
+def extend_tokenizer(
+    tokenizer: "PreTrainedTokenizerFast", captions: Iterable[str], min_count: int
+) -> tuple["PreTrainedTokenizerFast", list[str]]:
+    """Adds the words of captions to a tokenizer of whole words; the ids of known words stay.
+
+    Args:
+        tokenizer: Stays unchanged. Of byte-pair pieces nothing is added, since they spell any word.
+        captions: As they are.
+        min_count: Words seen less often are left out.
+
+    Returns:
+        The extended tokenizer, and the new words, the most frequent first.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "WordLevel":
+        return tokenizer, []
+    vocabulary = state["model"]["vocab"]
+    split = tokenizer.backend_tokenizer
+    counts = Counter(
+        word
+        for caption in captions
+        for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(caption))
+    )
+    words = [word for word, count in counts.most_common() if count >= min_count and word not in vocabulary]
+    vocabulary |= {word: number for number, word in enumerate(words, len(vocabulary))}
+    extended = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
+    return extended, words
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:

@@ -13,12 +13,20 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 # Who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
     "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
-    "captioner": {"checkpoint", "checkpoint_limits", "files", "inference", "model"},
+    "captioner": {"checkpoint", "checkpoint_limits", "errors", "files", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},
-    "data": {"coco", "errors", "files", "model", "untrusted_images"},  # of model image loading and its limits
-    "evaluation": {"coco", "errors", "files", "untrusted_images"},
+    "label_names": {"errors"},
+    "data": {
+        "coco",
+        "errors",
+        "files",
+        "label_names",
+        "model",
+        "untrusted_images",
+    },  # of model image loading, its limits
+    "evaluation": {"coco", "errors", "files", "label_names", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
     "labelling": {
@@ -41,6 +49,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "visualization",
     },
     "training": {
@@ -68,6 +77,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "labelling",
         "library",
         "model",

@@ -6,14 +6,18 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import UsageError, needs_extra, one_line
+from ..errors import UsageError, one_line
 from ..files import MAX_NAME, atomic_path
-from .find_images import Found, find_images
-from .shell import BAD_INPUT, add_backend, positive, quiet_transformers
+from .shell import BAD_INPUT, add_backend, positive, say_what_runs
+
+if TYPE_CHECKING:
+    from .find_images import Found
+
+Item = TypeVar("Item")
 
 TXT, XMP, METADATA = "txt", "xmp", "metadata"  # where --write keeps captions
 TO_LOOK_AT = 20  # captions below --min-score that are listed
@@ -36,7 +40,9 @@ def add_command(commands) -> None:
     add_backend(parser)
 
     text = parser.add_argument_group("the text")
-    text.add_argument("--begin", metavar="WORDS", help="words that each caption begins with, and goes on from")
+    text.add_argument(
+        "--begin", default="", metavar="WORDS", help="words that each caption begins with, and goes on from"
+    )
     text.add_argument("--prefix", default="", metavar="TEXT", help="put before each caption as it is")
     text.add_argument("--suffix", default="", metavar="TEXT", help="put behind each caption as it is")
     text.add_argument(
@@ -48,7 +54,9 @@ def add_command(commands) -> None:
 
     kept = parser.add_argument_group("where captions go")
     kept.add_argument(
-        "--json", action="store_true", help='one object per line: {"path", "caption", "score"} or {"path", "error"}'
+        "--json",
+        action="store_true",
+        help='one object per line: {"path", "caption", "score", "backend"} or {"path", "error"}',
     )
     kept.add_argument(
         "--output",
@@ -81,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Runs on every process; each captions its share, the first one puts their files together.
     """
+    from .find_images import find_images
+
     _check(arguments)
     found = find_images(arguments.paths, arguments.recursive)
     processes = _Processes(arguments.output)
@@ -88,8 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     for line in found.problems if not processes.rank else []:
         tell.problem(line)
     is_well = not (found.problems or found.left_out)
-    if found.paths:
+    if any(map(_may_exist, found.paths)):
         is_well &= _caption_found(arguments, found, processes, tell)
+    else:  # which is said at once, before anything is loaded
+        for path in found.paths:
+            tell.row({"path": path, "error": one_line(_read_again(path))}, arguments.json)
+        is_well &= not found.paths
     for line in found.summary() if not processes.rank else []:
         tell.problem(line)
     return 0 if is_well else BAD_INPUT
@@ -102,7 +116,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--append adds lines to text files: take it with --write txt alone.")
 
 
-def _caption_found(arguments: argparse.Namespace, found: Found, processes: "_Processes", tell: "_Teller") -> bool:
+def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", tell: "_Teller") -> bool:
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
@@ -126,14 +140,14 @@ class _Run:
     def __init__(self, arguments, paths: Sequence[str], file, processes: "_Processes", tell: "_Teller"):
         self._arguments, self._paths, self._file, self._processes, self._tell = arguments, paths, file, processes, tell
         self._places = _places(arguments, paths)
-        with needs_extra(arguments.backend):
-            self._captioner = _load_captioner(arguments)
+        self._captioner = _load_captioner(arguments)
         num_beams = arguments.num_beams or self._captioner.num_beams
         if arguments.num_captions > num_beams:
             raise UsageError(
                 f"{arguments.num_captions} captions per image need at least as many beams, found {num_beams}: "
                 f"add --num-beams {arguments.num_captions}."
             )
+        self._backend = self._captioner.backend_for(arguments.num_captions, **_generation(arguments))
         self._drawings: dict[str, Path] = {}
         if arguments.attention is not None and not arguments.dry_run:
             if not self._captioner.has_attention:
@@ -148,7 +162,8 @@ class _Run:
     def to_screen(self) -> bool:
         wanted = self._paths
         if self._places and not self._arguments.dry_run:
-            wanted = [path for path in self._paths if not all(place.is_taken(path) for place in self._places)]
+            looked_at = self._with_bar(self._paths, self._paths, "looking for texts")
+            wanted = [path for path in looked_at if not all(place.is_taken(path) for place in self._places)]
             self._kept.num_taken += len(self._paths) - len(wanted)
         failures = 0
         for path, rows in self._captioned(wanted):
@@ -189,7 +204,7 @@ class _Run:
             if self._keep(path, rows):
                 rows = _with_version(rows, path)
             file.write(rows)
-        file.close()
+        file.stop()
         processes.wait()
         self._summarize()
         if processes.rank:
@@ -207,13 +222,11 @@ class _Run:
 
     def _captioned(self, paths: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Path and rows of each image; draws the attention if asked to."""
-        from tqdm import tqdm
-
         from ..inference.prefetch import caption_all
         from ..library.caption_file import photo_version
 
         arguments = self._arguments
-        generation: dict[str, Any] = {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+        generation = _generation(arguments)
         versions: dict[str, str | None] = {}  # of what is being captioned, as it was before it was read
 
         def sources() -> Iterator[str]:
@@ -226,16 +239,23 @@ class _Run:
             sources(),
             num_captions=arguments.num_captions,
             batch_size=arguments.batch_size,
+            begin=arguments.begin,
             **generation,
         )
-        is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
-        for path, result in zip(paths, tqdm(results, total=len(paths), unit="image", disable=is_quiet), strict=True):
+        for path, result in zip(paths, self._with_bar(results, paths), strict=True):
             version = versions.pop(path)
             rows = self._rows(path, result)
             if self._file is not None:
                 told = {"photo_version": version, "made_by": self._made_by}
                 rows = [row | {name: value for name, value in told.items() if value is not None} for row in rows]
             yield path, rows
+
+    def _with_bar(self, items: Iterable[Item], paths: Sequence[str], what: str | None = None) -> Iterator[Item]:
+        """The items, an image each, with a bar on a terminal if there are many."""
+        from tqdm import tqdm
+
+        is_quiet = len(paths) <= self._arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
+        yield from tqdm(items, what, total=len(paths), unit="image", disable=is_quiet)
 
     def _rows(self, path: str, result: Any) -> list[dict[str, Any]]:
         if isinstance(result, Exception):
@@ -246,6 +266,7 @@ class _Run:
                 "path": path,
                 "caption": f"{arguments.prefix}{caption.text}{arguments.suffix}",
                 "score": round(caption.score, 4),
+                "backend": self._backend,
             }
             for caption in result
         ]
@@ -270,29 +291,29 @@ class _Run:
         captions = [row["caption"] for row in rows if row["caption"]]
         if not self._places or not captions:
             return False
-        changes = []
-        try:
-            for place in self._places:
+        changes, is_refused = [], False
+        for place in self._places:
+            try:
                 changes += place.keep(path, captions, self._arguments.dry_run)
-        except (OSError, ValueError) as error:
-            self._kept.num_refused += 1
-            self._tell.problem(one_line(error))
-        else:
-            self._kept.num_written += bool(changes)
-            self._kept.num_taken += not changes
+            except (OSError, ValueError) as error:
+                is_refused = True
+                self._tell.problem(one_line(error))
+        self._kept.num_refused += is_refused
+        self._kept.num_written += bool(changes)
+        self._kept.num_taken += not (changes or is_refused)
         if self._arguments.dry_run:
             for change in changes:
                 before = f" in place of {json.dumps(change.before, ensure_ascii=False)}" if change.before else ""
                 after = json.dumps(change.after.rstrip("\n"), ensure_ascii=False)
-                self._tell.line(f"{change.file}: {change.field} {after}{before}")
+                self._tell.result(f"{_shown(str(change.file))}: {change.field} {after}{before}")
         return bool(changes) and not self._arguments.dry_run
 
     def _summarize(self) -> None:
         if self._places:
             will = "would be written" if self._arguments.dry_run else "written"
-            refused = f", {self._kept.num_refused:,} could not take one" if self._kept.num_refused else ""
+            refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
             self._tell.line(
-                f"{will}: captions of {self._kept.num_written:,} images to {' and '.join(self._arguments.write)}, "
+                f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
                 f"{self._kept.num_taken:,} had texts that stay{refused}"
             )
         if self._num_low:
@@ -319,16 +340,19 @@ class _Teller:
     def line(self, text: str) -> None:
         _write(f"process {self._rank}: {text}" if self._rank else text, sys.stderr)
 
+    def result(self, text: str) -> None:
+        _write(text, sys.stdout)
+
     def problem(self, text: str, named: bool = True) -> None:
         _write(f"gru-captioner: {text}" if named else text, sys.stderr)
 
     def row(self, row: dict[str, Any], as_json: bool) -> None:
         if as_json:
-            _write(json.dumps(row, ensure_ascii=False), sys.stdout)
+            self.result(json.dumps(row, ensure_ascii=False))
         elif "error" in row:
             self.problem(row["error"])
         else:
-            _write(f"{_shown(row['path'])}: {row['caption']}", sys.stdout)
+            self.result(f"{_shown(row['path'])}: {row['caption']}")
 
 
 def _write(text: str, stream) -> None:
@@ -359,9 +383,21 @@ def _places(arguments, paths: Sequence[str]) -> list:
 def _load_captioner(arguments: argparse.Namespace):
     from ..captioner import Captioner
 
-    if arguments.backend == "torch":
-        quiet_transformers()
-    return Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    captioner = Captioner.from_pretrained(arguments.checkpoint, backend=arguments.backend, graphs=arguments.graphs)
+    if arguments.verbose:
+        say_what_runs(captioner, arguments.num_captions, **_generation(arguments))
+    return captioner
+
+
+def _generation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of generate()."""
+    return {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
+
+
+def _may_exist(path: str) -> bool:
+    from ..untrusted_images import ADDRESSES
+
+    return path.startswith(ADDRESSES) or os.path.exists(os.path.expanduser(path))
 
 
 def _made_by(captioner, num_beams: int, arguments: argparse.Namespace) -> str:

@@ -7,8 +7,8 @@ import textwrap
 EXAMPLES = {
     "caption": (
         "gru-captioner caption photo.jpg",
-        "gru-captioner caption images/ 'more/*.jpg' --output captions.jsonl",
-        "gru-captioner caption photo.jpg --num-captions 3 --num-beams 5",
+        "gru-captioner caption photos/ --recursive --output captions.csv",
+        "gru-captioner caption photos/ --recursive --write metadata --dry-run",
     ),
     "score": (
         "gru-captioner score --data jxie/flickr8k",
@@ -47,7 +47,8 @@ EXAMPLES = {
         "gru-captioner features --config configs/flickr8k.yaml",
     ),
     "train": (
-        "gru-captioner train --data.source my/captions.csv --output-dir runs/mine --dry-run",
+        "gru-captioner train my/captions.csv",
+        "gru-captioner train my/captions.csv --epochs 40",
         "gru-captioner train --config configs/custom-folder.yaml --data.source my/captions.csv",
         "accelerate launch scripts/train.py --config configs/flickr8k.yaml --optimization.epochs 3",
     ),

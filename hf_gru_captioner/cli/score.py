@@ -1,6 +1,7 @@
 """`gru-captioner score`: scores a checkpoint on images with reference captions, or result files of other systems."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import UsageError, needs_extra
@@ -36,6 +37,12 @@ def add_command(commands) -> None:
     )
     parser.add_argument("--no-brevity-penalty", action="store_true", help="BLEU as in papers before 2015")
     parser.add_argument("--training-data", help="Hub id or folder: its train split tells which captions are new")
+    parser.add_argument(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        help="YAML of label: [words that name it], to count labels that captions name, of data with a column labels",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals; 0 for none")
     parser.add_argument("--output", type=Path, default=Path("runs/score"), help="folder of the files (%(default)s)")
     parser.add_argument("--card", type=Path, help="model card to write the checkpoint's scores into (model-index)")
@@ -59,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     with needs_extra("score"):
         from accelerate import PartialState
 
+    from ..label_names import read_synonyms
     from ..scoring_run import caption_references, load_references, read_references, score
 
     state = PartialState()
@@ -79,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not state.is_main_process:
         return 0
+    if captions and arguments.verbose:
+        print(f"backend: {captions.settings['backend']}", file=sys.stderr)
     scored = score(
         references,
         captions,
@@ -89,8 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
         brevity_penalty=not arguments.no_brevity_penalty,
         bootstrap=arguments.bootstrap,
+        synonyms=read_synonyms(arguments.synonyms) if arguments.synonyms else None,
     )
     print(scored.scores.table())
+    if scored.mentions is not None:
+        print(f"\n{scored.mentions.table()}")
     scored.save(arguments.output)
     if arguments.card:
         scored.write_model_index(arguments.card)

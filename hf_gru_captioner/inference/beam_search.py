@@ -17,7 +17,7 @@ Letters in shape comments:
     T words     H hidden   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -77,7 +77,9 @@ def beam_search(
     max_words: int,
     length_penalty: float,
     suppressed: Sequence[int] = (),
+    begin: Sequence[int] = (),
     num_alternatives: int = 0,
+    report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Writes captions; greedily with one beam.
 
@@ -87,18 +89,30 @@ def beam_search(
         start, end: Their tokens.
         num_beams: Captions of an image that are followed up at once.
         num_captions: Captions of each image that are returned, `num_beams` at most, the best first.
-        max_words: Words of a caption at most, the end token included.
+        max_words: Words of a caption at most, the end token included, those of its beginning not.
         length_penalty: Of beam search; greedy search has none.
         suppressed: Tokens that are never written.
+        begin: Tokens that each caption begins with. Captions are ranked by what comes behind them, as generate() ranks
+            those that go on from `decoder_input_ids`.
         num_alternatives: How many of the likeliest tokens are told of each position.
+        report: Of greedy search of one image, called with the tokens so far after each.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
-    settings = _Settings(start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
+    given: list[StepOutput] = []
+    for token in (start, *begin)[:-1]:
+        given.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
+        states = given[-1].states
+    last = begin[-1] if begin else start
+    settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings)]
-    found = _beam(step, states, settings)
-    return [[path.hypothesis(num_alternatives) for path in of_image] for of_image in found]
+        found = [[path] for path in _greedy(step, states, settings, report)]
+    else:
+        found = _beam(step, states, settings)
+    return [
+        [path.behind(given, image, begin).hypothesis(num_alternatives) for path in of_image]
+        for image, of_image in enumerate(found)
+    ]
 
 
 class _Settings(NamedTuple):
@@ -120,6 +134,12 @@ class _Path(NamedTuple):
     rows: Sequence[int]
     tokens: Sequence[int]
 
+    def behind(self, outputs: Sequence[StepOutput], image: int, tokens: Sequence[int]) -> "_Path":
+        """This path behind words that each image was given, a row of the step for each image."""
+        if not tokens:
+            return self
+        return _Path([*outputs, *self.outputs], [image] * len(tokens) + [*self.rows], [*tokens, *self.tokens])
+
     def hypothesis(self, num_alternatives: int) -> Hypothesis:
         steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have gone on after this caption
         log_probabilities = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
@@ -134,7 +154,9 @@ class _Path(NamedTuple):
         )
 
 
-def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
+def _greedy(
+    step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
+) -> list[_Path]:
     num_images, max_words = states.shape[1], settings.max_words
     tokens = np.full(num_images, settings.start, dtype=np.int64)
     lengths = np.full(num_images, max_words)
@@ -147,6 +169,8 @@ def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
+        if report is not None:
+            report([int(each[0]) for each in words])
         lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
         if (lengths <= position + 1).all():
             break

@@ -28,7 +28,16 @@ from ..untrusted_images import ADDRESSES
 
 JSON_LINES, CSV, PARQUET = (".jsonl", ".ndjson"), (".csv",), (".parquet",)
 ENDINGS = (*JSON_LINES, *CSV, *PARQUET)
-COLUMNS = ("path", "caption", "score", "error", "attention", "photo_version", "made_by")  # of ours, in this order
+COLUMNS = (
+    "path",
+    "caption",
+    "score",
+    "error",
+    "backend",
+    "attention",
+    "photo_version",
+    "made_by",
+)  # of ours, in this order
 ROWS_AT_ONCE = 1000  # of Parquet
 MAX_CELL = 1 << 20  # characters of a CSV's cell
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it
@@ -83,6 +92,7 @@ class CaptionFile:
         self._lock = _locked(self._lock_file, path) if rank == 0 else None
         self._index = _Index([])
         self._stream: IO[bytes] | None = None
+        self._is_copy = False  # whether the earlier part holds what the file does and no more
 
     def collect(self) -> None:
         """Puts together what earlier commands have written. Runs on the first process, before the others open it.
@@ -92,6 +102,7 @@ class CaptionFile:
         """
         parts = [part for part in self._parts() if part != self._earlier]
         files = [file for file in (self.path, self._earlier) if file.is_file()]
+        self._is_copy = not parts and files == [self.path]
         files.sort(key=lambda file: file.stat().st_mtime_ns)  # the file, if it was edited since the last kill
         if files or parts:
             rows_of = {file: _rows(file) for file in files} | {part: _rows(part) for part in parts}
@@ -141,13 +152,22 @@ class CaptionFile:
         self._stream.write(_encoded(list(rows)))
         self._stream.flush()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Ends the part of this process."""
         if self._stream is not None:
             self._stream.close()
         self._index.close()
-        if self._lock is not None and not self._parts():
-            self._lock_file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leaves parts behind only where they hold what the file does not."""
+        self.stop()
+        if self._part.exists() and not self._part.stat().st_size:
+            self._part.unlink()
         if self._lock is not None:
+            if self._parts() == [self._earlier] and self._is_copy:
+                self._earlier.unlink()
+            if not self._parts():
+                self._lock_file.unlink(missing_ok=True)
             self._lock.close()
 
     def finish(self, photos: Sequence[str]) -> int:

@@ -32,6 +32,11 @@ MAX_IPTC = 2000  # bytes of a caption
 CAN_HOLD = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/jp2")  # texts that Exiv2 writes
 # What cameras write where a description belongs, which describes nothing.
 NO_DESCRIPTION = ("OLYMPUS DIGITAL CAMERA", "SONY DSC", "MINOLTA DIGITAL CAMERA", "DCIM", "DIGITAL CAMERA", "SAMSUNG")
+# Where parts of a TIFF stand in it, and the metadata that it holds as tags, which are looked at by themselves.
+PLACES = (
+    *("StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts", "SubIFDs", "ExifTag", "GPSTag"),
+    *("InteroperabilityTag", "JPEGInterchangeFormat", "XMLPacket", "IPTCNAA", "ImageResources"),
+)
 EMPTY_SIDECAR = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/></x:xmpmeta><?xpacket end="w"?>'
@@ -84,7 +89,7 @@ class Metadata:
         if self._overwrite or photo.startswith(ADDRESSES):
             return False
         try:
-            own, beside = _texts_of(_read(_path(photo))), _texts_of(_read(_sidecar_of(photo)))
+            own, beside = (_texts_of(path if path.exists() else None) for path in (_path(photo), _sidecar_of(photo)))
         except (OSError, ValueError):
             return False  # it is told when the caption is to be written
         wanted = [texts for texts, is_wanted in ((own, self._in_file), (beside, self._in_sidecar)) if is_wanted]
@@ -105,11 +110,11 @@ class Metadata:
             fields.append(ALT_TEXT)
         changes: list[Change] = []
         if self._in_sidecar:
-            changes += _keep_in(sidecar, beside or EMPTY_SIDECAR, both[1], fields, caption, dry_run)
+            changes += _keep_in(sidecar, str(sidecar), beside or EMPTY_SIDECAR, both[1], fields, caption, dry_run)
         if self._in_file:
             if path.suffix.lower() in RAW_SUFFIXES:
                 raise ValueError(f"{photo} is a camera's raw file, which stays as it is: take --write xmp.")
-            changes += _keep_in(path, content, both[0], fields, caption, dry_run)
+            changes += _keep_in(path, photo, content, both[0], fields, caption, dry_run)
         return changes
 
 
@@ -128,8 +133,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _texts_of(content: bytes | None, name: Path | None = None) -> Texts:
-    """The metadata of a file; none of a photo in a format that Exiv2 doesn't know.
+def _texts_of(content: bytes | Path | None, name: Path | None = None) -> Texts:
+    """The metadata of a file, of which a path reads no more than that; none of a format that Exiv2 doesn't know.
 
     Raises:
         ValueError: A sidecar, then with its name, that can't be read.
@@ -146,10 +151,10 @@ def _texts_of(content: bytes | None, name: Path | None = None) -> Texts:
 
 
 @contextmanager
-def _opened(content: bytes) -> Iterator[Any]:
+def _opened(content: bytes | Path) -> Iterator[Any]:
     import pyexiv2
 
-    with pyexiv2.ImageData(content) as image:
+    with pyexiv2.ImageData(content) if isinstance(content, bytes) else pyexiv2.Image(str(content)) as image:
         yield image
 
 
@@ -169,20 +174,20 @@ def _exif(image: Any) -> dict[str, Any]:
 
 
 def _keep_in(
-    file: Path, content: bytes, texts: Texts, fields: Sequence[str], caption: str, dry_run: bool
+    file: Path, name: str, content: bytes, texts: Texts, fields: Sequence[str], caption: str, dry_run: bool
 ) -> list[Change]:
-    """Writes those of the fields that differ, if the file can hold them."""
+    """Writes those of the fields that differ, if the file can hold them; `name` is what messages call it."""
     is_sidecar = file.suffix == ".xmp"
     try:
         with _opened(content) as image:
             kind, can_write = image.get_mime_type(), image.get_access_mode()
             if not is_sidecar and kind not in CAN_HOLD:
-                raise ValueError(f"{file}: a file of this format ({kind}) can't hold a caption: take --write xmp.")
+                raise ValueError(f"{name}: a file of this format ({kind}) can't hold a caption: take --write xmp.")
             xmp, iptc = _wanted(texts, fields, caption)
             if is_sidecar or not (can_write["iptc"] or "").endswith("write"):
                 iptc = {}
             changes = [
-                Change(file, FIELDS[field], texts.of(field), caption)
+                Change(Path(name), FIELDS[field], texts.of(field), caption)
                 for field in fields
                 if field in xmp or field in iptc
             ]
@@ -199,7 +204,7 @@ def _keep_in(
             _check_picture(kind, content, written)
     except RuntimeError as error:  # Exiv2's
         advice = "it stays as it is" if is_sidecar else "take --write xmp"
-        raise ValueError(f"{file}: its metadata can't be written ({brief(error)}): {advice}.") from error
+        raise ValueError(f"{name}: its metadata can't be written ({brief(error)}): {advice}.") from error
     _replace(file, written)
     return changes
 
@@ -229,7 +234,7 @@ def _check_kept(before: Texts, after: Texts, written: set[str]) -> None:
     """
     for old, new in zip(before, after, strict=True):
         for name in (old.keys() | new.keys()) - written:
-            if old.get(name) != new.get(name) and name in old:
+            if name in old and old[name] != new.get(name) and name.rpartition(".")[2] not in PLACES:
                 raise RuntimeError(f"{name} would be lost")
 
 

@@ -32,6 +32,7 @@ from ..data.mixture import images_of_epoch
 from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
+from ..inference.backend import PYTORCH
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import build_tokenizer, special_token_ids
 from .config import SourceConfig, TrainingConfig
@@ -39,6 +40,7 @@ from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
 from .label_head import LabelHead, label_frequencies
 from .scst import SelfCritical, count_ngrams
+from .warm_start import extend_vocabulary, reset_encoder
 
 _logger = logging.getLogger(__name__)
 
@@ -161,8 +163,17 @@ class Assembly:
 
     @cached_property
     def _checkpoint(self) -> Captioner:
-        """The captioner to continue from, with the checks of every command that loads one."""
-        return Captioner.from_pretrained(self.config.model.checkpoint)
+        """The captioner to continue from, with the checks of every command that loads one, and changed as wanted."""
+        options = self.config.model
+        captioner = Captioner.from_pretrained(options.checkpoint, backend=PYTORCH)
+        if options.extend_vocabulary:
+            captions = (caption for of_image in self.known_captions for caption in of_image)
+            min_count = self.config.tokenizer.min_count
+            words = extend_vocabulary(captioner.model, captioner.processor, captions, min_count)
+            _logger.info("new words       %d%s", len(words), f": {', '.join(words[:5])} ..." if words else "")
+        if options.encoder_reset:
+            reset_encoder(captioner.model, self._encoder, options.encoder_reset)
+        return captioner
 
     @cached_property
     def _encoder(self) -> str:
@@ -179,7 +190,8 @@ class Assembly:
             model.config.dropout = model.decoder.dropout.p = config.model.dropout
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
-            del fields["image_size"], fields["checkpoint"]  # of the processor; None
+            for name in ("image_size", "checkpoint", "extend_vocabulary", "encoder_reset"):  # not of the model
+                del fields[name]
             encoder = fields.pop("encoder")
             with _loading(encoder):
                 model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._encoder, **fields)

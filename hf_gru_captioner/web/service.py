@@ -12,9 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
 from PIL import Image
-from transformers.generation.streamers import BaseStreamer
 
 from ..captioner import Caption, Captioner
 from ..untrusted_images import RefusedError
@@ -176,10 +174,8 @@ class CaptionService:
 
         def write() -> None:
             try:
-                with self._model, torch.inference_mode():
-                    encoded = self.captioner.encode([image])
-                    streamer = _Words(lambda tokens: words.put(self.captioner.processor.decode(tokens)))
-                    self.captioner.model.generate(encoder_outputs=encoded, streamer=streamer, **settings)
+                with self._model:
+                    self.captioner.decode(self.captioner.encode([image]), report=words.put, **settings)
                 words.put(None)
             except BaseException as error:
                 words.put(error)
@@ -311,21 +307,3 @@ class ServicePool:
             services, self._services = self._services, {}
         for service in services.values():
             service.close()
-
-
-class _Words(BaseStreamer):
-    """Reports the tokens so far after each new one."""
-
-    def __init__(self, report: Callable[[list[int]], None]):
-        self.report = report
-        self.tokens: list[int] | None = None  # None until the start token has come
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.tokens is None:
-            self.tokens = []
-        else:
-            self.tokens += value.flatten().tolist()
-            self.report(self.tokens)
-
-    def end(self) -> None:
-        pass
