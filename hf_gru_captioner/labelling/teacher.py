@@ -16,6 +16,7 @@ from ..checkpoint_limits import check_encoder, check_layers
 from ..errors import UsageError, brief, reason_of
 from ..files import CONFIG, WEIGHTS, sha256_of
 from ..hub import fetch, public_name
+from ..inference.backend import PYTORCH
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +158,11 @@ class OurTeacher:
             raise UsageError(f"{name} is a GRU captioner, which takes no prompt: leave out --prompt.")
         device = _device(options.device)
         self._captioner: Captioner = Captioner.from_pretrained(
-            name, revision=commit or options.revision, device=device, dtype=options.dtype or "float32"
+            name,
+            revision=commit or options.revision,
+            device=device,
+            dtype=options.dtype or "float32",
+            backend=PYTORCH,  # which samples, and runs anywhere
         )
         self._options = options
         self.name = public_name(name)
