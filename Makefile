@@ -12,7 +12,7 @@ ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_eff
 
 # What test-fast leaves to test: browsers, fuzzing, whole commands, graphs, Java
 SLOW_TESTS = web hub test_bad_images.py test_captioner.py test_checkpoint_limits.py test_doors.py test_faults.py \
-	test_fuzz.py test_readme.py test_remote_code.py test_threads.py cli/test_caption_lines.py cli/test_cli.py \
+	test_fuzz.py test_readme.py test_remote_code.py test_threads.py cli/test_caption_output.py cli/test_cli.py \
 	cli/test_score.py cli/test_train.py evaluation/test_meteor.py inference/test_export.py test_scoring_run.py \
 	training/test_processes.py training/test_run.py
 
