@@ -82,6 +82,7 @@ def test_what_matches_nothing_is_told_and_the_rest_is_found(library):
 def test_folders_that_are_linked_in_a_circle_are_read_once(library):
     (library / "2024" / "trip" / "up").symlink_to(library)
     (library / "2024" / "again").symlink_to(library / "2024" / "trip")
+    (library / "loop.jpg").symlink_to("loop.jpg")
     found = find_images([str(library)], recursive=True)
     assert len(found.paths) == 5
     assert sum("d.webp" in path for path in found.paths) == 1
