@@ -30,6 +30,18 @@ MAY_IMPORT = {
     "evaluation": {"coco", "errors", "files", "label_names", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "labelling": {
+        "captioner",
+        "checkpoint",
+        "checkpoint_limits",
+        "errors",
+        "files",
+        "hub",
+        "inference",
+        "library",
+        "model",
+    },  # of library how a photo's version is told, of model image loading
+    "library": {"errors", "files", "model", "untrusted_images"},  # of model what it says of formats
     "scoring_run": {
         "captioner",
         "data",
@@ -55,6 +67,7 @@ MAY_IMPORT = {
         "tokenization",
         "visualization",
     },
+    "untrusted_images": {"model"},  # image loading, which travels and so is below all others
     "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
     "cli": {
         "captioner",
@@ -66,9 +79,12 @@ MAY_IMPORT = {
         "hub",
         "inference",
         "label_names",
+        "labelling",
+        "library",
         "model",
         "scoring_run",
         "training",
+        "untrusted_images",
         "visualization",
         "web",
     },

@@ -6,7 +6,6 @@ from pathlib import Path
 from ..errors import MissingExtraError, UsageError, needs_extra, reason_of
 from ..files import GRAPHS_FOLDER, WEIGHTS
 from ..inference.backend import PYTORCH
-from .find_images import find_images
 from .shell import positive, quiet_transformers
 
 
@@ -66,8 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _say(add_graphs(checkpoint, captioner.model, processor))
     calibration = None
     if arguments.int8:
-        paths = list(find_images(arguments.images))
-        paths = paths[:: max(1, len(paths) // arguments.num_images)][: arguments.num_images]
+        from .find_images import find_images
+
+        found = find_images(arguments.images)
+        if found.problems:
+            raise UsageError(found.problems[0])
+        paths = found.paths[:: max(1, len(found.paths) // arguments.num_images)][: arguments.num_images]
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(
         captioner.model,

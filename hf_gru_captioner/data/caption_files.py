@@ -2,7 +2,8 @@
 
 Formats, each recognised by its content:
 
-- a table (CSV, TSV, JSON lines) of image paths and captions, one row per caption or one per image;
+- a table (CSV, TSV, JSON lines, Parquet) of image paths and captions, one row per caption or one per image, such as
+  `gru-captioner caption --output` writes; its rows of images that could not be read are passed over;
 - COCO captions (https://cocodataset.org/#format-data), a file or the data set's root folder;
 - Karpathy's json (https://cs.stanford.edu/people/karpathy/deepimagesent/);
 - the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same images.
@@ -11,6 +12,7 @@ Formats, each recognised by its content:
 import csv
 import itertools
 import json
+import logging
 import os
 import re
 import reprlib
@@ -18,8 +20,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+import pyarrow
+import pyarrow.parquet
+
 from ..coco import parse_annotations
+from ..errors import brief
 from ..untrusted_images import ADDRESSES, MAX_CAPTION
+
+_logger = logging.getLogger(__name__)
 
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
@@ -33,8 +41,8 @@ KNOWN_JSONS = (
     "COCO captions {images, annotations}, Karpathy's {images: [{filename, split, sentences}]}, "
     "a list of {image, caption}"
 )
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".token", ".tar")
-KNOWN_FILES = ".csv, .tsv, .jsonl, .json, .txt (Flickr8k tokens or a table), .tar (webdataset)"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".token", ".tar")
+KNOWN_FILES = ".csv, .tsv, .jsonl, .json, .parquet, .txt (Flickr8k tokens or a table), .tar (webdataset)"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -125,6 +133,8 @@ def _read_by_suffix(path: Path) -> list[ImageEntry]:
         return _read_table(path, _json_lines(path))
     if path.suffix in (".csv", ".tsv"):
         return _read_table(path, _separated_lines(path))
+    if path.suffix == ".parquet":
+        return _read_table(path, _parquet_rows(path))
     if path.suffix in (".txt", ".token"):
         return _in_listed_splits(path, _read_tokens(path) or _read_table(path, _separated_lines(path)))
     raise ValueError(f"{path} is not a known kind of caption file. Known: {KNOWN_FILES}.")
@@ -135,8 +145,9 @@ def locate_images(
 ) -> list[LocatedImage]:
     """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
 
-    URLs are returned as they are. Without `outside`, paths that lead out of these folders are searched for in them by
-    their last component.
+    URLs are returned as they are. With `outside`, paths may also be relative to the working directory, as those of
+    `gru-captioner caption` are; without it, paths that lead out of these folders are searched for in them by their last
+    component.
 
     Raises:
         FileNotFoundError: None of the files exists; names the folders that were searched.
@@ -160,7 +171,10 @@ def locate_images(
         spellings = [] if leads_out and not outside else [entry.path]
         if bare_names_are_unique and os.path.dirname(entry.path):
             spellings.append(os.path.basename(entry.path))
-        found.append(_located(entry, spellings, folders_of[entry.split], roots[0]))
+        own_folders = folders_of[entry.split]
+        if outside and images is None and os.path.isfile(entry.path) and not leads_out:
+            own_folders = [*own_folders, Path.cwd()]
+        found.append(_located(entry, spellings, own_folders, roots[0]))
     if entries and all(image.num_bytes < 0 for image in found):
         searched = ", ".join(str(root) for root in roots)
         subfolders = ", ".join(name for name in USUAL_FOLDERS if name)
@@ -367,11 +381,31 @@ def _separated_lines(path: Path) -> Iterable[Mapping[str, Any]]:
             raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
 
 
+def _parquet_rows(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Rows without those columns that hold something other than text and numbers, such as images."""
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            kinds = pyarrow.types
+            columns = [
+                column.name
+                for column in table.schema_arrow
+                if not (kinds.is_struct(column.type) or kinds.is_binary(column.type))
+            ]
+            for batch in table.iter_batches(columns=columns):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is not a Parquet file: {brief(error)}.") from error
+
+
 def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
     entries: dict[str, ImageEntry] = {}
     split_of_file = split_of(path.stem)
+    num_failed = 0
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
+        if row.get("error") and not any(row.get(column) for column in caption_columns(row)):
+            num_failed += 1
+            continue
         path_column = next((column for column in PATH_COLUMNS if column in row), None)
         captions = caption_columns(row)
         if path_column is None or not captions:
@@ -396,8 +430,10 @@ def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntr
                 f"{path} has image {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
             )
         entries[name] = _merged(known, new) if known else new
+    if num_failed:
+        _logger.warning("%s: %d rows have an error in place of a caption and are passed over", path, num_failed)
     if not entries:
-        raise ValueError(f"{path} has no rows.")
+        raise ValueError(f"{path} has no rows with captions." if num_failed else f"{path} has no rows.")
     return list(entries.values())
 
 

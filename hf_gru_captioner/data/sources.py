@@ -42,6 +42,7 @@ from ..model.image_loading_gru_captioner import (
     MAX_SCANS,
     REFUSED_FORMATS,
     count_scans,
+    register_readers,
 )
 from ..untrusted_images import RefusedError
 from .caption_files import (
@@ -101,7 +102,8 @@ def load_captions(
             - a Hub id (`"jxie/flickr8k"`) or a folder that `datasets.load_dataset` reads: parquet files, images with
               `metadata.jsonl` or `metadata.csv`;
             - a folder written by `save_to_disk`;
-            - a CSV, TSV, JSON or JSON lines file of image paths and captions, with or without a column `split`;
+            - a CSV, TSV, JSON, JSON lines or Parquet file of image paths and captions, with or without a column
+              `split`, such as `gru-captioner caption --output` writes;
             - COCO captions, a JSON file or the root folder with `annotations/` in it;
             - Karpathy's JSON, or a folder with it;
             - `Flickr8k.token.txt` or Kaggle's `captions.txt`, or a folder with it, with or without the split lists;
@@ -261,6 +263,7 @@ class _Found(NamedTuple):
 
 
 def _find(source: str | Path, split: str, images: str | Path | None, allow_urls: bool) -> _Found:
+    register_readers()  # for `datasets`, which opens images by Pillow
     name = str(source)
     path = Path(name).expanduser()
     looks_like_path = (

@@ -243,6 +243,10 @@ class SelfCriticalConfig:
     """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
+    label_weight: float = 0.0
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    synonyms: str | None = None
+    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0

@@ -59,7 +59,7 @@ def test_json_has_one_object_a_line(run, photos, checkpoint):
     rows = [json.loads(line) for line in lines]
     assert code == 2
     assert errors == []
-    assert [set(row) for row in rows] == [{"path", "caption", "score"}] * 3 + [{"path", "error"}]
+    assert [set(row) for row in rows] == [{"path", "caption", "score", "backend"}] * 3 + [{"path", "error"}]
     caption = Captioner.from_pretrained(checkpoint)(photos / "a.png")
     assert rows[0]["caption"] == caption.text
     assert rows[0]["score"] == pytest.approx(caption.score, abs=1e-4)
