@@ -63,6 +63,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "model",
         "tokenization",
         "visualization",
