@@ -8,7 +8,12 @@ datasets with up to five captions an image, scored by CIDEr. Each run is one com
 types it.
 """
 
+import argparse
+import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
@@ -112,3 +117,94 @@ def write_products(folder: Path, number: int, num_test: int = 60) -> tuple[Path,
         table.write_text("\n".join(rows) + "\n")
         tables.append(table)
     return tables[1], tables[0]
+
+
+def write_subset(source: str, folder: Path, number: int) -> Path:
+    """Writes the first images of a dataset's training split into a folder with metadata -> the folder."""
+    from hf_gru_captioner.data import decode_images, load_captions
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = load_captions(source, "train").shuffle(seed=0).select(range(number))
+    lines = []
+    for index in range(number):
+        decode_images(rows, [index])[0].convert("RGB").save(folder / f"{index:04d}.jpg", quality=92)
+        lines.append(json.dumps({"file_name": f"{index:04d}.jpg", "captions": rows[index]["captions"]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def train(source: Path, output: Path, options: list[str]) -> float:
+    """Runs the bare command -> minutes."""
+    command = [
+        sys.executable,
+        "-m",
+        "hf_gru_captioner.cli",
+        "train",
+        str(source),
+        "--output-dir",
+        str(output),
+        *options,
+    ]
+    start = time.perf_counter()
+    subprocess.run(
+        command, check=True, stdout=(output.parent / f"{output.name}.log").open("w"), stderr=subprocess.STDOUT
+    )
+    return (time.perf_counter() - start) / 60
+
+
+def share_right(checkpoint: Path, table: Path) -> tuple[int, int]:
+    """Captions of test products that are right, and how many there are."""
+    from hf_gru_captioner import Captioner
+
+    names, captions = zip(*(line.split(",") for line in table.read_text().splitlines()[1:]), strict=True)
+    written = Captioner.from_pretrained(checkpoint)([str(table.parent / name) for name in names])
+    return sum(each.text == caption for each, caption in zip(written, captions, strict=True)), len(names)
+
+
+def cider(checkpoint: Path, source: str, num_images: int) -> str:
+    """CIDEr on a dataset's validation split, with its 95 % interval."""
+    from hf_gru_captioner import Captioner
+    from hf_gru_captioner.data import decode_images, load_captions
+    from hf_gru_captioner.evaluation import score_captions
+
+    rows = load_captions(source, "validation")
+    rows = rows.select(range(min(num_images, len(rows))))
+    captioner = Captioner.from_pretrained(checkpoint)
+    written = [
+        caption.text
+        for start in range(0, len(rows), 32)
+        for caption in captioner(decode_images(rows, range(start, min(start + 32, len(rows)))))
+    ]
+    scores = score_captions(written, list(rows["captions"]), metrics=("cider",), tokenizer="simple", human=False)
+    low, high = scores.intervals["cider"]
+    return f"{100 * scores.values['cider']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder of the images and runs")
+    parser.add_argument("--products", type=int, nargs="*", default=[50, 100, 180], help="numbers of training images")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[50, 100, 300, 1000], help="of the other domains")
+    parser.add_argument("--sources", nargs="*", default=[], help="datasets: Hub ids or folders")
+    parser.add_argument("--validation-images", type=int, default=200, help="of each of these")
+    parser.add_argument("options", nargs="*", help="of gru-captioner train, after --")
+    arguments = parser.parse_args()
+    print("| domain | images | minutes | result on unseen images |\n|---|---|---|---|", flush=True)
+    for number in arguments.products:
+        table, test = write_products(arguments.output / f"products-{number}-images", number)
+        run = arguments.output / f"products-{number}"
+        minutes = train(table, run, arguments.options)
+        right, of = share_right(run / "checkpoint", test)
+        print(f"| products, drawn | {number} | {minutes:.1f} | {right} of {of} wholly right |", flush=True)
+    for source in arguments.sources:
+        name = Path(source).name
+        for number in arguments.sizes:
+            folder = write_subset(source, arguments.output / f"{name}-{number}-images", number)
+            run = arguments.output / f"{name}-{number}"
+            minutes = train(folder, run, arguments.options)
+            result = cider(run / "checkpoint", source, arguments.validation_images)
+            print(f"| {name} | {number} | {minutes:.1f} | CIDEr {result} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

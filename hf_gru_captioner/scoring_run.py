@@ -255,6 +255,7 @@ class ScoringRun:
         kept = {
             "data": Path(source["data"]).name,
             "split": source["split"],
+            "images": len(self.references.captions),
             "settings": own.settings,
             "decoding": own.decoding,
             "signature": own.signature,

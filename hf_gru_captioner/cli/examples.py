@@ -37,6 +37,11 @@ EXAMPLES = {
         "gru-captioner borrow --images my/labelled --captions my/captions.jsonl --output runs/borrowed",
         "gru-captioner borrow --images my/labelled --captions user/text --output mine --checkpoint runs/1/checkpoint",
     ),
+    "label": (
+        "gru-captioner label my/photos/ --teacher Salesforce/blip-image-captioning-base --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher microsoft/git-base-coco --num-captions 5 --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher user/chat-model --prompt 'Name the product.' --output captions.jsonl",
+    ),
     "features": (
         "gru-captioner features --config configs/flickr8k.yaml --dry-run",
         "gru-captioner features --config configs/flickr8k.yaml",

@@ -59,15 +59,16 @@ def _metrics_help() -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs on every process: captioning is shared, the first process scores and writes."""
+    _read_images_of_references(arguments)
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
-    quiet_transformers()
     with needs_extra("score"):
         from accelerate import PartialState
 
     from ..label_names import read_synonyms
     from ..scoring_run import caption_references, load_references, read_references, score
 
+    quiet_transformers()
     state = PartialState()
     captions = None
     if arguments.data:
@@ -110,6 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
         scored.keep()
     print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
     return 0
+
+
+def _read_images_of_references(arguments: argparse.Namespace) -> None:
+    """A table of captions names its images, so that a checkpoint can be scored against it as on `--data`."""
+    if arguments.references and not arguments.results and arguments.references.suffix.lower() != ".json":
+        arguments.data, arguments.references = str(arguments.references), None
 
 
 def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..captioner import Captioner
 from ..data import decode_images
+from ..data.teachers import teachers_of
 from ..errors import needs_extra
 from ..evaluation import score_captions
 from ..hub import Publisher, check_name
@@ -146,7 +147,7 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         objective=assembly.objective,
         run=run,
         record=_record(assembly),
-        graphs=config.graphs,
+        graphs=config.save_onnx,
         on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )
@@ -246,6 +247,7 @@ def _record(assembly: Assembly) -> TrainingRecord:
         images=num_images,
         captions=num_captions,
         processes=assembly.accelerator.num_processes,
+        teachers=[each for source in assembly.config.data.sources for each in teachers_of(source.path)],
         parent_revision=getattr(assembly.model.config, "_commit_hash", None),
     )
 

@@ -55,7 +55,7 @@ def test_formats_that_cannot_be_read_are_counted_and_named(library, plain):
     found = find_images([str(library)], recursive=True)
     assert names(found, library) == ["a.jpg", "b.JPG", "2024/c.png", "2024/trip/d.webp"]
     assert found.summary() == [
-        '5 left out: 3 HEIC, 1 SVG, 1 DNG; pip install "hf_gru_captioner[formats]" reads HEIC, DNG'
+        "5 left out: 3 HEIC, 1 SVG, 1 DNG; pip install pillow-heif pillow-jxl-plugin rawpy reads HEIC, DNG"
     ]
     assert find_images([str(library)]).left_out.total() == 4  # not those deeper
 

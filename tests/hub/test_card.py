@@ -68,13 +68,16 @@ def test_a_card_tells_what_each_dataset_says_of_it(recorded):
     card = render_card(recorded, "me/captioner", license="cc-by-4.0")
     text = str(card)
     assert "On the validation split of flickr8k, times 100" in text
-    assert "On the validation split of coco, times 100" in text
+    assert "On the validation split of coco, times 100:" in text
     assert "| CIDEr | 75.0 |" in text
     assert "| coco, validation, `tok:ptb\\|num_beams:5` | 70.0 |  |  |" in text
     assert "| cat | 30 | 21 | 3 of 25 |" in text
     assert "12.5 % are not there (CHAIRi), in 20.0 % of the captions (CHAIRs)" in text
     scores = [(result.dataset_name, result.metric_value) for result in ModelCard(text).data.eval_results]
     assert scores == [("flickr8k", 61.2), ("flickr8k", 24.0), ("coco", 75.0)]
+    keep_scores(recorded, {**SCORES, "data": "mine", "images": 27})
+    text = str(render_card(recorded, "me/captioner", license="cc-by-4.0"))
+    assert "On the 27 images of the validation split of mine, times 100. So few images say little" in text
 
 
 def test_the_metadata_is_what_the_hub_wants(recorded):
