@@ -12,7 +12,8 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 
 # Who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
-    "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
+    # but for errors only for type checkers
+    "__init__": {"captioner", "data", "errors", "model", "tokenization", "training", "visualization"},
     "captioner": {"checkpoint", "checkpoint_limits", "errors", "files", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},

@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import needs_extra
+from ..inference.backend import AUTO, PYTORCH
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
 
@@ -50,9 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = {next(iter(paths)): first}
     pool = ServicePool(
         list(paths),
-        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(paths.get(name, name)),
+        lambda name: loaded.pop(name, None) or _load(paths, name),
         any_name=arguments.any_checkpoint,
     )
     images = arguments.images if arguments.images is not None else example_images()
     serve(pool, load_image, examples=images, host=arguments.host, port=arguments.port)
     return 0
+
+
+def _load(paths: Mapping[str, str | None], name: str):
+    """A captioner; of what a visitor names no graphs are run, which may be of any size."""
+    from ..captioner import Captioner
+
+    return Captioner.from_pretrained(paths.get(name, name), backend=AUTO if name in paths else PYTORCH)

@@ -43,13 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("the graphs in a checkpoint are onnx in float32: name another folder with --output.")
     if arguments.int8 and not arguments.images:
         raise UsageError("--int8 is calibrated on images like those to be captioned: add --images FOLDER.")
-    quiet_transformers()
     with needs_extra("export"):
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        import torch  # noqa: F401
     if arguments.format == "openvino":
         with needs_extra("openvino"):
             import openvino  # noqa: F401
+    quiet_transformers()
     import numpy as np
 
     from ..captioner import Captioner

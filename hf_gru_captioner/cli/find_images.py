@@ -139,15 +139,14 @@ class _Finder:
             if (state.st_dev, state.st_ino) in seen:  # links in a circle
                 return
             seen.add((state.st_dev, state.st_ino))
-            with os.scandir(folder) as entries:
-                shown = (entry for entry in entries if not entry.name.startswith(".") and entry.name not in NOT_PHOTOS)
-                inside = sorted((entry.name, entry.is_dir(), entry.is_file()) for entry in shown)
+            names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in NOT_PHOTOS)
         except OSError as error:
             self.found.problems.append(f"{folder} can't be read: {error.strerror}.")
             return
-        for name, _, is_file in inside:
-            if is_file and os.path.splitext(name)[1].lower() in self._pictures_end:
-                yield str(Path(folder, name)), depth
-        for name, is_folder, _ in inside:
-            if is_folder:
-                yield from self._pictures(os.path.join(folder, name), seen, depth + 1)
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix.lower() in self._pictures_end and os.path.isfile(path):  # never raises
+                yield str(path), depth
+        for name in names:
+            if os.path.isdir(inside := os.path.join(folder, name)):
+                yield from self._pictures(inside, seen, depth + 1)

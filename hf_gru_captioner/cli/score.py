@@ -62,13 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     _read_images_of_references(arguments)
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
-    quiet_transformers()
     with needs_extra("score"):
         from accelerate import PartialState
 
     from ..label_names import read_synonyms
     from ..scoring_run import caption_references, load_references, read_references, score
 
+    quiet_transformers()
     state = PartialState()
     captions = None
     if arguments.data:

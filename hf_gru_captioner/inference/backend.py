@@ -91,7 +91,7 @@ class GraphRuntime:
     Attributes:
         load: Path of a graph, a number of threads, and the weights of a graph without its own or None -> the function
             that runs it.
-        extra: The extra of this package that installs it.
+        extra: The extra of this package that installs it; empty for what any installation has.
         suffixes: Endings of the files that it runs, those that load soonest first.
     """
 
@@ -157,7 +157,7 @@ def _load_openvino(path: Path, num_threads: int, weights: Weights | None) -> Run
 
 
 GRAPH_RUNTIMES = {
-    ONNXRUNTIME: GraphRuntime(_load_onnxruntime, "onnxruntime", (".onnx",)),
+    ONNXRUNTIME: GraphRuntime(_load_onnxruntime, "", (".onnx",)),
     OPENVINO: GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
 }
 BACKENDS = (PYTORCH, *GRAPH_RUNTIMES)

@@ -65,7 +65,7 @@ RAW_SUFFIXES = (
     *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
 EXTRA_READERS = {"pillow_heif": HEIC_SUFFIXES, "pillow_jxl": JXL_SUFFIXES, "rawpy": RAW_SUFFIXES}
-INSTALL_READERS = 'pip install "hf_gru_captioner[formats]"'
+INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # by name: this file travels
 MAX_NAME_SHOWN = 200  # characters of a name in a message: text that was meant to be an image can be very long
 _JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # how a codestream and a container begin
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))

@@ -19,13 +19,13 @@ UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
-    "graphs",
     "measure_energy",
     "optimization.patience",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
     "push_to_hub",
+    "save_onnx",
     "tracker",
     "validation.shown",
 }
@@ -243,6 +243,10 @@ class SelfCriticalConfig:
     """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
+    label_weight: float = 0.0
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    synonyms: str | None = None
+    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
@@ -295,7 +299,7 @@ class TrainingConfig:
     """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
-    graphs: bool = True
+    save_onnx: bool = True
     """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
     extra `export` is installed."""
     push_to_hub: str | None = None

@@ -127,9 +127,9 @@ def test_the_size_in_a_jpeg_xl_header_is_read(size, container):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("heic", 'is a HEIC image: pip install "hf_gru_captioner[formats]" reads it.'),
-        ("jxl", 'is a JPEG XL image: pip install "hf_gru_captioner[formats]" reads it.'),
-        ("dng", 'is a camera\'s raw file: pip install "hf_gru_captioner[formats]" reads its preview.'),
+        ("heic", f"is a HEIC image: {image_loading.INSTALL_READERS} reads it."),
+        ("jxl", f"is a JPEG XL image: {image_loading.INSTALL_READERS} reads it."),
+        ("dng", f"is a camera's raw file: {image_loading.INSTALL_READERS} reads its preview."),
     ],
 )
 def test_without_their_readers_the_formats_are_named_with_what_to_install(files, kind, message, monkeypatch):
