@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from ..errors import needs_extra
-from .training_options import read_config
+from .training_options import check_sources, read_config
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process."""
     with needs_extra("train"):
         config = read_config(argv, "train", "Trains a captioner. Options that are not given keep their defaults.")
+        check_sources(config)
 
         from accelerate import PartialState
 

@@ -288,6 +288,7 @@ class _Reading:
         self._entries: dict[tuple[str, str | None], ImageEntry] = {}
         self._empty: list[tuple[tuple[str, str | None], str]] = []
         self._wordless: list[tuple[tuple[str, str | None], str]] = []
+        self._texts: dict[tuple[str, str | None], str] = {}  # an example of those without words
         self.entries: list[ImageEntry] = []
         self.notices: list[str] = []
 
@@ -305,6 +306,8 @@ class _Reading:
         for text in texts:
             if not has_words(text):
                 (self._wordless if text else self._empty).append((key, entry.where or shown(entry.path)))
+                if text:
+                    self._texts.setdefault(key, text)
         entry = entry._replace(captions=tuple(filter(has_words, texts)))
         known = self._entries.get(key)
         self._entries[key] = _merged(known, entry) if known else entry
@@ -319,9 +322,13 @@ class _Reading:
 
     def finish(self) -> None:
         """Lists the images, and says what was left out of those that are used."""
-        self.entries = list(self._entries.values())
-        if not self.entries:
+        if not self._entries:
             raise ValueError(f"{self.path} has no rows.")
+        for key, text in self._texts.items():
+            if key in self._entries and not self._entries[key].captions:
+                said = f"no caption with a word: {shown(text)}"
+                self._entries[key] = self._entries[key]._replace(problem=self._entries[key].problem or said)
+        self.entries = list(self._entries.values())
         used = {key for key, entry in self._entries.items() if entry.captions}
         for left_out, what in ((self._empty, "empty"), (self._wordless, "without a word, such as punctuation or emoji")):
             rows = [where for key, where in left_out if key in used]
@@ -559,7 +566,7 @@ def _sidecars(folder: Folder) -> Captions | None:
             files = [name for name in files if not name.lower().endswith(".json")]
         beside = ", ".join(map(os.path.basename, files))
         captions = [text for name in files for text in _sidecar_captions(folder, name)]
-        problem = None if files else "no text file beside it"
+        problem = None if files else "no caption: no text file beside it"
         reading.add(ImageEntry(image, (), split, image, where=beside, problem=problem), captions)
     for name in lonely:
         reading.add(ImageEntry("", (), None, name, where=name, problem="a text file without a photo of its name"), [])

@@ -133,6 +133,9 @@ class Archive:
             raise UsageError(f"{path} can't be read as a ZIP archive ({reason_of(error)}).") from error
         if any(info.flag_bits & 1 for info in self._members.values()):
             raise UsageError(f"{path} is encrypted: unpack it, and name the folder.")
+        tops = {name.partition("/")[0] if "/" in name else "" for name in self._members} or {""}
+        self._top = f"{min(tops)}/" if len(tops) == 1 and min(tops) else ""  # an archive of one folder stands for the folder
+        self._members = {name.removeprefix(self._top): info for name, info in self._members.items()}
         self._by_plain_name = _index(self._members)
 
     @property
@@ -140,7 +143,7 @@ class Archive:
         return sorted(self._members)
 
     def read(self, name: str) -> bytes:
-        return read_member(str(self.path), name, MAX_TABLE)
+        return read_member(str(self.path), self._top + name, MAX_TABLE)
 
     def find(self, name: str, *, exactly: bool = True) -> File | None:
         name = str(PurePosixPath(name))
@@ -150,7 +153,7 @@ class Archive:
         info = self._members.get(name)
         if info is None:
             return None
-        return File(f"zip://{name}::{self.path.absolute()}", info.file_size, info.CRC, is_exact=exactly)
+        return File(f"zip://{info.filename}::{self.path.absolute()}", info.file_size, info.CRC, is_exact=exactly)
 
 
 _opened: dict[str, tuple[int, zipfile.ZipFile]] = {}

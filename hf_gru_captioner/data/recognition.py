@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..errors import UsageError
+from ..errors import UsageError, reason_of
 from ..untrusted_images import ADDRESSES
 from .caption_files import (
     KNOWN_FILES,
@@ -25,9 +25,10 @@ from .caption_files import (
     read_captions,
     split_of,
 )
-from .columns import IMAGE_SUFFIXES
+from .columns import IMAGE_SUFFIXES, KNOWN_LAYOUTS, find_columns, shown_names
 from .folders import Archive, DiskFolder, File, Folder, ImageFinder, open_folder
 from .reading import ReadingOptions
+from .shards import shard_rows
 
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
 USUAL_FOLDERS = (
@@ -199,15 +200,9 @@ def _how_to_caption() -> str:
 
 def _has_images_inside(path: Path, options: ReadingOptions) -> bool:
     """Whether the image column of a Parquet file has images; otherwise it has their paths."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
 
-    from ..errors import reason_of
-    from .columns import find_columns
-
-    try:
-        schema = pyarrow.parquet.read_schema(path)
-    except Exception as error:  # pyarrow raises errors of its own, and OSError for damage too
-        raise ValueError(f"{path} can't be read, it may be damaged ({reason_of(error)}).") from error
+    schema = _schema(path)
     columns = find_columns(tuple(schema.names), *options.columns)
     kind = schema.field(columns.image).type if columns.image else None
     text = (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view())
@@ -262,9 +257,13 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
         outside=source.is_own,
         hint=f"Name the folder of the images with {options.setting('images')}.",
     )
-    if divided:
+    if divided:  # images that can't be used are counted with those to train on
         number = len(found)
-        found = [found[index] for index in divide([image.image_id for image in found], split)]
+        usable = [index for index, image in enumerate(found) if _is_usable(image)]
+        chosen = {usable[index] for index in divide([found[index].image_id for index in usable], split)}
+        if SPLIT_NAMES.get(split) != "validation":
+            chosen |= set(range(number)) - set(usable)
+        found = [image for index, image in enumerate(found) if index in chosen]
         if not found and number == 1:
             raise UsageError(
                 f"{source.name} has no images in its split {split!r}: it has 1 image, and at least 2 are needed, one to "
@@ -273,6 +272,10 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
     if not found:
         raise ValueError(f"{source.name} has no images in its split {split!r}.")
     return found, notices
+
+
+def _is_usable(image: LocatedImage) -> bool:
+    return bool(image.captions) and image.problem is None and image.num_bytes >= 0
 
 
 def locate_images(
@@ -372,9 +375,6 @@ def _subfolders(folder: Folder) -> list[str]:
         inside |= {name for name in USUAL_FOLDERS if "/" in name and (folder.path / name).is_dir()}
     for name in USUAL_FOLDERS:
         found += [each for each in sorted(inside) if each.casefold() == name.casefold()]
-    if isinstance(folder, Archive) and len({name.split("/")[0] for name in folder.names}) == 1:
-        top = folder.names[0].split("/")[0]  # an archive of one folder
-        found += [top, *(name for name in sorted(inside) if name.startswith(f"{top}/"))]
     return list(dict.fromkeys(found))
 
 
@@ -415,8 +415,32 @@ def check_source(source: str | Path, splits: Sequence[str], options: ReadingOpti
         FileNotFoundError, NoSplitError, ValueError: As `load_captions`.
     """
     found = recognize(source, options)
+    if isinstance(found, ParquetFile | DatasetsSource) and found.path is not None:
+        files = [found.path] if found.path.is_file() else sorted(found.path.rglob("*.parquet"))[:1]
+        for file in files:
+            _check_columns(found.name, file, options)
     for split in splits:
         if isinstance(found, ListedSource):
             located_split(found, split, options)
         elif isinstance(found, Shards):
-            choose_split(found.name, split, list(found.files))
+            own_split, _ = choose_split(found.name, split, list(found.files))
+            next(shard_rows(found.files[own_split][:1]), None)
+
+
+def _check_columns(name: str, path: Path, options: ReadingOptions) -> None:
+    """Refuses a Parquet file without captions."""
+    names = _schema(path).names
+    if not find_columns(tuple(names), *options.columns).captions:
+        raise ValueError(
+            f"{name} has no captions in a known layout. Columns found: {shown_names(names)}. Known layouts: "
+            f"{KNOWN_LAYOUTS}."
+        )
+
+
+def _schema(path: Path) -> Any:
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        return pyarrow.parquet.read_schema(path)
+    except Exception as error:  # pyarrow raises errors of its own, and OSError for damage too
+        raise ValueError(f"{path} can't be read, it may be damaged ({reason_of(error)}).") from error

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..errors import brief
 from .caption_files import captions_in_text
 from .columns import IMAGE_SUFFIXES, find_columns, is_list_of_text, shown, texts_of
 from .encodings import decode_text
@@ -37,7 +38,7 @@ def shard_rows(shards: Iterable[str], chosen: Sequence[str | None] = BY_NAME) ->
             with tarfile.open(shard) as archive:
                 yield from _rows(archive, ChosenColumns(*chosen))
         except (tarfile.TarError, EOFError) as error:
-            raise ValueError(f"{shard} can't be read, it may be damaged ({type(error).__name__}: {error}).") from error
+            raise ValueError(f"{shard} is no tar archive, or it is damaged ({brief(error)[:60]})") from None
 
 
 def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str, Any]]:
@@ -61,7 +62,7 @@ def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str,
 def _row(key: str, files: Mapping[str, bytes], chosen: ChosenColumns) -> dict[str, Any]:
     image = next((files[ending] for ending in files if ending in IMAGE_SUFFIXES), None)
     row: dict[str, Any] = {
-        "image": {"bytes": image, "path": None},
+        "image": None if image is None else {"bytes": image, "path": None},
         "captions": [],
         "image_id": key,
         "caption_weights": None,

@@ -139,15 +139,21 @@ class Assembly:
         return found
 
     def stream(self, source: SourceConfig, split: str, **share):
-        return stream_captions(source.path, split, images=source.images, **self._reading, **share)
+        return stream_captions(source.path, split, **self._reading(source), **share)
 
     def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
-            return load_captions(source.path, split, images=source.images, **self._reading)
+            return load_captions(source.path, split, **self._reading(source))
 
-    @property
-    def _reading(self) -> dict[str, Any]:
-        return {"max_skipped": self.config.data.max_skipped, "allow_urls": self.config.data.allow_urls}
+    def _reading(self, source: SourceConfig) -> dict[str, Any]:
+        return {
+            "images": source.images,
+            "image_column": source.image_column,
+            "caption_column": source.caption_column,
+            "max_skipped": self.config.data.max_skipped,
+            "allow_urls": self.config.data.allow_urls,
+            "spelling": "data.{}",
+        }
 
     @cached_property
     def processor(self) -> GRUCaptionerProcessor:

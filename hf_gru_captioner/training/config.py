@@ -82,6 +82,10 @@ class SourceConfig:
     """Hub id of a captioned data set, a folder, or a file of captions."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     repeat: float = 1.0
     """Times that each image comes in an epoch; a fraction takes a fixed random share of the images."""
     weight: float = 1.0
@@ -101,6 +105,10 @@ class DataConfig:
     with its weight: [{path: ..., repeat: ..., weight: ...}], see `SourceConfig`."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -137,7 +145,9 @@ class DataConfig:
     @property
     def sources(self) -> list[SourceConfig]:
         """All sources, in their order."""
-        return [SourceConfig(self.source, self.images)] if isinstance(self.source, str) else self.source
+        if not isinstance(self.source, str):
+            return self.source
+        return [SourceConfig(self.source, self.images, self.image_column, self.caption_column)]
 
 
 @dataclass(frozen=True)
@@ -427,8 +437,9 @@ def _check_sources(data: DataConfig) -> None:
             raise ValueError(
                 f"data.source[{number}].captions_per_epoch must be at least 1, found {source.captions_per_epoch}."
             )
-    if data.images is not None:
-        raise ValueError("data.images is of a single source: in a list, each source has its own images.")
+    for option in ("images", "image_column", "caption_column"):
+        if getattr(data, option) is not None:
+            raise ValueError(f"data.{option} is of a single source: in a list, each source has its own {option}.")
     if not any(source.validate for source in data.sources):
         raise ValueError("the best epoch is selected on a validation split: validate must be true for a source.")
 
