@@ -104,9 +104,7 @@ def load_references(data: str, split: str = "validation", **options: Any) -> Ref
     return References(captions, {"data": data, "split": split}, rows)
 
 
-def read_references(
-    path: str | Path, image_column: str | None = None, caption_column: str | None = None
-) -> References:
+def read_references(path: str | Path, image_column: str | None = None, caption_column: str | None = None) -> References:
     """Read reference captions from a file, without images: COCO's annotations, or any table that training reads.
 
     In a table, images are told apart by a column `image_id`, otherwise by their paths.

@@ -33,7 +33,9 @@ def _words(letters: str, first: str) -> str:
 
 
 _PATTERN = _words(r"\p{L}\p{N}\p{M}_", r"(?<!_)_*[\p{L}\p{N}\p{M}]")  # `my_dog` and `_dog` are words, `__` is not
-_PATTERN_BEFORE_UNDERSCORES = _words(r"\p{L}\p{N}\p{M}", r"[\p{L}\p{N}\p{M}]").replace("][\\p{L}\\p{N}\\p{M}]*(", "]+(", 1)
+_PATTERN_BEFORE_UNDERSCORES = _words(r"\p{L}\p{N}\p{M}", r"[\p{L}\p{N}\p{M}]").replace(
+    "][\\p{L}\\p{N}\\p{M}]*(", "]+(", 1
+)
 _QUOTES = "[‘’`´]"
 _BEFORE_CLITIC = rf" (?={_CLITIC})"
 _SPACES = r"\s+"
@@ -44,7 +46,9 @@ PATTERNS = {  # all regular expressions of these tokenizers, and of those of ver
 SPACE = "\u2581"  # how a space is written in pieces of the text as it is
 FOREIGN = 0.1  # share of captions with letters other than a to z from which on they count as another language
 CAPITALIZED = 0.5  # share of captions with a capital inside, below the first word, as in German
-KINDS = ("word", "bpe", "verbatim")
+LENGTH = 40  # tokens of a caption, the end token included
+MAX_LENGTH = 250  # of a caption in pieces, unless the caller wants more
+NEARLY_ALL = 0.995  # of the captions
 
 
 def suitable_kind(captions: Iterable[str]) -> tuple[str, str]:
@@ -69,7 +73,7 @@ def build_tokenizer(
     kind: str = "word",
     min_count: int = 5,
     vocab_size: int | None = None,
-    max_length: int = 40,
+    max_length: int | None = None,
 ) -> "PreTrainedTokenizerFast":
     """Learns a caption tokenizer.
 
@@ -79,7 +83,8 @@ def build_tokenizer(
             `"verbatim"` for byte-pair pieces of the text as it is written, with capitals, punctuation and spaces.
         min_count: Words (of pieces, pairs) seen less often are left out.
         vocab_size: At most so many tokens, the four special ones included; None for no limit (of pieces: 8192).
-        max_length: Longer captions are cut to so many tokens, the end token included.
+        max_length: Longer captions are cut to so many tokens, the end token included. None: 40; for `"verbatim"` what
+            nearly all captions need, from 40 to 250.
 
     Returns:
         A tokenizer that ends each caption with its end token and never begins it with the start token.
@@ -89,6 +94,7 @@ def build_tokenizer(
     """
     from transformers import PreTrainedTokenizerFast  # not above: graphs go by what is said there, without torch
 
+    captions = list(captions)
     special_tokens = list(SPECIAL_TOKENS.values())
     unknown = SPECIAL_TOKENS["unk_token"]
     if kind == "word":
@@ -146,13 +152,27 @@ def build_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
     )
-    return PreTrainedTokenizerFast(
+    built = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=max_length,
+        model_max_length=LENGTH if max_length is None else max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,  # the decoder joins words
         **SPECIAL_TOKENS,
     )
+    if max_length is None and kind == "verbatim":
+        built.model_max_length = needed_length(built, captions)
+    return built
+
+
+def is_verbatim(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether a tokenizer's tokens are pieces of the text as it is written."""
+    return isinstance(tokenizer.backend_tokenizer.decoder, decoders.Metaspace)
+
+
+def needed_length(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str]) -> int:
+    """The number of tokens, the end token included, that nearly all captions need, from 40 to 250."""
+    needed = sorted(lengths(tokenizer, captions))
+    return max(LENGTH, min(MAX_LENGTH, needed[min(len(needed) - 1, int(NEARLY_ALL * len(needed)))]))
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:

@@ -18,18 +18,34 @@ def add_command(commands) -> None:
         description="Scores a checkpoint on images with reference captions, or result files of other systems, or both.",
         epilog="Under accelerate launch (scripts/score.py), the processes share the images; the scores are the same.",
     )
-    parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS", help="results of other systems: COCO format, or a table of image_id and caption")
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="RESULTS",
+        help="results of other systems: COCO format, or a table of image_id and caption",
+    )
     references = parser.add_mutually_exclusive_group(required=True)
     references.add_argument("--data", help="Hub id or folder of images with captions")
-    references.add_argument("--references", type=Path, help="what RESULTS are scored against: COCO-format annotations, or a table of images and captions")
+    references.add_argument(
+        "--references",
+        type=Path,
+        help="what RESULTS are scored against: COCO-format annotations, or a table of images and captions",
+    )
     parser.add_argument(
         "--allow-urls",
         action="store_true",
         help="download images that the dataset gives by address, from the public web only; never with HF_HUB_OFFLINE",
     )
-    parser.add_argument("--images", help="folder of the images that a caption file of --data names; by default beside it")
-    parser.add_argument("--image-column", help="column with the images, or with their ids; by default known by its name")
-    parser.add_argument("--caption-column", help="column with the captions, several separated by commas; by default known")
+    parser.add_argument(
+        "--images", help="folder of the images that a caption file of --data names; by default beside it"
+    )
+    parser.add_argument(
+        "--image-column", help="column with the images, or with their ids; by default known by its name"
+    )
+    parser.add_argument(
+        "--caption-column", help="column with the captions, several separated by commas; by default known"
+    )
     parser.add_argument(
         "--max-skipped", type=float, default=0.01, help="fraction of the images that may be unusable (%(default)s)"
     )

@@ -234,9 +234,7 @@ def read_caption_file(path: Path, chosen: ChosenColumns = BY_NAME) -> list[Image
     return read_table(DiskFolder(path.parent), path.name, chosen, str(path)).entries
 
 
-def read_table(
-    folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown_name: str | None = None
-) -> "_Reading":
+def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown_name: str | None = None) -> "_Reading":
     """Reads a caption file of a folder, as [`read_caption_file`].
 
     Args:
@@ -330,7 +328,10 @@ class _Reading:
                 self._entries[key] = self._entries[key]._replace(problem=self._entries[key].problem or said)
         self.entries = list(self._entries.values())
         used = {key for key, entry in self._entries.items() if entry.captions}
-        for left_out, what in ((self._empty, "empty"), (self._wordless, "without a word, such as punctuation or emoji")):
+        for left_out, what in (
+            (self._empty, "empty"),
+            (self._wordless, "without a word, such as punctuation or emoji"),
+        ):
             rows = [where for key, where in left_out if key in used]
             if rows:
                 self.notices.append(

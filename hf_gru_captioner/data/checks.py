@@ -222,7 +222,9 @@ class Tally:
             warned.append(f"{self} and are skipped: {self._names()}.")
         for kind, what in (("empty", "empty"), ("wordless", "without a word, such as punctuation or emoji")):
             if counts := self.left_out[kind]:
-                warned.append(f"{_counted(counts.total(), 'caption')} of {self.name} {what}, left out: {_some(counts)}.")
+                warned.append(
+                    f"{_counted(counts.total(), 'caption')} of {self.name} {what}, left out: {_some(counts)}."
+                )
         for warning in warned:
             warnings.warn(warning, stacklevel=3)
         if self.repeated:

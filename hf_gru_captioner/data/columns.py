@@ -26,7 +26,16 @@ CAPTION_NAMES = (
     *("captions", "caption", "text", "texts", "txt", "sentences", "sentence", "description", "descriptions"),
     *("alt", "alt_text", "comments", "comment", "title"),
 )
-CAPTION_STEMS = ("caption", "captions", "text", "sentence", "description", "alt", "comment", "title")  # of numbered ones
+CAPTION_STEMS = (
+    "caption",
+    "captions",
+    "text",
+    "sentence",
+    "description",
+    "alt",
+    "comment",
+    "title",
+)  # of numbered ones
 ID_NAMES = ("image_id", "imageid")
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
@@ -59,9 +68,7 @@ def plain_name(name: Any) -> str:
 
 
 @lru_cache(maxsize=1024)
-def find_columns(
-    names: tuple[str, ...], image_column: str | None = None, caption_column: str | None = None
-) -> Columns:
+def find_columns(names: tuple[str, ...], image_column: str | None = None, caption_column: str | None = None) -> Columns:
     """The columns of a table by content.
 
     Args:
@@ -114,11 +121,10 @@ def caption_columns(names: Iterable[str]) -> list[str]:
         else:
             by_plain.setdefault(plain, name)
     for wanted in CAPTION_NAMES:
-        of_stem = [name for _, name in sorted(numbered.get(wanted.removesuffix("s"), ()))]
-        if wanted in by_plain:
-            return [by_plain[wanted], *of_stem]
-        if of_stem:
-            return of_stem
+        stem = wanted.removesuffix("s")
+        plain = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
+        if found := [*plain, *(name for _, name in sorted(numbered.get(stem, ())))]:
+            return found
     return []
 
 

@@ -18,6 +18,8 @@ CANDIDATES = (
     *("shift_jis", "euc_jp", "gb18030", "big5", "euc_kr", "koi8_r", "mac_roman"),
 )
 LOOKED_AT = 1 << 15  # bytes before and after the first one that is not UTF-8
+LATIN = ("cp1250", "cp1254", "cp1257", "cp1258", "mac_roman")
+WESTERN = frozenset([*map(chr, range(0xC0, 0x100)), *"ŠšŽžŒœŸ€‚„…‘’“”–—«»°²³§"])  # letters and signs of cp1252
 HALFWIDTH_KATAKANA = range(0xFF61, 0xFFA0)  # what Thai looks like in Shift JIS
 
 
@@ -36,7 +38,9 @@ def decode_text(content: bytes, name: object) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         if not encoding.startswith("utf-8"):
-            raise ValueError(f"{name} is not whole {encoding.upper()} text ({error.reason}): save it as UTF-8.") from error
+            raise ValueError(
+                f"{name} is not whole {encoding.upper()} text ({error.reason}): save it as UTF-8."
+            ) from error
         line = content.count(b"\n", 0, error.start) + 1
         fitting = fitting_encoding(content[max(0, error.start - LOOKED_AT) : error.start + LOOKED_AT])
         hint = f" The encoding that fits is {fitting}: iconv -f {fitting} -t UTF-8 converts it." if fitting else ""
@@ -70,8 +74,9 @@ def fitting_encoding(content: bytes) -> str | None:
     katakana = sum(ord(letter) in HALFWIDTH_KATAKANA for letter in str(found))
     if katakana > 0.1 * len(str(found)) and _decodes(content, "cp874"):
         return "cp874"
-    if name != "cp1252" and _decoded(content, "cp1252") == str(found):  # the commoner of two that say the same
-        return "cp1252"
+    western = _decoded(content, "cp1252")
+    if name in LATIN and western and all(letter.isascii() or letter in WESTERN for letter in western):
+        return "cp1252"  # the commonest of those that give letters of Western Europe
     return name
 
 

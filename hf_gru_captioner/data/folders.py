@@ -134,7 +134,9 @@ class Archive:
         if any(info.flag_bits & 1 for info in self._members.values()):
             raise UsageError(f"{path} is encrypted: unpack it, and name the folder.")
         tops = {name.partition("/")[0] if "/" in name else "" for name in self._members} or {""}
-        self._top = f"{min(tops)}/" if len(tops) == 1 and min(tops) else ""  # an archive of one folder stands for the folder
+        self._top = (
+            f"{min(tops)}/" if len(tops) == 1 and min(tops) else ""
+        )  # an archive of one folder stands for the folder
         self._members = {name.removeprefix(self._top): info for name, info in self._members.items()}
         self._by_plain_name = _index(self._members)
 
@@ -211,6 +213,8 @@ def with_slashes(path: str) -> str:
     path = path.strip().removeprefix("file://")
     if "\\" in path:
         path = path.replace("\\", "/")
+    while path.startswith("./"):
+        path = path[2:].lstrip("/")
     return path
 
 
@@ -270,9 +274,7 @@ class ImageFinder:
         inside = [] if leads_out else [whole]
         return self._first([*inside, *unique], places, exactly=False)
 
-    def _first(
-        self, spellings: Sequence[str], places: Sequence[tuple[Folder, str]], *, exactly: bool
-    ) -> File | None:
+    def _first(self, spellings: Sequence[str], places: Sequence[tuple[Folder, str]], *, exactly: bool) -> File | None:
         for spelling in spellings:
             if not spelling:
                 continue

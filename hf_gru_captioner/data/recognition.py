@@ -145,7 +145,8 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
         _refuse_images(name, options)
         return SavedSource(name, path)
     has_tables_of_datasets = any(
-        next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*/*.arrow")
+        next(path.glob(pattern), None)
+        for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*/*.arrow")
     )
     has_metadata = any(each.is_file() for pattern in ("metadata.*", "*/metadata.*") for each in path.glob(pattern))
     if not has_tables_of_datasets and (captioned or not has_metadata) and (captions := _read(path, options)):
@@ -186,8 +187,7 @@ def _refuse_uncaptioned(name: str, folder: Folder) -> None:
         number = "1 image" if len(images) == 1 else f"{len(images):,} images"
         raise UsageError(f"{name} has {number} and no captions: {_how_to_caption()}")
     raise FileNotFoundError(
-        f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file "
-        f"({KNOWN_FILES})."
+        f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
     )
 
 
@@ -300,7 +300,9 @@ def locate_images(
     roots: list[Folder] = [folder if images is None else images]
     if images is None and folder.path.name in TEXT_FOLDERS:
         roots.append(DiskFolder(folder.path.parent))
-    finder = ImageFinder((entry.path for entry in entries), [(root, _subfolders(root)) for root in roots], outside=outside)
+    finder = ImageFinder(
+        (entry.path for entry in entries), [(root, _subfolders(root)) for root in roots], outside=outside
+    )
     files: dict[tuple[str, str | None], File] = {}
     for entry in entries:
         if not entry.path:

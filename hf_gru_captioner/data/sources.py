@@ -334,7 +334,9 @@ def _find_listed(found: ListedSource, split: str, options: ReadingOptions) -> _F
     )
 
     def load(streaming: bool, world_size: int = 1):
-        used = {name: each for name, each in OPTIONAL.items() if any(getattr(image, name) is not None for image in images)}
+        used = {
+            name: each for name, each in OPTIONAL.items() if any(getattr(image, name) is not None for image in images)
+        }
         features = Features({**OURS, **used})
         if not streaming:  # a tuple: `datasets` splits lists into shards; sizes and times enter its cache's key
             return Dataset.from_generator(
@@ -348,7 +350,12 @@ def _find_listed(found: ListedSource, split: str, options: ReadingOptions) -> _F
 
     origin = Origin(None, None, options.allow_urls, archives, options.called("allow_urls"))  # the paths are checked
     return _Found(
-        found.name, load, origin, notices=found.captions.notices, is_ours=True, reads_ahead=isinstance(folder, Archive) or bool(archives)
+        found.name,
+        load,
+        origin,
+        notices=found.captions.notices,
+        is_ours=True,
+        reads_ahead=isinstance(folder, Archive) or bool(archives),
     )
 
 

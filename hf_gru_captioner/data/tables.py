@@ -164,9 +164,7 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
         if len(cells) > len(header):
             if any(cell.strip() for cell in cells[len(header) :]):
                 of_header = f"than the header's {len(header)}" if has_header else f"than {len(header)}"
-                raise ValueError(
-                    f"{name}, {where}: more cells {of_header}. Quote captions that contain {delimiter!r}."
-                )
+                raise ValueError(f"{name}, {where}: more cells {of_header}. Quote captions that contain {delimiter!r}.")
             cells = cells[: len(header)]
         yield Row(where, dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
 
@@ -293,7 +291,9 @@ def _sheet_rows(sheet: Any) -> list[Row]:
             header = _unique(["" if cell is None else str(cell).strip() for cell in cells])
             continue
         header += [""] * (len(cells) - len(header))
-        rows.append(Row(f"row {number}", dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True))))
+        rows.append(
+            Row(f"row {number}", dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
+        )
     return rows
 
 
