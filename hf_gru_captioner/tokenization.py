@@ -1,8 +1,8 @@
 """Captions -> a tokenizer of them, by whole words or by byte-pair pieces.
 
 A caption's words are what the field's scorers count (the Penn Treebank tokenizer of pycocoevalcap): lower case, no
-punctuation, `man's` as `man 's`, `isn't` as `is n't`, `t-shirt` and `my_dog` whole. Decoding joins them again: "the man's
-t-shirt".
+punctuation, `man's` as `man 's`, `isn't` as `is n't`, `t-shirt` and `my_dog` whole. Decoding joins them again: "the
+man's t-shirt".
 
 That suits English. Other languages put no spaces between words, or need capitals and punctuation to be right; their
 captions are cut into byte-pair pieces of the text as it is written (Kudo and Richardson, 2018, "SentencePiece",

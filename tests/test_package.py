@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"coco", "errors", "files", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "tokenization": {"evaluation"},  # of it the writing systems, which is light
     "scoring_run": {
         "captioner",
         "data",

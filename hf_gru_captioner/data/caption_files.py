@@ -335,7 +335,7 @@ class _Reading:
             rows = [where for key, where in left_out if key in used]
             if rows:
                 self.notices.append(
-                    f"{self.path}: {_counted(len(rows), 'caption')} {'is' if len(rows) == 1 else 'are'} {what}, and left "
+                    f"{self.path}: {_counted(len(rows), 'caption is', 'captions are')} {what}, and left "
                     f"out ({_some(rows)})."
                 )
         in_splits: dict[str, list[ImageEntry]] = {}
@@ -349,7 +349,7 @@ class _Reading:
                 for entries in shared
             ]
             self.notices.append(
-                f"{self.path}: {_counted(len(shared), 'image')} {'is' if len(shared) == 1 else 'are'} in two splits, so "
+                f"{self.path}: {_counted(len(shared), 'image is', 'images are')} in two splits, so "
                 f"that scores on them say little: {_some(places, '; ')}."
             )
 
@@ -618,8 +618,8 @@ def _caption_weights(place: str, cell: Any, captions: Iterable[Any]) -> tuple[fl
         raise ValueError(f"{place}: {error}") from error
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _some(places: Sequence[str], separator: str = ", ") -> str:

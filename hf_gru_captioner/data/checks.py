@@ -1,4 +1,4 @@
-"""The rows of a source: their images decoded once, their captions as they are learned, and what was left out counted."""
+"""The rows of a source: images decoded once, captions as they are learned, and what was left out counted."""
 
 import hashlib
 import io

@@ -122,8 +122,8 @@ def caption_columns(names: Iterable[str]) -> list[str]:
             by_plain.setdefault(plain, name)
     for wanted in CAPTION_NAMES:
         stem = wanted.removesuffix("s")
-        plain = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
-        if found := [*plain, *(name for _, name in sorted(numbered.get(stem, ())))]:
+        alone = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
+        if found := [*alone, *(name for _, name in sorted(numbered.get(stem, ())))]:
             return found
     return []
 

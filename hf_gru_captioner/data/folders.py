@@ -1,8 +1,8 @@
 """The files of a folder or of a ZIP archive, found by names that may be spelt a little differently.
 
 People's tables come from other machines: backslashes, a drive, the folders of their author, capitals that Windows and
-macOS don't tell apart, letters with accents in another Unicode form. A file is taken for such a name only if there is no
-doubt which one is meant.
+macOS don't tell apart, letters with accents in another Unicode form. A file is taken for such a name only if there is
+no doubt which one is meant.
 """
 
 import os

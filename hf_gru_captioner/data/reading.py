@@ -24,7 +24,7 @@ class ReadingOptions:
     allow_urls: bool = False
     """Fetch images by their URLs."""
     spelling: str = "{}"
-    """How the caller types an option, `{}` for its name: `--data.{}` on the command line, with dashes for underscores."""
+    """How the caller types an option, `{}` for its name: `--data.{}` on the command line, where names have dashes."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_skipped <= 1:

@@ -163,9 +163,9 @@ def _file(name: str, path: Path, options: ReadingOptions) -> Source:
         return _shards(name, [path], options)
     if suffix in IMAGE_SUFFIXES:
         raise UsageError(
-            f"{name} is a single image. At least 2 images with captions are needed, one to train on and one to validate "
-            "on, and some hundreds for useful captions: name a table of images and captions, or a folder of images with "
-            "a text file of the same name beside each."
+            f"{name} is a single image. At least 2 images with captions are needed, one to train on and one to "
+            "validate on, and some hundreds for useful captions: name a table of images and captions, or a folder of "
+            "images with a text file of the same name beside each."
         )
     if suffix == ".parquet" and _has_images_inside(path, options):
         _refuse_images(name, options)
@@ -200,7 +200,7 @@ def _how_to_caption() -> str:
 
 def _has_images_inside(path: Path, options: ReadingOptions) -> bool:
     """Whether the image column of a Parquet file has images; otherwise it has their paths."""
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     schema = _schema(path)
     columns = find_columns(tuple(schema.names), *options.columns)
@@ -266,8 +266,8 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
         found = [image for index, image in enumerate(found) if index in chosen]
         if not found and number == 1:
             raise UsageError(
-                f"{source.name} has no images in its split {split!r}: it has 1 image, and at least 2 are needed, one to "
-                "train on and one to validate on, and some hundreds for useful captions."
+                f"{source.name} has no images in its split {split!r}: it has 1 image, and at least 2 are needed, one "
+                "to train on and one to validate on, and some hundreds for useful captions."
             )
     if not found:
         raise ValueError(f"{source.name} has no images in its split {split!r}.")
@@ -316,8 +316,8 @@ def locate_images(
     if named and all(files[_key(entry)].num_bytes < 0 for entry in named):
         searched = ", ".join(str(root.path) for root in roots)
         raise FileNotFoundError(
-            f"None of the {len(named)} images exists, the first is {named[0].path!r}{_in(named[0])}. Searched: {searched} "
-            f"and the subfolders {', '.join(USUAL_FOLDERS)}. {hint}"
+            f"None of the {len(named)} images exists, the first is {named[0].path!r}{_in(named[0])}. "
+            f"Searched: {searched} and the subfolders {', '.join(USUAL_FOLDERS)}. {hint}"
         )
     respelt = [(entry, files[_key(entry)]) for entry in named if not files[_key(entry)].is_exact]
     merged = merged_files(entries, lambda entry: files[_key(entry)].path or entry.where or entry.image_id)
@@ -440,7 +440,7 @@ def _check_columns(name: str, path: Path, options: ReadingOptions) -> None:
 
 
 def _schema(path: Path) -> Any:
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         return pyarrow.parquet.read_schema(path)

@@ -2,7 +2,8 @@
 
 https://github.com/webdataset/webdataset. In contrast to it, the name of an image ends at its last dot, so that
 `a.b.jpg` and `a.b.txt` are one image and not endings of an image `a`; any image ending counts, in capitals too, and a
-shard may mix them; an image without captions, or captions without an image, are rows with a problem, wherever they come.
+shard may mix them; an image without captions, or captions without an image, are rows with a problem, wherever they
+come.
 """
 
 import itertools
@@ -42,7 +43,8 @@ def shard_rows(shards: Iterable[str], chosen: Sequence[str | None] = BY_NAME) ->
 
 
 def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str, Any]]:
-    key, files = None, {}
+    key: str | None = None
+    files: dict[str, bytes] = {}
     for member in archive:
         stem, ending = os.path.splitext(member.name)
         if not member.isfile() or PurePosixPath(member.name).name.startswith("."):

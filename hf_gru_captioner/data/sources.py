@@ -1,7 +1,8 @@
 """Captioned images from many kinds of sources as rows with the same columns, as a data set or as a stream.
 
-`recognition.py` tells what a source is and `caption_files.py` reads what `datasets` can't; here the rows are converted and
-checked. An image is identified by the digest of its encoded bytes, so that a cache notices another image of the same name.
+`recognition.py` tells what a source is and `caption_files.py` reads what `datasets` can't; here the rows are converted
+and checked. An image is identified by the digest of its encoded bytes, so that a cache notices another image of the
+same name.
 """
 
 import logging
@@ -503,7 +504,7 @@ class _Layout(NamedTuple):
             columns = find_columns(tuple(names), options.image_column, options.caption_column)
         except ValueError as error:
             raise ValueError(f"{found.name}: {error}") from error
-        image = options.image_column and columns.image or _image_column(features)
+        image = (options.image_column and columns.image) or _image_column(features)
         if image is None:
             raise ValueError(f"{found.name} has no column 'image'. Columns found: {shown_names(names) or 'none'}.")
         captions = [column for column in columns.captions if column != image]

@@ -127,15 +127,13 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
     if re.match(r"sep=.\r?\n", text):  # written and hidden by Excel
         text, first_line = text.partition("\n")[2], 2
     delimiter, has_header = _form(text, chosen)
-    quoting = csv.QUOTE_MINIMAL
-    if delimiter in UNQUOTED and _is_plain(text, delimiter):
-        quoting = csv.QUOTE_NONE
+    is_quoted = delimiter not in UNQUOTED or not _is_plain(text, delimiter)
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         skipinitialspace=True,
-        strict=quoting != csv.QUOTE_NONE,
-        quoting=quoting,
+        strict=is_quoted,
+        quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
     )
     header: list[str] = [] if has_header else list(HEADERLESS)
     number, line = first_line - 1, first_line
@@ -155,8 +153,8 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
             continue
         if end > started and (swallowed := _swallowed(cells, delimiter)):
             raise ValueError(
-                f"{name}, {where}: a quotation mark that opens in line {started} swallows the rows up to line {end}, such "
-                f"as {shown(swallowed)}: close it, or write it twice if it belongs to the caption."
+                f"{name}, {where}: a quotation mark that opens in line {started} swallows the rows up to line {end}, "
+                f"such as {shown(swallowed)}: close it, or write it twice if it belongs to the caption."
             )
         if not header:
             header = _unique([cell.strip() for cell in cells])

@@ -12,9 +12,8 @@ Scores are comparable only on the same tokens. The reference, `pycocoevalcap`, l
 
 On captions without such characters the tokens are the same.
 
-Chinese, Japanese, Thai and some others put no spaces between words, and the jar takes a whole sentence for a word. `char`
-counts their letters instead, as is usual for captions in these languages (Thapliyal et al., 2022, "Crossmodal-3600",
-https://aclanthology.org/2022.emnlp-main.45).
+Chinese, Japanese, Thai and some others put no spaces between words, and the jar takes a whole sentence for a word.
+`char` counts their letters instead.
 """
 
 from __future__ import annotations

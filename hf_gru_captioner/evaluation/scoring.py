@@ -22,7 +22,6 @@ from .options import ScoringOptions
 from .ptb import Tokenizer, choose_tokenizer
 from .statistics import Comparison, MetricResult, ScoreStatistics, bootstrap_interval, paired_bootstrap
 
-
 _logger = logging.getLogger(__name__)
 
 TOKENS = {  # what is counted, where it isn't the words that published scores count

@@ -1,6 +1,6 @@
 """Which writing systems put no spaces between words, so that words can't be had by looking for spaces.
 
-Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan. Korean has spaces, and so have the scripts of India and Arabic.
+Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan. Korean, Arabic and the scripts of India have spaces.
 Blocks are those of Unicode (https://www.unicode.org/Public/UNIDATA/Blocks.txt).
 """
 

@@ -222,8 +222,8 @@ class Assembly:
         unknown, number = count_unknown(tokenizer, captions)
         if self.config.model.checkpoint is not None and unknown > MANY_UNKNOWN * number:
             self._say(
-                "%s of %s words of the captions are unknown to the checkpoint's tokenizer, which stays as it is: without "
-                "model.checkpoint a tokenizer is made for them",
+                "%s of %s words of the captions are unknown to the checkpoint's tokenizer, which stays as it is: "
+                "without model.checkpoint a tokenizer is made for them",
                 *(f"{unknown:,}", f"{number:,}"),
             )
 

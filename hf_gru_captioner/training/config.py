@@ -155,14 +155,15 @@ class TokenizerConfig:
     """What counts as a token; see `build_tokenizer`."""
 
     kind: Literal["auto", "word", "bpe", "verbatim"] = "auto"
-    """Whole words, byte-pair pieces of words, or verbatim: pieces of the text as it is written; auto looks at the captions
-    and says which it takes."""
+    """Whole words, byte-pair pieces of words, or verbatim: pieces of the text as it is written; auto looks at the
+    captions and says which it takes."""
     min_count: int = 5
     """Words that are rarer in the training captions become unknown."""
     vocab_size: int | None = None
     """Maximum number of tokens; null for no limit."""
     max_length: int | None = None
-    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40; verbatim, what nearly all need."""
+    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40, or
+    what nearly all need if verbatim."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,8 @@ class ValidationConfig:
     length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
     max_new_tokens: int | None = None
-    """Maximum length of a caption in tokens, the end token included. Null: 24; verbatim, what nearly all captions need."""
+    """Maximum length of a caption in tokens, the end token included. Null: 24, or what nearly
+    all captions need if verbatim."""
     max_images: int = 5000
     """Maximum number of images of each source to validate on, the first ones of the split."""
     images_per_batch: int = 64

@@ -75,6 +75,7 @@ def with_path(path: str) -> str:
 
 
 TABLE = table()
+ROWS = [line.split(",") for line in TABLE.splitlines()]
 RECORDS = [{"image": "a.png", "captions": ["a dog", "two dogs"]}, {"image": "b.png", "captions": ["a cat"]}]
 PHOTO = {"image": ["a.png", "b.png", "a.png"], "caption": ["a dog", "a cat", "two dogs"]}
 COCO = {
@@ -103,13 +104,17 @@ LAYOUTS = {
         "bar": ({"t.csv": table(delimiter="|")}, "t.csv", {}),
         "bar with spaces": ({"results.csv": table(delimiter="| ")}, "results.csv", {}),
         "semicolon with commas in captions": (
-            {"t.csv": "image;caption\na.png;a dog\na.png;two dogs\nb.png;a cat\n"}, "t.csv", {},
+            {"t.csv": "image;caption\na.png;a dog\na.png;two dogs\nb.png;a cat\n"},
+            "t.csv",
+            {},
         ),
         "sep= of Excel": ({"t.csv": "sep=;\n" + table(delimiter=";")}, "t.csv", {}),
         "quoted cells": ({"t.csv": re.sub(r"(a dog|a cat|two dogs)", r'"\1"', TABLE)}, "t.csv", {}),
         "spaces after commas": ({"t.csv": table(delimiter=", ")}, "t.csv", {}),
         "an open quotation mark between tabs": (
-            {"t.tsv": 'image\tcaption\na.png\ta dog\nb.png\ta cat\na.png\ttwo dogs\nb.png\t"\n'}, "t.tsv", {},
+            {"t.tsv": 'image\tcaption\na.png\ta dog\nb.png\ta cat\na.png\ttwo dogs\nb.png\t"\n'},
+            "t.tsv",
+            {},
         ),
         "text": ({"captions.txt": TABLE}, "captions.txt", {}),
         "lines of Windows": ({"t.csv": TABLE.replace("\n", "\r\n")}, "t.csv", {}),
@@ -138,7 +143,9 @@ LAYOUTS = {
         "none": ({"t.csv": TABLE.partition("\n")[2]}, "t.csv", {}),
         "none, tabs": ({"t.txt": table(delimiter="\t").partition("\n")[2]}, "t.txt", {}),
         "other columns": (
-            {"t.csv": "id,image,width,caption\n1,a.png,3,a dog\n2,b.png,4,a cat\n3,a.png,3,two dogs\n"}, "t.csv", {},
+            {"t.csv": "id,image,width,caption\n1,a.png,3,a dog\n2,b.png,4,a cat\n3,a.png,3,two dogs\n"},
+            "t.csv",
+            {},
         ),
         "named by options": (
             {"t.csv": table("bild", "Beschreibung DE")},
@@ -151,29 +158,49 @@ LAYOUTS = {
             {"image_column": "thumb", "caption_column": "alt"},
         ),
         "two of captions named": (
-            {"t.csv": "image,x,y\na.png,a dog,two dogs\nb.png,a cat,\n"}, "t.csv", {"caption_column": "x,y"},
+            {"t.csv": "image,x,y\na.png,a dog,two dogs\nb.png,a cat,\n"},
+            "t.csv",
+            {"caption_column": "x,y"},
         ),
     },
     "several captions": {
         "rows of one image": ({"t.csv": TABLE}, "t.csv", {}),
         "numbered columns": ({"t.csv": "image,caption_0,caption_1\na.png,a dog,two dogs\nb.png,a cat,\n"}, "t.csv", {}),
         "numbered from 9 to 10": (
-            {"t.csv": "image,caption 10,caption 9\na.png,two dogs,a dog\nb.png,,a cat\n"}, "t.csv", {},
+            {"t.csv": "image,caption 10,caption 9\na.png,two dogs,a dog\nb.png,,a cat\n"},
+            "t.csv",
+            {},
         ),
         "numbered comments": ({"t.csv": "image,comment1,comment2\na.png,a dog,two dogs\nb.png,a cat,\n"}, "t.csv", {}),
         "the same name twice": ({"t.csv": "image,caption,caption\na.png,a dog,two dogs\nb.png,a cat,\n"}, "t.csv", {}),
         "a JSON list in a cell": (
-            {"t.csv": 'image,captions\na.png,"[""a dog"", ""two dogs""]"\nb.png,"[""a cat""]"\n'}, "t.csv", {},
+            {"t.csv": 'image,captions\na.png,"[""a dog"", ""two dogs""]"\nb.png,"[""a cat""]"\n'},
+            "t.csv",
+            {},
         ),
         "a Python list in a cell": (
-            {"t.csv": "image,captions\na.png,\"['a dog', 'two dogs']\"\nb.png,['a cat']\n"}, "t.csv", {},
+            {"t.csv": "image,captions\na.png,\"['a dog', 'two dogs']\"\nb.png,['a cat']\n"},
+            "t.csv",
+            {},
         ),
         "a NumPy list in a cell": (
-            {"t.csv": "image,captions\na.png,\"['a dog' 'two dogs']\"\nb.png,['a cat']\n"}, "t.csv", {},
+            {"t.csv": "image,captions\na.png,\"['a dog' 'two dogs']\"\nb.png,['a cat']\n"},
+            "t.csv",
+            {},
         ),
         "a list column": ({"t.json": as_json(RECORDS)}, "t.json", {}),
-        "objects": ({"t.json": as_json([{"image": "a.png", "sentences": [{"raw": "a dog"}, {"raw": "two dogs"}]},
-                                        {"image": "b.png", "sentences": [{"raw": "a cat"}]}])}, "t.json", {}),
+        "objects": (
+            {
+                "t.json": as_json(
+                    [
+                        {"image": "a.png", "sentences": [{"raw": "a dog"}, {"raw": "two dogs"}]},
+                        {"image": "b.png", "sentences": [{"raw": "a cat"}]},
+                    ]
+                )
+            },
+            "t.json",
+            {},
+        ),
     },
     "encoding": {
         "UTF-8": ({"t.csv": TABLE.encode()}, "t.csv", {}),
@@ -194,12 +221,16 @@ LAYOUTS = {
         "lines called .txt": ({"t.txt": "\n".join(map(as_json, RECORDS))}, "t.txt", {}),
         "columns": ({"t.json": as_json(PHOTO)}, "t.json", {}),
         "columns of pandas": (
-            {"t.json": as_json({name: dict(enumerate(cells)) for name, cells in PHOTO.items()})}, "t.json", {},
+            {"t.json": as_json({name: dict(enumerate(cells)) for name, cells in PHOTO.items()})},
+            "t.json",
+            {},
         ),
         "a list inside": ({"t.json": as_json({"version": 1, "data": RECORDS})}, "t.json", {}),
         "names": ({"t.json": as_json(NAMES)}, "t.json", {}),
         "names of objects": (
-            {"t.json": as_json({"a.png": {"caption": ["a dog", "two dogs"]}, "b.png": {"text": "a cat"}})}, "t.json", {},
+            {"t.json": as_json({"a.png": {"caption": ["a dog", "two dogs"]}, "b.png": {"text": "a cat"}})},
+            "t.json",
+            {},
         ),
         "COCO": ({"t.json": as_json(COCO)}, "t.json", {}),
         "Karpathy": ({"t.json": as_json(KARPATHY)}, "t.json", {}),
@@ -210,12 +241,14 @@ LAYOUTS = {
         "Kaggle": ({"captions.txt": TABLE}, FOLDER, {}),
     },
     "Excel": {
-        "sheet": (lambda: {"t.xlsx": workbook([row.split(",") for row in TABLE.split()[:0] or TABLE.splitlines()])}, "t.xlsx", {}),
+        "sheet": (lambda: {"t.xlsx": workbook(ROWS)}, "t.xlsx", {}),
         "second sheet": (
-            lambda: {"t.xlsx": workbook([["notes"]], [row.split(",") for row in TABLE.splitlines()])}, "t.xlsx", {},
+            lambda: {"t.xlsx": workbook([["notes"]], ROWS)},
+            "t.xlsx",
+            {},
         ),
         "empty rows": (
-            lambda: {"t.xlsx": workbook([[], *(row.split(",") for row in TABLE.splitlines()), [None, None], ["", ""]])},
+            lambda: {"t.xlsx": workbook([[], *ROWS, [None, None], ["", ""]])},
             "t.xlsx",
             {},
         ),
@@ -234,7 +267,9 @@ LAYOUTS = {
         "mixed": ({"a.txt": "a dog\r\ntwo dogs", "b.caption": "a cat"}, FOLDER, {}),
         "with the image's ending": ({"a.png.txt": "a dog\ntwo dogs", "b.png.txt": "a cat"}, FOLDER, {}),
         "json": (
-            {"a.json": as_json({"captions": ["a dog", "two dogs"]}), "b.json": as_json({"caption": "a cat"})}, FOLDER, {},
+            {"a.json": as_json({"captions": ["a dog", "two dogs"]}), "b.json": as_json({"caption": "a cat"})},
+            FOLDER,
+            {},
         ),
         "beside a licence": ({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", "LICENSE.txt": "yours"}, FOLDER, {}),
     },
@@ -244,7 +279,7 @@ LAYOUTS = {
         "metadata.jsonl": ({"metadata.jsonl": "\n".join(map(as_json, RECORDS))}, FOLDER, {}),
         "metadata.csv with semicolons": ({"metadata.csv": table("Path", "Alt", ";")}, FOLDER, {}),
         "another name": ({"my photos.csv": TABLE}, FOLDER, {}),
-        "another name, Excel": (lambda: {"Mappe1.xlsx": workbook([r.split(",") for r in TABLE.splitlines()])}, FOLDER, {}),
+        "another name, Excel": (lambda: {"Mappe1.xlsx": workbook(ROWS)}, FOLDER, {}),
         "another name, names in JSON": ({"labels.json": as_json(NAMES)}, FOLDER, {}),
         "beside a readme": ({"list.csv": TABLE, "README.txt": "hello, you\n"}, FOLDER, {}),
         "hidden files": ({"list.csv": TABLE, "._list.csv": b"\0\5\x16\7"}, FOLDER, {}),
@@ -256,15 +291,26 @@ LAYOUTS = {
             "t.zip",
             {},
         ),
-        "text files": (lambda: {"t.zip": archive({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", **IMAGES})}, "t.zip", {}),
+        "text files": (
+            lambda: {"t.zip": archive({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", **IMAGES})},
+            "t.zip",
+            {},
+        ),
         "of a Mac": (
             lambda: {"t.zip": archive({"x/t.csv": TABLE, "x/a.png": "", "x/b.png": "", "__MACOSX/x/._t.csv": b"\0"})},
             "t.zip",
             {},
         ),
         "COCO": (
-            lambda: {"t.zip": archive({"annotations/captions_train2017.json": as_json(COCO), "train2017/a.png": b"",
-                                       "train2017/b.png": b""})},
+            lambda: {
+                "t.zip": archive(
+                    {
+                        "annotations/captions_train2017.json": as_json(COCO),
+                        "train2017/a.png": b"",
+                        "train2017/b.png": b"",
+                    }
+                )
+            },
             "t.zip",
             {},
         ),
@@ -282,23 +328,41 @@ LAYOUTS = {
         "subfolder": ({"t.csv": with_path("x/y/a.png")}, "t.csv", {}),
     },
     "webdataset shards": {
-        "jpg, txt": ({"s.tar": shard({"a.jpg": b"x", "a.txt": b"a dog\ntwo dogs", "b.jpg": b"x", "b.txt": b"a cat"})}, "s.tar", {}),
+        "jpg, txt": (
+            {"s.tar": shard({"a.jpg": b"x", "a.txt": b"a dog\ntwo dogs", "b.jpg": b"x", "b.txt": b"a cat"})},
+            "s.tar",
+            {},
+        ),
         "dots in names": (
-            {"s.tar": shard({"a.v1.jpg": b"x", "a.v1.txt": b"a dog\ntwo dogs", "b.v1.jpg": b"x", "b.v1.txt": b"a cat"})},
+            {
+                "s.tar": shard(
+                    {"a.v1.jpg": b"x", "a.v1.txt": b"a dog\ntwo dogs", "b.v1.jpg": b"x", "b.v1.txt": b"a cat"}
+                )
+            },
             "s.tar",
             {},
         ),
         "mixed endings": (
-            {"s.tar": shard({"a.JPEG": b"x", "a.txt": b"a dog\ntwo dogs", "b.gif": b"x", "b.caption": b"a cat"})}, "s.tar", {},
+            {"s.tar": shard({"a.JPEG": b"x", "a.txt": b"a dog\ntwo dogs", "b.gif": b"x", "b.caption": b"a cat"})},
+            "s.tar",
+            {},
         ),
         "json": (
-            {"s.tar": shard({"a.webp": b"x", "a.json": as_json({"captions": ["a dog", "two dogs"]}).encode(),
-                             "b.tiff": b"x", "b.json": b'{"Text": "a cat"}'})},
+            {
+                "s.tar": shard(
+                    {
+                        "a.webp": b"x",
+                        "a.json": as_json({"captions": ["a dog", "two dogs"]}).encode(),
+                        "b.tiff": b"x",
+                        "b.json": b'{"Text": "a cat"}',
+                    }
+                )
+            },
             FOLDER,
             {},
         ),
     },
-}  # fmt: skip
+}
 CASES = [(group, case) for group, cases in LAYOUTS.items() for case in cases]
 
 
@@ -359,7 +423,8 @@ def test_the_docs_name_every_column_that_is_recognised():
 @pytest.mark.parametrize("written", ["NFC", "NFD"])
 def test_accents_match_in_both_unicode_forms(put, stored, written):
     name = "b\u00e4r.png"
-    folder = put({unicodedata.normalize(stored, name): b"", "t.csv": f"image,caption\n{unicodedata.normalize(written, name)},x\n"})
+    rows = f"image,caption\n{unicodedata.normalize(written, name)},x\n"
+    folder = put({unicodedata.normalize(stored, name): b"", "t.csv": rows})
     assert list(map(len, rows_of(folder / "t.csv").values())) == [1]
 
 
@@ -403,75 +468,121 @@ def test_columns_that_might_have_been_meant_are_named(put):
 # what is wrong -> (files, source, what is said)
 FAULTS = {
     "an open quotation mark that takes rows in": (
-        {"t.csv": 'image,caption\na.png,x\na.png,"a dog\nb.png,a cat"\nb.png,y\n'}, "t.csv",
-        r"t\.csv, row 3: a quotation mark that opens in line 3 swallows the rows up to line 4.*'b\.png,a cat\"?'.* close it",
+        {"t.csv": 'image,caption\na.png,x\na.png,"a dog\nb.png,a cat"\nb.png,y\n'},
+        "t.csv",
+        r"t\.csv, row 3: a quotation mark that opens in line 3 swallows the rows up to line 4.*b\.png,a cat",
     ),
     "an open quotation mark up to the end": (
-        {"t.csv": 'image,caption\na.png,"a dog\nb.png,a cat\n'}, "t.csv",
+        {"t.csv": 'image,caption\na.png,"a dog\nb.png,a cat\n'},
+        "t.csv",
         r"row 2: the quotation mark that opens in line 2 is never closed: close it",
     ),
     "an open quotation mark up to the next": (
-        {"t.csv": 'image,caption\na.png,"a dog\nb.png,"a cat"\n'}, "t.csv",
+        {"t.csv": 'image,caption\na.png,"a dog\nb.png,"a cat"\n'},
+        "t.csv",
         r"row 2: a quotation mark opens or closes in the middle of a cell in lines 2 to 3.*written twice",
     ),
     "a list in a cell that can't be read": (
-        {"t.csv": "image,captions\na.png,\"['a dog', 'two\"\n"}, "t.csv", r"row 2: a cell begins like a list.*Write it as",
+        {"t.csv": "image,captions\na.png,\"['a dog', 'two\"\n"},
+        "t.csv",
+        r"row 2: a cell begins like a list.*Write it as",
     ),
     "a list of other things": (
-        {"t.csv": 'image,captions\nb.png,x\na.png,"[""a dog"", 5]"\n'}, "t.csv", r"row 3: a caption must be text, found 5",
+        {"t.csv": 'image,captions\nb.png,x\na.png,"[""a dog"", 5]"\n'},
+        "t.csv",
+        r"row 3: a caption must be text, found 5",
     ),
     "commas without quotes": ({"t.csv": TABLE + "a.png,a dog, red\n"}, "t.csv", r"row 5: more cells .* Quote captions"),
     "another encoding": (
-        {"t.csv": "image,caption\na.png,ein Mädchen läuft über die Straße\n".encode("cp1252")}, "t.csv",
+        {"t.csv": "image,caption\na.png,ein Mädchen läuft über die Straße\n".encode("cp1252")},
+        "t.csv",
         r"t\.csv is not UTF-8 text \(byte 0xe4 in line 2\): save it as UTF-8\. The encoding that fits is cp1252: iconv",
     ),
     "Chinese in another encoding": (
-        {"t.csv": "image,caption\na.png,一只狗在草地上奔跑，一个孩子在看\n".encode("gb18030")}, "t.csv", r"fits is (gb18030|gbk)",
+        {"t.csv": "image,caption\na.png,一只狗在草地上奔跑，一个孩子在看\n".encode("gb18030")},
+        "t.csv",
+        r"fits is (gb18030|gbk)",
     ),
-    "half of UTF-16": ({"t.csv": TABLE.encode("utf-16")[:-1]}, "t.csv", r"is not whole UTF-16 text .*: save it as UTF-8"),
+    "half of UTF-16": (
+        {"t.csv": TABLE.encode("utf-16")[:-1]},
+        "t.csv",
+        r"is not whole UTF-16 text .*: save it as UTF-8",
+    ),
     "no column of captions": (
-        {"t.csv": "image,words\na.png,x\n"}, "t.csv", r"no captions in a known layout\. Columns found: image, words\. Known:",
+        {"t.csv": "image,words\na.png,x\n"},
+        "t.csv",
+        r"no captions in a known layout\. Columns found: image, words\. Known:",
     ),
     "no column of images": ({"t.csv": "who,caption\na,x\n"}, "t.csv", r"no image path .*Columns found: who, caption"),
     "a column that is not there": (
-        {"t.csv": TABLE}, "t.csv --data.caption-column=words", r"no column 'words'\. Columns found: image, caption",
+        {"t.csv": TABLE},
+        "t.csv --data.caption-column=words",
+        r"no column 'words'\. Columns found: image, caption",
     ),
     "an empty file": ({"t.csv": " \n"}, "t.csv", r"t\.csv is empty"),
     "a header alone": ({"t.csv": "image,caption\n"}, "t.csv", r"t\.csv has no rows"),
     "a torn line": ({"t.jsonl": '{"image": "a.png", "caption": "x"}\n{"ima'}, "t.jsonl", r"row 2: line 2 is not JSON"),
     "torn JSON": ({"t.json": '[{"image": "a.png",\n'}, "t.json", r"t\.json is not one JSON value"),
-    "a number for a caption": ({"t.json": '[{"image": "a.png", "caption": 5}]'}, "t.json", r"row 1: a caption must be text"),
+    "a number for a caption": (
+        {"t.json": '[{"image": "a.png", "caption": 5}]'},
+        "t.json",
+        r"row 1: a caption must be text",
+    ),
     "unknown keys": ({"t.json": '{"info": 1}'}, "t.json", r"Top-level keys found: info\. Known: COCO"),
     "objects of COCO": (
-        {"t.json": as_json({"images": [], "annotations": [{"image_id": 1, "bbox": []}]})}, "t.json", r"captions_\*\.json",
+        {"t.json": as_json({"images": [], "annotations": [{"image_id": 1, "bbox": []}]})},
+        "t.json",
+        r"captions_\*\.json",
     ),
-    "an old workbook": ({"t.xls": b"\xd0\xcf"}, "t.xls", r"not a known kind of caption file: save it as \.xlsx or \.csv"),
+    "an old workbook": (
+        {"t.xls": b"\xd0\xcf"},
+        "t.xls",
+        r"not a known kind of caption file: save it as \.xlsx or \.csv",
+    ),
     "a packed table": ({"t.csv.gz": b"\x1f\x8b"}, "t.csv.gz", r"not a known kind of caption file: unpack it"),
     "a torn workbook": ({"t.xlsx": b"PK\3\4torn"}, "t.xlsx", r"t\.xlsx"),
     "torn Parquet": ({"t.parquet": b"PAR1torn"}, "t.parquet", r"t\.parquet can't be read, it may be damaged"),
     "a torn archive": ({"t.zip": b"PK\3\4torn"}, "t.zip", r"t\.zip can't be read as a ZIP archive"),
-    "an archive without captions": (lambda: {"t.zip": archive(IMAGES)}, "t.zip", r"t\.zip has no captions: put a table"),
+    "an archive without captions": (
+        lambda: {"t.zip": archive(IMAGES)},
+        "t.zip",
+        r"t\.zip has no captions: put a table",
+    ),
     "a torn shard": ({"t.tar": b"torn"}, "t.tar", r"t\.tar is no tar archive, or it is damaged"),
     "images elsewhere": (
-        {"t.csv": "image,caption\nx/no.png,x\n"}, "t.csv",
-        r"None of the 1 images exists, the first is 'x/no\.png' \(row 2\).*Name the folder of the images with --data\.images\.",
+        {"t.csv": "image,caption\nx/no.png,x\n"},
+        "t.csv",
+        r"None of the 1 images exists, the first is 'x/no\.png' \(row 2\).*the folder of the images with --data\.images\.",
     ),
-    "a folder that is none": ({"t.csv": TABLE}, "t.csv --data.images=/nowhere", r"--data\.images /nowhere is not a folder"),
+    "a folder that is none": (
+        {"t.csv": TABLE},
+        "t.csv --data.images=/nowhere",
+        r"--data\.images /nowhere is not a folder",
+    ),
     "a single image": ({}, "a.png", r"a\.png is a single image\. At least 2 images with captions are needed"),
     "a table of one image": (
-        {"t.csv": "image,caption\na.png,x\n"}, "t.csv", r"it has 1 image, and at least 2 are needed, one to train on",
+        {"t.csv": "image,caption\na.png,x\n"},
+        "t.csv",
+        r"it has 1 image, and at least 2 are needed, one to train on",
     ),
     "images alone": ({}, FOLDER, r"has 2 images and no captions: put a table .*captions\.csv.*photo\.txt"),
-    "several tables": ({"x.csv": TABLE, "y.csv": TABLE}, FOLDER, r"several tables of captions: name one .*x\.csv, y\.csv"),
+    "several tables": (
+        {"x.csv": TABLE, "y.csv": TABLE},
+        FOLDER,
+        r"several tables of captions: name one .*x\.csv, y\.csv",
+    ),
     "a table of another name that can't be read": (
-        {"x.csv": "image,words\na.png,x\n"}, FOLDER, r"x\.csv has no captions in a known layout",
+        {"x.csv": "image,words\na.png,x\n"},
+        FOLDER,
+        r"x\.csv has no captions in a known layout",
     ),
     "no such file": ({}, "no.csv", r"no\.csv does not exist: name a caption file"),
     "no such split": (
-        {"t.csv": TABLE.replace("\n", ",test\n").replace("caption,test", "caption,split")}, "t.csv",
+        {"t.csv": TABLE.replace("\n", ",test\n").replace("caption,test", "caption,split")},
+        "t.csv",
         r"has no split 'train', it has test",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -490,7 +601,12 @@ def test_what_cannot_be_read_ends_in_one_line_with_its_place_and_the_remedy(put,
 
 
 @pytest.mark.parametrize(
-    "command", [["train", "--output-dir=run", "--data.source"], ["features", "--output-dir=run", "--data.source"], ["score", "--data"]]
+    "command",
+    [
+        ["train", "--output-dir=run", "--data.source"],
+        ["features", "--output-dir=run", "--data.source"],
+        ["score", "--data"],
+    ],
 )
 def test_refusals_come_before_heavy_libraries_are_loaded(put, command):
     source = put({"t.csv": 'image,caption\na.png,"a dog\nb.png,a cat\n'}) / "t.csv"
