@@ -263,11 +263,6 @@ def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown
         if is_text:
             _keep_listed(reading, folder, os.path.dirname(name))
     reading.finish()
-    for entry in reading.entries:
-        try:
-            "".join((entry.path, entry.image_id, entry.split or "", *entry.captions)).encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
-            raise ValueError(f"{path}: image {shown(entry.path)} contains half of a surrogate pair.") from error
     return reading
 
 
@@ -300,6 +295,13 @@ class _Reading:
             entry: Its image.
             texts: Its captions, also those that are left out.
         """
+        try:
+            "".join((entry.path, entry.image_id, entry.split or "", *texts)).encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
+            raise ValueError(
+                f"{self.path}{', ' * bool(entry.where)}{entry.where}: image {shown(entry.path)} contains half of a "
+                "surrogate pair."
+            ) from error
         key = (with_slashes(entry.path) or entry.where, entry.split)
         for text in texts:
             if not has_words(text):

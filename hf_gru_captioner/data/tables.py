@@ -64,7 +64,8 @@ def parse_json(name: object, text: str) -> Any:
         raise ValueError(f"{name} is not a caption file: its JSON is nested too deeply.") from error
     except ValueError as error:  # also a number of more digits than Python reads
         first, _, rest = text.strip().partition("\n")
-        if not rest.strip() or not _is_json(first):
+        is_called_lines = str(name).lower().endswith((".jsonl", ".ndjson"))
+        if not is_called_lines and not (rest.strip() and _is_json(first)):
             raise ValueError(f"{name} is not one JSON value ({error}), and not JSON lines either.") from error
     return list(json_lines(name, text))
 

@@ -552,7 +552,7 @@ FAULTS = {
     "images elsewhere": (
         {"t.csv": "image,caption\nx/no.png,x\n"},
         "t.csv",
-        r"None of the 1 images exists, the first is 'x/no\.png' \(row 2\).*the folder of the images with --data\.images\.",
+        r"None of the 1 images exists, .*'x/no\.png' \(row 2\).*the folder of the images with --data\.images\.",
     ),
     "a folder that is none": (
         {"t.csv": TABLE},

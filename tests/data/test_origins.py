@@ -98,7 +98,8 @@ def test_no_command_asks_an_address(server, write, checkpoint, tmp_path, capsys,
         "score": ["--data", folder, "--split", "test", "--checkpoint", checkpoint, "--output", tmp_path / "score"],
     }[command]
     assert main([command, *map(str, arguments)]) == 2
-    assert "URLs are fetched only with allow_urls" in capsys.readouterr().err
+    option = {"train": "data.allow_urls", "score": "--allow-urls"}[command]
+    assert f"URLs are fetched only with {option}" in capsys.readouterr().err
     assert server.asked == []
 
 
