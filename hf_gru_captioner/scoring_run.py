@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError, needs_extra
-from .files import WEIGHTS, sha256_of, write_atomically
-from .inference.backend import PYTORCH
+from .files import write_atomically
+from .inference.backend import AUTO
+from .label_names import LabelNames
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
     from .captioner import Caption
-    from .evaluation import SystemScores
+    from .evaluation import LabelMentions, SystemScores
 
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
@@ -68,7 +69,7 @@ class CheckpointCaptions:
         name: Name of the system in tables.
         captions: One per image, in the order of the references.
         folder: Folder or Hub id of the checkpoint.
-        settings: Checkpoint, hash of its weights, generation settings.
+        settings: Checkpoint, hash of its weights, generation settings, what ran it.
     """
 
     name: str
@@ -163,7 +164,7 @@ def caption_references(
     references: References,
     checkpoint: str | None = None,
     *,
-    backend: str = PYTORCH,
+    backend: str = AUTO,
     graphs: str | None = None,
     num_beams: int | None = None,
     batch_size: int = 32,
@@ -190,8 +191,7 @@ def caption_references(
     from .data import decode_images
 
     state = PartialState()
-    with needs_extra(backend):
-        captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
+    captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
     generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     written: list[Caption] = []
     with state.split_between_processes(list(range(len(references.captions)))) as share:
@@ -202,21 +202,14 @@ def caption_references(
     return CheckpointCaptions(
         name=Path(checkpoint).name if checkpoint else SHIPPED,
         captions=gather_object(written),
-        folder=captioner.model.name_or_path,
-        settings=_checkpoint_settings(captioner.model, generation),
+        folder=captioner.name,
+        settings={
+            "checkpoint": captioner.name,
+            "checkpoint_sha256": captioner.weights_sha256,
+            "generation": {**captioner.defaults(), **generation},
+            "backend": captioner.backend_for(**generation),
+        },
     )
-
-
-def _checkpoint_settings(model, generation: Mapping[str, Any]) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    revision = getattr(model.config, "_commit_hash", None)  # the loaded one: the main branch may have moved
-    weights = cached_file(model.name_or_path, WEIGHTS, revision=revision)
-    return {
-        "checkpoint": model.name_or_path,
-        "checkpoint_sha256": sha256_of(Path(weights)),
-        "generation": {**model.generation_config.to_diff_dict(), **generation},
-    }
 
 
 @dataclass(frozen=True)
@@ -228,12 +221,14 @@ class ScoringRun:
         checkpoint: The checkpoint's captions; it is the first system. None if only result files were scored.
         predictions: Captions by name of the system, one per image.
         scores: The scores of each system, and how the others compare with the first.
+        mentions: Labels that the first system names; None if the references have none.
     """
 
     references: References
     checkpoint: CheckpointCaptions | None
     predictions: Mapping[str, Sequence[str]]
     scores: SystemScores
+    mentions: LabelMentions | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -254,6 +249,8 @@ class ScoringRun:
         if self.checkpoint:
             write_results(folder / "predictions.json", image_ids, self.predictions[self.checkpoint.name])
         content = {**settings, "systems": self.scores.as_json()}
+        if self.mentions is not None:
+            content["labels"] = asdict(self.mentions)
         write_atomically(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if self.references.rows is not None:
             write_report(
@@ -305,6 +302,7 @@ class ScoringRun:
         kept = {
             "data": Path(source["data"]).name,
             "split": source["split"],
+            "images": len(self.references.captions),
             "settings": own.settings,
             "decoding": own.decoding,
             "signature": own.signature,
@@ -315,6 +313,8 @@ class ScoringRun:
         }
         if "cider" in own.per_image:
             kept["by_length"] = [asdict(record) for record in by_length(own.captions, own.per_image["cider"])]
+        if self.mentions is not None:
+            kept["labels"] = asdict(self.mentions)
         keep_scores(checkpoint.folder, kept)
 
     @property
@@ -332,6 +332,7 @@ def score(
     training_data: str | None = None,
     allow_urls: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    synonyms: Mapping[str | None, Sequence[str]] | None = None,
     **options: Any,
 ) -> ScoringRun:
     """Score a checkpoint's captions, or result files of other systems, or both. Runs on one process.
@@ -343,6 +344,8 @@ def score(
         training_data: Hub id or folder whose train split tells which captions are new.
         allow_urls: Download images of `training_data` that are given by address.
         metrics: Names from `evaluation.METRICS`.
+        synonyms: Words that name the labels of the references, see `label_names.read_synonyms`. Of references with a
+            column `labels`, those that the captions name are counted.
         options: `tokenizer`, `brevity_penalty`, `bootstrap` and others of `evaluation.score_captions`.
 
     Raises:
@@ -375,4 +378,18 @@ def score(
         training_captions=known,
         **options,
     )
-    return ScoringRun(references, checkpoint, predictions, scores)
+    mentions = _mentions(references, next(iter(predictions.values())), synonyms)
+    return ScoringRun(references, checkpoint, predictions, scores, mentions)
+
+
+def _mentions(
+    references: References, captions: Sequence[str], synonyms: Mapping[str | None, Sequence[str]] | None
+) -> LabelMentions | None:
+    from .data.sources import LABELS
+    from .evaluation import label_mentions
+
+    if references.rows is None or LABELS not in references.rows.column_names:
+        return None
+    labels = references.rows[LABELS][:]
+    names = LabelNames((label for of_image in labels for label in of_image or ()), synonyms)
+    return label_mentions(captions, labels, list(references.captions.values()), names)

@@ -9,6 +9,8 @@ captions are cut into byte-pair pieces of the text as it is written (Kudo and Ri
 https://aclanthology.org/D18-2012, with the spaces as part of the pieces), and come out as they were written.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -173,6 +175,45 @@ def needed_length(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str])
     """The number of tokens, the end token included, that nearly all captions need, from 40 to 250."""
     needed = sorted(lengths(tokenizer, captions))
     return max(LENGTH, min(MAX_LENGTH, needed[min(len(needed) - 1, int(NEARLY_ALL * len(needed)))]))
+
+
+def extend_tokenizer(
+    tokenizer: "PreTrainedTokenizerFast", captions: Iterable[str], min_count: int
+) -> tuple["PreTrainedTokenizerFast", list[str]]:
+    """Adds the words of captions to a tokenizer of whole words; the ids of known words stay.
+
+    Args:
+        tokenizer: Stays unchanged. Of byte-pair pieces nothing is added, since they spell any word.
+        captions: As they are.
+        min_count: Words seen less often are left out.
+
+    Returns:
+        The extended tokenizer, and the new words, the most frequent first.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] != "WordLevel":
+        return tokenizer, []
+    vocabulary = state["model"]["vocab"]
+    if state["pre_tokenizer"].get("pattern") == {"Regex": _PATTERN_BEFORE_UNDERSCORES}:
+        state["pre_tokenizer"]["pattern"] = {"Regex": _PATTERN}  # new words may have underscores
+    split = Tokenizer.from_str(json.dumps(state))
+    counts = Counter(
+        word
+        for caption in captions
+        for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(caption))
+    )
+    words = [word for word, count in counts.most_common() if count >= min_count and word not in vocabulary]
+    vocabulary |= {word: number for number, word in enumerate(words, len(vocabulary))}
+    extended = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        clean_up_tokenization_spaces=False,
+        **SPECIAL_TOKENS,
+    )
+    return extended, words
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from ..errors import needs_extra
-from .shell import quiet_transformers
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
 
@@ -36,7 +36,7 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_transformers()
+    print("loading the page and its captioner ...", file=sys.stderr, flush=True)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
         from ..web import ServicePool, serve

@@ -1,6 +1,7 @@
 """`gru-captioner score`: scores a checkpoint on images with reference captions, or result files of other systems."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ..errors import UsageError, needs_extra
@@ -63,6 +64,12 @@ def add_command(commands) -> None:
     )
     parser.add_argument("--no-brevity-penalty", action="store_true", help="BLEU as in papers before 2015")
     parser.add_argument("--training-data", help="Hub id or folder: its train split tells which captions are new")
+    parser.add_argument(
+        "--synonyms",
+        type=Path,
+        metavar="FILE",
+        help="YAML of label: [words that name it], to count labels that captions name, of data with a column labels",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples for the intervals; 0 for none")
     parser.add_argument("--output", type=Path, default=Path("runs/score"), help="folder of the files (%(default)s)")
     parser.add_argument("--card", type=Path, help="model card to write the checkpoint's scores into (model-index)")
@@ -79,20 +86,22 @@ def _metrics_help() -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs on every process: captioning is shared, the first process scores and writes."""
+    _read_images_of_references(arguments)
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
     reading = {name: getattr(arguments, name) for name in READING} | {"spelling": "--{}"}
     if arguments.data:  # before anything heavy is loaded
-        from ..data import ReadingOptions, check_source
-
         with needs_extra("score"):
+            from ..data import ReadingOptions, check_source
+
             check_source(arguments.data, [arguments.split], ReadingOptions(**reading))
-    quiet_transformers()
     with needs_extra("score"):
         from accelerate import PartialState
 
+    from ..label_names import read_synonyms
     from ..scoring_run import caption_references, load_references, read_references, score
 
+    quiet_transformers()
     state = PartialState()
     captions = None
     if arguments.data:
@@ -111,6 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not state.is_main_process:
         return 0
+    if captions and arguments.verbose:
+        print(f"backend: {captions.settings['backend']}", file=sys.stderr)
     scored = score(
         references,
         captions,
@@ -121,8 +132,11 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
         brevity_penalty=not arguments.no_brevity_penalty,
         bootstrap=arguments.bootstrap,
+        synonyms=read_synonyms(arguments.synonyms) if arguments.synonyms else None,
     )
     print(scored.scores.table())
+    if scored.mentions is not None:
+        print(f"\n{scored.mentions.table()}")
     scored.save(arguments.output)
     if arguments.card:
         scored.write_model_index(arguments.card)
@@ -130,6 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
         scored.keep()
     print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
     return 0
+
+
+def _read_images_of_references(arguments: argparse.Namespace) -> None:
+    """A table of captions names its images, so that a checkpoint can be scored against it as on `--data`."""
+    if arguments.references and not arguments.results and arguments.references.suffix.lower() != ".json":
+        arguments.data, arguments.references = str(arguments.references), None
 
 
 def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:

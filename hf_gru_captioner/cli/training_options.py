@@ -29,6 +29,7 @@ OFTEN_SET = (
     "push_to_hub",
     "dry_run",
 )
+SHORT = {"epochs": "optimization.epochs"}
 REQUIRED = {"data.source", "output_dir"}
 CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
 MAX_DEPTH = 20  # nesting of a YAML file of options, which needs 2
@@ -129,11 +130,17 @@ def _normalized(argv: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
+            name = SHORT.get(name, name)
             if types.get(name) is bool and not equals and following.startswith("-"):
                 equals, value = "=", "true"
             argument = f"--{name}{equals}{value}"
         arguments.append(argument)
     return arguments
+
+
+def names_given(argv: Sequence[str]) -> set[str]:
+    """The full names of the options on a command line."""
+    return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
 
 
 def _check_flat(text: str) -> None:
@@ -173,7 +180,7 @@ def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser for its help alone, which takes neither jsonargparse nor the types to be loaded."""
     parser = argparse.ArgumentParser(
         prog=f"gru-captioner {command}",
-        usage=f"gru-captioner {command} [--config FILE] --data.source SOURCE --output-dir DIR [OPTIONS]",
+        usage=_usage(command),
         description=description,
         add_help=False,
         allow_abbrev=False,
@@ -191,6 +198,11 @@ def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
     others.add_argument("-h", "--help", action="help", help="show this help")
     add_examples(parser, command)
     return parser
+
+
+def _usage(command: str) -> str:
+    full = f"gru-captioner {command} [--config FILE] --data.source SOURCE --output-dir DIR [OPTIONS]"
+    return f"gru-captioner train SOURCE [OPTIONS]\n       {full}" if command == "train" else full
 
 
 def _add_option(group: Any, name: str, text: str, default: Any) -> None:

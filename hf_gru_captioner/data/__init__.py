@@ -6,6 +6,8 @@ Names load when they are used: what tells whether a source can be read loads nei
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..errors import needs_extra
+
 _MODULE_OF = {
     "CaptionCollator": "collator",
     "CaptionedImages": "features",
@@ -59,7 +61,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    with needs_extra("train"):
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

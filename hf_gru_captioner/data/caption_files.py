@@ -2,7 +2,8 @@
 
 Layouts, each recognised by its content:
 
-- a table of image paths and captions, one row per caption or one per image, in any format of `tables.py`;
+- a table of image paths and captions, one row per caption or one per image, in any format of `tables.py`, such as
+  `gru-captioner caption --output` writes;
 - `{name: caption}` or `{name: [caption, ...]}` in JSON;
 - COCO captions (https://cocodataset.org/#format-data);
 - Karpathy's json (https://cs.stanford.edu/people/karpathy/deepimagesent/);
@@ -282,6 +283,7 @@ class _Reading:
         self._empty: list[tuple[tuple[str, str | None], str]] = []
         self._wordless: list[tuple[tuple[str, str | None], str]] = []
         self._texts: dict[tuple[str, str | None], str] = {}  # an example of those without words
+        self.num_failed = 0  # rows with an error in place of a caption, as `gru-captioner caption --output` writes
         self.entries: list[ImageEntry] = []
         self.notices: list[str] = []
 
@@ -323,7 +325,10 @@ class _Reading:
     def finish(self) -> None:
         """Lists the images, and says what was left out of those that are used."""
         if not self._entries:
-            raise ValueError(f"{self.path} has no rows.")
+            raise ValueError(f"{self.path} has no rows" + (" with captions." if self.num_failed else "."))
+        if self.num_failed:
+            rows = _counted(self.num_failed, "row has", "rows have")
+            self.notices.append(f"{self.path}: {rows} an error in place of a caption, and left out.")
         for key, text in self._texts.items():
             if key in self._entries and not self._entries[key].captions:
                 said = f"no caption with a word: {shown(text)}"
@@ -417,6 +422,9 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
                 f"{reading.path}: images from column {columns.image!r}, captions from "
                 f"{', '.join(map(repr, columns.captions))}; not read: {shown_names(others)}"
             )
+        if cells.get("error") and not any(cells[column] for column in columns.captions):
+            reading.num_failed += 1
+            continue
         name = _name(place, cells, columns.image) if cells[columns.image] not in (None, "") else ""
         split = _name(place, cells, columns.split) if columns.split and cells[columns.split] else None
         has_id = columns.image_id and cells[columns.image_id] not in (None, "")

@@ -229,9 +229,18 @@ class ImageFinder:
         paths: All paths that will be looked for: the end of a path is one file's name only if no other ends so.
         folders: Folders with the names of their subfolders to look in, in this order; "" is the folder itself.
         outside: Whether paths may lead out of these folders.
+        from_working_directory: Whether they may also be relative to it, as those of `gru-captioner caption` are.
     """
 
-    def __init__(self, paths: Iterable[str], folders: Sequence[tuple[Folder, Sequence[str]]], *, outside: bool):
+    def __init__(
+        self,
+        paths: Iterable[str],
+        folders: Sequence[tuple[Folder, Sequence[str]]],
+        *,
+        outside: bool,
+        from_working_directory: bool = False,
+    ):
+        self._from_working_directory = from_working_directory
         self._folders = folders
         self._outside = outside
         self._paths = {with_slashes(path) for path in paths}
@@ -264,6 +273,9 @@ class ImageFinder:
         ]
         if found := self._first(spellings, places, exactly=True):
             return found
+        if self._from_working_directory and not leads_out and spelt and os.path.isfile(spelt):
+            state = os.stat(spelt)
+            return File(os.path.abspath(spelt), state.st_size, state.st_mtime_ns)
         parts = _parts(spelt)
         whole = "/".join(parts)
         tails = ["/".join(parts[-number:]) for number in range(min(len(parts), MAX_TAILS), 0, -1)]

@@ -287,8 +287,8 @@ def locate_images(
 ) -> tuple[list[LocatedImage], list[str]]:
     """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
 
-    URLs are returned as they are. Without `outside`, paths that lead out of these folders are searched for in them by
-    their last components. Images of the same file are merged.
+    URLs are returned as they are. With `outside`, paths may also be relative to the working directory; without it, those
+    that lead out of these folders are searched for in them by their last components. Images of the same file are merged.
 
     Returns:
         The images, and a sentence about names that are spelt differently from their files, if any.
@@ -301,7 +301,10 @@ def locate_images(
     if images is None and folder.path.name in TEXT_FOLDERS:
         roots.append(DiskFolder(folder.path.parent))
     finder = ImageFinder(
-        (entry.path for entry in entries), [(root, _subfolders(root)) for root in roots], outside=outside
+        (entry.path for entry in entries),
+        [(root, _subfolders(root)) for root in roots],
+        outside=outside,
+        from_working_directory=outside and images is None,
     )
     files: dict[tuple[str, str | None], File] = {}
     for entry in entries:

@@ -30,6 +30,7 @@ from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
 
 from ..errors import brief
+from ..model.image_loading_gru_captioner import register_readers
 from ..untrusted_images import RefusedError
 from .caption_files import KNOWN_FILES
 from .checks import (
@@ -310,6 +311,7 @@ class _Found(NamedTuple):
 
 
 def _find(source: str | Path, split: str, options: ReadingOptions, *, captioned: bool = True) -> _Found:
+    register_readers()  # for `datasets`, which opens images by Pillow
     found = recognize(source, options, captioned=captioned)
     if isinstance(found, ListedSource):
         return _find_listed(found, split, options)

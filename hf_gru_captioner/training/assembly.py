@@ -32,6 +32,8 @@ from ..data.mixture import images_of_epoch
 from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
+from ..inference.backend import PYTORCH
+from ..label_names import LabelNames, read_synonyms
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import (
     build_tokenizer,
@@ -46,7 +48,8 @@ from .config import SourceConfig, TrainingConfig
 from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
 from .label_head import LabelHead, label_frequencies
-from .scst import SelfCritical, count_ngrams
+from .scst import LabelReward, SelfCritical, count_ngrams
+from .warm_start import extend_vocabulary, reset_encoder
 
 _logger = logging.getLogger(__name__)
 
@@ -148,8 +151,9 @@ class Assembly:
 
     @cached_property
     def label_frequencies(self) -> dict[str, float]:
-        """Fraction of the training images that have each label to be learned; empty without `label_loss`."""
-        if not self.config.optimization.label_loss:
+        """Fraction of the training images that have each label to be learned; empty if labels play no part."""
+        option = "optimization.label_loss" if self.config.optimization.label_loss else "self_critical.label_weight"
+        if not self.config.optimization.label_loss and not self._rewards_labels:
             return {}
         if self.config.data.streaming:
             known = [row.get(LABELS) for row in self._first_of_stream]
@@ -159,11 +163,15 @@ class Assembly:
         found = label_frequencies(known, min_count)
         if not found:
             raise UsageError(
-                "optimization.label_loss needs training rows with labels, a list of strings: found "
+                f"{option} needs training rows with labels, a list of strings: found "
                 f"{sum(each is not None for each in known)} rows with labels, and no label that tokenizer.min_count = "
                 f"{min_count} of them have."
             )
         return found
+
+    @property
+    def _rewards_labels(self) -> bool:
+        return self.config.objective == "self_critical" and self.config.self_critical.label_weight > 0
 
     def stream(self, source: SourceConfig, split: str, **share):
         return stream_captions(source.path, split, **self._reading(source), **share)
@@ -243,8 +251,17 @@ class Assembly:
 
     @cached_property
     def _checkpoint(self) -> Captioner:
-        """The captioner to continue from, with the checks of every command that loads one."""
-        return Captioner.from_pretrained(self.config.model.checkpoint)
+        """The captioner to continue from, with the checks of every command that loads one, and changed as wanted."""
+        options = self.config.model
+        captioner = Captioner.from_pretrained(options.checkpoint, backend=PYTORCH)
+        if options.extend_vocabulary:
+            captions = (caption for of_image in self.known_captions for caption in of_image)
+            min_count = self.config.tokenizer.min_count
+            words = extend_vocabulary(captioner.model, captioner.processor, captions, min_count)
+            _logger.info("new words       %d%s", len(words), f": {', '.join(words[:5])} ..." if words else "")
+        if options.encoder_reset:
+            reset_encoder(captioner.model, self._encoder, options.encoder_reset)
+        return captioner
 
     @cached_property
     def _encoder(self) -> str:
@@ -261,7 +278,8 @@ class Assembly:
             model.config.dropout = model.decoder.dropout.p = config.model.dropout
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
-            del fields["image_size"], fields["checkpoint"]  # of the processor; None
+            for name in ("image_size", "checkpoint", "extend_vocabulary", "encoder_reset"):  # not of the model
+                del fields[name]
             encoder = fields.pop("encoder")
             with _loading(encoder):
                 model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._encoder, **fields)
@@ -378,7 +396,13 @@ class Assembly:
                 label_weight=options.label_loss,
             )
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
-        return SelfCritical(count_ngrams(labels), **vars(self.config.self_critical))
+        settings = dict(vars(self.config.self_critical))
+        weight, synonyms = settings.pop("label_weight"), settings.pop("synonyms")
+        if weight:
+            known = list(self.label_frequencies)
+            names = LabelNames(known, read_synonyms(synonyms) if synonyms else None)
+            settings["label_reward"] = LabelReward(known, names, self.processor.batch_decode, weight)
+        return SelfCritical(count_ngrams(labels), **settings)
 
 
 @contextmanager

@@ -19,7 +19,9 @@ UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
+    "graphs",
     "measure_energy",
+    "optimization.patience",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
@@ -57,6 +59,7 @@ SHARES = {  # from 0 to 1
     "data.color_jitter",
     "data.max_skipped",
     "model.dropout",
+    "model.encoder_reset",
     "optimization.ema_decay",
     "optimization.label_smoothing",
     "optimization.scheduled_sampling",
@@ -174,6 +177,10 @@ class ModelConfig:
     """Hub id or folder of the pretrained vision encoder."""
     checkpoint: str | None = None
     """Hub id or folder of a captioner to continue from; its encoder, sizes and tokenizer replace those given here."""
+    extend_vocabulary: bool = False
+    """With a checkpoint: add the words of the training captions that it doesn't know, by tokenizer.min_count."""
+    encoder_reset: float = 0.0
+    """With a checkpoint: fraction of the way that its encoder returns to the pretrained weights of model.encoder."""
     image_size: int | None = None
     """Side of the square that images are resized to, in pixels; null for the encoder's own."""
     embedding_size: int = 512
@@ -248,6 +255,10 @@ class SelfCriticalConfig:
     """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
+    label_weight: float = 0.0
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    synonyms: str | None = None
+    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
@@ -301,6 +312,9 @@ class TrainingConfig:
     """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
+    graphs: bool = True
+    """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
+    extra `export` is installed."""
     push_to_hub: str | None = None
     """Hub id, user/name, that each best checkpoint is pushed to; the run doesn't wait for it."""
     dry_run: bool = False
@@ -327,6 +341,11 @@ class TrainingConfig:
                 "self-critical training improves a trained captioner: train one with cross_entropy, then name its "
                 "folder in model.checkpoint."
             )
+        for option in ("extend_vocabulary", "encoder_reset"):
+            if getattr(self.model, option) and self.model.checkpoint is None:
+                raise ValueError(
+                    f"model.{option} changes a checkpoint that the run starts from: name it in model.checkpoint."
+                )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type other than none.")
         for name, value in options.items():
