@@ -327,8 +327,8 @@ class _Reading:
         if not self._entries:
             raise ValueError(f"{self.path} has no rows" + (" with captions." if self.num_failed else "."))
         if self.num_failed:
-            rows = _counted(self.num_failed, "row has", "rows have")
-            self.notices.append(f"{self.path}: {rows} an error in place of a caption, and left out.")
+            failed = _counted(self.num_failed, "row has", "rows have")
+            self.notices.append(f"{self.path}: {failed} an error in place of a caption, and left out.")
         for key, text in self._texts.items():
             if key in self._entries and not self._entries[key].captions:
                 said = f"no caption with a word: {shown(text)}"

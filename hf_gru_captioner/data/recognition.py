@@ -200,7 +200,7 @@ def _how_to_caption() -> str:
 
 def _has_images_inside(path: Path, options: ReadingOptions) -> bool:
     """Whether the image column of a Parquet file has images; otherwise it has their paths."""
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     schema = _schema(path)
     columns = find_columns(tuple(schema.names), *options.columns)
@@ -287,8 +287,9 @@ def locate_images(
 ) -> tuple[list[LocatedImage], list[str]]:
     """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
 
-    URLs are returned as they are. With `outside`, paths may also be relative to the working directory; without it, those
-    that lead out of these folders are searched for in them by their last components. Images of the same file are merged.
+    URLs are returned as they are. With `outside`, paths may also be relative to the working directory; without it,
+    those that lead out of these folders are searched for in them by their last components. Images of the same file are
+    merged.
 
     Returns:
         The images, and a sentence about names that are spelt differently from their files, if any.

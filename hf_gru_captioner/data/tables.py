@@ -323,7 +323,7 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
     Raises:
         ValueError: It is damaged.
     """
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:

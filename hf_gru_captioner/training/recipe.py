@@ -1,8 +1,8 @@
 """The options that `gru-captioner train SOURCE` chooses by looking at the data; `benchmarks/few_shot.py` measured them.
 
 Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen (in a language that is
-not written like English with a new decoder): a few hundred images are too few to learn an encoder from, and their regions
-are computed only once.
+not written like English with a new decoder): a few hundred images are too few to learn an encoder from, and their
+regions are computed only once.
 """
 
 import logging
