@@ -142,9 +142,9 @@ def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
 
 
 def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """Yields name, with its folders, and content of each image in a ZIP archive; what can't be read is refused one by one.
+    """Yields name, with its folders, and content of each image in a ZIP archive.
 
-    Other files come last, refused too; hidden ones are passed over.
+    What can't be read is refused one by one. Other files come last, refused too; hidden ones are passed over.
 
     Raises:
         RefusedError: Not a ZIP archive, no images in it, or too many.

@@ -63,17 +63,18 @@ def add_endpoints(handlers: Handlers) -> None:
         strategy: str = DEFAULTS.strategy,
         num_beams: int = DEFAULTS.num_beams,
         checkpoint: str = pool.names[0],
-    ) -> list[dict[str, Any]]:
+    ) -> Iterator[list[dict[str, Any]]]:
         """Caption uploaded photos and ZIP archives of photos.
 
-        Returns for each photo file_name, and what /caption returns or error, a sentence.
+        Returns for each photo file_name, and what /caption returns or error, a sentence; while it works, those so far.
         """
         with as_sentences():
             if not isinstance(photos, list) or not photos:
                 raise RefusedError("Photos are a list of uploaded files.")
             decoding = Decoding(strategy, num_captions=num_captions, num_beams=num_beams)
             service = pool[checkpoint]
-            return handlers.caption_files([file_of(photo, uploads()) for photo in photos], service, decoding)
+            files = [file_of(photo, uploads()) for photo in photos]
+            yield from handlers.caption_files(files, service, decoding)
 
     def caption_stream(
         photo: Photo,

@@ -136,25 +136,27 @@ class Handlers:
 
         rows: list[dict[str, Any]] = []
         left_out: list[dict[str, str]] = []
-        said = time.monotonic()
+        reports = _Reports()
         with closing(caption_all(images_of(files, self.limits), caption)) as captioned:
             for name, outcome in captioned:
                 if isinstance(outcome, RefusedError):
                     left_out.append({"name": name, "why": str(outcome)})
                 else:
                     rows.append({"name": name, **outcome})
-                if time.monotonic() > said + REPORT_SECONDS:
-                    said = time.monotonic()
+                if reports.is_due():
                     yield json.dumps({"rows": rows, "total": total, "is_done": False})
         yield json.dumps({"rows": rows, "total": total, "left_out": left_out, "is_done": True})
 
-    def caption_files(self, files: Iterable[Sent], service: CaptionService, decoding: Decoding) -> list[dict[str, Any]]:
-        """Caption files and archives: for each image its name and its captions, or the error."""
+    def caption_files(
+        self, files: Iterable[Sent], service: CaptionService, decoding: Decoding
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Caption files and archives; yields for each image so far its name and its captions, or the error."""
 
         def caption(content: bytes) -> list[Caption]:
             return self._patiently(service, self.load(service, lambda: content), decoding)
 
         answers: list[dict[str, Any]] = []
+        reports = _Reports()
         with closing(caption_all(images_of(files, self.limits), caption)) as captioned:
             for name, outcome in captioned:
                 if isinstance(outcome, RefusedError):
@@ -162,7 +164,9 @@ class Handlers:
                 else:
                     best, *others = (caption_as_json(each, with_attention=False) for each in outcome)
                     answers.append({"file_name": name, **best, "other_captions": others})
-        return answers
+                if reports.is_due():
+                    yield answers
+        yield answers
 
     def save_review(self, sent: Any) -> str:
         """Write the rows that the review grid sent as a file to download."""
@@ -207,6 +211,19 @@ class Handlers:
             "sample": f"sampling at temperature {decoding.temperature:g}",
         }[decoding.strategy]
         return search if self.pool.names == (checkpoint,) else f"{checkpoint}, {search}"
+
+
+class _Reports:
+    """Says when it is time to tell how far a long task is."""
+
+    def __init__(self):
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        is_due = time.monotonic() > self._last + REPORT_SECONDS
+        if is_due:
+            self._last = time.monotonic()
+        return is_due
 
 
 def _is_address(text: str | None) -> bool:

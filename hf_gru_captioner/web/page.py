@@ -93,7 +93,7 @@ def launch(page: gr.Blocks, **server) -> None:
         },
         state_session_capacity=MAX_SESSIONS,
         share=False,
-        theme=gr.themes.Default(primary_hue=gr.themes.colors.blue, font=FONTS),
+        theme=_theme(),
         css=(HERE / "page.css").read_text(),
         js=(HERE / "page.js").read_text(),
         ssr_mode=False,  # a second server in front of this one, which would bypass the middleware
@@ -106,6 +106,16 @@ def launch(page: gr.Blocks, **server) -> None:
     config: Any = page.server.config  # read for each connection
     config.http_protocol_class = with_timeouts(config.http_protocol_class)
     config.limit_concurrency = MAX_CONNECTIONS
+
+
+def _theme() -> gr.themes.Default:
+    """Gradio's own, with colors whose contrast suffices."""
+    theme = gr.themes.Default(primary_hue=gr.themes.colors.blue, font=FONTS)
+    return theme.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        color_accent="*primary_600",
+    )
 
 
 class _Page(gr.Blocks):
