@@ -118,7 +118,7 @@ class Handlers:
             answers[1]["title"] += " (the same caption)"
         return *map(json.dumps, answers), kept
 
-    def caption_many(self, sent: Any, checkpoint: str, *settings) -> Iterator[str]:
+    def caption_for_review(self, sent: Any, checkpoint: str, *settings) -> Iterator[str]:
         """Caption what the review grid sent; yields all rows so far in JSON, at the end with what was left out."""
         with as_sentences():
             files = sent_files(sent, uploads())

@@ -78,7 +78,7 @@ def batch_tab(handlers: Handlers, settings: list[Any], train_from: str) -> None:
         )
         file = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
         captioning = review.upload(
-            handlers.caption_many,
+            handlers.caption_for_review,
             [review, *settings],
             review,
             api_visibility="private",

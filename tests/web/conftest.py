@@ -42,8 +42,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens the page as a visitor; keywords are those of Playwright's new_context(). No error may be on its console, and
-    nothing may be asked of another server."""
+    """Opens the page as a visitor; keywords are those of Playwright's new_context().
+
+    No error may be on its console, and nothing may be asked of another server.
+    """
     contexts, errors = [], []
 
     def visit(path="", **settings):

@@ -670,13 +670,13 @@ def test_formulas_in_a_review_are_saved_harmless(address):
     ],
 )
 def test_what_no_review_grid_sends_is_refused_in_a_sentence(address, sent):
-    for name, data in (("caption_many_1", [sent, *SETTINGS]), ("save_review", [sent])):
+    for name, data in (("caption_for_review", [sent, *SETTINGS]), ("save_review", [sent])):
         said = join(address, number_of(address, name), data)
         assert any(words in said for words in ("not understood", "Captions are saved as")), said
 
 
 def test_a_review_grid_captions_uploads_only(address, files, traversals):
-    number = number_of(address, "caption_many_1")
+    number = number_of(address, "caption_for_review")
     for path in (*files.values(), *traversals.values()):
         sent = json.dumps({"photos": [{"name": "a.png", "path": path}]})
         assert "is not here" in join(address, number, [sent, *SETTINGS])
