@@ -75,4 +75,5 @@
     give(files.map((file) => ({ file, name: file.name })));
   }, true);
   document.addEventListener("another", async (event) => (await clear(event.target))?.closest("button")?.focus(), true);
+  document.body.dataset.takes = "photos"; // from now on
 }
