@@ -9,27 +9,30 @@
     return type === file.type ? file : new File([file], file.name, { type });
   }
 
-  async function found(selector, within) {
-    for (let tries = 0; tries < 50; tries++) {
-      const element = within.querySelector(selector);
-      if (element) return element;
+  async function until(condition) {
+    for (let tries = 0; tries < 100; tries++) {
+      const met = condition();
+      if (met) return met;
       await new Promise((wake) => setTimeout(wake, 20));
     }
   }
 
-  function clear(tab) {
+  // The photo's input without a photo, ready for another.
+  async function clear(tab) {
     const input = tab.querySelector(".photo-input");
-    input.querySelector('button[aria-label="Remove Image"], button[aria-label="Clear"]')?.click();
-    return found('input[type="file"]', input);
+    const button = () => input.querySelector('button[aria-label="Remove Image"], button[aria-label="Clear"]');
+    button()?.click();
+    await until(() => !button());
+    return until(() => input.querySelector('input[type="file"]'));
   }
 
   async function give(photos) {
     if (photos.length > 1 && visible(".photo-tab")) {
       document.querySelectorAll('[role="tab"]').forEach((tab) => tab.textContent.trim() === "Many photos" && tab.click());
-      await found("#review", document);
+      await until(() => visible("#review"));
     }
     const tab = visible(".photo-tab");
-    if (!tab) return (await found("#review [data-part=root]", document))?.dispatchEvent(new CustomEvent("photos", { detail: photos }));
+    if (!tab) return visible("#review [data-part=root]")?.dispatchEvent(new CustomEvent("photos", { detail: photos }));
     const input = await clear(tab), list = new DataTransfer();
     list.items.add(typed(photos[0].file));
     input.files = list.files;

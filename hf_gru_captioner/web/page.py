@@ -115,6 +115,10 @@ def _theme() -> gr.themes.Default:
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         color_accent="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
     )
 
 

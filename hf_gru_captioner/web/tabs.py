@@ -97,7 +97,8 @@ def _when(triggers: list[Any], handler: Any, inputs: list[Any], outputs: list[An
     """Calls a handler for its viewers, which are marked as busy meanwhile, whether it succeeds or fails."""
     for viewer in viewers:
         gr.on(triggers, None, None, None, js=_tell(viewer.elem_id, "begun"), api_visibility="private")
-    called = gr.on(triggers, handler, inputs, outputs, **QUIET)
+    # What comes while a call runs, such as a photo right after the clearing of the last one, is called for after it.
+    called = gr.on(triggers, handler, inputs, outputs, trigger_mode="always_last", **QUIET)
     for viewer in viewers:
         called.then(None, None, None, js=_tell(viewer.elem_id, "ended"), api_visibility="private")
 

@@ -458,20 +458,20 @@ def test_a_photo_that_can_not_be_captioned_leaves_a_sentence_and_a_page_to_go_on
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("typed", "said"),
     [
         ("http://127.0.0.1/photo.jpg", "not on the public web"),
-        ("localhost.localdomain/photo.jpg", "no server of this name"),
+        ("localhost.invalid/photo.jpg", "no server of this name"),
         ("a photo of my dog", "An address begins with http:// or https://."),
     ],
 )
-def test_an_address_that_is_refused_leaves_a_good_caption_as_it_is(visit, expected, address, said):
+def test_an_address_that_is_refused_leaves_a_good_caption_as_it_is(visit, expected, typed, said):
     page = visit()
     upload(page, DOGS)
     wait_for_caption(page, expected[DOGS])
-    address_field(page).fill(address)
+    address_field(page).fill(typed)
     page.keyboard.press("Enter")
-    assert said in refusal_of(page) or "not on the public web" in refusal_of(page)  # where names are not resolved
+    assert said in refusal_of(page)
     assert caption_of(page) == expected[DOGS]
     assert page.get_by_text("Error", exact=True).count() == 0
 
