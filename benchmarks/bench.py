@@ -18,6 +18,7 @@ import os
 import platform
 import pstats
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,11 +33,16 @@ NUM_WORDS = 12
 BEAMS = {1: "greedy", 3: "3 beams", 5: "5 beams"}
 BATCHES = {1: "1 photo", 8: "8 photos"}
 SUPPRESSED = [0, 1, 2, 3]  # the end among them: exactly NUM_WORDS words
-GRAPHS = {  # backend and how the graphs were exported
-    "onnxruntime": ("onnxruntime", ["--format", "onnx"]),
+DEFAULT = "default: onnxruntime"  # by the graphs in the checkpoint
+GRAPHS = {  # backend and how whole graphs were exported
     "openvino": ("openvino", ["--format", "openvino"]),
     "onnxruntime int8": ("onnxruntime", ["--format", "onnx", "--int8", "--images", str(ROOT / "demo" / "examples")]),
     "openvino int8": ("openvino", ["--format", "openvino", "--int8", "--images", str(ROOT / "demo" / "examples")]),
+}
+COMMANDS = {  # arguments, and what ends the measurement
+    "caption WRONG-NAME, to its error": (["caption", "no-such-photo.jpg"], None),
+    "train --help": (["train", "--help"], None),
+    "demo, until the page is served": (["demo"], "Ctrl+C ends"),
 }
 FOLDER_SIZES = ((480, 360, 70), (1600, 1200, 25), (4000, 3000, 5))  # width, height, share in percent
 
@@ -75,7 +81,9 @@ def load(name: str, graphs: str, threads: int):
         import torch
 
         torch.set_num_threads(threads)
-        return Captioner.from_pretrained()
+        return Captioner.from_pretrained(backend="torch")
+    if name == DEFAULT:
+        return Captioner.from_pretrained(num_threads=threads)
     backend, _ = GRAPHS[name]
     return Captioner.from_pretrained(backend=backend, graphs=Path(graphs) / name.replace(" ", "-"), num_threads=threads)
 
@@ -93,7 +101,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
     from peers import PEERS, tutorial_beam_search
 
     torch.set_num_threads(threads)
-    ours = {name: load(name, graphs, threads) for name in ("torch", *GRAPHS)}
+    ours = {name: load(name, graphs, threads) for name in (DEFAULT, "torch", *GRAPHS)}
     model, processor = ours["torch"].model, ours["torch"].processor
     peers = {name: make(NUM_WORDS) for name, make in PEERS.items()}
     turn = itertools.count()
@@ -141,7 +149,7 @@ def part_shares(graphs: str, threads: int, rounds: int) -> dict:
     from PIL import Image
 
     path, result = PHOTOS[3], {}
-    for name in ("torch", *GRAPHS):
+    for name in (DEFAULT, "torch", *GRAPHS):
         captioner = load(name, graphs, threads)
         image = captioner.load_image(path)
         encoded = captioner.encode([image])
@@ -197,7 +205,7 @@ def part_folder(graphs: str, threads: int, folder: str, name: str, num_beams: in
 
 def part_memory(graphs: str, threads: int, name: str) -> dict:
     """The most memory of a process that captions one photo with 3 beams."""
-    if name in (*GRAPHS, "torch"):
+    if name in (DEFAULT, "torch", *GRAPHS):
         load(name, graphs, threads)(PHOTOS[3], **settings(3))
     else:
         import torch
@@ -212,7 +220,7 @@ def part_profile(graphs: str, threads: int) -> dict:
     """Where the time of a caption goes: through generate(), through our search, on the quickest graphs."""
     import torch
 
-    captioners = {name: load(name, graphs, threads) for name in ("torch", "onnxruntime", "openvino int8")}
+    captioners = {name: load(name, graphs, threads) for name in ("torch", DEFAULT, "openvino int8")}
     model, processor = captioners["torch"].model, captioners["torch"].processor
 
     @torch.inference_mode()
@@ -236,22 +244,39 @@ def part_profile(graphs: str, threads: int) -> dict:
     return {"profile": text}
 
 
+def options_of(name: str, graphs: Path) -> list[str]:
+    """Of the command line."""
+    if name in GRAPHS:
+        return ["--backend", GRAPHS[name][0], "--graphs", str(graphs / name.replace(" ", "-"))]
+    return ["--backend", "torch"] if name == "torch" else []
+
+
 def start_up(graphs: Path, name: str) -> float:
     """Seconds of the command line, from nothing to the caption of one photo."""
-    options = []
-    if name != "torch":
-        options = ["--backend", GRAPHS[name][0], "--graphs", str(graphs / name.replace(" ", "-"))]
+    options = options_of(name, graphs)
     start = time.perf_counter()
     command = [sys.executable, "-m", "hf_gru_captioner.cli", "caption", PHOTOS[3], *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
+def command_seconds(arguments: list[str], until: str | None = None) -> float:
+    """Seconds of a command, to its end or until it prints a text, whereupon it is interrupted."""
+    start = time.perf_counter()
+    command = [sys.executable, "-u", "-m", "hf_gru_captioner.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            if until is not None and until in line:
+                seconds = time.perf_counter() - start
+                process.send_signal(signal.SIGINT)
+                return seconds
+    return time.perf_counter() - start
+
+
 def two_processes(graphs: Path, folder: Path, name: str) -> float:
     """Photos a second of two processes with a thread each, from nothing to the file."""
-    backend = ["--backend", GRAPHS[name][0], "--graphs", str(graphs / name.replace(" ", "-"))] if name in GRAPHS else []
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(ROOT / "scripts" / "caption.py"), str(folder), *backend, "--num-beams", "3"]
+    command += [str(ROOT / "scripts" / "caption.py"), str(folder), *options_of(name, graphs), "--num-beams", "3"]
     command += ["--output", str(graphs / f"{name}.jsonl")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
@@ -301,7 +326,7 @@ def main() -> None:
         print(json.dumps(globals()[f"part_{part}"](graphs, arguments.threads, *numbers)))
         return
     rounds, folder_size, many = (2, 200, 400) if arguments.quick else (4, 2000, 20000)
-    names = ("torch", *GRAPHS)
+    names = (DEFAULT, "torch", *GRAPHS)
     result: dict = {
         "machine": machine(),
         "words": NUM_WORDS,
@@ -310,6 +335,7 @@ def main() -> None:
         "folder": {},
         "memory": {},
         "start": {},
+        "commands": {},
     }
     with tempfile.TemporaryDirectory() as scratch:
         graphs = Path(scratch)
@@ -321,7 +347,7 @@ def main() -> None:
             result["shares"][threads] = run_part("shares", threads, graphs, rounds)
         make_folder(graphs / "photos", folder_size)
         for threads in (1, 2):
-            for name in ("torch", "onnxruntime", "openvino int8"):
+            for name in (DEFAULT, "torch", "openvino int8"):
                 figures = run_part("folder", threads, graphs, graphs / "photos", name, 3, folder_size)
                 if threads == 1:
                     figures["two processes"] = two_processes(graphs, graphs / "photos", name)
@@ -338,6 +364,13 @@ def main() -> None:
                 if number >= 0:
                     starts[name].append(seconds)
         result["start"] = {name: summary(each) for name, each in starts.items()}
+        commands: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        for number in range(-1, rounds):
+            for name, (arguments_of, until) in COMMANDS.items():
+                seconds = command_seconds(arguments_of, until)
+                if number >= 0:
+                    commands[name].append(seconds)
+        result["commands"] = {name: summary(each) for name, each in commands.items()}
     write(result)
 
 

@@ -78,6 +78,9 @@ def _start(result: dict) -> list[str]:
         start = result["start"].get(name)
         seconds = f"{start['median']:.2f} ({start['low']:.2f} to {start['high']:.2f})" if start else ""
         lines.append(f"| {name} | {seconds} | {size:.0f} |")
+    lines += ["", "| command | seconds |", "|---|---|"]
+    for name, each in result["commands"].items():
+        lines.append(f"| {name} | {each['median']:.2f} ({each['low']:.2f} to {each['high']:.2f}) |")
     return lines
 
 

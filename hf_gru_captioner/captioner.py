@@ -3,11 +3,16 @@
 Nothing here imports torch before it is needed: graphs caption without it.
 """
 
+import importlib.util
+import json
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
@@ -15,8 +20,11 @@ from PIL import Image
 
 from .checkpoint import SHIPPED_CHECKPOINT, Source, load_checkpoint, load_graphs, names_damaged
 from .checkpoint_limits import check_generation, check_length_penalty
-from .inference.backend import BACKENDS, PYTORCH, Backend, EncodedImages
+from .errors import needs_extra
+from .files import WEIGHTS, sha256_of
+from .inference.backend import AUTO, BACKENDS, ONNXRUNTIME, OPENVINO, PYTORCH, Backend, EncodedImages
 from .inference.beam_search import Hypothesis, beam_search
+from .inference.graphs import GraphBackend, GraphsError, NoGraphsError, read_graphs_settings
 from .model.image_loading_gru_captioner import ImageSource, is_one_image
 
 if TYPE_CHECKING:
@@ -25,6 +33,10 @@ if TYPE_CHECKING:
 
     from .inference.pytorch import PyTorchBackend
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+
+FLOAT32 = "float32"  # the precision of graphs that write the same captions as torch
+
+_logger = logging.getLogger(__name__)
 
 # Arguments of generate() that change what it is given or returns, not how it decodes.
 NOT_SETTINGS = {
@@ -73,7 +85,8 @@ class Caption:
     Args:
         text: The caption.
         score: Its log-probability in nats, end token included, divided by `length ** length_penalty`, which beam search
-            ranks by. Closer to 0 is better; comparable between captions of the same image.
+            ranks by; of what comes behind the words that it was to begin with. Closer to 0 is better; comparable
+            between captions of the same image.
         words: Its tokens, as text.
         log_probabilities: Log-probability of each word given those before it, in nats.
         attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
@@ -102,6 +115,10 @@ class Captioner:
     """
 
     _backend: Backend  # which encodes and decodes
+    source: Source | None = None
+    """Where it was loaded from, with the commit if that is on the Hub."""
+    not_graphs: str = ""
+    """Why PyTorch runs it and not the graphs, where that was left to us."""
 
     def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
         from .inference.pytorch import PyTorchBackend
@@ -117,6 +134,29 @@ class Captioner:
     def processor(self) -> "GRUCaptionerProcessor":
         return self._pytorch.processor
 
+    def backend_for(self, num_captions: int = 1, **generation: Any) -> str:
+        """What runs the model with these settings: `"onnxruntime"`, `"torch"`, or both, `"onnxruntime+torch"`, when the
+        words are chosen by generate()."""
+        settings = {**self._backend.defaults(), **generation}
+        searches = self._backend.can_search and _search_settings(settings, num_captions) is not None
+        return self._backend.name if searches or self._backend.name == PYTORCH else f"{self._backend.name}+{PYTORCH}"
+
+    @property
+    def name(self) -> str:
+        """Folder or Hub id that it was loaded from; empty where it was not."""
+        return self.source.name if self.source else ""
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the file of weights that it was loaded from, hexadecimal."""
+        if self.source is None:
+            raise ValueError("this captioner was not loaded from a checkpoint.")
+        return sha256_of(self.source.folder(WEIGHTS) / WEIGHTS)
+
+    def defaults(self) -> dict[str, Any]:
+        """Settings of generate() that the checkpoint was saved with."""
+        return self._backend.defaults()
+
     @property
     def has_attention(self) -> bool:
         """Whether captions come with where the model looked."""
@@ -127,6 +167,22 @@ class Captioner:
         """Beams of the search when none are asked for."""
         return self._backend.defaults().get("num_beams") or 1
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell checkpoints apart: of the weights and the settings that captions are written by.
+
+        The same for all backends of a checkpoint, but for graphs in 8 bits, whose captions may differ.
+        """
+        settings = {
+            name: value
+            for name, value in self._backend.defaults().items()
+            if value is not None and name not in ("transformers_version", "use_cache", "num_beams")
+        }
+        graphs = getattr(self._backend, "settings", {})
+        weights = graphs.get("weights") or self.weights_sha256
+        described = json.dumps([weights, graphs.get("precision", "float32"), settings], sort_keys=True)
+        return sha256(described.encode()).hexdigest()[:12]
+
     @classmethod
     def from_pretrained(
         cls,
@@ -136,20 +192,21 @@ class Captioner:
         token: str | bool | None = None,
         device: "str | torch.device" = "cpu",
         dtype: "str | torch.dtype" = "float32",
-        backend: str = PYTORCH,
+        backend: str = AUTO,
         graphs: str | PathLike[str] | None = None,
         num_threads: int | None = None,
     ) -> "Captioner":
         """
         Args:
-            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given. With a backend of
-                graphs also a folder of them alone.
+            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given. Also a folder of
+                whole graphs alone.
             revision, token: As in `AutoModel.from_pretrained`.
             device: Where torch runs the model.
             dtype: Precision it runs in there, whatever that of the file.
-            backend: `"torch"`, or `"onnxruntime"` or `"openvino"` for the graphs of `gru-captioner export`: the same
-                captions, faster, and without importing torch. What only generate() can do, such as sampling, still
-                runs on torch.
+            backend: `"onnxruntime"` or `"openvino"` for the graphs, which write the same captions as `"torch"`, sooner
+                and without importing it. What only generate() can do, such as sampling, still runs on torch. `"auto"`
+                is ONNX Runtime where it is installed, the checkpoint has float32 graphs and no other device or dtype
+                is asked for; else torch.
             graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
             num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
 
@@ -161,12 +218,20 @@ class Captioner:
             MissingExtraError: The backend isn't installed.
         """
         source = Source(fspath(checkpoint or SHIPPED_CHECKPOINT), revision, token)
-        if backend not in BACKENDS:
-            raise ValueError(f"the backend is one of {', '.join(BACKENDS)}, found {backend!r}.")
-        if backend == PYTORCH:
-            captioner = cls(*load_checkpoint(source, device, dtype))
-        else:
+        graphs = None if graphs is None else fspath(graphs)
+        if backend not in (AUTO, *BACKENDS):
+            raise ValueError(f"the backend is one of {', '.join((AUTO, *BACKENDS))}, found {backend!r}.")
+        captioner: Captioner | None = None
+        not_graphs = ""
+        if backend == AUTO:
+            captioner, not_graphs = _by_graphs_if_possible(source, graphs, num_threads, str(device), str(dtype))
+        elif backend != PYTORCH:
             captioner = _GraphCaptioner(source, graphs, backend, num_threads)
+        if captioner is None:
+            with needs_extra("torch"):
+                captioner = cls(*load_checkpoint(source, device, dtype))
+            commit = getattr(captioner.model.config, "_commit_hash", None)
+            captioner.source, captioner.not_graphs = replace(source, revision=commit or source.revision), not_graphs
         captioner._try_out(source.name)
         return captioner
 
@@ -192,21 +257,25 @@ class Captioner:
         *,
         num_captions: int | None = None,
         batch_size: int = 16,
+        begin: str = "",
         **generation: Any,
     ) -> Caption | list[Caption] | list[list[Caption]]:
         """
         Args:
-            images: One image (path, address, bytes, PIL image, array or tensor), or a list of them.
+            images: One image of a kind that `load_image` takes (path, address, `data:` URI, bytes, open file, dict of
+                `datasets`, PIL image, array or tensor), or a list of them.
             num_captions: How many captions of each image, the best first; then each image gives a list. Beam search
                 writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
             batch_size: Images captioned at once.
+            begin: Words that each caption begins with and goes on from, such as `"a photo of"`.
             generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
 
         Returns:
             One [`Caption`] per image, or a list of `num_captions` of them.
 
         Raises:
-            ValueError: An image that can't be read, or a number below 1.
+            ValueError: An image that can't be read, a number below 1, or a word in `begin` that the checkpoint doesn't
+                know.
             TypeError: An argument of generate() that is not a setting.
         """
         if batch_size < 1 or (num_captions is not None and num_captions < 1):
@@ -219,7 +288,7 @@ class Captioner:
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
             encoder_outputs = self.encode(sources[start : start + batch_size])
-            captions += self.decode(encoder_outputs, num_captions or 1, **generation)
+            captions += self.decode(encoder_outputs, num_captions or 1, begin=begin, **generation)
         results = captions if num_captions is not None else [of_image[0] for of_image in captions]
         return results[0] if is_one else results
 
@@ -236,25 +305,44 @@ class Captioner:
         encoded: "ModelOutput | EncodedImages",
         num_captions: int = 1,
         num_alternatives: int = 0,
+        report: Callable[[str], None] | None = None,
+        begin: str = "",
         **generation: Any,
     ) -> list[list[Caption]]:
         """Encoded images -> `num_captions` captions of each, the best first, with `num_alternatives` for each word.
 
         The captions are those of generate(). Our own search writes them where it knows the settings: it is faster.
+        Of one image and without beams, `report` is called with the text so far after each word. Each caption goes on
+        from the words of `begin`, which count neither for its score nor for `max_new_tokens`.
         """
+        given = self._backend.encode_words(begin) if begin else []
+        streamed = None
+        if report is not None:
+
+            def streamed(tokens: list[int]) -> None:
+                report(self._backend.decode_tokens([*given, *tokens]))
+
         settings = {**self._backend.defaults(), **generation}
         check_length_penalty(settings.get("length_penalty"))
         search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
         if search_settings is not None:
             states, step = self._backend.begin(encoded)
             found = beam_search(
-                step, states, num_captions=num_captions, num_alternatives=num_alternatives, **search_settings
+                step,
+                states,
+                num_captions=num_captions,
+                num_alternatives=num_alternatives,
+                report=streamed,
+                begin=given,
+                **search_settings,
             )
         else:
-            found = self._pytorch.generate(self._for_pytorch(encoded), num_captions, num_alternatives, generation)
+            found = self._pytorch.generate(
+                self._for_pytorch(encoded), num_captions, num_alternatives, generation, streamed, given
+            )
         ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
-        captions = [[self._caption(each, ends, length_penalty) for each in of_image] for of_image in found]
+        captions = [[self._caption(each, ends, length_penalty, len(given)) for each in of_image] for of_image in found]
         if search_settings is not None:
             return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
@@ -296,7 +384,7 @@ class Captioner:
         if not math.isfinite(caption.score):
             raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are not finite.")
 
-    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float) -> Caption:
+    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float, num_given: int) -> Caption:
         tokens = found.tokens.tolist()
         log_probabilities = found.log_probabilities.tolist()
         num_words = len(tokens) - (tokens[-1] in ends)
@@ -306,7 +394,7 @@ class Captioner:
             attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
         return Caption(
             text=self._backend.decode_tokens(tokens),
-            score=math.fsum(log_probabilities) / len(tokens) ** length_penalty,
+            score=math.fsum(log_probabilities[num_given:]) / (len(tokens) - num_given) ** length_penalty,
             words=tuple(self._backend.decode_tokens([token]) for token in tokens[:num_words]),
             log_probabilities=tuple(log_probabilities[:num_words]),
             attention=attention,
@@ -326,15 +414,24 @@ class Captioner:
 class _GraphCaptioner(Captioner):
     """Captions images by graphs; torch loads the checkpoint only when something asks for what graphs can't do."""
 
-    def __init__(self, source: Source, graphs: "str | PathLike[str] | None", backend: str, num_threads: int | None):
-        self._backend, commit = load_graphs(source, backend, None if graphs is None else fspath(graphs), num_threads)
-        self._source = replace(source, revision=commit or source.revision)
+    _backend: GraphBackend
+    source: Source
+
+    def __init__(self, source: Source, graphs: str | None, backend: str, num_threads: int | None):
+        self._backend, commit = load_graphs(source, backend, graphs, num_threads)
+        self.source = replace(source, revision=commit or source.revision)
+
+    @property
+    def precision(self) -> str:
+        """`"float32"` or `"int8"`."""
+        return str(self._backend.settings["precision"])
 
     @cached_property
     def _pytorch(self) -> "PyTorchBackend":  # type: ignore[override]
-        from .inference.pytorch import PyTorchBackend
+        with needs_extra("torch"):
+            from .inference.pytorch import PyTorchBackend
 
-        return PyTorchBackend(*load_checkpoint(self._source))
+            return PyTorchBackend(*load_checkpoint(self.source))
 
     def _for_pytorch(self, encoded: EncodedImages) -> "ModelOutput":
         import torch
@@ -345,6 +442,31 @@ class _GraphCaptioner(Captioner):
         return GRUCaptionerEncoderOutput(
             last_hidden_state=regions, projected_regions=(keys, values, values.mean(dim=1))
         )
+
+
+def _by_graphs_if_possible(
+    source: Source, graphs: str | None, num_threads: int | None, device: str, dtype: str
+) -> tuple[_GraphCaptioner | None, str]:
+    """A captioner on ONNX Runtime, or None and why not. Where graphs are asked for by name, they or an error."""
+    if graphs is not None or source.is_graphs:
+        settings = read_graphs_settings(Path(graphs or source.name))
+        runtime = OPENVINO if settings["format"] == OPENVINO else ONNXRUNTIME
+        return _GraphCaptioner(source, graphs, runtime, num_threads), ""
+    if device != "cpu" or dtype.removeprefix("torch.") != FLOAT32:
+        return None, f"graphs run in float32 on the CPU, and {dtype} on {device} was asked for"
+    if importlib.util.find_spec(ONNXRUNTIME) is None:
+        return None, "onnxruntime is not installed"
+    try:
+        captioner = _GraphCaptioner(source, None, ONNXRUNTIME, num_threads)
+    except NoGraphsError as error:
+        return None, str(error)
+    except GraphsError as error:
+        _logger.warning("PyTorch is used instead of graphs: %s", error)
+        return None, str(error)
+    precision = captioner.precision
+    if precision != FLOAT32:
+        return None, f"the checkpoint's graphs are {precision}, whose captions may differ (--backend onnxruntime)"
+    return captioner, ""
 
 
 def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:

@@ -68,6 +68,11 @@ class Source:
 
         return fetch(self.name, files, revision=commit or self.revision, token=self.token, max_bytes=MAX_BYTES)
 
+    @property
+    def is_graphs(self) -> bool:
+        """Whether it is a folder of whole graphs alone, without the checkpoint that they were made of."""
+        return (Path(self.name) / GRAPHS_SETTINGS).is_file()
+
     def commit(self, folder: Path) -> str | None:
         """The commit of a folder that was fetched from the Hub, which is its name; None for a local one."""
         return None if Path(self.name).is_dir() else folder.name
@@ -96,7 +101,7 @@ def load_checkpoint(
     folder = source.folder(CONFIG)  # first, since another model may be very large
     check_config(name, folder / CONFIG)
     folder = source.folder(*MAX_BYTES, WEIGHTS, commit=source.commit(folder))
-    with names_damaged(f"the checkpoint {name}"):
+    with names_damaged(f"the checkpoint {name}"), _no_progress_bars():
         check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
         _check_weights(folder, processor)
@@ -126,26 +131,31 @@ def load_graphs(
     """The graphs of a checkpoint, and the commit that its weights are of where they are on the Hub.
 
     Args:
-        source: A checkpoint, or a folder of graphs alone.
+        source: A checkpoint, or a folder of whole graphs alone.
         backend: One of `GRAPH_RUNTIMES`.
         graphs: Folder of the graphs; `onnx` in the checkpoint when not given.
         num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
 
     Raises:
-        FileNotFoundError: No such checkpoint, or no graphs.
+        FileNotFoundError: No such checkpoint; as [`NoGraphsError`], no graphs.
         MissingExtraError: The backend isn't installed.
         OSError: The Hub failed, timed out or closed the connection.
-        ValueError: The graphs are damaged, or of other weights.
+        ValueError: Not a checkpoint, or a damaged one; as [`GraphsError`], graphs that are damaged or not its own.
     """
-    from .inference.graphs import GraphBackend
+    from .inference.graphs import GraphBackend, GraphsError
 
-    if (Path(source.name) / GRAPHS_SETTINGS).is_file():  # graphs alone, without the checkpoint that they were made of
+    if source.is_graphs:
         return GraphBackend(source.name, backend, num_threads), None
-    folder = source.folder(WEIGHTS) if graphs else source.folder(WEIGHTS, f"{GRAPHS_FOLDER}/*")
+    folder = source.folder(CONFIG)  # first, as above
+    check_config(source.name, folder / CONFIG)
+    files = (*MAX_BYTES, WEIGHTS) if graphs else (*MAX_BYTES, WEIGHTS, f"{GRAPHS_FOLDER}/*")
+    folder = source.folder(*files, commit=source.commit(folder))
+    with names_damaged(f"the checkpoint {source.name}"):
+        check_files(source.name, folder)
     graphs = Path(graphs or folder / GRAPHS_FOLDER)
-    loaded = GraphBackend(graphs, backend, num_threads)
-    if loaded.weights != sha256_of(folder / WEIGHTS):
-        raise ValueError(_of_other_weights(source.name, graphs))
+    loaded = GraphBackend(graphs, backend, num_threads, folder)
+    if loaded.are_whole and loaded.settings["weights"] != sha256_of(folder / WEIGHTS):
+        raise GraphsError(_of_other_weights(source.name, graphs))
     return loaded, source.commit(folder)
 
 
@@ -162,8 +172,31 @@ def encoder_folder(source: Source) -> Path:
     files = (CONFIG, "preprocessor_config.json", "processor_config.json", "model*.safetensors", WEIGHTS_INDEX)
     folder = source.folder(*files, commit=source.commit(folder))
     with names_damaged(f"the encoder {source.name}", OSError, UnsafeWeightsError):
-        _check_encoder_weights(folder, _weights_of_encoder(source.name, folder))
+        _check_encoder_weights(folder, weights_files(f"encoder {source.name}", folder))
     return folder
+
+
+def weights_files(what: str, folder: Path) -> Sequence[Path]:
+    """The files of weights of a model, as transformers would choose them.
+
+    Args:
+        what: The model, for the message.
+        folder: Of its files.
+
+    Raises:
+        UnsafeWeightsError: It has no safetensors.
+    """
+    if (whole := folder / WEIGHTS).is_file():
+        return [whole]
+    names = []
+    if (index := folder / WEIGHTS_INDEX).is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
+        raise UnsafeWeightsError(
+            f"the {what} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
+            "Load it where you trust it and save it with save_pretrained(), which writes safetensors."
+        )
+    return [folder / each for each in names]
 
 
 def check_work(model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor") -> None:
@@ -175,6 +208,20 @@ def check_work(model: "GRUCaptionerForConditionalGeneration", processor: "GRUCap
     _check_sides(processor.image_processor)
     if processor.image_size is not None:
         _count_work(_without_memory(model.config).encoder.vision, processor.image_size)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers shows one of its weights, which takes a second here."""
+    from transformers.utils import logging
+
+    are_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if are_shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -277,21 +324,6 @@ def _check_encoder_config(name: str, path: Path) -> None:
     check_layers(f"encoder {name}", config)
     # timm's configuration says by `pretrained_cfg` where its own weights come from, which are not asked for
     check_encoder(name, config)
-
-
-def _weights_of_encoder(name: str, folder: Path) -> Sequence[Path]:
-    """The files of weights, as transformers would choose them."""
-    if (whole := folder / WEIGHTS).is_file():
-        return [whole]
-    names = []
-    if (index := folder / WEIGHTS_INDEX).is_file():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
-        raise UnsafeWeightsError(
-            f"the encoder {name} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
-            "Load it where you trust it and save it with save_pretrained(), which writes safetensors."
-        )
-    return [folder / each for each in names]
 
 
 def _check_encoder_weights(folder: Path, weights: Sequence[Path]) -> None:

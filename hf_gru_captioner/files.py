@@ -14,10 +14,15 @@ from pathlib import Path
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
 CONFIG = "config.json"
-GRAPHS_FOLDER = "onnx"  # of a checkpoint: where `export` writes unless told otherwise, and where graphs are looked for
+GENERATION_CONFIG = "generation_config.json"
+PROCESSOR_CONFIG = "processor_config.json"
+TOKENIZER = "tokenizer.json"
+GRAPHS_FOLDER = "onnx"  # of a checkpoint: its graphs, which read their weights from its own file
 GRAPHS_SETTINGS = "graphs.json"  # which makes a folder one of graphs
 SCORES = "scores.json"
 TRAINING_RECORD = "training.json"
+# Entries of a configuration that say where it comes from and change nothing that is computed.
+PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 PARTIAL = ".partial"  # the ending of what is being written
 MAX_NAME = 200  # bytes of a file's name that its temporary sibling's keeps: 255 are all that file systems take
 

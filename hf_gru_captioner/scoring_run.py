@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import UsageError, needs_extra
-from .files import WEIGHTS, sha256_of, write_atomically
-from .inference.backend import PYTORCH
+from .files import write_atomically
+from .inference.backend import AUTO
+from .label_names import LabelNames
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from PIL import Image
 
     from .captioner import Caption
-    from .evaluation import SystemScores
+    from .evaluation import LabelMentions, SystemScores
 
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
@@ -68,7 +69,7 @@ class CheckpointCaptions:
         name: Name of the system in tables.
         captions: One per image, in the order of the references.
         folder: Folder or Hub id of the checkpoint.
-        settings: Checkpoint, hash of its weights, generation settings.
+        settings: Checkpoint, hash of its weights, generation settings, what ran it.
     """
 
     name: str
@@ -83,8 +84,12 @@ class CheckpointCaptions:
         return "|".join(f"{key}:{generation[key]}" for key in SIGNED if key in generation)
 
 
-def load_references(data: str, split: str = "validation", *, allow_urls: bool = False) -> References:
-    """Load a split of a dataset: Hub id, folder or file, as in `data.load_captions`.
+def load_references(data: str, split: str = "validation", **options: Any) -> References:
+    """Load a split of a dataset: Hub id, folder or file.
+
+    Args:
+        data, split: As in `data.load_captions`.
+        options: `images`, `image_column`, `caption_column`, `allow_urls` and others of `data.load_captions`.
 
     Raises:
         UsageError: Two images have the same id.
@@ -93,30 +98,73 @@ def load_references(data: str, split: str = "validation", *, allow_urls: bool = 
     with needs_extra("score"):
         from .data import load_captions
 
-    rows = load_captions(data, split, allow_urls=allow_urls)
+    rows = load_captions(data, split, **options)
     captions = dict(zip(rows["image_id"], rows["captions"], strict=True))
     if len(captions) < len(rows):
         raise UsageError(f"{data} has several images with the same image_id.")
     return References(captions, {"data": data, "split": split}, rows)
 
 
-def read_references(path: str | Path) -> References:
-    """Read reference captions from a file in COCO's annotations format, without images.
+def read_references(path: str | Path, image_column: str | None = None, caption_column: str | None = None) -> References:
+    """Read reference captions from a file, without images: COCO's annotations, or any table that training reads.
+
+    In a table, images are told apart by a column `image_id`, otherwise by their paths.
 
     Raises:
-        FileNotFoundError, ValueError: As in `evaluation.coco.read_references`.
+        FileNotFoundError, ValueError: As in `evaluation.coco.read_references` and `data.caption_files`.
     """
+    captions = _captions_in_file(Path(path), image_column, caption_column, "annotations")
+    return References(captions, {"references": str(path)})
+
+
+def read_results(path: str | Path) -> dict[str, str]:
+    """Read a system's captions by image id from COCO's results format, or from any table that training reads.
+
+    Raises:
+        FileNotFoundError, ValueError: As of [`read_references`], or an image has more than one caption.
+    """
+    captions = _captions_in_file(Path(path), None, None, "results")
+    several = next((image_id for image_id, texts in captions.items() if len(texts) > 1), None)
+    if several is not None:
+        raise UsageError(f"{path} has more than one caption of image {several[:80]}. Keep one caption per image.")
+    return {image_id: texts[0] for image_id, texts in captions.items()}
+
+
+def _captions_in_file(
+    path: Path, image_column: str | None, caption_column: str | None, coco_format: str
+) -> dict[str, list[str]]:
     with needs_extra("score"):
         from .evaluation import coco
 
-    return References(coco.read_references(path), {"references": str(path)})
+    if path.suffix.lower() == ".json" and image_column is caption_column is None:
+        if coco_format == "annotations" and coco.has_annotations(path):
+            return coco.read_references(path)
+        if coco_format == "results" and not coco.has_annotations(path):
+            return {image_id: [caption] for image_id, caption in coco.read_results(path).items()}
+
+    from .data.caption_files import read_caption_file
+    from .data.tables import ChosenColumns
+
+    try:
+        entries = read_caption_file(path, ChosenColumns(image_column, caption_column))
+    except ValueError as error:
+        if image_column is not None or "no image path" not in str(error):
+            raise
+        entries = read_caption_file(path, ChosenColumns("image_id", caption_column))  # ids will do without images
+    captions: dict[str, list[str]] = {}
+    for entry in entries:
+        captions.setdefault(entry.image_id, []).extend(entry.captions)
+    without = [image_id for image_id, texts in captions.items() if not texts]
+    if without:
+        raise UsageError(f"{path} has no caption for {len(without):,} images, the first is {without[0][:80]}.")
+    return captions
 
 
 def caption_references(
     references: References,
     checkpoint: str | None = None,
     *,
-    backend: str = PYTORCH,
+    backend: str = AUTO,
     graphs: str | None = None,
     num_beams: int | None = None,
     batch_size: int = 32,
@@ -143,8 +191,7 @@ def caption_references(
     from .data import decode_images
 
     state = PartialState()
-    with needs_extra(backend):
-        captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
+    captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
     generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
     written: list[Caption] = []
     with state.split_between_processes(list(range(len(references.captions)))) as share:
@@ -155,21 +202,14 @@ def caption_references(
     return CheckpointCaptions(
         name=Path(checkpoint).name if checkpoint else SHIPPED,
         captions=gather_object(written),
-        folder=captioner.model.name_or_path,
-        settings=_checkpoint_settings(captioner.model, generation),
+        folder=captioner.name,
+        settings={
+            "checkpoint": captioner.name,
+            "checkpoint_sha256": captioner.weights_sha256,
+            "generation": {**captioner.defaults(), **generation},
+            "backend": captioner.backend_for(**generation),
+        },
     )
-
-
-def _checkpoint_settings(model, generation: Mapping[str, Any]) -> dict[str, Any]:
-    from transformers.utils import cached_file
-
-    revision = getattr(model.config, "_commit_hash", None)  # the loaded one: the main branch may have moved
-    weights = cached_file(model.name_or_path, WEIGHTS, revision=revision)
-    return {
-        "checkpoint": model.name_or_path,
-        "checkpoint_sha256": sha256_of(Path(weights)),
-        "generation": {**model.generation_config.to_diff_dict(), **generation},
-    }
 
 
 @dataclass(frozen=True)
@@ -181,12 +221,14 @@ class ScoringRun:
         checkpoint: The checkpoint's captions; it is the first system. None if only result files were scored.
         predictions: Captions by name of the system, one per image.
         scores: The scores of each system, and how the others compare with the first.
+        mentions: Labels that the first system names; None if the references have none.
     """
 
     references: References
     checkpoint: CheckpointCaptions | None
     predictions: Mapping[str, Sequence[str]]
     scores: SystemScores
+    mentions: LabelMentions | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -207,6 +249,8 @@ class ScoringRun:
         if self.checkpoint:
             write_results(folder / "predictions.json", image_ids, self.predictions[self.checkpoint.name])
         content = {**settings, "systems": self.scores.as_json()}
+        if self.mentions is not None:
+            content["labels"] = asdict(self.mentions)
         write_atomically(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if self.references.rows is not None:
             write_report(
@@ -258,6 +302,7 @@ class ScoringRun:
         kept = {
             "data": Path(source["data"]).name,
             "split": source["split"],
+            "images": len(self.references.captions),
             "settings": own.settings,
             "decoding": own.decoding,
             "signature": own.signature,
@@ -268,6 +313,8 @@ class ScoringRun:
         }
         if "cider" in own.per_image:
             kept["by_length"] = [asdict(record) for record in by_length(own.captions, own.per_image["cider"])]
+        if self.mentions is not None:
+            kept["labels"] = asdict(self.mentions)
         keep_scores(checkpoint.folder, kept)
 
     @property
@@ -285,6 +332,7 @@ def score(
     training_data: str | None = None,
     allow_urls: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    synonyms: Mapping[str | None, Sequence[str]] | None = None,
     **options: Any,
 ) -> ScoringRun:
     """Score a checkpoint's captions, or result files of other systems, or both. Runs on one process.
@@ -296,6 +344,8 @@ def score(
         training_data: Hub id or folder whose train split tells which captions are new.
         allow_urls: Download images of `training_data` that are given by address.
         metrics: Names from `evaluation.METRICS`.
+        synonyms: Words that name the labels of the references, see `label_names.read_synonyms`. Of references with a
+            column `labels`, those that the captions name are counted.
         options: `tokenizer`, `brevity_penalty`, `bootstrap` and others of `evaluation.score_captions`.
 
     Raises:
@@ -305,7 +355,7 @@ def score(
     with needs_extra("score"):
         from .data import load_captions
         from .evaluation import score_systems
-        from .evaluation.coco import match, read_results
+        from .evaluation.coco import match
 
     predictions: dict[str, Sequence[str]] = {}
     if checkpoint:
@@ -328,4 +378,18 @@ def score(
         training_captions=known,
         **options,
     )
-    return ScoringRun(references, checkpoint, predictions, scores)
+    mentions = _mentions(references, next(iter(predictions.values())), synonyms)
+    return ScoringRun(references, checkpoint, predictions, scores, mentions)
+
+
+def _mentions(
+    references: References, captions: Sequence[str], synonyms: Mapping[str | None, Sequence[str]] | None
+) -> LabelMentions | None:
+    from .data.sources import LABELS
+    from .evaluation import label_mentions
+
+    if references.rows is None or LABELS not in references.rows.column_names:
+        return None
+    labels = references.rows[LABELS][:]
+    names = LabelNames((label for of_image in labels for label in of_image or ()), synonyms)
+    return label_mentions(captions, labels, list(references.captions.values()), names)

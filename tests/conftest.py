@@ -40,6 +40,14 @@ CAPTIONS = (
 IMAGE_SIZE = 96  # pixels; the tiny encoder makes 3x3 regions of it
 
 
+@pytest.fixture(autouse=True)
+def no_graphs(request, monkeypatch):
+    """Training and pushing write no graphs, which takes ten seconds, but in tests that are marked so."""
+    if "writes_graphs" not in request.keywords:
+        monkeypatch.setattr("hf_gru_captioner.training.checkpoints.CheckpointGraphs._exported", lambda *_: {})
+        monkeypatch.setattr("hf_gru_captioner.cli.push.ensure_graphs", lambda checkpoint: None)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer(CAPTIONS, min_count=1)
@@ -51,7 +59,7 @@ def processor(tokenizer):
     return GRUCaptionerProcessor(CLIPImageProcessor(size=size, do_center_crop=False), tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tokenizer):
     """Makes a tiny captioner; keywords are fields of its configuration."""
 
@@ -95,7 +103,7 @@ def save_encoder():
     return save
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw_weights():
     """Draws a model's weights anew, the same ones in every release of transformers, which differ in their order."""
 

@@ -12,15 +12,37 @@ PACKAGE = Path(hf_gru_captioner.__file__).parent
 
 # Who may import whom, by room. A module not named here may import nothing of ours.
 MAY_IMPORT = {
-    "__init__": {"captioner", "data", "model", "tokenization", "training", "visualization"},  # only for type checkers
-    "captioner": {"checkpoint", "checkpoint_limits", "inference", "model"},
+    # but for errors only for type checkers
+    "__init__": {"captioner", "data", "errors", "model", "tokenization", "training", "visualization"},
+    "captioner": {"checkpoint", "checkpoint_limits", "errors", "files", "inference", "model"},
     "checkpoint": {"checkpoint_limits", "errors", "files", "hub", "inference", "model"},  # of hub how it is fetched
     "checkpoint_limits": {"files", "tokenization"},
     "coco": {"untrusted_images"},
-    "data": {"coco", "errors", "files", "model", "untrusted_images"},  # of model image loading and its limits
-    "evaluation": {"coco", "errors", "files", "untrusted_images"},
+    "label_names": {"errors"},
+    "data": {
+        "coco",
+        "errors",
+        "files",
+        "label_names",
+        "model",
+        "untrusted_images",
+    },  # of model image loading, its limits
+    "evaluation": {"coco", "errors", "files", "label_names", "untrusted_images"},
     "hub": {"errors", "evaluation", "files"},  # of evaluation the registry of metrics, which is light
     "inference": {"captioner", "checkpoint_limits", "errors", "files", "model"},  # captioner only for type checkers
+    "labelling": {
+        "captioner",
+        "checkpoint",
+        "checkpoint_limits",
+        "errors",
+        "files",
+        "hub",
+        "inference",
+        "library",
+        "model",
+    },  # of library how a photo's version is told, of model image loading
+    "library": {"errors", "files", "model", "untrusted_images"},  # of model what it says of formats
+    "tokenization": {"evaluation"},  # of it the writing systems, which is light
     "scoring_run": {
         "captioner",
         "data",
@@ -29,6 +51,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "visualization",
     },
     "training": {
@@ -45,6 +68,7 @@ MAY_IMPORT = {
         "tokenization",
         "visualization",
     },
+    "untrusted_images": {"model"},  # image loading, which travels and so is below all others
     "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
     "cli": {
         "captioner",
@@ -55,9 +79,13 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
+        "labelling",
+        "library",
         "model",
         "scoring_run",
         "training",
+        "untrusted_images",
         "visualization",
         "web",
     },

@@ -55,11 +55,11 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_transformers()
     with needs_extra("train"):
         from ..data.borrowing import BorrowingOptions, borrow_captions
-        from ..data.label_names import read_synonyms
+        from ..label_names import read_synonyms
 
+    quiet_transformers()
     options = BorrowingOptions(
         per_image=arguments.per_image,
         candidates=arguments.candidates,
@@ -71,8 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     scorer = None
     if arguments.checkpoint:
         from ..captioner import Captioner
+        from ..inference.backend import PYTORCH
 
-        scorer = Captioner.from_pretrained(arguments.checkpoint).mean_log_probabilities
+        scorer = Captioner.from_pretrained(arguments.checkpoint, backend=PYTORCH).mean_log_probabilities
     report = borrow_captions(
         arguments.images,
         arguments.captions,

@@ -3,14 +3,14 @@
 import argparse
 import os
 import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import needs_extra
-from .shell import quiet_transformers
+from ..inference.backend import AUTO, PYTORCH
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
-# Its folder, in a command for the shell.
-FIND_SHIPPED = "\"$(python -c 'import hf_gru_captioner.checkpoint as c; print(c.SHIPPED_CHECKPOINT)')\""
 
 
 def add_command(commands) -> None:
@@ -39,7 +39,7 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_transformers()
+    print("loading the page and its captioner ...", file=sys.stderr, flush=True)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with needs_extra("demo"):
         from ..web import ServicePool, serve
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = {next(iter(paths)): first}
     pool = ServicePool(
         list(paths),
-        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(paths.get(name, name)),
+        lambda name: loaded.pop(name, None) or _load(paths, name),
         any_name=arguments.any_checkpoint,
     )
     images = arguments.images if arguments.images is not None else example_images()
@@ -71,6 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         examples=images,
         about="\n\n".join(about),
-        train_from=FIND_SHIPPED if first_path is None else shlex.quote(public_name(first_path)),
+        train_from=None if first_path is None else shlex.quote(public_name(first_path)),
     )
     return 0
+
+
+def _load(paths: Mapping[str, str | None], name: str):
+    """A captioner; of what a visitor names no graphs are run, which may be of any size."""
+    from ..captioner import Captioner
+
+    return Captioner.from_pretrained(paths.get(name, name), backend=AUTO if name in paths else PYTORCH)

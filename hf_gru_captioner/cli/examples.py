@@ -7,8 +7,8 @@ import textwrap
 EXAMPLES = {
     "caption": (
         "gru-captioner caption photo.jpg",
-        "gru-captioner caption images/ 'more/*.jpg' --output captions.jsonl",
-        "gru-captioner caption photo.jpg --num-captions 3 --num-beams 5",
+        "gru-captioner caption photos/ --recursive --output captions.csv",
+        "gru-captioner caption photos/ --recursive --write metadata --dry-run",
     ),
     "score": (
         "gru-captioner score --data jxie/flickr8k",
@@ -37,12 +37,18 @@ EXAMPLES = {
         "gru-captioner borrow --images my/labelled --captions my/captions.jsonl --output runs/borrowed",
         "gru-captioner borrow --images my/labelled --captions user/text --output mine --checkpoint runs/1/checkpoint",
     ),
+    "label": (
+        "gru-captioner label my/photos/ --teacher Salesforce/blip-image-captioning-base --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher microsoft/git-base-coco --num-captions 5 --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher user/chat-model --prompt 'Name the product.' --output captions.jsonl",
+    ),
     "features": (
         "gru-captioner features --config configs/flickr8k.yaml --dry-run",
         "gru-captioner features --config configs/flickr8k.yaml",
     ),
     "train": (
-        "gru-captioner train --data.source my/captions.csv --output-dir runs/mine --dry-run",
+        "gru-captioner train my/captions.csv",
+        "gru-captioner train my/captions.csv --epochs 40",
         "gru-captioner train --config configs/custom-folder.yaml --data.source my/captions.csv",
         "accelerate launch scripts/train.py --config configs/flickr8k.yaml --optimization.epochs 3",
     ),

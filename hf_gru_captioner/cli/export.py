@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..errors import UsageError, needs_extra
-from .find_images import find_images
+from ..errors import MissingExtraError, UsageError, needs_extra, reason_of
+from ..files import GRAPHS_FOLDER, WEIGHTS
+from ..inference.backend import PYTORCH
 from .shell import positive, quiet_transformers
 
 
@@ -14,9 +15,12 @@ def add_command(commands) -> None:
         help="export a checkpoint as graphs, which run faster",
         description="Exports the encoder and one step of the decoder as graphs, and checks that their outputs are the "
         "model's. ONNX Runtime and OpenVINO run them: gru-captioner caption --backend openvino.",
+        epilog="Without --output, graphs without weights are written into the checkpoint's own folder onnx: they read "
+        "those of its model.safetensors, and captions are written by them from then on. They go by its architecture "
+        "and fit whatever weights it is trained to. Training and push write them too.",
     )
     parser.add_argument("checkpoint", type=Path, nargs="?", help="folder (the checkpoint of the package)")
-    parser.add_argument("--output", type=Path, help="folder of the graphs (onnx in the checkpoint)")
+    parser.add_argument("--output", type=Path, help="write whole graphs, with their weights, into this folder instead")
     parser.add_argument(
         "--format",
         choices=("onnx", "openvino", "exported-program"),
@@ -35,41 +39,74 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.output is None and (arguments.int8 or arguments.format != "onnx"):
+        raise UsageError("the graphs in a checkpoint are onnx in float32: name another folder with --output.")
     if arguments.int8 and not arguments.images:
         raise UsageError("--int8 is calibrated on images like those to be captioned: add --images FOLDER.")
-    quiet_transformers()
     with needs_extra("export"):
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        import torch  # noqa: F401
     if arguments.format == "openvino":
         with needs_extra("openvino"):
             import openvino  # noqa: F401
+    quiet_transformers()
     import numpy as np
 
     from ..captioner import Captioner
     from ..checkpoint import SHIPPED_CHECKPOINT
-    from ..files import GRAPHS_FOLDER, WEIGHTS
-    from ..inference.export import export_graphs
+    from ..inference.export import add_graphs, export_graphs
 
     checkpoint = arguments.checkpoint or SHIPPED_CHECKPOINT
     if not checkpoint.is_dir():
         raise UsageError(f"{checkpoint} is not the folder of a checkpoint.")
-    output = arguments.output or checkpoint / GRAPHS_FOLDER
-    captioner = Captioner.from_pretrained(checkpoint)
+    captioner = Captioner.from_pretrained(checkpoint, backend=PYTORCH)
     processor = captioner.processor
+    if arguments.output is None:
+        return _say(add_graphs(checkpoint, captioner.model, processor))
     calibration = None
     if arguments.int8:
-        paths = list(find_images(arguments.images))
-        paths = paths[:: max(1, len(paths) // arguments.num_images)][: arguments.num_images]
+        from .find_images import find_images
+
+        found = find_images(arguments.images)
+        if found.problems:
+            raise UsageError(found.problems[0])
+        paths = found.paths[:: max(1, len(found.paths) // arguments.num_images)][: arguments.num_images]
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(
         captioner.model,
         processor,
-        output,
+        arguments.output,
         checkpoint / WEIGHTS,
         format=arguments.format,
         calibration=calibration,
     )
-    size = sum(path.stat().st_size for path in output.iterdir())
-    print(f"written: {output}, {size / 1e6:.0f} MB")
+    return _say(arguments.output)
+
+
+def ensure_graphs(checkpoint: Path) -> None:
+    """Writes graphs into the folder of a checkpoint that has none of its own, or says in a line why not."""
+    from ..inference.graphs import belong
+
+    if belong(checkpoint / GRAPHS_FOLDER, checkpoint):
+        return
+    try:
+        with needs_extra("export"):
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+
+            from ..captioner import Captioner
+            from ..inference.export import add_graphs
+        captioner = Captioner.from_pretrained(checkpoint, backend=PYTORCH)
+        _say(add_graphs(checkpoint, captioner.model, captioner.processor))
+    except OSError:
+        raise
+    except MissingExtraError as error:
+        print(f"without graphs, by which ONNX Runtime captions: {error}")
+    except Exception as error:  # the exporter knows not every encoder, and raises whatever it stumbles over
+        print(f"without graphs, PyTorch captions by it: {reason_of(error)}")
+
+
+def _say(folder: Path) -> int:
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"written: {folder}, {size / 1e6:.1f} MB")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .card import add_card_arguments, describe
+from .export import ensure_graphs
 
 LINE_OF_USE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
 
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..hub import check_name, files_of_checkpoint, files_of_space, push
 
     check_name(arguments.repo_id)
+    if not arguments.dry_run and arguments.checkpoint.is_dir():
+        ensure_graphs(arguments.checkpoint)
     files: dict[str, Path | bytes] = dict(files_of_checkpoint(arguments.checkpoint))
     card = _card(arguments)
     files = files_of_space(arguments.checkpoint, card) if arguments.space else {**files, **card}

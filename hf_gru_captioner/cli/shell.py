@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import one_line
-from ..inference.backend import BACKENDS, PYTORCH
+from ..inference.backend import AUTO, BACKENDS
 
 BAD_INPUT = 2  # exit code
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
@@ -64,11 +64,18 @@ def _log_printed() -> Iterator[None]:
 def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
-        choices=BACKENDS,
-        default=PYTORCH,
-        help="what runs the model; all but torch need the graphs of gru-captioner export (%(default)s)",
+        choices=(AUTO, *BACKENDS),
+        default=AUTO,
+        help="what runs the model; auto is onnxruntime where the checkpoint has graphs, else torch (%(default)s)",
     )
-    parser.add_argument("--graphs", help="folder of the graphs (onnx in the checkpoint)")
+    parser.add_argument("--graphs", help="folder of graphs by gru-captioner export (onnx in the checkpoint)")
+    parser.add_argument("--verbose", action="store_true", help="say on stderr what runs the model")
+
+
+def say_what_runs(captioner: Any, num_captions: int = 1, **generation: Any) -> None:
+    """What `--verbose` prints."""
+    reason = f" ({captioner.not_graphs})" if captioner.not_graphs else ""
+    print(f"backend: {captioner.backend_for(num_captions, **generation)}{reason}", file=sys.stderr)
 
 
 def positive(text: str) -> int:

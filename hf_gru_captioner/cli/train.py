@@ -1,15 +1,33 @@
 """`gru-captioner train`: a data set in, a checkpoint out. Its arguments are the fields of `TrainingConfig`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import needs_extra
-from .training_options import read_config
+from ..errors import UsageError, needs_extra
+from .training_options import check_sources, names_given, read_config
+
+if TYPE_CHECKING:
+    from ..training import TrainingConfig, TrainingResult
+
+SHOWN = 10  # captions beside those of people
+FEW = 100  # validation images: fewer say little
+DESCRIPTION = (
+    "Trains a captioner. With a SOURCE, options that are not given are chosen by the data, and training goes on from "
+    "the shipped checkpoint; with --config or --data.source they keep their defaults."
+)
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process."""
+    source = argv[0] if argv and not argv[0].startswith("-") else None
     with needs_extra("train"):
-        config = read_config(argv, "train", "Trains a captioner. Options that are not given keep their defaults.")
+        if source:
+            config = _chosen(source, argv[1:])
+        else:
+            config = read_config(argv, "train", DESCRIPTION)
+            check_sources(config)
 
         from accelerate import PartialState
 
@@ -21,8 +39,76 @@ def run(argv: Sequence[str]) -> int:
         if PartialState().is_main_process:
             print(estimates)
         return 0
-    result = train(config)
-    if PartialState().is_main_process:
-        print(summary(result.history, result.selected_by))
-        print(f"best checkpoint: {result.checkpoint}, curves: {result.checkpoint.parent / 'curves.png'}")
+    with _says_how_to_go_on(config):
+        result = train(config, print if source else None)
+        if PartialState().is_main_process:
+            if source:
+                _conclude(config, result)
+            else:
+                print(summary(result.history, result.selected_by))
+                print(f"best checkpoint: {result.checkpoint}, curves: {result.checkpoint.parent / 'curves.png'}")
     return 0
+
+
+def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
+    """The options of a run on one source: those of the run that its folder holds, else chosen by the data."""
+    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
+    config = read_config(argv, "train", DESCRIPTION)
+    check_sources(config)
+
+    from ..training.recipe import recommend
+    from ..training.run_folder import OPTIONS
+
+    given = names_given(argv)
+    saved = Path(config.output_dir) / OPTIONS
+    if saved.is_file():
+        config = read_config([f"--config={saved}", *argv[1:]], "train", DESCRIPTION)
+        (of_run,) = config.data.sources
+        if of_run.path != source:
+            raise UsageError(f"{config.output_dir} holds a run on {of_run.path}: name another folder by --output-dir.")
+        return config
+    return recommend(config, given)
+
+
+@contextmanager
+def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped: the same command goes on from the newest state in {Path(config.output_dir) / 'state'}")
+        raise
+
+
+def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
+    """Scores the best checkpoint, writes the report, and prints both and the next command. Runs on one process."""
+    from ..evaluation import choose_tokenizer
+    from ..scoring_run import caption_references, load_references, score
+
+    (source,) = config.data.sources
+    folder, checkpoint = result.checkpoint.parent, str(result.checkpoint)
+    references = load_references(
+        source.path,
+        config.data.validation_split,
+        images=source.images,
+        image_column=source.image_column,
+        caption_column=source.caption_column,
+        max_skipped=config.data.max_skipped,
+        allow_urls=config.data.allow_urls,
+    )
+    tokenizer = choose_tokenizer(list(references.captions.values()), java=False)
+    captions = caption_references(references, checkpoint)
+    scored = score(references, captions, metrics=("cider", "bleu", "diversity"), tokenizer=tokenizer)
+    scored.save(folder)
+    scored.keep()
+    best, number = result.best, len(references.captions)
+    print(f"\nbest: epoch {best['epoch']:.0f} of {len(result.history)}, on {number} validation images")
+    print(scored.scores.table())
+    if number < FEW:
+        print(f"{number} images say little: the interval tells how little.")
+    if best is result.history[-1]:
+        print(f"still improving: --epochs {2 * config.optimization.epochs} goes on from here and may gain")
+    print("\ncaptions of validation images, and what people wrote")
+    for (name, written), caption in list(zip(references.captions.items(), captions.captions, strict=True))[:SHOWN]:
+        print(f"  {name}: {caption.text or '(empty)'}\n      people: {written[0]}")
+    print(f"\nall of them with pictures: {folder / 'report.html'}, curves: {folder / 'curves.png'}")
+    print(f"next: gru-captioner caption photo.jpg --checkpoint {checkpoint}")

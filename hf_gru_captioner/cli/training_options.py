@@ -29,6 +29,7 @@ OFTEN_SET = (
     "push_to_hub",
     "dry_run",
 )
+SHORT = {"epochs": "optimization.epochs"}
 REQUIRED = {"data.source", "output_dir"}
 CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
 MAX_DEPTH = 20  # nesting of a YAML file of options, which needs 2
@@ -70,6 +71,33 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
     return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"})
 
 
+def check_sources(config: TrainingConfig) -> None:
+    """Refuses sources that can't be read before anything heavy is loaded.
+
+    Raises:
+        OSError, ValueError: As `data.check_source`; options are called as they are typed.
+    """
+    from ..data import NoSplitError, ReadingOptions, check_source
+
+    data = config.data
+    for source in data.sources:
+        options = ReadingOptions(
+            source.images,
+            source.image_column,
+            source.caption_column,
+            data.max_skipped,
+            data.allow_urls,
+            "--data.{}",
+        )
+        check_source(source.path, [data.train_split], options)
+        if source.validate:
+            try:
+                check_source(source.path, [data.validation_split], options)
+            except NoSplitError:
+                if len(data.sources) == 1:
+                    raise
+
+
 def _parser(command: str) -> Any:
     """jsonargparse's parser of the dataclasses, with a YAML loader that refuses what exhausts stack or memory."""
     from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
@@ -102,11 +130,17 @@ def _normalized(argv: Sequence[str]) -> list[str]:
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             name = name.replace("-", "_")
+            name = SHORT.get(name, name)
             if types.get(name) is bool and not equals and following.startswith("-"):
                 equals, value = "=", "true"
             argument = f"--{name}{equals}{value}"
         arguments.append(argument)
     return arguments
+
+
+def names_given(argv: Sequence[str]) -> set[str]:
+    """The full names of the options on a command line."""
+    return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
 
 
 def _check_flat(text: str) -> None:
@@ -146,7 +180,7 @@ def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser for its help alone, which takes neither jsonargparse nor the types to be loaded."""
     parser = argparse.ArgumentParser(
         prog=f"gru-captioner {command}",
-        usage=f"gru-captioner {command} [--config FILE] --data.source SOURCE --output-dir DIR [OPTIONS]",
+        usage=_usage(command),
         description=description,
         add_help=False,
         allow_abbrev=False,
@@ -164,6 +198,11 @@ def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
     others.add_argument("-h", "--help", action="help", help="show this help")
     add_examples(parser, command)
     return parser
+
+
+def _usage(command: str) -> str:
+    full = f"gru-captioner {command} [--config FILE] --data.source SOURCE --output-dir DIR [OPTIONS]"
+    return f"gru-captioner train SOURCE [OPTIONS]\n       {full}" if command == "train" else full
 
 
 def _add_option(group: Any, name: str, text: str, default: Any) -> None:

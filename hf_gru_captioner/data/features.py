@@ -37,7 +37,7 @@ from PIL import ImageEnhance, ImageOps
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..files import PARTIAL, write_atomically
+from ..files import PARTIAL, PROVENANCE, write_atomically
 from .sources import LABELS, WEIGHTS, decode_images
 
 _logger = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ _logger = logging.getLogger(__name__)
 IMAGES_PER_SHARD = 256
 LEFTOVER_AFTER = 3600  # seconds since the last write; a shard takes seconds
 CROPPED_AREA = (0.6, 1.0)  # fraction of the image that a random crop keeps
-# Entries of a configuration that don't affect what is computed.
-PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
 
 CARRIED = (WEIGHTS, LABELS)  # columns beside image and captions that rows for training keep
 

@@ -22,6 +22,8 @@ _MODULES = {
     "Diversity": "diversity",
     "DiversityScores": "diversity",
     "DocumentFrequencies": "document_frequencies",
+    "LabelMentions": "mentions",
+    "LabelRecord": "mentions",
     "LengthRecord": "breakdown",
     "Meteor": "meteor",
     "Metric": "metrics",
@@ -37,9 +39,12 @@ _MODULES = {
     "bootstrap_interval": "statistics",
     "by_length": "breakdown",
     "by_word": "breakdown",
+    "char_tokenize": "ptb",
+    "choose_tokenizer": "ptb",
     "cider_scores": "cider",
     "compare": "scoring",
     "diversity_scores": "diversity",
+    "label_mentions": "mentions",
     "leave_one_out": "human",
     "meteor_from_statistics": "meteor",
     "meteor_statistics": "meteor",
@@ -60,10 +65,11 @@ if TYPE_CHECKING:
     from .diversity import Diversity, DiversityScores, diversity_scores
     from .document_frequencies import DocumentFrequencies
     from .human import leave_one_out
+    from .mentions import LabelMentions, LabelRecord, label_mentions
     from .meteor import Meteor, meteor_from_statistics, meteor_statistics
     from .metrics import METRICS, Metric, Score
     from .options import ScoringOptions
-    from .ptb import Tokenizer, ptb_tokenize, simple_tokenize, tokenize
+    from .ptb import Tokenizer, char_tokenize, choose_tokenizer, ptb_tokenize, simple_tokenize, tokenize
     from .rouge_l import RougeL, rouge_l_scores
     from .scoring import CaptionScores, SystemScores, compare, score_captions, score_systems
     from .statistics import (
@@ -86,6 +92,8 @@ __all__ = [
     "Diversity",
     "DiversityScores",
     "DocumentFrequencies",
+    "LabelMentions",
+    "LabelRecord",
     "LengthRecord",
     "Meteor",
     "Metric",
@@ -101,9 +109,12 @@ __all__ = [
     "bootstrap_interval",
     "by_length",
     "by_word",
+    "char_tokenize",
+    "choose_tokenizer",
     "cider_scores",
     "compare",
     "diversity_scores",
+    "label_mentions",
     "leave_one_out",
     "meteor_from_statistics",
     "meteor_statistics",

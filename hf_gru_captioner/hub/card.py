@@ -133,9 +133,10 @@ def _render(
     record = checkpoint / TRAINING_RECORD
     stages = json.loads(record.read_text())["stages"] if record.is_file() else []
     scores = read_scores(checkpoint)
+    best = _best_of_each(scores)
     encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
     metadata = _metadata(
-        stages, scores, encoder=encoder, datasets=datasets, title=title, license=license, language=language
+        stages, best, encoder=encoder, datasets=datasets, title=title, license=license, language=language
     )
     parts = count_parameters(checkpoint / WEIGHTS)
     text = render_markdown(
@@ -150,7 +151,10 @@ def _render(
         parameters=sum(parts.values()),
         megabytes=(checkpoint / WEIGHTS).stat().st_size / 1e6,
         stages=[_describe(stage) for stage in stages],
+        teachers=_teachers(stages),
         scores=scores,
+        best_scores=best,
+        other_scores=[each for each in scores if each not in best],
         columns=HUB_SCORES,
         terms=Markdown(terms.strip()),
         examples=examples,
@@ -170,17 +174,20 @@ def _metadata(
     license: str,  # noqa: A002
     language: str,
 ) -> ModelCardData:
-    """The card's metadata: the Hub's search and the `model-index` read it."""
+    """The card's metadata: the Hub's search and the `model-index` read it; `scores` are one per dataset."""
     hub_ids = {name.split("/")[-1]: name for name in datasets}
     sources = [name for stage in stages for name in source_names(stage["options"]["data.source"])]
     learned_from = list(dict.fromkeys(hub_ids.get(source, source) for source in sources))
-    best: Mapping[str, Any] = scores[0] if scores else {"values": {}, "data": "", "split": "", "signature": ""}
-    results = eval_results(
-        best["values"],
-        dataset=hub_ids.get(best["data"], best["data"]),
-        split=best["split"],
-        signature=best["signature"],
-    )
+    results = [
+        result
+        for each in scores
+        for result in eval_results(
+            each["values"],
+            dataset=hub_ids.get(each["data"], each["data"]),
+            split=each["split"],
+            signature=each["signature"],
+        )
+    ]
     return ModelCardData(
         language=language,
         license=license,
@@ -193,6 +200,20 @@ def _metadata(
         model_name=title if results else None,
         eval_results=results or None,
     )
+
+
+def _teachers(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, str]]:
+    """The captioners that wrote captions to learn from, each once."""
+    each = [teacher for stage in stages for teacher in stage.get("teachers", ())]
+    return [teacher for number, teacher in enumerate(each) if teacher not in each[:number]]
+
+
+def _best_of_each(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first scores of each dataset and split."""
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for each in scores:
+        first.setdefault((each["data"], each["split"]), each)
+    return list(first.values())
 
 
 def count_parameters(weights: str | Path) -> dict[str, int]:

@@ -16,8 +16,8 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint: The folder.
-        scores: `data`, `split`, `settings` (what must be equal for scores to be comparable), `decoding`, `values`,
-            `intervals`, `human`, `by_word`, `by_length`.
+        scores: `data`, `split`, `images` (their number), `settings` (what must be equal for scores to be comparable),
+            `decoding`, `values`, `intervals`, `human`, `by_word`, `by_length`, `labels`.
     """
     kind = ("data", "split", "settings", "decoding")
     others = [each for each in read_scores(checkpoint) if any(each[name] != scores[name] for name in kind)]

@@ -7,11 +7,13 @@ add one that runs exported graphs, write its loader here (a graph's file -> a fu
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from ..model.image_loading_gru_captioner import ImageSource
     from .beam_search import Step
 
+AUTO = "auto"  # the first of the others that can
 PYTORCH = "torch"  # the one backend that needs no graphs
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 
 Run = Callable[[dict[str, "np.ndarray"]], list["np.ndarray"]]  # inputs by name -> outputs in order
+Weights = Mapping[str, "np.ndarray"]  # float32, by name
 
 
 class EncodedImages(NamedTuple):
@@ -45,6 +50,10 @@ class Backend(Protocol):
     """Encodes images and decodes words; what it returns of `encode` is handed to its own `begin`."""
 
     @property
+    def name(self) -> str:
+        """One of [`BACKENDS`]."""
+
+    @property
     def can_search(self) -> bool:
         """Whether [`beam_search`] writes the same captions with it as generate() does."""
 
@@ -57,6 +66,13 @@ class Backend(Protocol):
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Token ids -> text."""
+
+    def encode_words(self, text: str) -> list[int]:
+        """Text -> token ids, without those that begin or end a caption.
+
+        Raises:
+            ValueError: A word that the checkpoint doesn't know.
+        """
 
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and as small as the encoder takes it."""
@@ -73,27 +89,37 @@ class GraphRuntime:
     """A library that runs graphs.
 
     Attributes:
-        load: Path of a graph and a number of threads -> the function that runs it.
-        extra: The extra of this package that installs it.
+        load: Path of a graph, a number of threads, and the weights of a graph without its own or None -> the function
+            that runs it.
+        extra: The extra of this package that installs it; empty for what any installation has.
         suffixes: Endings of the files that it runs, those that load soonest first.
     """
 
-    load: Callable[[Path, int], Run]
+    load: Callable[[Path, int, Weights | None], Run]
     extra: str
     suffixes: tuple[str, ...]
 
 
-def _load_onnxruntime(path: Path, num_threads: int) -> Run:
+def _load_onnxruntime(path: Path, num_threads: int, weights: Weights | None) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if weights is not None:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in weights.values()]
+        options.add_external_initializers(list(weights), values)
     options.intra_op_num_threads = num_threads
     # A thread that waits by spinning takes the core from those that load images or choose words: half the speed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, inputs)
+
+    def run(inputs: dict[str, np.ndarray], weights: Weights | None = weights) -> list[np.ndarray]:  # which it refers to
+        outputs: list[np.ndarray] = session.run(None, inputs)
+        return outputs
+
+    return run
 
 
+EXTERNAL = "weights"  # the file that a graph without weights says they are in
 _making_the_core = threading.Lock()
 
 
@@ -109,7 +135,13 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
-def _load_openvino(path: Path, num_threads: int) -> Run:
+def _load_openvino(path: Path, num_threads: int, weights: Weights | None) -> Run:
+    if weights is not None:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder, (Path(folder) / EXTERNAL).open("wb") as file:
+            for each in weights.values():
+                file.write(each.data)
+            file.flush()
+            return _load_openvino(Path(shutil.copy(path, folder)), num_threads, None)
     # Half precision, which OpenVINO takes where the processor has it, would give other captions.
     settings = {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"}
     with _making_the_core:
@@ -125,7 +157,20 @@ def _load_openvino(path: Path, num_threads: int) -> Run:
 
 
 GRAPH_RUNTIMES = {
-    "onnxruntime": GraphRuntime(_load_onnxruntime, "onnxruntime", (".onnx",)),
-    "openvino": GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
+    ONNXRUNTIME: GraphRuntime(_load_onnxruntime, "", (".onnx",)),
+    OPENVINO: GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
 }
 BACKENDS = (PYTORCH, *GRAPH_RUNTIMES)
+
+
+def encode_known(text: str, encode: Callable[[str], Sequence[int]], unknown: int | None) -> list[int]:
+    """Text -> token ids.
+
+    Raises:
+        ValueError: A word that the tokenizer doesn't know.
+    """
+    tokens = list(map(int, encode(text)))
+    if unknown is not None and unknown in tokens:
+        word = next((word for word in text.split() if unknown in encode(word)), text)
+        raise ValueError(f"a caption can't begin with {word!r}: the checkpoint doesn't know the word.")
+    return tokens

@@ -17,9 +17,9 @@ Letters in shape comments:
     T words     H hidden   V vocabulary
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -77,7 +77,9 @@ def beam_search(
     max_words: int,
     length_penalty: float,
     suppressed: Sequence[int] = (),
+    begin: Sequence[int] = (),
     num_alternatives: int = 0,
+    report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
     """Writes captions; greedily with one beam.
 
@@ -87,18 +89,30 @@ def beam_search(
         start, end: Their tokens.
         num_beams: Captions of an image that are followed up at once.
         num_captions: Captions of each image that are returned, `num_beams` at most, the best first.
-        max_words: Words of a caption at most, the end token included.
+        max_words: Words of a caption at most, the end token included, those of its beginning not.
         length_penalty: Of beam search; greedy search has none.
         suppressed: Tokens that are never written.
+        begin: Tokens that each caption begins with. Captions are ranked by what comes behind them, as generate() ranks
+            those that go on from `decoder_input_ids`.
         num_alternatives: How many of the likeliest tokens are told of each position.
+        report: Of greedy search of one image, called with the tokens so far after each.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
-    settings = _Settings(start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
+    given: list[StepOutput] = []
+    for token in (start, *begin)[:-1]:
+        given.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
+        states = given[-1].states
+    last = begin[-1] if begin else start
+    settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings)]
-    found = _beam(step, states, settings)
-    return [[path.hypothesis(num_alternatives) for path in of_image] for of_image in found]
+        found = [[path] for path in _greedy(step, states, settings, report)]
+    else:
+        found = _beam(step, states, settings)
+    return [
+        [path.behind(given, image, begin).hypothesis(num_alternatives) for path in of_image]
+        for image, of_image in enumerate(found)
+    ]
 
 
 class _Settings(NamedTuple):
@@ -120,21 +134,32 @@ class _Path(NamedTuple):
     rows: Sequence[int]
     tokens: Sequence[int]
 
+    def behind(self, outputs: Sequence[StepOutput], image: int, tokens: Sequence[int]) -> "_Path":
+        """This path behind words that each image was given, a row of the step for each image."""
+        if not tokens:
+            return self
+        return _Path([*outputs, *self.outputs], [image] * len(tokens) + [*self.rows], [*tokens, *self.tokens])
+
     def hypothesis(self, num_alternatives: int) -> Hypothesis:
         steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have gone on after this caption
-        log_probabilities = np.stack([output.log_probabilities[row] for output, row in steps])  # (T, V)
+        rows = [output.log_probabilities[row] for output, row in steps]  # of (V,) each
         attention = [output.attention[row] for output, row in steps if output.attention is not None]
-        alternatives, of_alternatives = _largest(log_probabilities, num_alternatives, log_probabilities.shape[1])
+        alternatives = np.zeros((len(rows), 0), dtype=np.int64)
+        of_alternatives = np.zeros((len(rows), 0), dtype=np.float32)
+        if num_alternatives:
+            alternatives, of_alternatives = _largest(np.stack(rows), num_alternatives, len(rows[0]))
         return Hypothesis(
             tokens=np.array(self.tokens),
-            log_probabilities=log_probabilities[np.arange(len(self.tokens)), self.tokens],
+            log_probabilities=np.array([row[token] for row, token in zip(rows, self.tokens, strict=True)]),
             attention=np.stack(attention) if attention else None,  # (T, P)
             alternatives=alternatives,
             alternative_log_probabilities=of_alternatives,
         )
 
 
-def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
+def _greedy(
+    step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
+) -> list[_Path]:
     num_images, max_words = states.shape[1], settings.max_words
     tokens = np.full(num_images, settings.start, dtype=np.int64)
     lengths = np.full(num_images, max_words)
@@ -147,6 +172,8 @@ def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
         tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
         words.append(tokens)
+        if report is not None:
+            report([int(each[0]) for each in words])
         lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
         if (lengths <= position + 1).all():
             break
@@ -159,95 +186,77 @@ def _greedy(step: Step, states: np.ndarray, settings: _Settings) -> list[_Path]:
 
 def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Path]]:
     num_images, num_beams = states.shape[1], settings.num_beams
-    images = np.arange(num_images)[:, None]  # (B, 1)
+    images = [_OfImage(image * num_beams, settings) for image in range(num_images)]
     states = states.repeat(num_beams, axis=1)  # (2, N, H)
     tokens = np.full(num_images * num_beams, settings.start, dtype=np.int64)  # (N,)
-    running = np.full((num_images, num_beams), NEVER)  # (B, K), log-probabilities of the captions that go on
-    running[:, 0] = 0  # at first all beams are one
-    finished = _Finished(num_images, num_beams)
     outputs: list[StepOutput] = []
-    trail: list[tuple[np.ndarray, np.ndarray]] = []  # of each step: the beam that each one that goes on came from, word
-
     for position in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
-        allowed = _without(output.log_probabilities, settings.suppressed)  # (N, V)
-        totals = allowed.reshape(num_images, num_beams, -1) + running[:, :, None]  # (B, K, V)
+        running = np.array([image.running for image in images], dtype=np.float32)  # (B, K)
+        totals = output.log_probabilities.reshape(num_images, num_beams, -1) + running[:, :, None]  # (B, K, V)
+        if settings.suppressed:
+            totals[:, :, settings.suppressed] = -np.inf
         vocab_size = totals.shape[-1]
-        best, log_probabilities = _largest(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)  # (B, 2 K)
-        beams, words = best // vocab_size, best % vocab_size  # (B, 2 K)
-        stops = (words == settings.end) | (position + 1 == settings.max_words)  # (B, 2 K)
-
-        going_on = log_probabilities + np.where(stops, NEVER, np.float32(0))
-        chosen = stops.argsort(axis=1, kind="stable")[:, :num_beams]  # (B, K), the best that go on
-        running = going_on[images, chosen]
-        trail.append((beams[images, chosen], words[images, chosen]))
-
-        divisor = np.float32((position + 1) ** settings.length_penalty)
-        new_ends = np.stack((np.full_like(beams, position), beams, words), axis=-1)  # (B, 2 K, 3)
-        finished.add(log_probabilities / divisor, new_ends, stops, running[:, :1] / divisor)
-        if not finished.can_improve.any() or stops.all():
+        found = _ranked(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)
+        for image, (best, log_probabilities) in zip(images, found, strict=True):
+            if not image.is_done:
+                image.advance(position, [divmod(index, vocab_size) for index in best], log_probabilities)
+        if position + 1 == settings.max_words or all(image.is_done for image in images):
             break
-        rows = (images * num_beams + trail[-1][0]).ravel()  # (N,)
-        tokens, states = trail[-1][1].ravel(), output.states[:, rows]
-
-    return [
-        [_follow(outputs, trail, image, finished.ends[image, rank], num_beams) for rank in range(settings.num_captions)]
-        for image in range(num_images)
-    ]
+        last = [image.trail[-1] for image in images]  # of an image that is done, whatever it was
+        rows = [image.first_row + beam for image, chosen in zip(images, last, strict=True) for beam, _ in chosen]  # N
+        tokens = np.array([word for chosen in last for _, word in chosen], dtype=np.int64)  # (N,)
+        states = output.states[:, rows]
+    return [[image.path(outputs, rank) for rank in range(settings.num_captions)] for image in images]
 
 
-class _Finished:
-    """The best finished captions of each image so far.
+class _OfImage:
+    """The beams of one image: a few numbers a step, for which plain Python is faster than arrays.
 
     Attributes:
-        ends: Step, beam before it and word that finished each, the best first, `(B, K, 3)`.
-        can_improve: Whether a caption that goes on may still become better than the worst of them, `(B, 1)`.
+        running: Log-probabilities of the K captions that go on.
+        trail: Of each step, the beam that each caption that goes on came from, and its word.
+        is_done: Whether none that goes on can become better than the worst of K that are finished.
     """
 
-    def __init__(self, num_images: int, num_beams: int):
-        self.ends = np.zeros((num_images, num_beams, 3), dtype=np.int64)
-        self.can_improve = np.ones((num_images, 1), dtype=bool)
-        self._scores = np.full((num_images, num_beams), NEVER)
-        self._is_finished = np.zeros((num_images, num_beams), dtype=bool)
-        self._images = np.arange(num_images)[:, None]  # (B, 1)
+    def __init__(self, first_row: int, settings: _Settings):
+        self.first_row, self._settings = first_row, settings
+        self.running = [0.0] + [float(NEVER)] * (settings.num_beams - 1)  # at first all beams are one
+        self.trail: list[list[tuple[int, int]]] = []
+        self.is_done = False
+        self._scores: list[float] = []  # of the finished captions, the best first
+        self._ends: list[tuple[int, int, int]] = []  # step, beam before it and word that finished each
 
-    def add(self, scores: np.ndarray, ends: np.ndarray, stops: np.ndarray, best_running: np.ndarray) -> None:
-        """Takes in the candidates of a step.
+    def advance(self, position: int, candidates: list[tuple[int, int]], log_probabilities: list[float]) -> None:
+        """Takes in the 2 K best candidates of a step, the best first: beam and word of each."""
+        settings, num_beams = self._settings, self._settings.num_beams
+        is_last = position + 1 == settings.max_words
+        stops = [is_last or word == settings.end for _, word in candidates]
+        going_on = [rank for rank, stop in enumerate(stops) if not stop]
+        chosen = (going_on + [rank for rank, stop in enumerate(stops) if stop])[:num_beams]
+        self.running = [log_probabilities[rank] + (float(NEVER) if stops[rank] else 0.0) for rank in chosen]
+        self.trail.append([candidates[rank] for rank in chosen])
 
-        Args:
-            scores: Of its 2 K best candidates, `(B, 2 K)`.
-            ends: As in the attribute, `(B, 2 K, 3)`.
-            stops: Which of them are finished, `(B, 2 K)`.
-            best_running: Score of the best caption that goes on, if it ended here, `(B, 1)`.
-        """
-        num_beams = self._scores.shape[1]
-        may_finish = stops & self.can_improve
-        may_finish[:, num_beams:] = False
-        all_scores = np.concatenate((self._scores, np.where(may_finish, scores, NEVER)), axis=1)  # (B, 3 K)
-        kept, _ = _largest(all_scores, num_beams, all_scores.shape[1])
-        self._scores = all_scores[self._images, kept]
-        self.ends = np.concatenate((self.ends, ends), axis=1)[self._images, kept]
-        self._is_finished = np.concatenate((self._is_finished, may_finish), axis=1)[self._images, kept]
-        worst = np.where(self._is_finished, self._scores.min(axis=1, keepdims=True), NEVER)  # (B, K)
-        self.can_improve &= (best_running > worst).any(axis=1, keepdims=True)
+        divisor = (position + 1) ** settings.length_penalty
+        finished = [rank for rank in range(min(num_beams, len(stops))) if stops[rank]]
+        if finished:
+            scores = self._scores + [log_probabilities[rank] / divisor for rank in finished]
+            ends = self._ends + [(position, *candidates[rank]) for rank in finished]
+            kept = _rank(scores, range(len(scores)), num_beams)
+            self._scores, self._ends = [scores[index] for index in kept], [ends[index] for index in kept]
+        worst = min(self._scores) if len(self._scores) == num_beams else float(NEVER)
+        self.is_done = not self.running[0] / divisor > worst
 
-
-def _follow(
-    outputs: Sequence[StepOutput],
-    trail: Sequence[tuple[np.ndarray, np.ndarray]],
-    image: int,
-    end: np.ndarray,
-    num_beams: int,
-) -> _Path:
-    """Reads a finished caption back from its last word."""
-    position, beam, word = map(int, end)
-    rows, tokens = [image * num_beams + beam], [word]
-    for came_from, words in reversed(trail[:position]):
-        tokens.append(int(words[image, beam]))
-        beam = int(came_from[image, beam])
-        rows.append(image * num_beams + beam)
-    return _Path(outputs, rows[::-1], tokens[::-1])
+    def path(self, outputs: Sequence[StepOutput], rank: int) -> _Path:
+        """A finished caption, read back from its last word."""
+        position, beam, word = self._ends[rank]
+        rows, tokens = [self.first_row + beam], [word]
+        for chosen in reversed(self.trail[:position]):
+            beam, word = chosen[beam]
+            rows.append(self.first_row + beam)
+            tokens.append(word)
+        return _Path(outputs, rows[::-1], tokens[::-1])
 
 
 def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.ndarray:
@@ -259,34 +268,40 @@ def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.nda
 
 
 def _largest(values: np.ndarray, count: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the `count` largest of each row, the largest first, equal ones by `index % vocab_size`.
+    """Indices and values of the `count` largest of each row, the largest first, equal ones by `index % vocab_size`."""
+    indices, found = zip(*_ranked(values, count, vocab_size), strict=True)
+    return np.array(indices, dtype=np.int64), np.array(found, dtype=values.dtype)
+
+
+def _ranked(values: np.ndarray, count: int, vocab_size: int) -> Iterator[tuple[list[int], list[float]]]:
+    """The same as lists, row by row.
 
     At least `count` values of a row are no smaller than the `count` largest maxima of its blocks, so few are left to be
     sorted: a tenth of the time of argpartition().
     """
     num_blocks = values.shape[1] // BLOCK
-    if count == 0:
-        indices = np.zeros((len(values), 0), dtype=np.int64)
-    elif num_blocks < count:
-        indices = np.stack([_largest_above(row, -np.inf, count, vocab_size) for row in values])
+    if not 0 < count <= num_blocks:
+        bounds = np.full(len(values), -np.inf)
     else:
         maxima = values[:, : num_blocks * BLOCK].reshape(len(values), num_blocks, BLOCK).max(axis=2)
-        bounds = np.partition(maxima, num_blocks - count, axis=1)[:, num_blocks - count]
-        rows = zip(values, bounds, strict=True)
-        indices = np.stack([_largest_above(row, bound - TIE, count, vocab_size) for row, bound in rows])
-    return indices, np.take_along_axis(values, indices, axis=1)
+        bounds = np.partition(maxima, num_blocks - count, axis=1)[:, num_blocks - count] - TIE
+    for row, bound in zip(values, bounds, strict=True):
+        places = (row >= bound).nonzero()[0]
+        indices, of_places = places.tolist(), row[places].tolist()
+        kept = _rank(of_places, [(index % vocab_size, index) for index in indices], count)
+        yield [indices[place] for place in kept], [of_places[place] for place in kept]
 
 
-def _largest_above(row: np.ndarray, bound: float, count: int, vocab_size: int) -> np.ndarray:
-    candidates = np.flatnonzero(row >= bound)
-    candidates = candidates[np.argsort(-row[candidates], kind="stable")]
-    values = row[candidates]  # the largest first
+def _rank(values: Sequence[float], keys: Sequence[Any], count: int) -> list[int]:
+    """Places of the `count` largest values, the largest first, equal ones by their keys."""
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
     first = 0
-    if not (values[: count + 1][1:] >= values[:count][: len(values) - 1] - TIE).any():
-        first = count  # none are equal
-    while first < min(count, len(values)):
-        behind = first + int(np.count_nonzero(values[first:] >= values[first] - TIE))
-        equal = candidates[first:behind]
-        candidates[first:behind] = equal[np.lexsort((equal, equal % vocab_size))]
+    while first < min(count, len(order)):
+        bound = values[order[first]] - float(TIE)
+        behind = first + 1
+        while behind < len(order) and values[order[behind]] >= bound:
+            behind += 1
+        if behind > first + 1:
+            order[first:behind] = sorted(order[first:behind], key=keys.__getitem__)
         first = behind
-    return candidates[:count]
+    return order[:count]

@@ -2,12 +2,15 @@
 
     encoder.onnx      images -> regions, keys, values, states
     step.onnx         tokens, states, keys, values -> log_probabilities, new_states, attention
-    tokenizer.json    the words
-    graphs.json       which weights they are of, how images are scaled, settings of the search
+    graphs.json       what they are of, how images are scaled
 
-That is all a caption needs, so it runs without torch. OpenVINO IR has `.xml` and `.bin` in place of `.onnx`, exported
-programs of PyTorch have `.pt2`. Both graphs take any number of images, the step any number of beams. The encoder takes
-bytes: normalizing them is its first layer. The runtimes fuse batch norm and activations.
+Those that lie in a checkpoint hold no weights: what they read of the checkpoint's own file they call by its names, and
+a runtime is given it when it loads them. They are of an architecture, whatever its weights. Those that are exported to
+another folder are whole: with the weights, the words (tokenizer.json) and settings of the search, that is all a caption
+needs. OpenVINO IR has `.xml` and `.bin` in place of `.onnx`, exported programs of PyTorch have `.pt2`.
+
+Both graphs take any number of images, the step any number of beams. The encoder takes bytes: normalizing them is its
+first layer. The runtimes fuse batch norm and activations, and fold what they can compute of weights alone.
 
 int8: the encoder's convolutions take and give 8-bit numbers whose ranges calibration images have shown, weights by
 channel; the step's weights are 8-bit, its inputs are scaled word by word. Each runtime is quick with int8 graphs in its
@@ -22,19 +25,23 @@ import copy
 import io
 import json
 import logging
+import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from ..files import GRAPHS_SETTINGS, atomic_folder, sha256_of
+from ..files import GRAPHS_FOLDER, GRAPHS_SETTINGS, TOKENIZER, WEIGHTS, atomic_folder, sha256_of
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
+from .backend import EXTERNAL, GRAPH_RUNTIMES
+from .graphs import architecture_of
 
 FORMATS = ("onnx", "openvino", "exported-program")
 MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
@@ -53,7 +60,7 @@ def export_graphs(
     format: str = "onnx",  # noqa: A002  # what the field calls it
     calibration: np.ndarray | None = None,
 ) -> None:
-    """Writes the graphs of a captioner into a folder, whole or not at all.
+    """Writes the graphs of a captioner with their weights into a folder, whole or not at all.
 
     Args:
         model: A captioner, in float32 on the CPU.
@@ -74,25 +81,79 @@ def export_graphs(
         raise ValueError(f"the format is one of {', '.join(FORMATS)}, found {format!r}.")
     if format == "exported-program" and calibration is not None:
         raise ValueError("an exported program is written in float32 only: choose onnx or openvino for int8.")
-    if processor.image_size is None:
-        raise ValueError("graphs take images that are scaled to one size, this processor crops or pads them.")
-    if folder.exists() and not (folder / GRAPHS_SETTINGS).is_file():
-        raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
-    settings = {
+    settings = _settings(model, processor) | {
         "weights": sha256_of(weights),
         "license": getattr(model.config, "license", None) or "other",
         "format": format,
         "precision": "float32" if calibration is None else "int8",
+        "generation": {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
+    }
+    with _written(folder) as temporary:
+        _write_graphs(_graphs(model.eval(), processor), temporary, format, calibration)
+        processor.tokenizer.backend_tokenizer.save(str(temporary / TOKENIZER))
+        (temporary / GRAPHS_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def add_graphs(
+    checkpoint: str | Path, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor
+) -> Path:
+    """Writes graphs into a saved checkpoint, whole or not at all; their weights are those of its `model.safetensors`.
+
+    Args:
+        checkpoint: Its folder.
+        model: The captioner that was saved there, in float32 on the CPU, with any weights.
+        processor: Its processor.
+
+    Returns:
+        Their folder, of a few hundred kilobytes.
+
+    Raises:
+        FileExistsError, ArithmeticError, OSError: As in [`export_graphs`].
+        ValueError: The processor does more to an image than to scale it.
+    """
+    from safetensors import safe_open
+
+    checkpoint = Path(checkpoint)
+    folder = checkpoint / GRAPHS_FOLDER
+    settings = _settings(model, processor) | {
+        "architecture": architecture_of(checkpoint),
+        "format": "onnx",
+        "precision": "float32",
+    }
+    tensors = model.state_dict(keep_vars=True)
+    with safe_open(checkpoint / WEIGHTS, "np") as file:
+        saved = {name: tensors[name] for name in file.keys()}  # noqa: SIM118, not a dict
+    with _written(folder) as temporary:
+        graphs = _graphs(model.eval(), processor, whole=False)
+        settings["tensors"] = {graph.name: graph.write_structure(temporary, saved) for graph in graphs}
+        (temporary / GRAPHS_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
+    return folder
+
+
+def _settings(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> dict[str, Any]:
+    """What both kinds of graphs say of themselves."""
+    if processor.image_size is None:
+        raise ValueError("graphs take images that are scaled to one size, this processor crops or pads them.")
+    return {
         "image_size": processor.image_size,
         "resample": int(processor.image_processor.resample),
         "has_attention": model.config.attention_type != "none",
-        "generation": {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
     }
+
+
+@contextlib.contextmanager
+def _written(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of one of graphs.
+
+    Raises:
+        FileExistsError: It holds something else.
+        OSError: They can't be written.
+    """
+    if folder.exists() and not (folder / GRAPHS_SETTINGS).is_file():
+        raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
     try:
         with atomic_folder(folder) as temporary:
-            _write_graphs(_graphs(model.eval(), processor), temporary, format, calibration)
-            processor.tokenizer.backend_tokenizer.save(str(temporary / "tokenizer.json"))
-            (temporary / GRAPHS_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+            yield temporary
     except OSError as error:
         raise OSError(
             f"the graphs can't be written to {folder} ({error}); what was there is as it was. Make room and run again."
@@ -136,14 +197,21 @@ class Encoder(nn.Module):
 
 
 class Step(nn.Module):
-    """One decode step: the decoder's own forward, with separate axes of images and beams, so that both are dynamic."""
+    """One decode step: the decoder's own forward, with separate axes of images and beams, so that both are dynamic.
 
-    def __init__(self, model: GRUCaptionerForConditionalGeneration):
+    The language GRU reads nothing but words, so its input's products are made once for the whole vocabulary: now if the
+    graph is `whole`, by the runtime when it loads it if not.
+    """
+
+    def __init__(self, model: GRUCaptionerForConditionalGeneration, whole: bool):
         super().__init__()
-        decoder: Any = copy.deepcopy(model.decoder)
+        decoder: Any = copy.copy(model.decoder)  # with the same weights and other layers
+        decoder._modules = dict(decoder._modules)
         self.decoder, self.lm_head = decoder, model.lm_head
-        self.decoder.embed_tokens, self.decoder.language_gru = _gates_by_word(self.decoder)
-        self.decoder.fusion_gru = OneWord(self.decoder.fusion_gru)
+        gates = GatesByWord(decoder.embed_tokens, decoder.language_gru)
+        decoder.language_gru = OneWordOfGates(decoder.language_gru)
+        decoder.embed_tokens = nn.Embedding.from_pretrained(gates.table().detach()) if whole else gates
+        decoder.fusion_gru = OneWord(decoder.fusion_gru)
 
     def forward(self, tokens: Tensor, states: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """`(B, K)`, `(2, B, K, H)`, `(B, P, H)`, `(B, P, H)` -> `(B, K, V)`, `(2, B, K, H)`, `(B, K, P)`."""
@@ -181,11 +249,21 @@ class OneWordOfGates(nn.Module):
         return state[:, None], state[None]
 
 
-def _gates_by_word(decoder: Any) -> tuple[nn.Embedding, OneWordOfGates]:
-    """The language GRU reads nothing but words, so its input's products are made once for the whole vocabulary."""
-    gru = decoder.language_gru
-    gates = decoder.embed_tokens.weight @ gru.weight_ih_l0.T + gru.bias_ih_l0  # (V, 3 H)
-    return nn.Embedding.from_pretrained(gates.detach()), OneWordOfGates(gru)
+class GatesByWord(nn.Module):
+    """Words `(N, 1)` -> what the input weights of a GRU make of them, `(N, 1, 3 H)`."""
+
+    def __init__(self, embeddings: nn.Embedding, gru: nn.GRU):
+        super().__init__()
+        self.embeddings = embeddings
+        self.input, _ = _linear_layers(gru)
+
+    def table(self) -> Tensor:
+        """Of the whole vocabulary, `(V, 3 H)`."""
+        gates: Tensor = self.input(self.embeddings.weight)
+        return gates
+
+    def forward(self, words: Tensor) -> Tensor:
+        return F.embedding(words, self.table())
 
 
 def _linear_layers(gru: nn.GRU) -> tuple[nn.Linear, nn.Linear]:
@@ -221,7 +299,7 @@ class Graph:
         self.dynamic_shapes = dynamic_shapes
 
     @torch.no_grad()
-    def _translate(self) -> Any:
+    def _translate(self, optimize: bool = True) -> Any:
         """The module as ONNX, and as the program that this was made of."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about names that it changes
@@ -233,18 +311,65 @@ class Graph:
                 output_names=self.outputs,
                 dynamic_shapes=self.dynamic_shapes,
                 verbose=False,
+                optimize=optimize,
             )
 
     def write_onnx(self, folder: Path) -> None:
-        import onnxruntime
-
         path = folder / f"{self.name}.onnx"
         translated = self._translate()
-        for node in translated.model.graph.all_nodes():
-            node.metadata_props.clear()  # stack traces, with paths of this machine
+        _remove_traces(translated.model)
         translated.save(path, external_data=False)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        answers = session.run(None, {name: value.numpy() for name, value in self.inputs.items()})
+        self._check_onnx(path)
+
+    def write_structure(self, folder: Path, saved: Mapping[str, Tensor]) -> list[str]:
+        """Writes the graph without its weights.
+
+        Args:
+            folder: Where to.
+            saved: The model's tensors that a checkpoint's file holds, by their names there.
+
+        Returns:
+            Names of those that the graph reads, in the order in which a file would hold them one behind the other.
+        """
+        import onnx_ir
+
+        path = folder / f"{self.name}.onnx"
+        name_of = {tensor.data_ptr(): name for name, tensor in saved.items()}  # weights may be tied
+        own = self.module.state_dict(keep_vars=True)
+        translated = self._translate(optimize=False)
+        graph = translated.model.graph
+        weights: dict[str, Any] = {}
+        for own_name, value in list(graph.initializers.items()):
+            name = name_of.get(own[own_name].data_ptr()) if own_name in own else None
+            if name is None:
+                continue  # how images are scaled: few numbers, which stay in the graph
+            del graph.initializers[own_name]
+            if name in weights:  # tied
+                value.replace_all_uses_with(weights[name])
+                continue
+            value.name, value.const_value = name, None
+            graph.inputs.append(value)  # so nothing that depends on it is folded
+            weights[name] = value
+        translated.optimize()
+        _remove_traces(translated.model)
+        graph, offset = translated.model.graph, 0
+        used = {value.name: value for value in graph.inputs if value.name in weights and value.uses()}
+        for value in [each for each in graph.inputs if each.name in weights]:
+            graph.inputs.remove(value)
+        for name, value in used.items():
+            length = 4 * math.prod(value.shape.numpy())
+            value.const_value = onnx_ir.ExternalTensor(
+                EXTERNAL, offset, length, onnx_ir.DataType.FLOAT, shape=value.shape, name=name
+            )
+            graph.initializers[name] = value
+            offset += length
+        onnx_ir.save(translated.model, path)
+        self._check_onnx(path, {name: saved[name].detach().numpy() for name in used})
+        return list(used)
+
+    def _check_onnx(self, path: Path, weights: Mapping[str, np.ndarray] | None = None) -> None:
+        run = GRAPH_RUNTIMES["onnxruntime"].load(path, 1, weights)
+        answers = run({name: value.numpy() for name, value in self.inputs.items()})
         self._check(path.name, map(torch.from_numpy, answers))
 
     def write_program(self, folder: Path) -> None:
@@ -262,13 +387,21 @@ class Graph:
                 raise ArithmeticError(f"{file}: {name} is off by {difference:.2g}; the graphs were not kept.")
 
 
+def _remove_traces(model: Any) -> None:
+    """Of what a node was made of, with paths of this machine."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+
+
 @torch.no_grad()
-def _graphs(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> list[Graph]:
+def _graphs(
+    model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor, whole: bool = True
+) -> list[Graph]:
     num_images, num_beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
     height, width = processor.image_size or (0, 0)  # which has been checked
     images = torch.randint(256, (2, height, width, 3), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)  # (B, height, width, 3)
-    encoder, step = Encoder(model, processor.image_processor).eval(), Step(model).eval()
+    encoder, step = Encoder(model, processor.image_processor).eval(), Step(model, whole).eval()
     _, keys, values, states = (output.contiguous() for output in encoder(images))
     tokens = torch.full((2, 3), model.config.decoder_start_token_id)
     states = states[:, :, None].repeat(1, 1, 3, 1)  # (2, B, K, H)

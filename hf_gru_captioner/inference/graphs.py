@@ -1,5 +1,7 @@
 """Runs the graphs of `export` on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out, and no torch."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +12,49 @@ from PIL import Image
 
 from ..checkpoint_limits import MAX_SIDE, check_tokenizer, read_json
 from ..errors import MissingExtraError, needs_extra, reason_of
-from ..files import GRAPHS_SETTINGS
+from ..files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    GRAPHS_SETTINGS,
+    PROCESSOR_CONFIG,
+    PROVENANCE,
+    TOKENIZER,
+    WEIGHTS,
+    sha256_of,
+)
 from ..model.image_loading_gru_captioner import ImageSource, load_image
-from .backend import GRAPH_RUNTIMES, EncodedImages
+from .backend import GRAPH_RUNTIMES, EncodedImages, Weights, encode_known
 from .beam_search import Step, StepOutput
+
+GRAPHS = ("encoder", "step")
+OF_ARCHITECTURE = (  # entries of config.json that the graphs follow
+    *(
+        "attention_type",
+        "embedding_size",
+        "encoder_config",
+        "hidden_size",
+        "num_attention_heads",
+        "tie_word_embeddings",
+    ),
+    "vocab_size",
+)
+WIDENED = {
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+}  # by safetensors' names; and BF16, which NumPy lacks
+
+
+class GraphsError(ValueError):
+    """Graphs that are damaged, or of another architecture or other weights than the checkpoint."""
+
+
+class WeightsError(ValueError):
+    """Weights that are damaged."""
+
+
+class NoGraphsError(FileNotFoundError):
+    """No graphs where they should be, or none that the backend runs."""
 
 
 class GraphBackend:
@@ -23,40 +64,54 @@ class GraphBackend:
         folder: Where `gru-captioner export` wrote them.
         backend: `"onnxruntime"` or `"openvino"`.
         num_threads: That one graph works with; as many as OMP_NUM_THREADS or the machine says when not given.
+        checkpoint: Folder of the checkpoint whose weights they get, where they have none of their own.
 
     Raises:
-        FileNotFoundError: No graphs in the folder.
+        NoGraphsError: No graphs in the folder.
         MissingExtraError: The backend isn't installed.
-        ValueError: The graphs are damaged.
+        GraphsError: The graphs are damaged, or not of the checkpoint's architecture.
+        WeightsError: The weights are damaged.
     """
 
     can_search = True
 
-    def __init__(self, folder: str | Path, backend: str, num_threads: int | None = None):
-        folder = Path(folder)
-        if not (folder / GRAPHS_SETTINGS).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no graphs: gru-captioner export CHECKPOINT --output {folder} makes them."
-            )
+    def __init__(
+        self, folder: str | Path, backend: str, num_threads: int | None = None, checkpoint: str | Path | None = None
+    ):
         import tokenizers
 
+        folder = Path(folder)
+
+        self.name = backend
         runtime = GRAPH_RUNTIMES[backend]
         num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         try:
-            self.settings = _read_settings(folder / GRAPHS_SETTINGS)
-            self.weights: str = self.settings["weights"]
+            self.settings = read_graphs_settings(folder)
             height, width = self.settings["image_size"]
             self._image_size = (height, width)
-            check_tokenizer(read_json(folder / "tokenizer.json"))
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            weights: dict[str, Weights] = {}
+            rest = folder  # of what a caption needs
+            if not self.are_whole:
+                rest = _of_their_architecture(folder, self.settings, checkpoint)
+                weights = read_weights(rest / WEIGHTS, self.settings["tensors"])
+                path = rest / GENERATION_CONFIG
+                generation = read_json(path) if path.is_file() else {}
+                self.settings["generation"] = {name: each for name, each in generation.items() if name[0] != "_"}
+            check_tokenizer(read_json(rest / TOKENIZER))
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(rest / TOKENIZER))
             with needs_extra(runtime.extra):
                 self._encoder, self._step = (
-                    runtime.load(_graph(folder, name, backend), num_threads) for name in ("encoder", "step")
+                    runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS
                 )
-        except (MissingExtraError, FileNotFoundError):
+        except (MissingExtraError, NoGraphsError, GraphsError, WeightsError):
             raise
         except Exception as error:  # each library has its own for a damaged file
-            raise ValueError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them again.") from error
+            raise GraphsError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them again.") from error
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether the graphs have weights of their own."""
+        return "weights" in self.settings
 
     @property
     def has_attention(self) -> bool:
@@ -68,6 +123,14 @@ class GraphBackend:
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
+
+    def encode_words(self, text: str) -> list[int]:
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        return encode_known(
+            text,
+            lambda part: self._tokenizer.encode(part, add_special_tokens=False).ids,
+            self._tokenizer.token_to_id(unknown) if unknown else None,
+        )
 
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and at the encoder's size."""
@@ -99,9 +162,89 @@ class GraphBackend:
         return encoded.states, step
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def architecture_of(checkpoint: Path) -> str:
+    """SHA-256 of what the graphs of a checkpoint follow: its architecture, and how its images are prepared."""
+    config = read_json(checkpoint / CONFIG)
+    followed = {name: config.get(name) for name in OF_ARCHITECTURE}
+    followed["image_processor"] = read_json(checkpoint / PROCESSOR_CONFIG)["image_processor"]
+    return hashlib.sha256(json.dumps(_without_provenance(followed), sort_keys=True).encode()).hexdigest()
+
+
+def belong(folder: Path, checkpoint: Path) -> bool:
+    """Whether these graphs are a checkpoint's: of its architecture, or whole and of its weights."""
+    try:
+        settings = read_graphs_settings(folder)
+        if "weights" in settings:
+            return bool(settings["weights"] == sha256_of(checkpoint / WEIGHTS))
+        return bool(settings["architecture"] == architecture_of(checkpoint))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _without_provenance(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _without_provenance(each) for name, each in content.items() if name not in PROVENANCE}
+    return content
+
+
+def _of_their_architecture(folder: Path, settings: dict[str, Any], checkpoint: str | Path | None) -> Path:
+    if checkpoint is None:
+        raise GraphsError(
+            f"the graphs in {folder} have no weights of their own: name the checkpoint that they lie in, or export "
+            "whole ones (gru-captioner export CHECKPOINT --output FOLDER)."
+        )
+    checkpoint = Path(checkpoint)
+    if settings["architecture"] != architecture_of(checkpoint):
+        raise GraphsError(
+            f"the graphs in {folder} are of another architecture than {checkpoint}: write them again "
+            f"(gru-captioner export {checkpoint})."
+        )
+    return checkpoint
+
+
+def read_weights(path: Path, names: dict[str, list[str]]) -> dict[str, Weights]:
+    """Tensors of a file of weights in float32, by name, for each of several lists of names.
+
+    Raises:
+        WeightsError: The file is damaged; one is missing, not of floating point or not finite.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"the weights in {path} can't be read, they are damaged ({reason_of(error)}).") from error
+
+    def read(name: str) -> np.ndarray:
+        if name not in tensors:
+            raise WeightsError(f"the weights in {path} are damaged: {name} is missing.")
+        kind, shape, data = (tensors[name][key] for key in ("dtype", "shape", "data"))
+        if kind == "BF16":  # the upper half of a float32
+            values = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif kind in WIDENED:
+            values = np.frombuffer(data, WIDENED[kind]).astype(np.float32)
+        else:
+            raise WeightsError(f"the weights in {path} are damaged: {name} is {kind}, not of floating point.")
+        if not (np.isfinite(values.min(initial=0)) and np.isfinite(values.max(initial=0))):
+            raise WeightsError(f"the weights in {path} are damaged: {name} has values that are not finite.")
+        return values.reshape(shape)
+
+    return {graph: {name: read(name) for name in of_graph} for graph, of_graph in names.items()}
+
+
+def read_graphs_settings(folder: Path) -> dict[str, Any]:
+    """What graphs say of themselves.
+
+    Raises:
+        NoGraphsError: No graphs there.
+        ValueError: Not what `export` writes.
+    """
+    path = folder / GRAPHS_SETTINGS
+    if not path.is_file():
+        raise NoGraphsError(f"{folder} has no graphs: gru-captioner export CHECKPOINT --output {folder} makes them.")
     settings: dict[str, Any] = read_json(path)
-    kinds = {"weights": str, "image_size": list, "resample": int, "has_attention": bool, "generation": dict}
+    kinds = {"format": str, "precision": str, "image_size": list, "resample": int, "has_attention": bool}
+    kinds |= {"weights": str, "generation": dict} if "weights" in settings else {"architecture": str, "tensors": dict}
     for name, kind in kinds.items():
         if not isinstance(settings[name], kind):
             raise ValueError(f"{name} in {path.name} is not a {kind.__name__}")
@@ -115,4 +258,4 @@ def _graph(folder: Path, name: str, backend: str) -> Path:
     for suffix in suffixes:
         if (path := folder / f"{name}{suffix}").is_file():
             return path
-    raise FileNotFoundError(f"{folder} has no {name}{suffixes[0]}, which {backend} runs: export it in that format.")
+    raise NoGraphsError(f"{folder} has no {name}{suffixes[0]}, which {backend} runs: export it in that format.")

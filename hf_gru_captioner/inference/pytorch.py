@@ -2,19 +2,21 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..model.configuration_gru_captioner import IGNORE_INDEX
 from ..model.image_loading_gru_captioner import ImageSource
 from ..model.modeling_gru_captioner import GRUCaptionerEncoderOutput
+from .backend import PYTORCH, encode_known
 from .beam_search import Hypothesis, Step, StepOutput
 
 
@@ -27,6 +29,8 @@ class PyTorchBackend:
     Raises:
         ValueError: The processor's vocabulary is not the model's.
     """
+
+    name = PYTORCH
 
     def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
         if len(processor.tokenizer) != model.config.vocab_size:
@@ -55,6 +59,12 @@ class PyTorchBackend:
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.processor.decode(tokens, skip_special_tokens=skip_special_tokens)
 
+    def encode_words(self, text: str) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        return encode_known(
+            text, lambda part: tokenizer(part, add_special_tokens=False)["input_ids"], tokenizer.unk_token_id
+        )
+
     def load_image(self, source: ImageSource) -> Image.Image:
         return self.processor.load_image(source)
 
@@ -82,12 +92,26 @@ class PyTorchBackend:
 
     @torch.inference_mode()
     def generate(
-        self, encoder_outputs: ModelOutput, num_captions: int, num_alternatives: int, generation: dict[str, Any]
+        self,
+        encoder_outputs: ModelOutput,
+        num_captions: int,
+        num_alternatives: int,
+        generation: dict[str, Any],
+        report: Callable[[list[int]], None] | None = None,
+        begin: Sequence[int] = (),
     ) -> list[list[Hypothesis]]:
-        """Captions by generate(), which knows every setting."""
+        """Captions by generate(), which knows every setting; all begin with these tokens; `report` as in
+        beam_search()."""
         model = self.model
+        if begin:
+            words = [model.generation_config.decoder_start_token_id, *begin]
+            num_images = len(encoder_outputs.last_hidden_state)
+            generation = generation | {"decoder_input_ids": torch.tensor([words] * num_images, device=model.device)}
         sequences = model.generate(
-            encoder_outputs=encoder_outputs, num_return_sequences=num_captions, **generation
+            encoder_outputs=encoder_outputs,
+            num_return_sequences=num_captions,
+            streamer=None if report is None else _Streamer(report),
+            **generation,
         )  # (N, 1 + T)
         labels = self.model.labels_of_sequences(sequences)
         # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
@@ -127,6 +151,24 @@ class PyTorchBackend:
         if (unknown := self.processor.tokenizer.unk_token_id) is not None:
             means = means.masked_fill((labels == unknown).any(dim=1), -math.inf)
         return [of_image.tolist() for of_image in means.split(numbers.tolist())]
+
+
+class _Streamer(BaseStreamer):
+    """Reports the tokens so far after each new one."""
+
+    def __init__(self, report: Callable[[list[int]], None]):
+        self.report = report
+        self.tokens: list[int] | None = None  # None until the start token has come
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.tokens is None:
+            self.tokens = []
+        else:
+            self.tokens += value.flatten().tolist()
+            self.report(self.tokens)
+
+    def end(self) -> None:
+        pass
 
 
 @functools.cache

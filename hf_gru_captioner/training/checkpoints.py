@@ -1,6 +1,6 @@
 """Atomic checkpoints: the best model for its users, and the states that a run resumes from.
 
-    <output_dir>/checkpoint/                     model and processor
+    <output_dir>/checkpoint/                     model, processor and graphs
     <output_dir>/state/step-00000400/            Accelerate's state: weights as safetensors, optimizer, generators
                        averaged.safetensors      the moving average
                        progress.json             steps, losses, scores
@@ -10,6 +10,7 @@ Everything is written atomically, the manifest last. A folder without a matching
 another run.
 """
 
+import copy
 import json
 import logging
 import os
@@ -21,7 +22,8 @@ from typing import Any, Protocol
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
 
-from ..files import PARTIAL, atomic_folder, flush, sha256_of
+from ..errors import MissingExtraError, needs_extra, reason_of
+from ..files import GRAPHS_FOLDER, PARTIAL, atomic_folder, flush, sha256_of
 
 _logger = logging.getLogger(__name__)
 
@@ -33,6 +35,50 @@ class Savable(Protocol):
     """A model or a processor."""
 
     def save_pretrained(self, save_directory: str) -> object: ...
+
+
+class CheckpointGraphs:
+    """The graphs of a checkpoint, saved behind model and processor like a part of them.
+
+    They go by the architecture, not by the weights, so they are exported once and written again with each checkpoint.
+    Where they can't be, the log says why, and the checkpoint is whole without them.
+
+    Args:
+        model: The captioner; it is copied.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model, processor
+        self.files: dict[str, bytes] | None = None
+
+    def save_pretrained(self, save_directory: str) -> None:
+        """Runs on one process."""
+        if self.files is None:
+            self.files = self._exported(Path(save_directory))
+        elif self.files:
+            folder = Path(save_directory) / GRAPHS_FOLDER
+            folder.mkdir()
+            for name, content in self.files.items():
+                (folder / name).write_bytes(content)
+
+    def _exported(self, checkpoint: Path) -> dict[str, bytes]:
+        try:
+            with needs_extra("export"):
+                import onnxruntime  # noqa: F401
+                import onnxscript  # noqa: F401
+
+                from ..inference.export import add_graphs
+            folder = add_graphs(checkpoint, copy.deepcopy(self.model).float().cpu(), self.processor)
+        except OSError:  # a full disk, which the checkpoint has no room on either
+            raise
+        except MissingExtraError as error:
+            _logger.info("graphs          none: %s", error)
+        except Exception as error:  # the exporter knows not every encoder, and raises whatever it stumbles over
+            _logger.warning("the checkpoint has no graphs, PyTorch captions by it: %s", reason_of(error))
+        else:
+            return {path.name: path.read_bytes() for path in folder.iterdir()}
+        return {}
 
 
 def save_whole(folder: str | Path, *parts: Savable) -> None:

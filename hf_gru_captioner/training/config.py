@@ -20,10 +20,12 @@ UNCLAIMED = {
     "data.num_workers",
     "dry_run",
     "measure_energy",
+    "optimization.patience",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
     "push_to_hub",
+    "save_onnx",
     "tracker",
     "validation.shown",
 }
@@ -57,6 +59,7 @@ SHARES = {  # from 0 to 1
     "data.color_jitter",
     "data.max_skipped",
     "model.dropout",
+    "model.encoder_reset",
     "optimization.ema_decay",
     "optimization.label_smoothing",
     "optimization.scheduled_sampling",
@@ -82,6 +85,10 @@ class SourceConfig:
     """Hub id of a captioned data set, a folder, or a file of captions."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     repeat: float = 1.0
     """Times that each image comes in an epoch; a fraction takes a fixed random share of the images."""
     weight: float = 1.0
@@ -101,6 +108,10 @@ class DataConfig:
     with its weight: [{path: ..., repeat: ..., weight: ...}], see `SourceConfig`."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -137,21 +148,25 @@ class DataConfig:
     @property
     def sources(self) -> list[SourceConfig]:
         """All sources, in their order."""
-        return [SourceConfig(self.source, self.images)] if isinstance(self.source, str) else self.source
+        if not isinstance(self.source, str):
+            return self.source
+        return [SourceConfig(self.source, self.images, self.image_column, self.caption_column)]
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """What counts as a token; see `build_tokenizer`."""
 
-    kind: Literal["word", "bpe"] = "word"
-    """Whole words, or byte-pair pieces."""
+    kind: Literal["auto", "word", "bpe", "verbatim"] = "auto"
+    """Whole words, byte-pair pieces of words, or verbatim: pieces of the text as it is written; auto looks at the
+    captions and says which it takes."""
     min_count: int = 5
     """Words that are rarer in the training captions become unknown."""
     vocab_size: int | None = None
     """Maximum number of tokens; null for no limit."""
-    max_length: int = 40
-    """Maximum length of a training caption in tokens; longer ones are truncated."""
+    max_length: int | None = None
+    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40, or
+    what nearly all need if verbatim."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +177,10 @@ class ModelConfig:
     """Hub id or folder of the pretrained vision encoder."""
     checkpoint: str | None = None
     """Hub id or folder of a captioner to continue from; its encoder, sizes and tokenizer replace those given here."""
+    extend_vocabulary: bool = False
+    """With a checkpoint: add the words of the training captions that it doesn't know, by tokenizer.min_count."""
+    encoder_reset: float = 0.0
+    """With a checkpoint: fraction of the way that its encoder returns to the pretrained weights of model.encoder."""
     image_size: int | None = None
     """Side of the square that images are resized to, in pixels; null for the encoder's own."""
     embedding_size: int = 512
@@ -236,6 +255,10 @@ class SelfCriticalConfig:
     """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
+    label_weight: float = 0.0
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    synonyms: str | None = None
+    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
@@ -250,8 +273,9 @@ class ValidationConfig:
     """Beams of the search."""
     length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
-    max_new_tokens: int = 24
-    """Maximum length of a caption in tokens, the end token included."""
+    max_new_tokens: int | None = None
+    """Maximum length of a caption in tokens, the end token included. Null: 24, or what nearly
+    all captions need if verbatim."""
     max_images: int = 5000
     """Maximum number of images of each source to validate on, the first ones of the split."""
     images_per_batch: int = 64
@@ -288,6 +312,9 @@ class TrainingConfig:
     """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
+    save_onnx: bool = True
+    """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
+    extra `export` is installed."""
     push_to_hub: str | None = None
     """Hub id, user/name, that each best checkpoint is pushed to; the run doesn't wait for it."""
     dry_run: bool = False
@@ -314,6 +341,11 @@ class TrainingConfig:
                 "self-critical training improves a trained captioner: train one with cross_entropy, then name its "
                 "folder in model.checkpoint."
             )
+        for option in ("extend_vocabulary", "encoder_reset"):
+            if getattr(self.model, option) and self.model.checkpoint is None:
+                raise ValueError(
+                    f"model.{option} changes a checkpoint that the run starts from: name it in model.checkpoint."
+                )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type other than none.")
         for name, value in options.items():
@@ -427,8 +459,9 @@ def _check_sources(data: DataConfig) -> None:
             raise ValueError(
                 f"data.source[{number}].captions_per_epoch must be at least 1, found {source.captions_per_epoch}."
             )
-    if data.images is not None:
-        raise ValueError("data.images is of a single source: in a list, each source has its own images.")
+    for option in ("images", "image_column", "caption_column"):
+        if getattr(data, option) is not None:
+            raise ValueError(f"data.{option} is of a single source: in a list, each source has its own {option}.")
     if not any(source.validate for source in data.sources):
         raise ValueError("the best epoch is selected on a validation split: validate must be true for a source.")
 

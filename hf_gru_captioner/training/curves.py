@@ -41,6 +41,19 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
+def describe(record: Record, num_epochs: int) -> str:
+    """The line of an epoch in the log; scores times 100."""
+    seconds = record["train_seconds"] + record["validation_seconds"]
+    cells = [f"epoch {record['epoch']:.0f} of {num_epochs}", f"loss {record['loss']:.3f}"]
+    cells += [f"reward {record['reward']:.3f}"] if "reward" in record else []
+    cells += [f"{title} {100 * record[name]:.1f}" for name, title in SCORES.items() if name in record]
+    for name, value in record.items():
+        metric, _, source = name.partition("/")
+        if source and metric == "cider":
+            cells.append(f"{source} {100 * value:.1f}")
+    return "   ".join([*cells, f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"])
+
+
 def summary(history: Sequence[Record], select_by: str = "cider") -> str:
     """A table of the epochs; an asterisk marks the best one."""
     best = max(history, key=lambda record: record[select_by])

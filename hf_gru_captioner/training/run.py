@@ -1,7 +1,7 @@
 """A training run, from its options to its best checkpoint; the command line and Python call the same function."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -14,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from ..captioner import Captioner
 from ..data import decode_images
+from ..data.teachers import teachers_of
 from ..errors import needs_extra
-from ..evaluation import score_captions
+from ..evaluation import choose_tokenizer, score_captions
 from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
@@ -70,7 +71,7 @@ def _quiet_libraries() -> Iterator[None]:
 
 
 @_quiet_libraries()
-def train(config: TrainingConfig) -> TrainingResult:
+def train(config: TrainingConfig, announce: Callable[[str], object] | None = None) -> TrainingResult:
     """Trains a captioner, or resumes the run that `config.output_dir` holds. Runs on every process.
 
     The main process writes `output_dir`, except for `state/`: there every process writes its part, and the first one of
@@ -78,6 +79,7 @@ def train(config: TrainingConfig) -> TrainingResult:
 
     Args:
         config: The options; `TrainingConfig.from_options` makes them by name.
+        announce: Called on the main process with the estimates, as text, before the run begins.
 
     Raises:
         UsageError: Options, data or output folder are unusable; says what to change.
@@ -94,6 +96,10 @@ def train(config: TrainingConfig) -> TrainingResult:
     _ = assembly.model, assembly.collator  # fail before anything is written
     with _held(output_dir, accelerator):
         run = claim(config, accelerator, [] if config.data.streaming else assembly.training_sets)
+        if announce is not None:
+            plan = estimates(assembly)
+            if accelerator.is_main_process:
+                announce(plan)
         batches = assembly.batches()
         _ = assembly.validation_rows  # encoded before the trainer has Accelerate wrap the model
         trainer = _trainer(assembly, run, energy_meter)
@@ -141,6 +147,7 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         objective=assembly.objective,
         run=run,
         record=_record(assembly),
+        graphs=config.save_onnx,
         on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )
@@ -175,8 +182,9 @@ def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -
         assembly.accelerator,
         assembly.config.validation.images_per_batch,
     )
+    tokenizer = choose_tokenizer(references, java=False)
     scores = score_captions(
-        written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
+        written, references, metrics=("bleu", "cider"), tokenizer=tokenizer, human=False, bootstrap=0
     )
     return scores.values
 
@@ -240,6 +248,7 @@ def _record(assembly: Assembly) -> TrainingRecord:
         images=num_images,
         captions=num_captions,
         processes=assembly.accelerator.num_processes,
+        teachers=[each for source in assembly.config.data.sources for each in teachers_of(source.path)],
         parent_revision=getattr(assembly.model.config, "_commit_hash", None),
     )
 

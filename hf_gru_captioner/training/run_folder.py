@@ -22,6 +22,7 @@ from ..files import write_atomically
 from .config import UNCLAIMED, TrainingConfig, flatten_options
 
 OPTIONS = "config.yaml"
+EPOCHS = "optimization.epochs"  # may be raised, to go on with a finished run
 LOCK = "run.lock"
 HOLDER = "run.lock.holder"  # which process holds it; the lock itself is an empty file
 PATIENCE = 10.0  # seconds: prefetching processes may outlive a killed run so long
@@ -64,10 +65,11 @@ def _holder(folder: Path) -> str:
 
 
 def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
-    """Saves the options with the run; refuses an `output_dir` that holds a run with other options.
+    """Saves the options with the run; refuses an `output_dir` that holds a run with other options, except that it may
+    go on for more epochs.
 
-    Returns what identifies this run: a digest of the options that affect the weights, and of the rows of the
-    training sets, those of each source. Runs on every process; the first one writes.
+    Returns what identifies this run: a digest of the options that affect the weights, but for the number of epochs, and
+    of the rows of the training sets, those of each source. Runs on every process; the first one writes.
 
     Raises:
         UsageError: The folder holds something else.
@@ -86,7 +88,8 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
             for name in sorted(before.keys() | options.keys())
             if before.get(name) != options.get(name)
         ]
-        if changed:
+        is_longer = isinstance(before.get(EPOCHS), int) and options[EPOCHS] > before[EPOCHS]
+        if changed and not (is_longer and len(changed) == 1):
             raise UsageError(
                 f"{output_dir} holds a run with other options ({'; '.join(changed[:5])}): name another output_dir, or "
                 "remove that one."
@@ -97,7 +100,7 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
-    digest = hashlib.sha256(repr(options).encode())
+    digest = hashlib.sha256(repr({name: value for name, value in options.items() if name != EPOCHS}).encode())
     for rows in training_sets:
         columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
         digest.update(repr([rows[name][:] for name in columns]).encode())

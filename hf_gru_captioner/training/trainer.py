@@ -26,9 +26,10 @@ from tqdm.auto import tqdm
 
 from ..files import write_atomically
 from .averaging import MovingAverage
-from .checkpoints import TrainingStates, save_whole
+from .checkpoints import CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
+from .curves import describe
 from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class CaptionTrainer:
         run: Identifies this run: only states of the same run are resumed from.
         select_by: Name of the validation score that the best epoch is selected by.
         record: The training record saved with each checkpoint.
+        graphs: Whether graphs are saved with it.
         on_best: Called with the folder of each best checkpoint after it is saved, on one process.
         energy_meter: Returns the kWh since its last call; each epoch's record then has `energy_kwh`.
     """
@@ -97,6 +99,7 @@ class CaptionTrainer:
         run: str = "",
         select_by: str = "cider",
         record: TrainingRecord | None = None,
+        graphs: bool = False,
         on_best: Callable[[Path], None] | None = None,
         energy_meter: Callable[[], float] | None = None,
     ):
@@ -111,6 +114,7 @@ class CaptionTrainer:
         self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
         self.select_by = select_by
         self.record = record
+        self.graphs = CheckpointGraphs(model, processor) if graphs else None
         self.on_best = on_best
         self.energy_meter = energy_meter
         self.progress = Progress()
@@ -304,7 +308,8 @@ class CaptionTrainer:
         """Writes the log, and saves the model if it is the best so far. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        is_best = history[-1][self.select_by] >= max(record[self.select_by] for record in history)
+        best_epoch = max(history, key=lambda record: record[self.select_by])  # the first of equals
+        is_best = history[-1] is best_epoch
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
             best: Any = copy.deepcopy(self.average.model).to(precision)
@@ -312,12 +317,14 @@ class CaptionTrainer:
             if self.record is not None:
                 self.record.history = history
                 parts.append(self.record)
+            if self.graphs is not None:
+                parts.append(self.graphs)
             save_whole(self.output_dir / "checkpoint", *parts)
             if self.on_best is not None:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
         write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
-        _logger.info("%s%s", lines[-1], "  best so far" if is_best else "")
+        _logger.info("%s%s", describe(history[-1], self.config.epochs), "  best so far" if is_best else "")
 
 
 def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:

@@ -39,7 +39,7 @@ def build_page(
     examples: Sequence[Path] = (),
     limits: Limits = LIMITS,
     about: str = "",
-    train_from: str = "CHECKPOINT",
+    train_from: str | None = None,
 ) -> gr.Blocks:
     """The page as `gr.Blocks`.
 
@@ -49,7 +49,7 @@ def build_page(
         examples: Images to click on.
         limits: What visitors may send.
         about: What the model has learned from, and its terms, in Markdown.
-        train_from: The checkpoint, in the command that trains on what was corrected.
+        train_from: The checkpoint, in the command that trains on what was corrected; None for the shipped one.
     """
     uploads()  # before the first component asks where they are to be
     handlers = Handlers(pool, load_image, limits)

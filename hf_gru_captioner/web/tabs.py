@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 
 from .handlers import Handlers
-from .service import Decoding, ServicePool
+from .service import Decoding, ServicePool, has_pytorch
 
 HERE = Path(__file__).parent
 STRATEGIES = [("Beam search", "beam"), ("Greedy", "greedy"), ("Sampling", "sample")]
+NEED_PYTORCH = ("temperature", "top_p", "no_repeat_ngram")
 DEFAULTS = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
 # The page's own scripts show what is going on; Gradio would write "Error" over a good caption.
@@ -65,12 +66,14 @@ def compare_tab(handlers: Handlers) -> None:
         image.clear(None, None, viewers, js="() => ['', '']", api_visibility="private")
 
 
-def batch_tab(handlers: Handlers, settings: list[Any], train_from: str) -> None:
+def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -> None:
     """Many images, captioned into a grid to review; `settings` are the controls of the first tab."""
     with gr.Tab("Many photos", id="many"):
         review = gr.HTML(
             "",
-            html_template=(HERE / "review.html").read_text().replace("TRAIN_FROM", _in_template(train_from)),
+            html_template=(HERE / "review.html")
+            .read_text()
+            .replace("TRAIN_FROM", _in_template(f" --model.checkpoint {train_from}" if train_from else "")),
             css_template=(HERE / "review.css").read_text(),
             js_on_load=(HERE / "review.js").read_text(),
             elem_id="review",
@@ -167,7 +170,8 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str 
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
         lowest, highest = FIELDS[name].metadata["bounds"]
-        return gr.Slider(lowest, highest, getattr(defaults, name), step=step, label=label, info=info)
+        visible = name not in NEED_PYTORCH or has_pytorch()
+        return gr.Slider(lowest, highest, getattr(defaults, name), step=step, label=label, info=info, visible=visible)
 
     return [
         gr.Dropdown(
@@ -181,7 +185,7 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str 
             else None,
         ),
         gr.Radio(
-            STRATEGIES,
+            STRATEGIES if has_pytorch() else STRATEGIES[:-1],
             value=defaults.strategy,
             label="Search",
             info="Beam search compares whole sentences, greedy takes the likeliest next word, sampling draws words",

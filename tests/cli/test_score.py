@@ -133,3 +133,26 @@ def test_two_processes_write_what_one_writes(checkpoint, images, tmp_path):
     )
     for name in ("predictions.json", "metrics.json"):
         assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_labels_that_captions_name_are_counted(checkpoint, make_dataset, tmp_path, capsys):
+    rows = make_dataset(3).add_column("labels", [["dog", "dog"], ["person"], None])
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows.to_parquet(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet")
+    (tmp_path / "synonyms.yaml").write_text("person: [children, man]\n")
+    results = [
+        {"image_id": 0, "caption": "a dog"},
+        {"image_id": 1, "caption": "two dogs"},
+        {"image_id": 2, "caption": ""},
+    ]
+    (tmp_path / "theirs.json").write_text(json.dumps(results))
+    where = ("--data", tmp_path / "set", "--output", tmp_path / "out", "--synonyms", tmp_path / "synonyms.yaml")
+    assert main(["score", str(tmp_path / "theirs.json"), *map(str, where), *QUICK]) == 0
+    labels = json.loads((tmp_path / "out" / "metrics.json").read_text())["labels"]
+    by_label = {record.pop("label"): record for record in labels["records"]}
+    assert by_label["dog"] == {"images": 1, "named": 1, "said": 2, "wrong": 1}
+    assert by_label["person"] == {"images": 1, "named": 0, "said": 0, "wrong": 0}
+    assert (labels["chair_i"], labels["chair_s"], labels["images"]) == (0.5, 0.5, 2)
+    assert "Not there (CHAIR): 50.0 % of the labels" in capsys.readouterr().out
+    assert main(["score", "--checkpoint", str(checkpoint), "--keep", *map(str, where), *QUICK]) == 0
+    assert json.loads((checkpoint / "scores.json").read_text())["scores"][0]["labels"]["images"] == 2

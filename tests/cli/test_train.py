@@ -381,3 +381,67 @@ def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypa
         assert code == 2
         assert f"{folder} is held by another run, process {os.getpid()} on " in said[0]
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.fixture
+def bare(checkpoint, dataset_folder, monkeypatch, tmp_path, capsys):
+    """Runs `gru-captioner train SOURCE` from a tiny checkpoint in the place of the shipped one."""
+    monkeypatch.setattr("hf_gru_captioner.training.recipe.SHIPPED_CHECKPOINT", checkpoint)
+    monkeypatch.setattr("hf_gru_captioner.training.recipe.STEPS", 8)
+    monkeypatch.setattr("hf_gru_captioner.training.recipe.EPOCHS", 2)
+    monkeypatch.setattr("hf_gru_captioner.training.recipe.PASSES", 2)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options, source=dataset_folder) -> tuple[int, str, str]:
+        common = ("--data.cache-folder", str(tmp_path / "cache"), "--optimization.mixed-precision", "no")
+        code = main(["train", str(source), *common, *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err.splitlines()[-1] if captured.err else ""
+
+    return run
+
+
+def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
+    code, output, _ = bare()
+    assert code == 0
+    assert "images          6 for training, 3 for validation" in output
+    assert "epoch 2 of 2   loss " in output
+    assert "3 images say little" in output
+    assert output.count("      people: ") == 3
+    folder = tmp_path / "runs" / "set"
+    assert f"next: gru-captioner caption photo.jpg --checkpoint {Path('runs/set/checkpoint')}" in output
+    assert "<html" in (folder / "report.html").read_text()
+    scores = json.loads((folder / "checkpoint" / "scores.json").read_text())["scores"]
+    assert scores[0]["settings"] == "tok:simple|refs:2.0|images:3|reflen:closest"
+    options = yaml.safe_load((folder / "config.yaml").read_text())
+    assert options["model"]["extend_vocabulary"]
+    weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
+    history = (folder / "history.jsonl").read_text().splitlines()
+
+    assert bare()[0] == 0  # is finished
+    assert (folder / "checkpoint" / "model.safetensors").read_bytes() == weights
+    assert (folder / "history.jsonl").read_text().splitlines() == history
+    code, output, _ = bare("--epochs", "3")
+    assert code == 0
+    assert "epoch 3 of 3   loss " in output
+    assert (folder / "history.jsonl").read_text().splitlines()[:2] == history
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
+    assert bare()[0] == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "set").rename(tmp_path / "other" / "set")
+    code, _, error = bare(source=tmp_path / "other" / "set")
+    assert code == 2
+    assert f"holds a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
+
+
+def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
+    code, output, _ = bare()
+    assert code == 130
+    assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output

@@ -17,8 +17,8 @@ from hf_gru_captioner.data.borrowing import (
     load_donors,
     typicality,
 )
-from hf_gru_captioner.data.label_names import LabelNames
 from hf_gru_captioner.errors import UsageError
+from hf_gru_captioner.label_names import LabelNames
 
 ANY_LENGTH = {"min_words": 1, "max_words": 20}
 DONORS = [

@@ -52,12 +52,42 @@ def recorded(checkpoint):
     return checkpoint
 
 
+def test_the_teacher_of_a_student_is_named(recorded):
+    assert "not written by people" not in str(render_card(recorded, "me/captioner", license="cc-by-4.0"))
+    teachers = [{"name": "big/teacher", "revision": "abc123"}, {"name": "my`folder", "revision": ""}]
+    stages = [{**STAGE, "teachers": teachers}, {**STAGE, "teachers": teachers[:1]}]
+    (recorded / "training.json").write_text(json.dumps({"stages": stages}))
+    card = " ".join(str(render_card(recorded, "me/captioner", license="cc-by-4.0")).split())
+    told = "were not written by people but by `big/teacher` (revision `abc123`), ``my`folder``, whose terms"
+    assert told in card
+
+
 def test_every_source_of_a_run_is_named(recorded):
     sources = [{"path": "jxie/flickr8k", "repeat": 1.0}, {"path": "mine", "repeat": 2.0}, {"path": "you/photos"}]
     stage = {**STAGE, "options": {**STAGE["options"], "data.source": sources}}
     (recorded / "training.json").write_text(json.dumps({"stages": [STAGE, stage]}))
     card = render_card(recorded, "me/captioner", license="cc-by-4.0")
     assert ModelCard(str(card)).data.datasets == ["jxie/flickr8k", "you/photos"]
+
+
+def test_a_card_tells_what_each_dataset_says_of_it(recorded):
+    record = {"label": "cat", "images": 30, "named": 21, "said": 25, "wrong": 3}
+    labels = {"records": [record], "chair_i": 0.125, "chair_s": 0.2, "images": 200}
+    keep_scores(recorded, {**SCORES, "data": "coco", "values": {"cider": 0.75}, "labels": labels})
+    keep_scores(recorded, {**SCORES, "data": "coco", "values": {"cider": 0.7}, "decoding": "num_beams:1"})
+    card = render_card(recorded, "me/captioner", license="cc-by-4.0")
+    text = str(card)
+    assert "On the validation split of flickr8k, times 100" in text
+    assert "On the validation split of coco, times 100:" in text
+    assert "| CIDEr | 75.0 |" in text
+    assert "| coco, validation, `tok:ptb\\|num_beams:5` | 70.0 |  |  |" in text
+    assert "| cat | 30 | 21 | 3 of 25 |" in text
+    assert "12.5 % are not there (CHAIRi), in 20.0 % of the captions (CHAIRs)" in text
+    scores = [(result.dataset_name, result.metric_value) for result in ModelCard(text).data.eval_results]
+    assert scores == [("flickr8k", 61.2), ("flickr8k", 24.0), ("coco", 75.0)]
+    keep_scores(recorded, {**SCORES, "data": "mine", "images": 27})
+    text = str(render_card(recorded, "me/captioner", license="cc-by-4.0"))
+    assert "On the 27 images of the validation split of mine, times 100. So few images say little" in text
 
 
 def test_the_metadata_is_what_the_hub_wants(recorded):

@@ -298,7 +298,7 @@ def test_graphs_of_other_weights_are_refused(exported, checkpoint):
 def test_where_there_are_no_graphs_the_way_to_them_is_said(checkpoint, capsys, photo, tmp_path):
     with pytest.raises(FileNotFoundError, match="gru-captioner export"):
         Captioner.from_pretrained(checkpoint, backend="openvino")
-    with pytest.raises(ValueError, match="one of torch, onnxruntime, openvino, found 'tpu'"):
+    with pytest.raises(ValueError, match="one of auto, torch, onnxruntime, openvino, found 'tpu'"):
         Captioner.from_pretrained(checkpoint, backend="tpu")
     photo.save(tmp_path / "photo.png")
     assert main(["caption", str(tmp_path / "photo.png"), "--checkpoint", str(checkpoint), "--backend", "openvino"]) == 2
@@ -316,7 +316,7 @@ def test_the_command_line_captions_by_graphs(exported, photo, tmp_path, capsys):
 def test_threads_are_those_asked_for_or_those_of_the_machine(monkeypatch, tmp_path, exported):
     asked = []
 
-    def load(path, num_threads):
+    def load(path, num_threads, weights):
         asked.append(num_threads)
 
     monkeypatch.setitem(GRAPH_RUNTIMES, "onnxruntime", GraphRuntime(load, "onnxruntime", (".onnx",)))

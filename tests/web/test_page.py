@@ -309,7 +309,7 @@ def test_a_review_is_saved_for_spreadsheets_programs_and_training(reviewed, expe
         {"file_name": "album/dogs.jpg", "caption": expected[DOGS]},
     ]
     command = page.locator("#review [data-part=command]").inner_text()
-    assert command.startswith("gru-captioner train --data.source corrections.jsonl --data.images PHOTOS ")
+    assert command == "gru-captioner train corrections.jsonl --data.images PHOTOS --output-dir runs/corrected"
 
 
 def test_captioning_many_photos_can_be_stopped(visit, tmp_path):

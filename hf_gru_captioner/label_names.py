@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import UsageError, reason_of
+from .errors import UsageError, reason_of
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 POSSESSIVE = re.compile(r"['’]s$")

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from hf_gru_captioner.data.label_names import LabelNames, plural_of, read_synonyms
 from hf_gru_captioner.errors import UsageError
+from hf_gru_captioner.label_names import LabelNames, plural_of, read_synonyms
 
 SYNONYMS = {"cat": ["kitten"], "person": ["man", "woman", "crowd", "rider"], "skis": ["rider"], None: ["dog house"]}
 LABELS = ["cat", "dog", "hot dog", "person", "sheep", "Bus", "scissors"]
