@@ -16,7 +16,7 @@ from ..captioner import Captioner
 from ..data import decode_images
 from ..data.teachers import teachers_of
 from ..errors import needs_extra
-from ..evaluation import score_captions
+from ..evaluation import choose_tokenizer, score_captions
 from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
@@ -182,8 +182,9 @@ def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -
         assembly.accelerator,
         assembly.config.validation.images_per_batch,
     )
+    tokenizer = choose_tokenizer(references, java=False)
     scores = score_captions(
-        written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
+        written, references, metrics=("bleu", "cider"), tokenizer=tokenizer, human=False, bootstrap=0
     )
     return scores.values
 
