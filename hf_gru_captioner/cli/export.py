@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         in_float32 = _encoder_ms(GraphBackend(graphs, ONNXRUNTIME, checkpoint=checkpoint))
         print(
             f"on this machine the encoder takes {in_8_bits:.1f} ms a photo in 8 bits, {in_float32:.1f} in float32, "
-            "by the checkpoint's own graphs; processors without VNNI gain less. gru-captioner score tells what it costs."
+            "by its own graphs; processors without VNNI gain less. gru-captioner score tells what it costs."
         )
     return 0
 
