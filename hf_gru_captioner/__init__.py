@@ -7,6 +7,8 @@ transformers' auto classes know the model.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .errors import needs_extra
+
 __version__ = "0.1.0"
 
 _MODULE_OF = {
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    room = import_module(f".{_MODULE_OF[name]}", __name__)
+    with needs_extra("torch"):  # for the model, which travels and so knows nothing of extras
+        return getattr(room, name)
 
 
 def __dir__() -> list[str]:

@@ -4,11 +4,13 @@ Nothing here imports torch before it is needed: graphs caption without it.
 """
 
 import importlib.util
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -83,7 +85,8 @@ class Caption:
     Args:
         text: The caption.
         score: Its log-probability in nats, end token included, divided by `length ** length_penalty`, which beam search
-            ranks by. Closer to 0 is better; comparable between captions of the same image.
+            ranks by; of what comes behind the words that it was to begin with. Closer to 0 is better; comparable
+            between captions of the same image.
         words: Its tokens, as text.
         log_probabilities: Log-probability of each word given those before it, in nats.
         attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
@@ -164,6 +167,22 @@ class Captioner:
         """Beams of the search when none are asked for."""
         return self._backend.defaults().get("num_beams") or 1
 
+    @property
+    def fingerprint(self) -> str:
+        """Twelve digits that tell checkpoints apart: of the weights and the settings that captions are written by.
+
+        The same for all backends of a checkpoint, but for graphs in 8 bits, whose captions may differ.
+        """
+        settings = {
+            name: value
+            for name, value in self._backend.defaults().items()
+            if value is not None and name not in ("transformers_version", "use_cache", "num_beams")
+        }
+        graphs = getattr(self._backend, "settings", {})
+        weights = graphs.get("weights") or self.weights_sha256
+        described = json.dumps([weights, graphs.get("precision", "float32"), settings], sort_keys=True)
+        return sha256(described.encode()).hexdigest()[:12]
+
     @classmethod
     def from_pretrained(
         cls,
@@ -238,21 +257,25 @@ class Captioner:
         *,
         num_captions: int | None = None,
         batch_size: int = 16,
+        begin: str = "",
         **generation: Any,
     ) -> Caption | list[Caption] | list[list[Caption]]:
         """
         Args:
-            images: One image (path, address, bytes, PIL image, array or tensor), or a list of them.
+            images: One image of a kind that `load_image` takes (path, address, `data:` URI, bytes, open file, dict of
+                `datasets`, PIL image, array or tensor), or a list of them.
             num_captions: How many captions of each image, the best first; then each image gives a list. Beam search
                 writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
             batch_size: Images captioned at once.
+            begin: Words that each caption begins with and goes on from, such as `"a photo of"`.
             generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
 
         Returns:
             One [`Caption`] per image, or a list of `num_captions` of them.
 
         Raises:
-            ValueError: An image that can't be read, or a number below 1.
+            ValueError: An image that can't be read, a number below 1, or a word in `begin` that the checkpoint doesn't
+                know.
             TypeError: An argument of generate() that is not a setting.
         """
         if batch_size < 1 or (num_captions is not None and num_captions < 1):
@@ -265,7 +288,7 @@ class Captioner:
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
             encoder_outputs = self.encode(sources[start : start + batch_size])
-            captions += self.decode(encoder_outputs, num_captions or 1, **generation)
+            captions += self.decode(encoder_outputs, num_captions or 1, begin=begin, **generation)
         results = captions if num_captions is not None else [of_image[0] for of_image in captions]
         return results[0] if is_one else results
 
@@ -283,18 +306,21 @@ class Captioner:
         num_captions: int = 1,
         num_alternatives: int = 0,
         report: Callable[[str], None] | None = None,
+        begin: str = "",
         **generation: Any,
     ) -> list[list[Caption]]:
         """Encoded images -> `num_captions` captions of each, the best first, with `num_alternatives` for each word.
 
         The captions are those of generate(). Our own search writes them where it knows the settings: it is faster.
-        Of one image and without beams, `report` is called with the text so far after each word.
+        Of one image and without beams, `report` is called with the text so far after each word. Each caption goes on
+        from the words of `begin`, which count neither for its score nor for `max_new_tokens`.
         """
+        given = self._backend.encode_words(begin) if begin else []
         streamed = None
         if report is not None:
 
             def streamed(tokens: list[int]) -> None:
-                report(self._backend.decode_tokens(tokens))
+                report(self._backend.decode_tokens([*given, *tokens]))
 
         settings = {**self._backend.defaults(), **generation}
         check_length_penalty(settings.get("length_penalty"))
@@ -307,15 +333,16 @@ class Captioner:
                 num_captions=num_captions,
                 num_alternatives=num_alternatives,
                 report=streamed,
+                begin=given,
                 **search_settings,
             )
         else:
             found = self._pytorch.generate(
-                self._for_pytorch(encoded), num_captions, num_alternatives, generation, streamed
+                self._for_pytorch(encoded), num_captions, num_alternatives, generation, streamed, given
             )
         ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
-        captions = [[self._caption(each, ends, length_penalty) for each in of_image] for of_image in found]
+        captions = [[self._caption(each, ends, length_penalty, len(given)) for each in of_image] for of_image in found]
         if search_settings is not None:
             return captions  # in the order of the search, which rounding doesn't change
         return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
@@ -357,7 +384,7 @@ class Captioner:
         if not math.isfinite(caption.score):
             raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are not finite.")
 
-    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float) -> Caption:
+    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float, num_given: int) -> Caption:
         tokens = found.tokens.tolist()
         log_probabilities = found.log_probabilities.tolist()
         num_words = len(tokens) - (tokens[-1] in ends)
@@ -367,7 +394,7 @@ class Captioner:
             attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
         return Caption(
             text=self._backend.decode_tokens(tokens),
-            score=math.fsum(log_probabilities) / len(tokens) ** length_penalty,
+            score=math.fsum(log_probabilities[num_given:]) / (len(tokens) - num_given) ** length_penalty,
             words=tuple(self._backend.decode_tokens([token]) for token in tokens[:num_words]),
             log_probabilities=tuple(log_probabilities[:num_words]),
             attention=attention,

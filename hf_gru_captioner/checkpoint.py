@@ -172,8 +172,31 @@ def encoder_folder(source: Source) -> Path:
     files = (CONFIG, "preprocessor_config.json", "processor_config.json", "model*.safetensors", WEIGHTS_INDEX)
     folder = source.folder(*files, commit=source.commit(folder))
     with names_damaged(f"the encoder {source.name}", OSError, UnsafeWeightsError):
-        _check_encoder_weights(folder, _weights_of_encoder(source.name, folder))
+        _check_encoder_weights(folder, weights_files(f"encoder {source.name}", folder))
     return folder
+
+
+def weights_files(what: str, folder: Path) -> Sequence[Path]:
+    """The files of weights of a model, as transformers would choose them.
+
+    Args:
+        what: The model, for the message.
+        folder: Of its files.
+
+    Raises:
+        UnsafeWeightsError: It has no safetensors.
+    """
+    if (whole := folder / WEIGHTS).is_file():
+        return [whole]
+    names = []
+    if (index := folder / WEIGHTS_INDEX).is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
+        raise UnsafeWeightsError(
+            f"the {what} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
+            "Load it where you trust it and save it with save_pretrained(), which writes safetensors."
+        )
+    return [folder / each for each in names]
 
 
 def check_work(model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor") -> None:
@@ -301,21 +324,6 @@ def _check_encoder_config(name: str, path: Path) -> None:
     check_layers(f"encoder {name}", config)
     # timm's configuration says by `pretrained_cfg` where its own weights come from, which are not asked for
     check_encoder(name, config)
-
-
-def _weights_of_encoder(name: str, folder: Path) -> Sequence[Path]:
-    """The files of weights, as transformers would choose them."""
-    if (whole := folder / WEIGHTS).is_file():
-        return [whole]
-    names = []
-    if (index := folder / WEIGHTS_INDEX).is_file():
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
-        raise UnsafeWeightsError(
-            f"the encoder {name} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
-            "Load it where you trust it and save it with save_pretrained(), which writes safetensors."
-        )
-    return [folder / each for each in names]
 
 
 def _check_encoder_weights(folder: Path, weights: Sequence[Path]) -> None:

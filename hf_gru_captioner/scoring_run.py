@@ -84,8 +84,12 @@ class CheckpointCaptions:
         return "|".join(f"{key}:{generation[key]}" for key in SIGNED if key in generation)
 
 
-def load_references(data: str, split: str = "validation", *, allow_urls: bool = False) -> References:
-    """Load a split of a dataset: Hub id, folder or file, as in `data.load_captions`.
+def load_references(data: str, split: str = "validation", **options: Any) -> References:
+    """Load a split of a dataset: Hub id, folder or file.
+
+    Args:
+        data, split: As in `data.load_captions`.
+        options: `images`, `image_column`, `caption_column`, `allow_urls` and others of `data.load_captions`.
 
     Raises:
         UsageError: Two images have the same id.
@@ -94,23 +98,66 @@ def load_references(data: str, split: str = "validation", *, allow_urls: bool = 
     with needs_extra("score"):
         from .data import load_captions
 
-    rows = load_captions(data, split, allow_urls=allow_urls)
+    rows = load_captions(data, split, **options)
     captions = dict(zip(rows["image_id"], rows["captions"], strict=True))
     if len(captions) < len(rows):
         raise UsageError(f"{data} has several images with the same image_id.")
     return References(captions, {"data": data, "split": split}, rows)
 
 
-def read_references(path: str | Path) -> References:
-    """Read reference captions from a file in COCO's annotations format, without images.
+def read_references(path: str | Path, image_column: str | None = None, caption_column: str | None = None) -> References:
+    """Read reference captions from a file, without images: COCO's annotations, or any table that training reads.
+
+    In a table, images are told apart by a column `image_id`, otherwise by their paths.
 
     Raises:
-        FileNotFoundError, ValueError: As in `evaluation.coco.read_references`.
+        FileNotFoundError, ValueError: As in `evaluation.coco.read_references` and `data.caption_files`.
     """
+    captions = _captions_in_file(Path(path), image_column, caption_column, "annotations")
+    return References(captions, {"references": str(path)})
+
+
+def read_results(path: str | Path) -> dict[str, str]:
+    """Read a system's captions by image id from COCO's results format, or from any table that training reads.
+
+    Raises:
+        FileNotFoundError, ValueError: As of [`read_references`], or an image has more than one caption.
+    """
+    captions = _captions_in_file(Path(path), None, None, "results")
+    several = next((image_id for image_id, texts in captions.items() if len(texts) > 1), None)
+    if several is not None:
+        raise UsageError(f"{path} has more than one caption of image {several[:80]}. Keep one caption per image.")
+    return {image_id: texts[0] for image_id, texts in captions.items()}
+
+
+def _captions_in_file(
+    path: Path, image_column: str | None, caption_column: str | None, coco_format: str
+) -> dict[str, list[str]]:
     with needs_extra("score"):
         from .evaluation import coco
 
-    return References(coco.read_references(path), {"references": str(path)})
+    if path.suffix.lower() == ".json" and image_column is caption_column is None:
+        if coco_format == "annotations" and coco.has_annotations(path):
+            return coco.read_references(path)
+        if coco_format == "results" and not coco.has_annotations(path):
+            return {image_id: [caption] for image_id, caption in coco.read_results(path).items()}
+
+    from .data.caption_files import read_caption_file
+    from .data.tables import ChosenColumns
+
+    try:
+        entries = read_caption_file(path, ChosenColumns(image_column, caption_column))
+    except ValueError as error:
+        if image_column is not None or "no image path" not in str(error):
+            raise
+        entries = read_caption_file(path, ChosenColumns("image_id", caption_column))  # ids will do without images
+    captions: dict[str, list[str]] = {}
+    for entry in entries:
+        captions.setdefault(entry.image_id, []).extend(entry.captions)
+    without = [image_id for image_id, texts in captions.items() if not texts]
+    if without:
+        raise UsageError(f"{path} has no caption for {len(without):,} images, the first is {without[0][:80]}.")
+    return captions
 
 
 def caption_references(
@@ -308,7 +355,7 @@ def score(
     with needs_extra("score"):
         from .data import load_captions
         from .evaluation import score_systems
-        from .evaluation.coco import match, read_results
+        from .evaluation.coco import match
 
     predictions: dict[str, Sequence[str]] = {}
     if checkpoint:

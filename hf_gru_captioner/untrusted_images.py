@@ -26,15 +26,33 @@ from urllib.parse import urljoin, urlsplit
 
 from PIL import Image
 
+from .model.image_loading_gru_captioner import (
+    HEIC_SUFFIXES,
+    JXL_SUFFIXES,
+    MAX_PIXELS,
+    RAW_SUFFIXES,
+    REFUSED_FORMATS,
+    is_installed,
+    is_raw,
+    reader_of,
+    register_readers,
+)
+
 ADDRESS_PORTS = {"http": 80, "https": 443}
 ADDRESSES = tuple(f"{scheme}://" for scheme in ADDRESS_PORTS)  # how they begin
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 4
 CHUNK = 1 << 16  # bytes
 MAX_CAPTION = 10_000  # characters; more is not a sentence, and some metrics take time by its square
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-# Formats that run Ghostscript without a time limit, or whose images may differ from the declared size.
-REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *(HEIC_SUFFIXES + JXL_SUFFIXES + RAW_SUFFIXES),  # which are read or refused by name
+)
+NOT_READ = {  # by the package that would
+    "pillow_heif": "This is a HEIC picture, which this page can't read: save it as JPEG.",
+    "pillow_jxl": "This is a JPEG XL picture, which this page can't read: save it as JPEG.",
+    "rawpy": "This is a camera's raw file, which this page can't read: save it as JPEG.",
+}
 
 # IANA's registries of special-purpose addresses (https://www.iana.org/assignments/iana-ipv4-special-registry,
 # .../iana-ipv6-special-registry), of 2025, with multicast and what was reserved later; `ipaddress` knows those of the
@@ -103,7 +121,7 @@ class Limits:
     """
 
     image_bytes: int = 20_000_000
-    image_pixels: int = 50_000_000  # load_image takes no more
+    image_pixels: int = MAX_PIXELS  # load_image takes no more
     archive_images: int = 500
     archive_bytes: int = 500_000_000
     seconds: float = 10.0
@@ -125,14 +143,21 @@ def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
     """
     if len(content) > limits.image_bytes:
         raise RefusedError(too_large(limits))
+    reader = reader_of(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            if reader is not None:
+                register_readers()
             image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
         raise RefusedError(_too_many_pixels(limits)) from None
     except Exception:  # Pillow's parsers raise what they happen to stumble over
+        if reader is not None and (reader == "rawpy" or not is_installed(reader)):
+            raise RefusedError(NOT_READ[reader]) from None
         raise RefusedError("This is not a picture, or it is damaged.") from None
+    if is_raw(image, content):
+        raise RefusedError(NOT_READ["rawpy"])
     if image.format in REFUSED_FORMATS:
         raise RefusedError(f"This is of the format {image.format}, which is not for photos.")
     if image.width * image.height > limits.image_pixels:

@@ -202,13 +202,13 @@ def run(checkpoint, capfd):
     return run
 
 
-def check_lines(corpus, paths, code, output, errors) -> None:
+def check_lines(corpus, paths, code, output, errors, told=()) -> None:
     records = [json.loads(line) for line in output.split("\n")[:-1]]
-    assert (code, errors) == (2, [])
+    assert (code, errors) == (2, [f"gru-captioner: {line}" for line in told])
     assert [record["path"] for record in records] == paths
     for record in records:
         path = record["path"]
-        is_read = set(record) == {"path", "caption", "score"}
+        is_read = set(record) == {"path", "caption", "score", "backend"}
         judge(corpus[path], is_read)
         if not is_read:
             assert set(record) == {"path", "error"}
@@ -219,10 +219,11 @@ def check_lines(corpus, paths, code, output, errors) -> None:
 
 def test_captions_of_a_folder_are_a_line_a_photo(run, corpus, no_programs):
     folder = os.path.dirname(next(iter(corpus)))
-    inside = list(find_images([folder]))
+    found = find_images([folder])
+    inside = found.paths
     assert len(inside) > 700
     assert not {corpus[path] for path in inside} & {"pipe", "socket", "folder", "link loop", "dangling link"}
-    check_lines(corpus, inside, *run("caption", folder, "--json"))
+    check_lines(corpus, inside, *run("caption", folder, "--json"), told=found.summary())
 
 
 def test_captions_of_named_photos_are_a_line_a_photo(run, corpus, no_programs):
@@ -250,12 +251,12 @@ def test_a_photo_that_vanishes_after_it_was_listed_is_said_to_be_gone(run, photo
     for name in ("a.png", "b.png"):
         photo.save(tmp_path / name)
 
-    def find_and_lose(patterns):
-        found = list(find_images(patterns))
+    def find_and_lose(patterns, recursive):
+        found = find_images(patterns, recursive)
         (tmp_path / "a.png").unlink()
         return found
 
-    monkeypatch.setattr("hf_gru_captioner.cli.caption.find_images", find_and_lose)
+    monkeypatch.setattr("hf_gru_captioner.cli.find_images.find_images", find_and_lose)
     code, output, errors = run("caption", tmp_path)
     assert code == 2
     assert output.startswith(f"{tmp_path / 'b.png'}: ")

@@ -185,6 +185,19 @@ def test_the_shipped_checkpoint_sees_the_dogs():
         assert caption.attention.shape == (len(caption.words), 7, 7)
 
 
+def test_all_backends_go_on_from_given_words_alike():
+    photo = SHIPPED_CHECKPOINT.parents[1] / "demo" / "examples" / "dogs_lawn.jpg"
+    by_torch, by_graphs = (Captioner.from_pretrained(backend=backend) for backend in ("torch", "onnxruntime"))
+    assert by_torch.fingerprint == by_graphs.fingerprint
+    for begin in ("a photo of", "two"):
+        caption, other = by_torch(photo, begin=begin), by_graphs(photo, begin=begin)
+        assert caption.text.startswith(begin)
+        assert caption.words == other.words
+        assert caption.score == pytest.approx(other.score, abs=1e-3)
+    with pytest.raises(ValueError, match="the checkpoint doesn't know the word"):
+        by_graphs(photo, begin="a xyzzy")
+
+
 def test_the_likeliest_rivals_of_each_word_come_with_their_probabilities(captioner, photo):
     encoded = captioner.encode([photo])
     ((caption,),) = captioner.decode(encoded, num_alternatives=3, num_beams=1, min_new_tokens=3)

@@ -311,7 +311,7 @@ BAD_CAPTIONS = {  # name, content and what must be said besides the file's name
     "digits in a json": ("t.json", b"9" * 5000, "is not one JSON value"),
     "brackets": ("t.json", b"[" * DEEP, "nested too deeply"),
     "brackets in a line": ("t.jsonl", b'{"image": ' + b"[" * DEEP, "nested too deeply"),
-    "an open quotation mark": ("t.csv", b'image,caption\na,"' + b"x" * 200_000, "line 1: field larger"),
+    "an open quotation mark": ("t.csv", b'image,caption\na,"' + b"x" * 200_000, "line 2: field larger"),
     "images that are not a list": ("t.json", b'{"images": 5, "annotations": []}', '"images" is not a list, found 5'),
     "images of numbers": ("t.json", b'{"images": [5]}', '"images" is not a list of objects'),
     "images by name": ("t.json", b'{"images": {"a": 1}}', '"images" is not a list of objects'),

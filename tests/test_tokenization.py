@@ -88,7 +88,7 @@ def test_a_tokenizer_survives_the_way_to_disk_and_back(kind, tmp_path):
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match='kind must be "word" or "bpe", found \'char\''):
+    with pytest.raises(ValueError, match='kind must be "word", "bpe" or "verbatim", found \'char\''):
         build_tokenizer(SENTENCES, kind="char")
     with pytest.raises(ValueError, match="no word occurs 9 times"):
         build_tokenizer(["a dog"], min_count=9)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import borrow, caption, card, demo, export, features, push, score, train
+from . import borrow, caption, card, demo, export, features, label, push, score, train
 from .examples import add_examples
 from .shell import BAD_INPUT, guarded
 
@@ -41,7 +41,7 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"gru-captioner {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (caption, score, card, push, demo, export, borrow):
+    for module in (caption, score, card, push, demo, export, borrow, label):
         module.add_command(commands)
     for name, command in commands.choices.items():
         add_examples(command, name)

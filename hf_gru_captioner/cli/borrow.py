@@ -55,11 +55,11 @@ def add_command(commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quiet_transformers()
     with needs_extra("train"):
         from ..data.borrowing import BorrowingOptions, borrow_captions
         from ..label_names import read_synonyms
 
+    quiet_transformers()
     options = BorrowingOptions(
         per_image=arguments.per_image,
         candidates=arguments.candidates,

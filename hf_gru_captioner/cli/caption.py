@@ -1,18 +1,26 @@
-"""`gru-captioner caption`: images in, one line per image out."""
+"""`gru-captioner caption`: images in; captions out, printed, in a file, or where a photo library keeps them."""
 
 import argparse
+import heapq
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, one_line
 from ..files import MAX_NAME, atomic_path
-from .caption_lines import LinesFile
-from .find_images import find_images
 from .shell import BAD_INPUT, add_backend, positive, say_what_runs
+
+if TYPE_CHECKING:
+    from .find_images import Found
+
+Item = TypeVar("Item")
+
+TXT, XMP, METADATA = "txt", "xmp", "metadata"  # where --write keeps captions
+TO_LOOK_AT = 20  # captions below --min-score that are listed
 
 
 def add_command(commands) -> None:
@@ -24,65 +32,356 @@ def add_command(commands) -> None:
         "(torchrun --nproc_per_node 2 scripts/caption.py) share the images.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
+    parser.add_argument("--recursive", action="store_true", help="subfolders of folders too")
     parser.add_argument("--checkpoint", help="folder or Hub id (the checkpoint of the package)")
-    parser.add_argument(
+    parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
+    parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
+    add_backend(parser)
+
+    text = parser.add_argument_group("the text")
+    text.add_argument(
+        "--begin", default="", metavar="WORDS", help="words that each caption begins with, and goes on from"
+    )
+    text.add_argument("--prefix", default="", metavar="TEXT", help="put before each caption as it is")
+    text.add_argument("--suffix", default="", metavar="TEXT", help="put behind each caption as it is")
+    text.add_argument(
+        "--min-score",
+        type=float,
+        metavar="SCORE",
+        help="list captions that score lower, the worst first, and don't --write them (a score is at most 0)",
+    )
+
+    kept = parser.add_argument_group("where captions go")
+    kept.add_argument(
         "--json",
         action="store_true",
         help='one object per line: {"path", "caption", "score", "backend"} or {"path", "error"}',
     )
-    parser.add_argument(
+    kept.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="write these objects to a file instead; the same command resumes where a killed one stopped",
+        help="a file instead: .jsonl, .csv or .parquet; the same command goes on where a killed one stopped, tries "
+        "again what could not be read, and captions anew what has changed",
     )
-    parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
-    parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
-    parser.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each")
-    add_backend(parser)
+    kept.add_argument(
+        "--write",
+        action="append",
+        choices=[TXT, XMP, METADATA],
+        default=[],
+        help="keep captions with the photos: photo.txt, photo.jpg.xmp, or the photo's own metadata; may be repeated",
+    )
+    existing = kept.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace texts that are there, and captions that --output has of other settings",
+    )
+    existing.add_argument("--append", action="store_true", help="add captions to text files that are there")
+    kept.add_argument("--dry-run", action="store_true", help="show what --write would change, and write nothing")
+    kept.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`gru-captioner caption`: prints captions, reports images that can't be read and goes on with the rest.
+    """Prints or keeps captions, reports images that can't be read and goes on with the rest.
 
-    Runs on every process; each captions its share, the first one merges their files.
+    Runs on every process; each captions its share, the first one puts their files together.
     """
-    paths = list(find_images(arguments.paths))
-    processes = _Processes(arguments.output)
-    # Where there is nothing to caption, it is said at once, before anything is loaded.
-    captioner = _load_captioner(arguments) if any(map(_may_exist, paths)) else None
-    if captioner and arguments.num_captions > (arguments.num_beams or captioner.num_beams):
-        raise UsageError(
-            f"{arguments.num_captions} captions per image need at least as many beams, found "
-            f"{arguments.num_beams or captioner.num_beams}: add --num-beams {arguments.num_captions}."
-        )
-    drawings: dict[str, Path] = {}
-    if captioner and arguments.attention is not None:
-        if not captioner.has_attention:
-            raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
-        arguments.attention.mkdir(parents=True, exist_ok=True)
-        drawings = _drawing_paths(arguments.attention, paths)
-    if arguments.output is None:
-        failures = sum("error" in records[0] for _, records in _caption(captioner, paths, drawings, arguments))
-        return BAD_INPUT if failures else 0
+    from .find_images import find_images
 
-    file = LinesFile(arguments.output, processes.rank, arguments.num_captions)
-    processes.wait()  # all have read what there was
-    share = [path for path in paths if path not in file.lines][processes.rank :: processes.count]
+    _check(arguments)
+    found = find_images(arguments.paths, arguments.recursive)
+    processes = _Processes(arguments.output)
+    tell = _Teller(processes.rank)
+    for line in found.problems if not processes.rank else []:
+        tell.problem(line)
+    is_well = not (found.problems or found.left_out)
+    if any(map(_may_exist, found.paths)):
+        is_well &= _caption_found(arguments, found, processes, tell)
+    else:  # which is said at once, before anything is loaded
+        for path in found.paths:
+            tell.row({"path": path, "error": one_line(_read_again(path))}, arguments.json)
+        is_well &= not found.paths
+    for line in found.summary() if not processes.rank else []:
+        tell.problem(line)
+    return 0 if is_well else BAD_INPUT
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.dry_run and not arguments.write:
+        raise UsageError("--dry-run shows what --write would change: add --write txt, xmp or metadata.")
+    if arguments.append and arguments.write != [TXT]:
+        raise UsageError("--append adds lines to text files: take it with --write txt alone.")
+
+
+def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", tell: "_Teller") -> bool:
+    """Whether all images could be read and all texts be written."""
+    from ..library.caption_file import CaptionFile
+
+    has_file = arguments.output is not None and not arguments.dry_run
+    file = CaptionFile(arguments.output, processes.rank) if has_file else None  # which refuses before work begins
     try:
-        for path, records in _caption(captioner, share, drawings, arguments):
-            file.write(path, records)
+        run = _Run(arguments, found.paths, file, processes, tell)
+        return run.to_file() if file is not None else run.to_screen()
+    except KeyboardInterrupt:
+        if file is not None:
+            tell.problem("stopped; the same command goes on from here")
+        raise
     finally:
-        file.close()
-    processes.wait()
-    if processes.rank:
-        return 0
-    lines = file.gather(paths)
-    failures = sum("error" in lines[path][0] for path in paths)
-    print(f"written: {arguments.output}, {len(paths)} images, {failures} of them could not be read")
-    return BAD_INPUT if failures else 0
+        if file is not None:
+            file.close()
+
+
+class _Run:
+    """One command on its images."""
+
+    def __init__(self, arguments, paths: Sequence[str], file, processes: "_Processes", tell: "_Teller"):
+        self._arguments, self._paths, self._file, self._processes, self._tell = arguments, paths, file, processes, tell
+        self._places = _places(arguments, paths)
+        self._captioner = _load_captioner(arguments)
+        num_beams = arguments.num_beams or self._captioner.num_beams
+        if arguments.num_captions > num_beams:
+            raise UsageError(
+                f"{arguments.num_captions} captions per image need at least as many beams, found {num_beams}: "
+                f"add --num-beams {arguments.num_captions}."
+            )
+        self._backend = self._captioner.backend_for(arguments.num_captions, **_generation(arguments))
+        self._drawings: dict[str, Path] = {}
+        if arguments.attention is not None and not arguments.dry_run:
+            if not self._captioner.has_attention:
+                raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
+            arguments.attention.mkdir(parents=True, exist_ok=True)
+            self._drawings = _drawing_paths(arguments.attention, paths)
+        self._made_by = _made_by(self._captioner, num_beams, arguments)
+        self._kept = _Kept()
+        self._low: list[tuple[float, str, str]] = []  # the worst of those below --min-score, a heap
+        self._num_low = 0
+
+    def to_screen(self) -> bool:
+        wanted = self._paths
+        if self._places and not self._arguments.dry_run:
+            looked_at = self._with_bar(self._paths, self._paths, "looking for texts")
+            wanted = [path for path in looked_at if not all(place.is_taken(path) for place in self._places)]
+            self._kept.num_taken += len(self._paths) - len(wanted)
+        failures = 0
+        for path, rows in self._captioned(wanted):
+            failures += "error" in rows[0]
+            if not self._arguments.dry_run:
+                for row in rows:
+                    self._tell.row(row, self._arguments.json)
+            elif "error" in rows[0]:
+                self._tell.problem(rows[0]["error"])
+            self._keep(path, rows)
+        self._summarize()
+        return not failures and not self._kept.num_refused
+
+    def to_file(self) -> bool:
+        file, processes = self._file, self._processes
+        if not processes.rank:
+            file.collect()
+        processes.wait()  # all see what there was
+        standing = file.open(self._paths, self._made_by, self._is_drawn)
+        processes.wait()
+        if standing.others and not self._arguments.overwrite:
+            raise UsageError(
+                f"{file.path} has captions of {standing.others:,} of these images by {standing.made_by}; now it would "
+                f"be {self._made_by}. Name another file, or add --overwrite to caption them again."
+            )
+        if not processes.rank and (standing.done or standing.changed or standing.failed):
+            self._tell.line(
+                f"going on: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
+                f"changed since then: {standing.changed:,}; tried again: {standing.failed:,}"
+            )
+        is_gone_through = self._places or self._arguments.min_score is not None
+        for path in self._share([path for path in self._paths if path in standing.done] if is_gone_through else []):
+            rows = file.rows(path)
+            if self._keep(path, rows):  # the file of a photo is another when its metadata has changed
+                file.write(_with_version(rows, path))
+        share = self._share([path for path in self._paths if path not in standing.done])
+        for path, rows in self._captioned(share):
+            if self._keep(path, rows):
+                rows = _with_version(rows, path)
+            file.write(rows)
+        file.stop()
+        processes.wait()
+        self._summarize()
+        if processes.rank:
+            return True
+        failures = file.finish(self._paths)
+        print(f"written: {file.path}, {len(self._paths)} images, {failures} of them could not be read")
+        return not failures and not self._kept.num_refused
+
+    def _share(self, paths: Sequence[str]) -> Sequence[str]:
+        return paths[self._processes.rank :: self._processes.count]
+
+    def _is_drawn(self, path: str, row: dict[str, Any]) -> bool:
+        drawing = self._drawings.get(path)
+        return drawing is None or (row.get("attention") == str(drawing) and drawing.exists())
+
+    def _captioned(self, paths: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Path and rows of each image; draws the attention if asked to."""
+        from ..inference.prefetch import caption_all
+        from ..library.caption_file import photo_version
+
+        arguments = self._arguments
+        generation = _generation(arguments)
+        versions: dict[str, str | None] = {}  # of what is being captioned, as it was before it was read
+
+        def sources() -> Iterator[str]:
+            for path in paths:
+                versions[path] = photo_version(path) if self._file is not None else None
+                yield path
+
+        results = caption_all(
+            self._captioner,
+            sources(),
+            num_captions=arguments.num_captions,
+            batch_size=arguments.batch_size,
+            begin=arguments.begin,
+            **generation,
+        )
+        for path, result in zip(paths, self._with_bar(results, paths), strict=True):
+            version = versions.pop(path)
+            rows = self._rows(path, result)
+            if self._file is not None:
+                told = {"photo_version": version, "made_by": self._made_by}
+                rows = [row | {name: value for name, value in told.items() if value is not None} for row in rows]
+            yield path, rows
+
+    def _with_bar(self, items: Iterable[Item], paths: Sequence[str], what: str | None = None) -> Iterator[Item]:
+        """The items, an image each, with a bar on a terminal if there are many."""
+        from tqdm import tqdm
+
+        is_quiet = len(paths) <= self._arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
+        yield from tqdm(items, what, total=len(paths), unit="image", disable=is_quiet)
+
+    def _rows(self, path: str, result: Any) -> list[dict[str, Any]]:
+        if isinstance(result, Exception):
+            return [{"path": path, "error": one_line(result)}]
+        arguments = self._arguments
+        rows: list[dict[str, Any]] = [
+            {
+                "path": path,
+                "caption": f"{arguments.prefix}{caption.text}{arguments.suffix}",
+                "score": round(caption.score, 4),
+                "backend": self._backend,
+            }
+            for caption in result
+        ]
+        if path in self._drawings:
+            image = _read_again(path)
+            if isinstance(image, Exception):
+                return [{"path": path, "error": one_line(image)}]
+            _save_attention(self._drawings[path], image, result[0])
+            if self._file is not None:
+                rows = [row | {"attention": str(self._drawings[path])} for row in rows]
+        return rows
+
+    def _keep(self, path: str, rows: Sequence[dict[str, Any]]) -> bool:
+        """Writes captions to where --write says; returns whether a file changed."""
+        if "error" in rows[0]:
+            return False
+        if self._arguments.min_score is not None and rows[0].get("score", 0) < self._arguments.min_score:
+            self._num_low += 1
+            item = (-rows[0]["score"], path, rows[0]["caption"])
+            (heapq.heappush if len(self._low) < TO_LOOK_AT else heapq.heappushpop)(self._low, item)
+            return False
+        captions = [row["caption"] for row in rows if row["caption"]]
+        if not self._places:
+            return False
+        if not captions:
+            self._kept.num_empty += 1
+            return False
+        changes, is_refused = [], False
+        for place in self._places:
+            try:
+                changes += place.keep(path, captions, self._arguments.dry_run)
+            except (OSError, ValueError) as error:
+                is_refused = True
+                self._tell.problem(one_line(error))
+        self._kept.num_refused += is_refused
+        self._kept.num_written += bool(changes)
+        self._kept.num_taken += not (changes or is_refused)
+        if self._arguments.dry_run:
+            for change in changes:
+                before = f" in place of {json.dumps(change.before, ensure_ascii=False)}" if change.before else ""
+                after = json.dumps(change.after.rstrip("\n"), ensure_ascii=False)
+                self._tell.result(f"{_shown(str(change.file))}: {change.field} {after}{before}")
+        return bool(changes) and not self._arguments.dry_run
+
+    def _summarize(self) -> None:
+        if self._places:
+            will = "would be written" if self._arguments.dry_run else "written"
+            refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
+            empty = f", {self._kept.num_empty:,} have an empty caption" if self._kept.num_empty else ""
+            self._tell.line(
+                f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
+                f"{self._kept.num_taken:,} had texts that stay{refused}{empty}"
+            )
+        if self._num_low:
+            self._tell.problem(f"{self._num_low:,} score below {self._arguments.min_score:g}, look at them:")
+            for score, path, caption in sorted(self._low, reverse=True):
+                self._tell.problem(f"  {-score:.2f} {_shown(path)}: {caption}", named=False)
+            if self._num_low > len(self._low):
+                self._tell.problem(f"  and {self._num_low - len(self._low):,} more", named=False)
+
+
+class _Kept:
+    """What --write has done."""
+
+    def __init__(self) -> None:
+        self.num_written = self.num_taken = self.num_refused = self.num_empty = 0
+
+
+class _Teller:
+    """Prints without tearing a progress bar."""
+
+    def __init__(self, rank: int):
+        self._rank = rank
+
+    def line(self, text: str) -> None:
+        _write(f"process {self._rank}: {text}" if self._rank else text, sys.stderr)
+
+    def result(self, text: str) -> None:
+        _write(text, sys.stdout)
+
+    def problem(self, text: str, named: bool = True) -> None:
+        _write(f"gru-captioner: {text}" if named else text, sys.stderr)
+
+    def row(self, row: dict[str, Any], as_json: bool) -> None:
+        if as_json:
+            self.result(json.dumps(row, ensure_ascii=False))
+        elif "error" in row:
+            self.problem(row["error"])
+        else:
+            self.result(f"{_shown(row['path'])}: {row['caption']}")
+
+
+def _write(text: str, stream) -> None:
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(stream):  # takes the bar off the line, and draws it again below
+        print(text, file=stream)
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() else repr(path)[1:-1]
+
+
+def _places(arguments, paths: Sequence[str]) -> list:
+    """Where --write keeps captions."""
+    from ..library.metadata import Metadata
+    from ..library.sidecars import Existing, TextSidecars
+
+    places: list[Any] = []
+    if TXT in arguments.write:
+        existing: Existing = "overwrite" if arguments.overwrite else "append" if arguments.append else "skip"
+        places.append(TextSidecars(paths, existing))
+    if XMP in arguments.write or METADATA in arguments.write:
+        places.append(Metadata(METADATA in arguments.write, XMP in arguments.write, arguments.overwrite))
+    return places
 
 
 def _load_captioner(arguments: argparse.Namespace):
@@ -94,48 +393,30 @@ def _load_captioner(arguments: argparse.Namespace):
     return captioner
 
 
-def _generation(arguments: argparse.Namespace) -> dict[str, int]:
+def _generation(arguments: argparse.Namespace) -> dict[str, Any]:
     """Settings of generate()."""
     return {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
 
 
 def _may_exist(path: str) -> bool:
-    return path.startswith(("http://", "https://")) or os.path.exists(os.path.expanduser(path))
+    from ..untrusted_images import ADDRESSES
+
+    return path.startswith(ADDRESSES) or os.path.exists(os.path.expanduser(path))
 
 
-def _caption(captioner, paths: Sequence[str], drawings: dict[str, Path], arguments) -> Iterator[tuple[str, list[dict]]]:
-    """Path and records of each image; prints them unless they go to a file, and draws the attention if asked to."""
-    from tqdm import tqdm
+def _made_by(captioner, num_beams: int, arguments: argparse.Namespace) -> str:
+    """Checkpoint and settings, by which captions of others are told apart."""
+    parts = [f"checkpoint {captioner.fingerprint}", f"num_beams {num_beams}", f"num_captions {arguments.num_captions}"]
+    for name in ("begin", "prefix", "suffix"):
+        if getattr(arguments, name):
+            parts.append(f"{name} {json.dumps(getattr(arguments, name), ensure_ascii=False)}")
+    return ", ".join(parts)
 
-    from ..inference.prefetch import caption_all
 
-    generation = _generation(arguments)
-    backend = captioner and captioner.backend_for(arguments.num_captions, **generation)
-    results = (
-        map(_why_missing, paths)
-        if captioner is None
-        else caption_all(
-            captioner, paths, num_captions=arguments.num_captions, batch_size=arguments.batch_size, **generation
-        )
-    )
-    is_quiet = len(paths) <= arguments.batch_size or not sys.stderr.isatty()
-    for path, result in zip(paths, tqdm(results, total=len(paths), unit="image", disable=is_quiet), strict=True):
-        if isinstance(result, Exception):
-            records = [{"path": path, "error": one_line(result)}]
-        else:
-            records = [
-                {"path": path, "caption": each.text, "score": round(each.score, 4), "backend": backend}
-                for each in result
-            ]
-            image = _read_again(path) if drawings else None
-            if isinstance(image, Exception):
-                records = [{"path": path, "error": one_line(image)}]
-            elif image is not None:
-                _save_attention(drawings[path], image, result[0])
-        if arguments.output is None:
-            for record in records:
-                _print(record, arguments.json)
-        yield path, records
+def _with_version(rows: Sequence[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+    from ..library.caption_file import photo_version
+
+    return [row | {"photo_version": photo_version(path)} for row in rows]
 
 
 class _Processes:
@@ -154,16 +435,6 @@ class _Processes:
     def wait(self) -> None:
         if self.count > 1:
             self._state.wait_for_everyone()
-
-
-def _print(record: dict, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(record, ensure_ascii=False))
-    elif "error" in record:
-        print(f"gru-captioner: {record['error']}", file=sys.stderr)
-    else:
-        path = record["path"]
-        print(f"{path if path.isprintable() else repr(path)[1:-1]}: {record['caption']}")
 
 
 def _drawing_paths(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
@@ -186,11 +457,6 @@ def _read_again(path: str):
         return load_image(path)
     except (OSError, ValueError) as error:
         return error
-
-
-def _why_missing(path: str) -> Exception:
-    error = _read_again(path)
-    return error if isinstance(error, Exception) else FileNotFoundError(f"{path}: no such file.")
 
 
 def _save_attention(target: Path, image, caption) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..files import write_atomically
-from .shell import quiet_transformers
 
 BLANK_SIDE = 224  # pixels
 EXAMPLE_SIDE = 1000  # pixels, the longer one
@@ -82,7 +81,6 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
         repo_id: What the card's example code loads.
         prefix: Folder of the images, relative to the card.
     """
-    quiet_transformers()
     from ..captioner import Captioner
     from ..hub import Example, render_card
 

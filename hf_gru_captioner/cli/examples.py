@@ -7,8 +7,8 @@ import textwrap
 EXAMPLES = {
     "caption": (
         "gru-captioner caption photo.jpg",
-        "gru-captioner caption images/ 'more/*.jpg' --output captions.jsonl",
-        "gru-captioner caption photo.jpg --num-captions 3 --num-beams 5",
+        "gru-captioner caption photos/ --recursive --output captions.csv",
+        "gru-captioner caption photos/ --recursive --write metadata --dry-run",
     ),
     "score": (
         "gru-captioner score --data jxie/flickr8k",
@@ -36,6 +36,11 @@ EXAMPLES = {
     "borrow": (
         "gru-captioner borrow --images my/labelled --captions my/captions.jsonl --output runs/borrowed",
         "gru-captioner borrow --images my/labelled --captions user/text --output mine --checkpoint runs/1/checkpoint",
+    ),
+    "label": (
+        "gru-captioner label my/photos/ --teacher Salesforce/blip-image-captioning-base --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher microsoft/git-base-coco --num-captions 5 --output captions.jsonl",
+        "gru-captioner label my/photos/ --teacher user/chat-model --prompt 'Name the product.' --output captions.jsonl",
     ),
     "features": (
         "gru-captioner features --config configs/flickr8k.yaml --dry-run",

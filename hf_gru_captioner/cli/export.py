@@ -8,7 +8,6 @@ from typing import Any
 from ..errors import MissingExtraError, UsageError, needs_extra, reason_of
 from ..files import GRAPHS_FOLDER, WEIGHTS
 from ..inference.backend import ONNXRUNTIME, OPENVINO, PYTORCH
-from .find_images import find_images
 from .shell import positive, quiet_transformers
 
 
@@ -46,13 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("the graphs in a checkpoint are onnx in float32: name another folder with --output.")
     if arguments.int8 and not arguments.images:
         raise UsageError("--int8 is calibrated on images like those to be captioned: add --images FOLDER.")
-    quiet_transformers()
     with needs_extra("export"):
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
+        import torch  # noqa: F401
     if arguments.format == "openvino":
         with needs_extra("openvino"):
             import openvino  # noqa: F401
+    quiet_transformers()
     import numpy as np
 
     from ..captioner import Captioner
@@ -69,8 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _say(add_graphs(checkpoint, captioner.model, processor))
     calibration = None
     if arguments.int8:
-        paths = list(find_images(arguments.images))
-        paths = paths[:: max(1, len(paths) // arguments.num_images)][: arguments.num_images]
+        from .find_images import find_images
+
+        found = find_images(arguments.images)
+        if found.problems:
+            raise UsageError(found.problems[0])
+        paths = found.paths[:: max(1, len(found.paths) // arguments.num_images)][: arguments.num_images]
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(
         captioner.model,

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from ..errors import UsageError, needs_extra
 from .shell import quiet_transformers
-from .training_options import read_config
+from .training_options import check_sources, read_config
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the images."""
     with needs_extra("train"):
         config = read_config(argv, "features", "Encodes the images of a training run ahead of it, into its cache.")
+        check_sources(config)
 
         from accelerate import Accelerator
 

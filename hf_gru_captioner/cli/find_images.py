@@ -1,35 +1,152 @@
-"""Expands the paths of a command line into images."""
+"""Expands the paths of a command line into images, and tells what it leaves out."""
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError
+from ..model.image_loading_gru_captioner import (
+    EXTRA_READERS,
+    INSTALL_READERS,
+    is_installed,
+    readable_suffixes,
+)
+from ..untrusted_images import ADDRESSES
+
+# Pictures that nothing here reads; what is no picture at all, such as a film, is passed over.
+OTHER_PICTURES = (
+    ".ai",
+    ".bpg",
+    ".cdr",
+    ".eps",
+    ".exr",
+    ".hdr",
+    ".icns",
+    ".pdn",
+    ".ps",
+    ".svg",
+    ".svgz",
+    ".wmf",
+    ".xcf",
+)
+# Folders of thumbnails and deleted files that network drives and systems keep among the photos.
+NOT_PHOTOS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
 
 
-def find_images(patterns: Sequence[str]) -> Iterator[str]:
-    """Files, URLs, the images in folders, and what patterns match, in order, without duplicates."""
-    from PIL import Image
+@dataclass
+class Found:
+    """Images, and what was left out.
 
-    endings = {ending for ending, name in Image.registered_extensions().items() if name in Image.OPEN}
-    found: dict[str, None] = {}
+    Args:
+        paths: Files and addresses in order, each once.
+        left_out: Number of pictures that can't be read, by ending.
+        deeper: Number of images in subfolders, by folder, that were not asked for.
+        problems: What was named and isn't there, a line each.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    deeper: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def summary(self) -> list[str]:
+        """Lines about images that are not among the paths."""
+        lines = [
+            f"{folder}: {number:,} {'photo lies' if number == 1 else 'photos lie'} deeper: add --recursive"
+            for folder, number in self.deeper.items()
+        ]
+        if self.left_out:
+            kinds = ", ".join(f"{number:,} {ending[1:].upper()}" for ending, number in self.left_out.most_common())
+            readers = {
+                each for package, endings in EXTRA_READERS.items() if not is_installed(package) for each in endings
+            }
+            names = ", ".join(ending[1:].upper() for ending, _ in self.left_out.most_common() if ending in readers)
+            advice = f"; {INSTALL_READERS} reads {names}" if names else ""
+            lines.append(f"{self.left_out.total():,} left out: {kinds}{advice}")
+        return lines
+
+
+def find_images(patterns: Sequence[str], recursive: bool = False) -> Found:
+    """Files, URLs, the images in folders, and what patterns match, in order, without duplicates.
+
+    Hidden files and folders are passed over, unless they are named. A folder that is linked to from several places is
+    read once.
+
+    Args:
+        patterns: Paths, addresses and patterns.
+        recursive: Whether the subfolders of folders are read too.
+
+    Raises:
+        UsageError: An empty path.
+    """
+    finder = _Finder(recursive)
     for pattern in patterns:
-        path = Path(os.path.expanduser(pattern))
         if not pattern:
             raise UsageError("an empty path: name an image, a folder or a pattern.")
-        if pattern.startswith(("http://", "https://")):
-            found[pattern] = None
+        finder.add(pattern)
+    finder.found.paths = list(finder.paths)
+    return finder.found
+
+
+class _Finder:
+    def __init__(self, recursive: bool):
+        self.paths: dict[str, None] = {}
+        self.found = Found()
+        self._recursive = recursive
+        self._readable = readable_suffixes()
+        of_extras = (ending for endings in EXTRA_READERS.values() for ending in endings)
+        self._pictures_end = {*self._readable, *OTHER_PICTURES, *of_extras}
+
+    def add(self, pattern: str) -> None:
+        path = os.path.expanduser(pattern)
+        if pattern.startswith(ADDRESSES):
+            self.paths[pattern] = None
         elif os.path.isdir(path):  # never raises, whatever the name: the error comes when the image is loaded
-            inside = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in endings and file.is_file())
-            if not inside:
-                raise UsageError(f"{pattern}: no images in this folder.")
-            found.update(dict.fromkeys(inside))
+            self._add_folder(path, pattern)
         elif not os.path.exists(path) and glob.has_magic(pattern):
-            matches = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())
+            matches = sorted(glob.glob(path, recursive=True))
+            files = [match for match in matches if os.path.isfile(match)]
+            self.paths.update(dict.fromkeys(files))
+            if not files:
+                for folder in matches:
+                    self._add_folder(folder, folder)
             if not matches:
-                raise UsageError(f"{pattern}: no file matches.")
-            found.update(dict.fromkeys(matches))
+                self.found.problems.append(f"{pattern}: no file matches.")
         else:
-            found[pattern] = None
-    return iter(found)
+            self.paths[pattern] = None
+
+    def _add_folder(self, folder: str, name: str) -> None:
+        is_empty = True
+        for path, depth in self._pictures(folder, set(), 0):
+            ending = Path(path).suffix.lower()
+            if depth and not self._recursive:
+                self.found.deeper[name] += ending in self._readable
+            elif ending in self._readable:
+                self.paths[path] = None
+            else:
+                self.found.left_out[ending] += 1
+            is_empty = False
+        if is_empty:
+            self.found.problems.append(f"{name}: no images in this folder.")
+
+    def _pictures(self, folder: str, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, int]]:
+        """The pictures of a folder by name, then those of its subfolders, with the number of folders between."""
+        try:
+            state = os.stat(folder)
+            if (state.st_dev, state.st_ino) in seen:  # links in a circle
+                return
+            seen.add((state.st_dev, state.st_ino))
+            names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in NOT_PHOTOS)
+        except OSError as error:
+            self.found.problems.append(f"{folder} can't be read: {error.strerror}.")
+            return
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix.lower() in self._pictures_end and os.path.isfile(path):  # never raises
+                yield str(path), depth
+        for name in names:
+            if os.path.isdir(inside := os.path.join(folder, name)):
+                yield from self._pictures(inside, seen, depth + 1)

@@ -9,6 +9,8 @@ from ..evaluation.metrics import METRICS
 from ..scoring_run import DEFAULT_METRICS
 from .shell import add_backend, positive, quiet_transformers
 
+READING = ("images", "image_column", "caption_column", "max_skipped", "allow_urls")  # how --data is read
+
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
@@ -17,14 +19,36 @@ def add_command(commands) -> None:
         description="Scores a checkpoint on images with reference captions, or result files of other systems, or both.",
         epilog="Under accelerate launch (scripts/score.py), the processes share the images; the scores are the same.",
     )
-    parser.add_argument("results", nargs="*", type=Path, metavar="RESULTS", help="COCO-format results of other systems")
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="RESULTS",
+        help="results of other systems: COCO format, or a table of image_id and caption",
+    )
     references = parser.add_mutually_exclusive_group(required=True)
     references.add_argument("--data", help="Hub id or folder of images with captions")
-    references.add_argument("--references", type=Path, help="COCO-format annotations that RESULTS are scored against")
+    references.add_argument(
+        "--references",
+        type=Path,
+        help="what RESULTS are scored against: COCO-format annotations, or a table of images and captions",
+    )
     parser.add_argument(
         "--allow-urls",
         action="store_true",
         help="download images that the dataset gives by address, from the public web only; never with HF_HUB_OFFLINE",
+    )
+    parser.add_argument(
+        "--images", help="folder of the images that a caption file of --data names; by default beside it"
+    )
+    parser.add_argument(
+        "--image-column", help="column with the images, or with their ids; by default known by its name"
+    )
+    parser.add_argument(
+        "--caption-column", help="column with the captions, several separated by commas; by default known"
+    )
+    parser.add_argument(
+        "--max-skipped", type=float, default=0.01, help="fraction of the images that may be unusable (%(default)s)"
     )
     parser.add_argument("--split", default="validation", help="split of --data (%(default)s)")
     parser.add_argument("--checkpoint", help="folder or Hub id; by default the checkpoint of the package")
@@ -33,7 +57,10 @@ def add_command(commands) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, help="images captioned at once (%(default)s)")
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), help=_metrics_help())
     parser.add_argument(
-        "--tokenizer", choices=["ptb", "simple"], default="ptb", help="%(default)s; simple needs no Java"
+        "--tokenizer",
+        choices=["auto", "ptb", "simple", "char"],
+        default="auto",
+        help="what is counted; auto: ptb, or char for scripts without spaces; simple needs no Java (%(default)s)",
     )
     parser.add_argument("--no-brevity-penalty", action="store_true", help="BLEU as in papers before 2015")
     parser.add_argument("--training-data", help="Hub id or folder: its train split tells which captions are new")
@@ -59,22 +86,29 @@ def _metrics_help() -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs on every process: captioning is shared, the first process scores and writes."""
+    _read_images_of_references(arguments)
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
-    quiet_transformers()
+    reading = {name: getattr(arguments, name) for name in READING} | {"spelling": "--{}"}
+    if arguments.data:  # before anything heavy is loaded
+        with needs_extra("score"):
+            from ..data import ReadingOptions, check_source
+
+            check_source(arguments.data, [arguments.split], ReadingOptions(**reading))
     with needs_extra("score"):
         from accelerate import PartialState
 
     from ..label_names import read_synonyms
     from ..scoring_run import caption_references, load_references, read_references, score
 
+    quiet_transformers()
     state = PartialState()
     captions = None
     if arguments.data:
         with state.main_process_first():
-            references = load_references(arguments.data, arguments.split, allow_urls=arguments.allow_urls)
+            references = load_references(arguments.data, arguments.split, **reading)
     else:
-        references = read_references(arguments.references)
+        references = read_references(arguments.references, arguments.image_column, arguments.caption_column)
     if scores_checkpoint:
         captions = caption_references(
             references,
@@ -110,6 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
         scored.keep()
     print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
     return 0
+
+
+def _read_images_of_references(arguments: argparse.Namespace) -> None:
+    """A table of captions names its images, so that a checkpoint can be scored against it as on `--data`."""
+    if arguments.references and not arguments.results and arguments.references.suffix.lower() != ".json":
+        arguments.data, arguments.references = str(arguments.references), None
 
 
 def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, needs_extra
-from .training_options import names_given, read_config
+from .training_options import check_sources, names_given, read_config
 
 if TYPE_CHECKING:
     from ..training import TrainingConfig, TrainingResult
@@ -23,7 +23,11 @@ def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process."""
     source = argv[0] if argv and not argv[0].startswith("-") else None
     with needs_extra("train"):
-        config = _chosen(source, argv[1:]) if source else read_config(argv, "train", DESCRIPTION)
+        if source:
+            config = _chosen(source, argv[1:])
+        else:
+            config = read_config(argv, "train", DESCRIPTION)
+            check_sources(config)
 
         from accelerate import PartialState
 
@@ -48,11 +52,13 @@ def run(argv: Sequence[str]) -> int:
 
 def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
     """The options of a run on one source: those of the run that its folder holds, else chosen by the data."""
+    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
+    config = read_config(argv, "train", DESCRIPTION)
+    check_sources(config)
+
     from ..training.recipe import recommend
     from ..training.run_folder import OPTIONS
 
-    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
-    config = read_config(argv, "train", DESCRIPTION)
     given = names_given(argv)
     saved = Path(config.output_dir) / OPTIONS
     if saved.is_file():
@@ -75,13 +81,23 @@ def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
 
 def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     """Scores the best checkpoint, writes the report, and prints both and the next command. Runs on one process."""
+    from ..evaluation import choose_tokenizer
     from ..scoring_run import caption_references, load_references, score
 
     (source,) = config.data.sources
     folder, checkpoint = result.checkpoint.parent, str(result.checkpoint)
-    references = load_references(source.path, config.data.validation_split, allow_urls=config.data.allow_urls)
+    references = load_references(
+        source.path,
+        config.data.validation_split,
+        images=source.images,
+        image_column=source.image_column,
+        caption_column=source.caption_column,
+        max_skipped=config.data.max_skipped,
+        allow_urls=config.data.allow_urls,
+    )
+    tokenizer = choose_tokenizer(list(references.captions.values()), java=False)
     captions = caption_references(references, checkpoint)
-    scored = score(references, captions, metrics=("cider", "bleu", "diversity"), tokenizer="simple")
+    scored = score(references, captions, metrics=("cider", "bleu", "diversity"), tokenizer=tokenizer)
     scored.save(folder)
     scored.keep()
     best, number = result.best, len(references.captions)

@@ -71,6 +71,33 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
     return TrainingConfig(**{name: value for name, value in fields.items() if name != "config"})
 
 
+def check_sources(config: TrainingConfig) -> None:
+    """Refuses sources that can't be read before anything heavy is loaded.
+
+    Raises:
+        OSError, ValueError: As `data.check_source`; options are called as they are typed.
+    """
+    from ..data import NoSplitError, ReadingOptions, check_source
+
+    data = config.data
+    for source in data.sources:
+        options = ReadingOptions(
+            source.images,
+            source.image_column,
+            source.caption_column,
+            data.max_skipped,
+            data.allow_urls,
+            "--data.{}",
+        )
+        check_source(source.path, [data.train_split], options)
+        if source.validate:
+            try:
+                check_source(source.path, [data.validation_split], options)
+            except NoSplitError:
+                if len(data.sources) == 1:
+                    raise
+
+
 def _parser(command: str) -> Any:
     """jsonargparse's parser of the dataclasses, with a YAML loader that refuses what exhausts stack or memory."""
     from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from huggingface_hub import DatasetCardData
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..errors import UsageError
 from ..files import atomic_folder, write_atomically
 from ..label_names import LabelNames, normalized, words_of
-from .caption_files import KNOWN_LAYOUTS, caption_columns, captions_of
+from .columns import KNOWN_LAYOUTS, caption_columns, captions_of
 from .origins import Origin
 from .sources import ID_COLUMNS, IMAGE_COLUMNS, load_rows, read_image
 

@@ -1,77 +1,111 @@
 """Images and captions of files that `datasets` has no reader for, as `ImageEntry`s.
 
-Formats, each recognised by its content:
+Layouts, each recognised by its content:
 
-- a table (CSV, TSV, JSON lines) of image paths and captions, one row per caption or one per image;
-- COCO captions (https://cocodataset.org/#format-data), a file or the data set's root folder;
+- a table of image paths and captions, one row per caption or one per image, in any format of `tables.py`, such as
+  `gru-captioner caption --output` writes;
+- `{name: caption}` or `{name: [caption, ...]}` in JSON;
+- COCO captions (https://cocodataset.org/#format-data);
 - Karpathy's json (https://cs.stanford.edu/people/karpathy/deepimagesent/);
-- the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same images.
+- the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same images;
+- text files beside the images, `photo.txt` or `photo.caption`, a caption a line.
 """
 
-import csv
-import itertools
 import json
 import os
 import re
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from ..coco import parse_annotations
-from ..untrusted_images import ADDRESSES, MAX_CAPTION
+from .columns import (
+    IMAGE_NAMES,
+    IMAGE_SUFFIXES,
+    KNOWN_LAYOUTS,
+    caption_weights_of,
+    find_columns,
+    has_words,
+    is_list_of_text,
+    looks_like_image,
+    shown,
+    shown_names,
+    texts_of,
+)
+from .encodings import decode_text
+from .folders import DiskFolder, Folder, with_slashes
+from .tables import (
+    BY_NAME,
+    ChosenColumns,
+    Row,
+    parquet_rows,
+    rows_of_columns,
+    rows_of_objects,
+    table_rows,
+    unknown_columns,
+)
 
-KNOWN_LAYOUTS = (
-    "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
-    "sentences (a list of strings or of {'raw': string})"
-)
-PATH_COLUMNS = (
-    *("file_name", "filename", "image", "filepath", "file_path", "path", "image_path", "image_file"),
-    *("image_name", "img", "img_path", "photo"),
-)
 KNOWN_JSONS = (
     "COCO captions {images, annotations}, Karpathy's {images: [{filename, split, sentences}]}, "
-    "a list of {image, caption}"
+    "a list of {image, caption}, {name: caption}"
 )
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".token", ".tar")
-KNOWN_FILES = ".csv, .tsv, .jsonl, .json, .txt (Flickr8k tokens or a table), .tar (webdataset)"
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".parquet", ".txt", ".token")
+SUFFIXES = (*TABLES, ".zip", ".tar")
+KNOWN_FILES = (
+    ".csv, .tsv, .jsonl, .ndjson, .json, .xlsx, .parquet, .txt (Flickr8k tokens or a table), .zip, .tar (webdataset)"
+)
+OTHER_TABLES = {  # what people have and what to do with it
+    **dict.fromkeys((".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".gsheet"), "save it as .xlsx or .csv"),
+    **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"), "unpack it"),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".pdf", ".rtf"), "save its table as .csv"),
+    **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".db", ".sqlite", ".feather"), "write it as .csv or .parquet"),
+}
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-USUAL_FOLDERS = (
-    *("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "Flickr8k_Dataset/Flicker8k_Dataset"),
-    *("flickr30k-images", "flickr30k_images", "train2017", "val2017", "train2014", "val2014"),
-)
 TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their images are one level up
-MAX_WEIGHT = 1000.0  # of a caption
-MAX_SHOWN = 60  # characters of what a message shows
-NAMES_SHOWN = 20  # columns or keys that a message shows
+SIDECARS = (".txt", ".caption", ".json")  # files with the captions of the photo of the same name; .json comes last
+NOT_CAPTIONS = re.compile(r"(readme|licen[sc]e|changelog|notice|requirements)\b.*|(dataset_infos?|state)\.json", re.I)
+USUAL_TABLES = (
+    *("*.token.txt", "*.token", "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.ndjson"),
+    *("captions.xlsx", "captions.json"),
+)
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.ndjson", "metadata.json", "metadata.xlsx")
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
+NAMED_ROWS = 5  # that a notice gives
 
 
 class ImageEntry(NamedTuple):
     """An image of a caption file."""
 
-    path: str  # as in the file
+    path: str  # as in the file; "" if it names none
     captions: tuple[str, ...]
     split: str | None  # None if unknown
     image_id: str
     caption_weights: tuple[float, ...] | None = None  # None: 1 each
     labels: tuple[str, ...] | None = None  # None if unknown
+    where: str = ""  # its first row, such as "row 7"
+    problem: str | None = None  # why it can't be used
 
 
-class LocatedImage(NamedTuple):
-    """An image with size and time of its file, so that another file of the same name is not mistaken for it."""
+@dataclass
+class Captions:
+    """What a source's files say.
 
-    path: str
-    captions: tuple[str, ...]
-    image_id: str
-    num_bytes: int  # -1 if there is no such file
-    mtime_ns: int
-    caption_weights: tuple[float, ...] | None = None
-    labels: tuple[str, ...] | None = None
+    Attributes:
+        entries: The images, in the order of the files.
+        folder: Where the images are looked for first.
+        notices: Sentences about what was left out or may be a mistake.
+        columns: What the columns were taken for, if there are several candidates.
+    """
+
+    entries: list[ImageEntry]
+    folder: Folder
+    notices: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
 
 
 def split_of(name: str) -> str | None:
@@ -80,350 +114,251 @@ def split_of(name: str) -> str | None:
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
-def caption_files(source: Path) -> list[Path]:
-    """The file itself, or the caption files of a folder; empty if the folder has another layout."""
-    if source.is_file():
-        return [source]
+def caption_files(folder: Folder) -> list[str]:
+    """The files of a folder that hold its captions, by their names below it; empty if there are none.
+
+    Raises:
+        ValueError: Several tables may be meant; names them. Or the only ones can't be read; says why.
+    """
+    names = folder.names
     for year in ("2017", "2014"):
-        if coco := sorted((source / "annotations").glob(f"captions_*{year}.json")):
+        if coco := [name for name in names if re.fullmatch(rf"annotations/captions_.*{year}\.json", name)]:
             return coco
-    for folder in (source, *(source / name for name in TEXT_FOLDERS)):
-        for pattern in ("*.token.txt", "*.token", "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl"):
-            if tables := sorted(folder.glob(pattern)):
-                return tables[:1]
-        karpathy = [path for path in sorted(folder.glob("dataset*.json")) if _is_karpathy(path)]
-        if karpathy:
-            return karpathy[:1]
-    return []
+    top = [name for name in names if os.path.dirname(name) in ("", *TEXT_FOLDERS)]
+    for pattern in USUAL_TABLES:
+        if tables := [name for name in top if PurePosixPath(name.lower()).match(pattern)]:
+            return sorted(tables, key=lambda name: ("/" in name, name))[:1]
+    for name in top:
+        if PurePosixPath(name).match("dataset*.json") and _is_karpathy(folder, name):
+            return [name]
+    if metadata := [name for name in names if PurePosixPath(name).name.lower() in METADATA]:
+        return metadata
+    return _other_tables(folder)
 
 
-def read_caption_file(path: Path) -> list[ImageEntry]:
+def _other_tables(folder: Folder) -> list[str]:
+    """Tables of other names in a folder or in the folders of its splits."""
+    images = {os.path.splitext(name)[0] for name in folder.names if name.lower().endswith(IMAGE_SUFFIXES)}
+    tables, faults = [], []
+    for name in folder.names:
+        stem, suffix = os.path.splitext(name)
+        parent = os.path.dirname(name)
+        if (
+            suffix.lower() not in TABLES
+            or (parent and parent.lower() not in SPLIT_NAMES and parent not in TEXT_FOLDERS)
+            or NOT_CAPTIONS.fullmatch(os.path.basename(name))
+            or re.fullmatch(r".*\.(train|dev|test)Images\.txt", name)
+            or (suffix.lower() in SIDECARS and (stem in images or os.path.splitext(stem)[0] in images))
+        ):
+            continue
+        try:
+            read_table(folder, name)
+        except (OSError, ValueError) as error:
+            if suffix.lower() not in (".txt", ".json"):  # these are often something else
+                faults.append(error)
+            continue
+        tables.append(name)
+    if len(tables) > 1 and len({split_of(name) for name in tables} - {None}) < len(tables):
+        raise ValueError(
+            f"{folder.path} has several tables of captions: name one of them instead of the folder, or call them by "
+            f"their splits (train.csv, validation.csv). Found: {shown_names(tables)}."
+        )
+    if faults and not tables:
+        raise faults[0]
+    return tables
+
+
+def read_captions(source: Path, chosen: ChosenColumns = BY_NAME) -> Captions | None:
+    """The captions of a file, of a folder or of a ZIP archive with the images; None if a folder has another layout.
+
+    Raises:
+        ValueError: As of [`read_caption_file`], or there are several tables in the folder.
+    """
+    if source.is_file() and source.suffix.lower() != ".zip":
+        folder: Folder = DiskFolder(source.parent)
+        captions = Captions([], folder)
+        _read_into(captions, source.name, str(source), chosen, lambda entry: entry)
+        return captions
+    folder = DiskFolder(source) if source.is_dir() else _archive(source)
+    names = caption_files(folder)
+    captions = Captions([], folder)
+    for name in names:
+        parent = os.path.dirname(name)
+        is_nested = bool(parent) and parent not in TEXT_FOLDERS
+        in_parent = parent.split("/")[0].lower() if is_nested else ""
+
+        def placed(entry: ImageEntry, parent=parent, is_nested=is_nested, in_parent=in_parent) -> ImageEntry:
+            split = entry.split or SPLIT_NAMES.get(in_parent)
+            if not is_nested or not entry.path or with_slashes(entry.path).startswith(("/", "http")):
+                return entry._replace(split=split)
+            path = f"{parent}/{with_slashes(entry.path)}"
+            image_id = path if entry.image_id == entry.path else entry.image_id
+            return entry._replace(path=path, image_id=image_id, split=split)
+
+        shown_name = f"{folder.path}/{name}"
+        _read_into(captions, name, shown_name, chosen, placed, in_one=len(names) == 1)
+    if names:
+        return captions
+    return _sidecars(folder)
+
+
+def _archive(path: Path) -> Folder:
+    from .folders import Archive
+
+    return Archive(path)
+
+
+def _read_into(
+    captions: Captions,
+    name: str,
+    shown_name: str,
+    chosen: ChosenColumns,
+    placed: Callable[[ImageEntry], ImageEntry],
+    in_one: bool = True,
+) -> None:
+    found = read_table(captions.folder, name, chosen, shown_name)
+    where = "" if in_one else f"{name}, "
+    captions.entries += [
+        placed(entry._replace(where=where + entry.where if entry.where else "")) for entry in found.entries
+    ]
+    captions.notices += found.notices
+    captions.columns += found.columns
+
+
+def read_caption_file(path: Path, chosen: ChosenColumns = BY_NAME) -> list[ImageEntry]:
     """Reads a caption file.
 
     Raises:
         ValueError: The layout of the file is unknown; shows the columns or top-level keys that were found. Or a text,
             a name or a caption in it is not one; shows where.
     """
-    try:
-        entries = _read_by_suffix(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is not a caption file: its JSON is nested too deeply.") from error
-    for entry in entries:
-        try:
-            "".join((entry.path, entry.image_id, entry.split or "", *entry.captions)).encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
-            raise ValueError(f"{path}: image {_shown(entry.path)} contains half of a surrogate pair.") from error
-    return entries
+    return read_table(DiskFolder(path.parent), path.name, chosen, str(path)).entries
 
 
-def _read_by_suffix(path: Path) -> list[ImageEntry]:
-    if path.suffix == ".json":
-        return _read_json(path)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _read_table(path, _json_lines(path))
-    if path.suffix in (".csv", ".tsv"):
-        return _read_table(path, _separated_lines(path))
-    if path.suffix in (".txt", ".token"):
-        return _in_listed_splits(path, _read_tokens(path) or _read_table(path, _separated_lines(path)))
-    raise ValueError(f"{path} is not a known kind of caption file. Known: {KNOWN_FILES}.")
-
-
-def locate_images(
-    entries: Sequence[ImageEntry], folder: Path, images: Path | None = None, outside: bool = True
-) -> list[LocatedImage]:
-    """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
-
-    URLs are returned as they are. Without `outside`, paths that lead out of these folders are searched for in them by
-    their last component.
-
-    Raises:
-        FileNotFoundError: None of the files exists; names the folders that were searched.
-    """
-    roots = [images] if images is not None else [folder]
-    if images is None and folder.name in TEXT_FOLDERS:
-        roots.append(folder.parent)
-    folders = [path for root in roots for name in USUAL_FOLDERS if (path := root / name).is_dir()]
-    folders_of = {  # folders of another split last: names may recur in another split
-        split: sorted(folders, key=lambda path, split=split: split_of(path.name) not in (None, split))  # type: ignore[misc]
-        for split in {entry.split for entry in entries}
-    }
-    names = {os.path.basename(entry.path) for entry in entries}
-    bare_names_are_unique = len(names) == len({entry.path for entry in entries})
-    found = []
-    for entry in entries:
-        if entry.path.startswith(ADDRESSES):
-            found.append(_with_file(entry, entry.path, 0, 0))
-            continue
-        leads_out = os.path.isabs(entry.path) or ".." in Path(entry.path).parts
-        spellings = [] if leads_out and not outside else [entry.path]
-        if bare_names_are_unique and os.path.dirname(entry.path):
-            spellings.append(os.path.basename(entry.path))
-        found.append(_located(entry, spellings, folders_of[entry.split], roots[0]))
-    if entries and all(image.num_bytes < 0 for image in found):
-        searched = ", ".join(str(root) for root in roots)
-        subfolders = ", ".join(name for name in USUAL_FOLDERS if name)
-        raise FileNotFoundError(
-            f"None of the {len(entries)} images exists, the first is {entries[0].path!r}. Searched: {searched} and the "
-            f"subfolders {subfolders}. Name the folder of the images with images=."
-        )
-    return found
-
-
-def _located(entry: ImageEntry, spellings: Sequence[str], folders: Sequence[Path], root: Path) -> LocatedImage:
-    """The first file of one of these names in one of these folders; otherwise the missing one below `root`."""
-    candidates = (folder / spelling for spelling in spellings for folder in folders)
-    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # never raises
-    if path:
-        state = path.stat()
-        return _with_file(entry, str(path), state.st_size, state.st_mtime_ns)
-    missing = root / (entry.path if spellings[:1] == [entry.path] else os.path.basename(entry.path))
-    return _with_file(entry, str(missing), -1, -1)
-
-
-def _with_file(entry: ImageEntry, path: str, num_bytes: int, mtime_ns: int) -> LocatedImage:
-    return LocatedImage(path, entry.captions, entry.image_id, num_bytes, mtime_ns, entry.caption_weights, entry.labels)
-
-
-def caption_columns(columns: Iterable[str]) -> list[str]:
-    """The columns that hold captions in a known layout; empty if there are none."""
-    columns = list(columns)
-    for column in ("captions", "caption", "text", "txt", "sentences"):
-        if column in columns:
-            return [column]
-    return sorted(column for column in columns if column.startswith("caption_") and column[8:].isdigit())
-
-
-def captions_of(cells: Iterable[Any]) -> list[str]:
-    """The captions in the cells of a row: strings, `{"raw": string}`, or lists of these; empty ones are skipped.
-
-    Raises:
-        ValueError: A caption is not text, or has more than 10,000 characters.
-    """
-    return [text for text in _texts_of(cells) if text]
-
-
-def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
-    """The weight of each caption that `captions_of(cells)` returns.
+def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown_name: str | None = None) -> "_Reading":
+    """Reads a caption file of a folder, as [`read_caption_file`].
 
     Args:
-        cell: The weights, one for each caption, empty captions included; null for 1 each; one number for one caption.
-        cells: The captions.
+        folder, name: Where it is.
+        chosen: Names of columns that the user gives.
+        shown_name: Its name in messages.
 
     Raises:
-        ValueError: Another number of weights, or one that is not above 0 and at most 1000.
+        ValueError: As of [`read_caption_file`].
     """
-    texts = _texts_of(cells)
-    weights = [1.0] * len(texts) if cell is None else cell if isinstance(cell, list | tuple) else [cell]
-    if len(weights) != len(texts):
-        raise ValueError(f"caption_weights must have a number for each caption, found {len(weights)} for {len(texts)}.")
-    for weight in weights:
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= MAX_WEIGHT:
-            raise ValueError(f"a caption weight must be above 0 and at most {MAX_WEIGHT:g}, found {_shown(weight)}.")
-    return [float(weight) for weight, text in zip(weights, texts, strict=True) if text]
+    path = shown_name or f"{folder.path}/{name}"
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in TABLES:
+        remedy = f": {OTHER_TABLES[suffix]}" if suffix in OTHER_TABLES else ""
+        raise ValueError(f"{path} is not a known kind of caption file{remedy}. Known: {KNOWN_FILES}.")
+    reading = _Reading(path, split_of(PurePosixPath(name).stem))
+    if suffix == ".parquet" and isinstance(folder, DiskFolder):
+        _add_rows(reading, parquet_rows(path, folder.path / name, chosen), chosen)
+    else:
+        content = folder.read(name)
+        if not content.strip():
+            raise ValueError(f"{path} is empty.")
+        is_text = suffix in (".txt", ".token")
+        if not (is_text and _add_tokens(reading, decode_text(content, path))):
+            _add_content(reading, table_rows(path, content, chosen), chosen)
+        if is_text:
+            _keep_listed(reading, folder, os.path.dirname(name))
+    reading.finish()
+    return reading
 
 
-def is_list_of_text(value: Any) -> TypeGuard[Sequence[str]]:
-    """Whether a value may be labels of an image."""
-    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+class _Reading:
+    """The images of a file while it is read.
 
+    Args:
+        path: Its name in messages.
+        split: That of images of which the file says nothing else.
+    """
 
-def _texts_of(cells: Iterable[Any]) -> list[str]:
-    """As `captions_of`, with empty captions as empty strings."""
-    captions: list[str] = []
-    for cell in cells:
-        if cell is None:
-            continue
-        is_one = isinstance(cell, str | Mapping) or not isinstance(cell, Iterable)
-        for caption in [cell] if is_one else cell:
-            text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
-            if text is None:
-                text = ""
-            if not isinstance(text, str):
-                raise ValueError(f"a caption must be text, found {_shown(text)}.")
-            if len(text) > MAX_CAPTION:
-                raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
-            captions.append(text.strip())
-    return captions
+    def __init__(self, path: str, split: str | None = None):
+        self.path = path
+        self.split = split
+        self.columns: list[str] = []
+        self._entries: dict[tuple[str, str | None], ImageEntry] = {}
+        self._empty: list[tuple[tuple[str, str | None], str]] = []
+        self._wordless: list[tuple[tuple[str, str | None], str]] = []
+        self._texts: dict[tuple[str, str | None], str] = {}  # an example of those without words
+        self.num_failed = 0  # rows with an error in place of a caption, as `gru-captioner caption --output` writes
+        self.entries: list[ImageEntry] = []
+        self.notices: list[str] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._entries)
 
-def _read_json(path: Path) -> list[ImageEntry]:
-    text = path.read_text("utf-8-sig")
-    try:
-        content = json.loads(text)
-    except ValueError as error:  # also a number of more digits than Python reads
-        raise ValueError(
-            f"{path} is not one JSON value ({error}). If it is JSON lines, rename it to .jsonl."
-        ) from error
-    if isinstance(content, list) and content and all(isinstance(row, Mapping) for row in content):
-        return _read_table(path, content)
-    if isinstance(content, Mapping) and "images" in content:
-        if "annotations" in content:
-            return _read_coco(path, content)
-        images = _rows(path, content, "images")
-        if images and "sentences" in images[0]:
-            return _read_karpathy(path, images)
-    keys = content if isinstance(content, Mapping) else [type(content).__name__]
-    raise ValueError(f"{path} has an unknown layout. Top-level keys found: {_names(keys)}. Known: {KNOWN_JSONS}.")
+    def add(self, entry: ImageEntry, texts: Sequence[str]) -> None:
+        """Adds a row.
 
-
-def _rows(path: Path, content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    rows = content[key]
-    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise ValueError(f'{path}: "{key}" is not a list of objects, found {_shown(rows)}.')
-    return rows
-
-
-def _read_coco(path: Path, content: Mapping[str, Any]) -> list[ImageEntry]:
-    images, captions = parse_annotations(path, content)
-    split = split_of(path.stem)
-    return [
-        ImageEntry(_name(f"{path}, image {image_id}", row, "file_name"), _stripped(captions[image_id]), split, image_id)
-        for image_id, row in images.items()
-    ]
-
-
-def _read_karpathy(path: Path, images: list[Mapping[str, Any]]) -> list[ImageEntry]:
-    entries = []
-    for number, image in enumerate(images, 1):
-        where = f"{path}, image {number}"
-        name = _name(where, image, "filename")
-        folder = _name(where, image, "filepath") if "filepath" in image else ""
-        split = _name(where, image, "split") if "split" in image else None
-        image_id = _name(where, image, "cocoid") if "cocoid" in image else name
-        captions = _captions(where, [image.get("sentences")])
-        entries.append(
-            ImageEntry(os.path.join(folder, name), captions, SPLIT_NAMES.get(split, split) if split else None, image_id)
-        )
-    return entries
-
-
-def _is_karpathy(path: Path) -> bool:
-    with path.open("rb") as file:  # COCO's file has 140 MB
-        beginning = file.read(1 << 16)
-    return b'"images"' in beginning and b'"sentences"' in beginning
-
-
-def _read_tokens(path: Path) -> list[ImageEntry]:
-    """Images of a token file; empty if the first line is not `name.jpg#0<tab>caption`."""
-    captions: dict[str, list[str]] = {}
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            match = TOKEN_LINE.fullmatch(line.rstrip("\r\n"))
-            if match:
-                captions.setdefault(match["path"], []).append(match["caption"])
-            elif not captions:
-                return []
-            elif line.strip():
-                raise ValueError(f"{path}, line {number}: found {line.strip()[:60]!r}, not name.jpg#0<tab>caption.")
-    return [ImageEntry(name, tuple(captions_of(texts)), None, name) for name, texts in captions.items()]
-
-
-def _in_listed_splits(path: Path, entries: list[ImageEntry]) -> list[ImageEntry]:
-    """Images with the splits of Flickr8k's lists, if there are any; then images of no list are skipped."""
-    listed: dict[str, str] = {}
-    for folder in (path.parent, *(path.parent / name for name in TEXT_FOLDERS)):
-        for word, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
-            for names in folder.glob(f"*.{word}Images.txt"):
-                try:
-                    listed.update(dict.fromkeys(names.read_text("utf-8").split(), split))
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{names} is not UTF-8 text ({error}): save it as UTF-8.") from error
-    if not listed:
-        return entries
-    return [entry._replace(split=listed[entry.path]) for entry in entries if entry.path in listed]
-
-
-def _json_lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from error
-            if not isinstance(row, Mapping):
-                raise ValueError(f"{path}, line {number}: found {line.strip()[:60]!r}, not an object of columns.")
-            yield row
-
-
-def _separated_lines(path: Path) -> Iterable[Mapping[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        delimiter = max(",\t;|", key=header.count)
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        Args:
+            entry: Its image.
+            texts: Its captions, also those that are left out.
+        """
         try:
-            for row in reader:
-                if None in row:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: more cells than the header's {len(row) - 1}. Quote "
-                        f"captions that contain {delimiter!r}."
-                    )
-                yield {name.strip(): cell for name, cell in row.items()}
-        except csv.Error as error:  # such as an unclosed quotation mark
-            raise ValueError(f"{path}, line {reader.line_num}: {error}.") from error
-
-
-def _read_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
-    entries: dict[str, ImageEntry] = {}
-    split_of_file = split_of(path.stem)
-    for number, row in enumerate(rows, 1):
-        where = f"{path}, row {number}"
-        path_column = next((column for column in PATH_COLUMNS if column in row), None)
-        captions = caption_columns(row)
-        if path_column is None or not captions:
+            "".join((entry.path, entry.image_id, entry.split or "", *texts)).encode()
+        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
             raise ValueError(
-                f"{path} has no {'captions' if path_column else 'image path'} in a known layout. "
-                f"Columns found: {_names(row)}. Known: an image path ({', '.join(PATH_COLUMNS)}) and "
-                f"{KNOWN_LAYOUTS}."
+                f"{self.path}{', ' * bool(entry.where)}{entry.where}: image {shown(entry.path)} contains half of a "
+                "surrogate pair."
+            ) from error
+        key = (with_slashes(entry.path) or entry.where, entry.split)
+        for text in texts:
+            if not has_words(text):
+                (self._wordless if text else self._empty).append((key, entry.where or shown(entry.path)))
+                if text:
+                    self._texts.setdefault(key, text)
+        entry = entry._replace(captions=tuple(filter(has_words, texts)))
+        known = self._entries.get(key)
+        self._entries[key] = _merged(known, entry) if known else entry
+
+    def keep(self, splits: Mapping[str, str]) -> None:
+        """Keeps the images of these names, and puts them into their splits."""
+        self._entries = {
+            (name, splits[name]): entry._replace(split=splits[name])
+            for (name, _), entry in self._entries.items()
+            if name in splits
+        }
+
+    def finish(self) -> None:
+        """Lists the images, and says what was left out of those that are used."""
+        if not self._entries:
+            raise ValueError(f"{self.path} has no rows" + (" with captions." if self.num_failed else "."))
+        if self.num_failed:
+            failed = _counted(self.num_failed, "row has", "rows have")
+            self.notices.append(f"{self.path}: {failed} an error in place of a caption, and left out.")
+        for key, text in self._texts.items():
+            if key in self._entries and not self._entries[key].captions:
+                said = f"no caption with a word: {shown(text)}"
+                self._entries[key] = self._entries[key]._replace(problem=self._entries[key].problem or said)
+        self.entries = list(self._entries.values())
+        used = {key for key, entry in self._entries.items() if entry.captions}
+        for left_out, what in (
+            (self._empty, "empty"),
+            (self._wordless, "without a word, such as punctuation or emoji"),
+        ):
+            rows = [where for key, where in left_out if key in used]
+            if rows:
+                self.notices.append(
+                    f"{self.path}: {_counted(len(rows), 'caption is', 'captions are')} {what}, and left "
+                    f"out ({_some(rows)})."
+                )
+        in_splits: dict[str, list[ImageEntry]] = {}
+        for (name, _), entry in self._entries.items():
+            in_splits.setdefault(name, []).append(entry)
+        shared = [entries for entries in in_splits.values() if len(entries) > 1]
+        if shared:
+            places = [
+                f"{shown(entries[0].path)} "
+                + ", ".join(f"in {entry.split or 'no split'} ({entry.where})" for entry in entries)
+                for entries in shared
+            ]
+            self.notices.append(
+                f"{self.path}: {_counted(len(shared), 'image is', 'images are')} in two splits, so "
+                f"that scores on them say little: {_some(places, '; ')}."
             )
-        name = _name(where, row, path_column) if row[path_column] else ""
-        split = _name(where, row, "split") if row.get("split") else None
-        new = ImageEntry(
-            name,
-            _captions(where, (row[column] for column in captions)),
-            SPLIT_NAMES.get(split, split) if split else split_of_file,
-            _name(where, row, "image_id") if row.get("image_id") else name,
-            _caption_weights(where, row, captions),
-            tuple(row["labels"]) if is_list_of_text(row.get("labels")) else None,
-        )
-        known = entries.get(name)
-        if known and known.split != new.split:
-            raise ValueError(
-                f"{path} has image {_shown(name)} in two splits, {_names([known.split])} and {_names([new.split])}."
-            )
-        entries[name] = _merged(known, new) if known else new
-    if not entries:
-        raise ValueError(f"{path} has no rows.")
-    return list(entries.values())
-
-
-def _name(where: str, row: Mapping[str, Any], key: str) -> str:
-    """A file name, an id or a split: text, or a number."""
-    value = row.get(key)
-    if not isinstance(value, str | int | float):
-        raise ValueError(f'{where}: "{key}" must be text or a number, found {_shown(value)}.')
-    return str(value)
-
-
-def _captions(where: str, cells: Iterable[Any]) -> tuple[str, ...]:
-    try:
-        return tuple(captions_of(cells))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _caption_weights(where: str, row: Mapping[str, Any], captions: Iterable[str]) -> tuple[float, ...] | None:
-    cell = row.get("caption_weights")
-    try:
-        if isinstance(cell, str):  # of a CSV file: a number, or a list in brackets
-            cell = json.loads(cell or "null")
-        return None if cell is None else tuple(caption_weights_of(cell, (row[column] for column in captions)))
-    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
-        raise ValueError(f"{where}: {error}") from error
 
 
 def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
@@ -436,16 +371,267 @@ def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
     return first._replace(captions=first.captions + second.captions, caption_weights=weights, labels=labels)
 
 
-def _stripped(captions: Iterable[str]) -> tuple[str, ...]:
-    return tuple(captions_of([list(captions)]))
+def merged_files(entries: Iterable[ImageEntry], file_of: Callable[[ImageEntry], str]) -> list[ImageEntry]:
+    """Images with those of the same file merged, as a path and its spelling with other capitals are."""
+    merged: dict[str, ImageEntry] = {}
+    for entry in entries:
+        file = file_of(entry)
+        merged[file] = _merged(merged[file], entry) if file in merged else entry
+    return list(merged.values())
 
 
-def _shown(value: Any) -> str:
-    """A value of a file, whatever it is, short enough for a message."""
-    text = reprlib.repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+def _add_content(reading: _Reading, content: Any, chosen: ChosenColumns) -> None:
+    """Adds what [`table_rows`] returns: rows, or the value of a JSON."""
+    path = reading.path
+    if isinstance(content, list) and all(isinstance(row, Row) for row in content):
+        return _add_rows(reading, content, chosen)
+    if isinstance(content, list) and content and all(isinstance(row, Mapping) for row in content):
+        return _add_rows(reading, rows_of_objects(content), chosen)
+    if isinstance(content, Mapping) and "images" in content:
+        if "annotations" in content:
+            return _add_coco(reading, content)
+        images = _objects(path, content, "images")
+        if images and "sentences" in images[0]:
+            return _add_karpathy(reading, images)
+        return _add_rows(reading, rows_of_objects(images), chosen)
+    if isinstance(content, Mapping):
+        if rows := rows_of_columns(content):
+            return _add_rows(reading, rows, chosen)
+        if any(map(looks_like_image, content)) or (content and all(str(key).isdigit() for key in content)):
+            return _add_names(reading, content)
+        tables = [value for value in content.values() if isinstance(value, list) and value]
+        if len(tables) == 1 and all(isinstance(row, Mapping) for row in tables[0]):
+            return _add_rows(reading, rows_of_objects(tables[0]), chosen)
+    keys = content if isinstance(content, Mapping) else [type(content).__name__]
+    raise ValueError(f"{path} has an unknown layout. Top-level keys found: {shown_names(keys)}. Known: {KNOWN_JSONS}.")
 
 
-def _names(names: Iterable[Any]) -> str:
-    shown = [" ".join(str(name)[:MAX_SHOWN].split()) for name in itertools.islice(names, NAMES_SHOWN + 1)]
-    return ", ".join(shown[:NAMES_SHOWN]) + (" and more" if len(shown) > NAMES_SHOWN else "")
+def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> None:
+    for where, cells in rows:
+        place = f"{reading.path}, {where}"
+        names = tuple(map(str, cells))
+        try:
+            columns = find_columns(names, *chosen)
+        except ValueError as error:
+            raise ValueError(f"{reading.path}: {error}") from error
+        if columns.image is None or not columns.captions:
+            known = f"an image path ({', '.join(IMAGE_NAMES)}) and {KNOWN_LAYOUTS}"
+            raise unknown_columns(reading.path, names, columns, known)
+        if not reading and (others := _not_read(names, columns)):
+            reading.columns.append(
+                f"{reading.path}: images from column {columns.image!r}, captions from "
+                f"{', '.join(map(repr, columns.captions))}; not read: {shown_names(others)}"
+            )
+        if cells.get("error") and not any(cells[column] for column in columns.captions):
+            reading.num_failed += 1
+            continue
+        name = _name(place, cells, columns.image) if cells[columns.image] not in (None, "") else ""
+        split = _name(place, cells, columns.split) if columns.split and cells[columns.split] else None
+        has_id = columns.image_id and cells[columns.image_id] not in (None, "")
+        captions = [cells[column] for column in columns.captions]
+        labels = cells[columns.labels] if columns.labels else None
+        entry = ImageEntry(
+            name,
+            (),
+            SPLIT_NAMES.get(split, SPLIT_NAMES.get(split.lower(), split)) if split else reading.split,
+            _name(place, cells, columns.image_id or "") if has_id else with_slashes(name) or where,
+            _caption_weights(place, cells[columns.weights], captions) if columns.weights else None,
+            tuple(labels) if is_list_of_text(labels) else None,
+            where,
+            None if name else "no image path",
+        )
+        reading.add(entry, _texts(place, captions))
+
+
+def _not_read(names: Sequence[str], columns: Any) -> list[str]:
+    """Columns that might have been meant instead of those that are read."""
+    rest = tuple(name for name in names if name not in columns.captions and name != columns.image)
+    others = find_columns(rest)
+    return [name for name in (others.image, *others.captions) if name is not None]
+
+
+def _add_names(reading: _Reading, content: Mapping[str, Any]) -> None:
+    """Adds `{name: caption}`, `{name: [caption, ...]}` or `{name: {"caption": ...}}`."""
+    for number, (name, value) in enumerate(content.items(), 1):
+        where = f"row {number}"
+        cells = [value]
+        if isinstance(value, Mapping):
+            columns = find_columns(tuple(value))
+            if not columns.captions:
+                raise ValueError(
+                    f"{reading.path}, {where} ({shown(name)}) has no captions. Columns found: {shown_names(value)}. "
+                    f"Known: {KNOWN_LAYOUTS}."
+                )
+            cells = [value[column] for column in columns.captions]
+        texts = _texts(f"{reading.path}, {where} ({shown(name)})", cells)
+        reading.add(ImageEntry(name, (), reading.split, with_slashes(name), where=where), texts)
+
+
+def _objects(path: str, content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    rows = content[key]
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f'{path}: "{key}" is not a list of objects, found {shown(rows)}.')
+    return rows
+
+
+def _add_coco(reading: _Reading, content: Mapping[str, Any]) -> None:
+    images, captions = parse_annotations(reading.path, content)
+    for number, (image_id, row) in enumerate(images.items(), 1):
+        where = f"image {number}"
+        name = _name(f"{reading.path}, image {image_id}", row, "file_name")
+        texts = texts_of([list(captions[image_id])])
+        reading.add(ImageEntry(name, (), reading.split, image_id, where=where), texts)
+
+
+def _add_karpathy(reading: _Reading, images: list[Mapping[str, Any]]) -> None:
+    for number, image in enumerate(images, 1):
+        where = f"image {number}"
+        place = f"{reading.path}, {where}"
+        name = _name(place, image, "filename")
+        folder = _name(place, image, "filepath") if "filepath" in image else ""
+        split = _name(place, image, "split") if "split" in image else None
+        image_id = _name(place, image, "cocoid") if "cocoid" in image else name
+        entry = ImageEntry(
+            os.path.join(folder, name), (), SPLIT_NAMES.get(split, split) if split else None, image_id, where=where
+        )
+        reading.add(entry, _texts(place, [image.get("sentences")]))
+
+
+def _is_karpathy(folder: Folder, name: str) -> bool:
+    if isinstance(folder, DiskFolder):
+        with (folder.path / name).open("rb") as file:  # COCO's file has 140 MB
+            beginning = file.read(1 << 16)
+    else:
+        beginning = folder.read(name)[: 1 << 16]
+    return b'"images"' in beginning and b'"sentences"' in beginning
+
+
+def _add_tokens(reading: _Reading, text: str) -> bool:
+    """Adds the images of a token file; False if the first line is not `name.jpg#0<tab>caption`."""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.rstrip("\r")
+        match = TOKEN_LINE.fullmatch(line)
+        if match:
+            texts = _texts(f"{reading.path}, row {number}", [match["caption"]])
+            reading.add(ImageEntry(match["path"], (), None, match["path"], where=f"row {number}"), texts)
+        elif not reading:
+            return False
+        elif line.strip():
+            raise ValueError(
+                f"{reading.path}, row {number}: found {line.strip()[:60]!r} in line {number}, not "
+                "name.jpg#0<tab>caption."
+            )
+    return bool(reading)
+
+
+def _keep_listed(reading: _Reading, folder: Folder, parent: str) -> None:
+    """Puts images into the splits of Flickr8k's lists, if there are any; then images of no list are skipped."""
+    listed: dict[str, str] = {}
+    folders = [parent, *(f"{parent}/{name}".strip("/") for name in TEXT_FOLDERS)]
+    for name in _files_in(folder, folders):
+        match = re.fullmatch(r".*\.(train|dev|test)Images\.txt", os.path.basename(name))
+        if match:
+            names = decode_text(folder.read(name), f"{folder.path}/{name}").split()
+            listed.update(dict.fromkeys(names, SPLIT_NAMES[match[1]]))
+    if listed:
+        reading.keep(listed)
+
+
+def _files_in(folder: Folder, parents: Sequence[str]) -> list[str]:
+    """The files of some folders, without those of their subfolders."""
+    if not isinstance(folder, DiskFolder):
+        return [name for name in folder.names if os.path.dirname(name) in parents]
+    return [
+        os.path.join(parent, path.name)
+        for parent in parents
+        if (folder.path / parent).is_dir()
+        for path in sorted((folder.path / parent).glob("*Images.txt"))
+    ]
+
+
+def _sidecars(folder: Folder) -> Captions | None:
+    """Images with the captions of the text files beside them; None if no image has one."""
+    images: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
+    for name in folder.names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES:
+            images.setdefault(stem, []).append(name)
+        elif suffix.lower() in SIDECARS and not NOT_CAPTIONS.fullmatch(os.path.basename(name)):
+            texts.setdefault(stem, []).append(name)
+    of_image: dict[str, list[str]] = {}
+    lonely: list[str] = []
+    for stem, files in texts.items():
+        partners = images.get(stem) or ([stem] if stem.lower().endswith(IMAGE_SUFFIXES) else [])  # photo.jpg.txt
+        for image in partners:
+            of_image.setdefault(image, []).extend(files)
+        if not partners:
+            lonely += [name for name in files if not name.lower().endswith(".json")]
+    if not any(image in of_image for each in images.values() for image in each):
+        return None
+    reading = _Reading(str(folder.path))
+    for image in sorted(name for each in images.values() for name in each):
+        split = SPLIT_NAMES.get(image.split("/")[0].lower()) if "/" in image else None
+        files = sorted(of_image.get(image, ()), key=lambda name: SIDECARS.index(os.path.splitext(name)[1].lower()))
+        if len(files) > 1:
+            files = [name for name in files if not name.lower().endswith(".json")]
+        beside = ", ".join(map(os.path.basename, files))
+        captions = [text for name in files for text in _sidecar_captions(folder, name)]
+        problem = None if files else "no caption: no text file beside it"
+        reading.add(ImageEntry(image, (), split, image, where=beside, problem=problem), captions)
+    for name in lonely:
+        reading.add(ImageEntry("", (), None, name, where=name, problem="a text file without a photo of its name"), [])
+    reading.finish()
+    return Captions(reading.entries, folder, reading.notices)
+
+
+def _sidecar_captions(folder: Folder, name: str) -> list[str]:
+    path = f"{folder.path}/{name}"
+    text = decode_text(folder.read(name), path)
+    if not name.lower().endswith(".json"):
+        return captions_in_text(path, text)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    columns = find_columns(tuple(content)) if isinstance(content, Mapping) else None
+    cells = [content] if columns is None else [content[column] for column in columns.captions]
+    return _texts(path, cells)
+
+
+def captions_in_text(path: object, text: str) -> list[str]:
+    """The captions of a text file that belongs to one image: one a line."""
+    return _texts(str(path), [line for line in text.splitlines() if line.strip()] or [""])
+
+
+def _name(place: str, row: Mapping[str, Any], key: str) -> str:
+    """A file name, an id or a split: text, or a number."""
+    value = row.get(key)
+    if not isinstance(value, str | int | float):
+        raise ValueError(f'{place}: "{key}" must be text or a number, found {shown(value)}.')
+    return str(value).strip()
+
+
+def _texts(place: str, cells: Iterable[Any]) -> list[str]:
+    try:
+        return texts_of(cells)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _caption_weights(place: str, cell: Any, captions: Iterable[Any]) -> tuple[float, ...] | None:
+    try:
+        if isinstance(cell, str):  # of a CSV file: a number, or a list in brackets
+            cell = json.loads(cell or "null")
+        return None if cell is None else tuple(caption_weights_of(cell, captions))
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _some(places: Sequence[str], separator: str = ", ") -> str:
+    more = len(places) - NAMED_ROWS
+    return separator.join(places[:NAMED_ROWS]) + (f" and {more:,} more" if more > 0 else "")

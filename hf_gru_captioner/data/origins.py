@@ -19,6 +19,7 @@ from huggingface_hub import constants, hf_hub_download, metadata_load
 from huggingface_hub.errors import HTTPError
 
 from ..untrusted_images import ADDRESSES, RefusedError, fetch_image
+from .folders import read_member
 
 CARDS = ("README.md", ".huggingface.yaml")  # name the files of a data set
 
@@ -30,16 +31,23 @@ class Origin(NamedTuple):
         folders: Folders whose files may be read; None for any file.
         hub_id: A data set on the Hub whose files may be read too.
         allow_urls: Whether URLs are fetched, by the rules of [`fetch_image`]; never with HF_HUB_OFFLINE.
+        archives: ZIP archives whose members may be read.
+        urls_option: What the user calls the option that allows URLs.
     """
 
     folders: tuple[str, ...] | None = ()
     hub_id: str | None = None
     allow_urls: bool = False
+    archives: tuple[str, ...] = ()
+    urls_option: str = "allow_urls"
 
     def read(self, path: str) -> tuple[bytes, str | None]:
         """The bytes of an image's file, and why they can't be read, if so."""
         if path.startswith(ADDRESSES) and "::" not in path:
             return self._fetch(path)
+        member, separator, archive = path.removeprefix("zip://").rpartition("::")
+        if separator and path.startswith("zip://") and archive in self.archives:
+            return self._unpack(archive, member)
         if not self._is_in_data_set(path):
             return b"", f"{path}: not a file of this data set; only a table of your own (CSV, JSON lines) may name it"
         try:
@@ -52,13 +60,20 @@ class Origin(NamedTuple):
 
     def _fetch(self, address: str) -> tuple[bytes, str | None]:
         if not self.allow_urls:
-            return b"", f"{address}: a URL, and URLs are fetched only with allow_urls"
+            return b"", f"{address}: a URL, and URLs are fetched only with {self.urls_option}"
         if is_offline():
             return b"", f"{address}: a URL, and HF_HUB_OFFLINE is set"
         try:
             return fetch_image(address), None
         except RefusedError as error:
             return b"", f"{address}: {error}"
+
+    @staticmethod
+    def _unpack(archive: str, member: str) -> tuple[bytes, str | None]:
+        try:
+            return read_member(archive, member), None
+        except (OSError, ValueError) as error:
+            return b"", f"{member}: {error}"
 
     def _is_in_data_set(self, path: str) -> bool:
         *archives, file = path.split("::")  # as in zip://image.jpg::/folder/images.zip

@@ -39,6 +39,8 @@ _MODULES = {
     "bootstrap_interval": "statistics",
     "by_length": "breakdown",
     "by_word": "breakdown",
+    "char_tokenize": "ptb",
+    "choose_tokenizer": "ptb",
     "cider_scores": "cider",
     "compare": "scoring",
     "diversity_scores": "diversity",
@@ -67,7 +69,7 @@ if TYPE_CHECKING:
     from .meteor import Meteor, meteor_from_statistics, meteor_statistics
     from .metrics import METRICS, Metric, Score
     from .options import ScoringOptions
-    from .ptb import Tokenizer, ptb_tokenize, simple_tokenize, tokenize
+    from .ptb import Tokenizer, char_tokenize, choose_tokenizer, ptb_tokenize, simple_tokenize, tokenize
     from .rouge_l import RougeL, rouge_l_scores
     from .scoring import CaptionScores, SystemScores, compare, score_captions, score_systems
     from .statistics import (
@@ -107,6 +109,8 @@ __all__ = [
     "bootstrap_interval",
     "by_length",
     "by_word",
+    "char_tokenize",
+    "choose_tokenizer",
     "cider_scores",
     "compare",
     "diversity_scores",

@@ -151,7 +151,7 @@ class CaptionBleu(evaluate.Metric):
             citation="Papineni et al., 2002, BLEU: a Method for Automatic Evaluation of Machine Translation",
             inputs_description=(
                 "predictions: list of str, one caption per image. references: list of lists of str. "
-                'tokenizer: "ptb", "simple" or "none". reference_length: "closest", "shortest" or "average". '
+                'tokenizer: "ptb", "simple", "char" or "none". reference_length: "closest", "shortest" or "average". '
                 "brevity_penalty: False to score as early papers did. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, "
                 "bleu_signature."
             ),

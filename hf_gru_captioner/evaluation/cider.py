@@ -155,7 +155,7 @@ class Cider(evaluate.Metric):
             citation="Vedantam, Zitnick and Parikh, 2015, CIDEr: Consensus-based Image Description Evaluation",
             inputs_description=(
                 "predictions: list of str, one caption per image. references: list of lists of str. "
-                'tokenizer: "ptb", "simple" or "none". document_frequencies: path of a file that '
+                'tokenizer: "ptb", "simple", "char" or "none". document_frequencies: path of a file that '
                 "DocumentFrequencies.to_json wrote; "
                 'without it they come from the references. form: "cider-d" or "cider", the plain cosine. '
                 "Returns cider (cider_cosine for the cosine), 0 to 10, and cider_signature."

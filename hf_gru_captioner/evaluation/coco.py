@@ -61,6 +61,16 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
     return references
 
 
+def has_annotations(path: str | Path) -> bool:
+    """Whether a JSON file is in the annotations format, as far as its keys say.
+
+    Raises:
+        FileNotFoundError, ValueError: As in [`read_references`].
+    """
+    content = _read_json(path)
+    return isinstance(content, dict) and "annotations" in content
+
+
 def write_results(path: str | Path, image_ids: Sequence[str], captions: Sequence[str]) -> None:
     """Write captions in the results format, atomically. Ids that are whole numbers become numbers, as COCO's
     own tools expect. Runs on one process."""

@@ -94,7 +94,8 @@ class Diversity(evaluate.Metric):
             ),
             citation="Li et al., 2016, A Diversity-Promoting Objective Function for Neural Conversation Models",
             inputs_description=(
-                'predictions: list of str. tokenizer: "ptb", "simple" or "none". training_captions: list of str, '
+                'predictions: list of str. tokenizer: "ptb", "simple", "char" or "none". training_captions: list of '
+                "str, "
                 "optional. Returns distinct_1, "
                 "distinct_2, vocabulary, mean_length, repeated_word_share, novel_share (with training_captions) and "
                 "diversity_signature."

@@ -107,7 +107,7 @@ class Meteor(evaluate.Metric):
             ),
             inputs_description=(
                 "predictions: list of str, one caption per image. references: list of lists of str. "
-                'tokenizer: "ptb", "simple" or "none". Returns meteor (0 to 1) and meteor_signature.'
+                'tokenizer: "ptb", "simple", "char" or "none". Returns meteor (0 to 1) and meteor_signature.'
             ),
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}

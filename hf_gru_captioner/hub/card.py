@@ -151,6 +151,7 @@ def _render(
         parameters=sum(parts.values()),
         megabytes=(checkpoint / WEIGHTS).stat().st_size / 1e6,
         stages=[_describe(stage) for stage in stages],
+        teachers=_teachers(stages),
         scores=scores,
         best_scores=best,
         other_scores=[each for each in scores if each not in best],
@@ -199,6 +200,12 @@ def _metadata(
         model_name=title if results else None,
         eval_results=results or None,
     )
+
+
+def _teachers(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, str]]:
+    """The captioners that wrote captions to learn from, each once."""
+    each = [teacher for stage in stages for teacher in stage.get("teachers", ())]
+    return [teacher for number, teacher in enumerate(each) if teacher not in each[:number]]
 
 
 def _best_of_each(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

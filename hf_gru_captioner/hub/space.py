@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..files import GRAPHS_FOLDER, GRAPHS_SETTINGS
 from .card import license_of
 from .push import Content, files_of_checkpoint
 
@@ -36,7 +37,8 @@ def example_images() -> list[Path]:
 
 
 def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[str, Content]:
-    """Path in the Space -> file, or its content. The Space needs only what its requirements.txt names.
+    """Path in the Space -> file, or its content. The Space needs only what its requirements.txt names; PyTorch is among
+    it where the checkpoint has no graphs that caption without.
 
     Args:
         checkpoint: The folder.
@@ -50,13 +52,24 @@ def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[
     header = (demo / "README.md").read_text()
     licence = json.dumps(license_of(checkpoint))  # that of the weights, as one string of YAML whatever it contains
     header = re.sub("(?m)^license: .*$", lambda _: f"license: {licence}", header, count=1)
-    files: dict[str, Content] = {path.name: path for path in (demo / "app.py", demo / "requirements.txt")}
+    requirements = (demo / "requirements.txt").read_text()
+    published = files_of_checkpoint(checkpoint)
+    if not _has_graphs(published):
+        requirements += (demo / "requirements-torch.txt").read_text()
+    files: dict[str, Content] = {"app.py": demo / "app.py", "requirements.txt": requirements.encode()}
     files["README.md"] = header.encode()
     files |= {f"checkpoint/{name}": content for name, content in card.items()}
     files |= {f"examples/{path.name}": path for path in sorted((demo / "examples").iterdir())}
-    files |= {f"checkpoint/{name}": path for name, path in files_of_checkpoint(checkpoint).items()}
+    files |= {f"checkpoint/{name}": path for name, path in published.items()}
     for path in sorted(PACKAGE.rglob("*")):
         within = path.relative_to(PACKAGE)
         if path.is_file() and not LEFT_OUT & set(within.parts):
             files[f"{PACKAGE.name}/{within.as_posix()}"] = path
     return files
+
+
+def _has_graphs(checkpoint: Mapping[str, Content]) -> bool:
+    """Whether a checkpoint has the graphs that it is captioned with where nothing else is asked for."""
+    settings = checkpoint.get(f"{GRAPHS_FOLDER}/{GRAPHS_SETTINGS}", b"{}")
+    content = settings if isinstance(settings, bytes) else settings.read_bytes()
+    return bool(json.loads(content).get("precision") == "float32")

@@ -67,6 +67,13 @@ class Backend(Protocol):
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Token ids -> text."""
 
+    def encode_words(self, text: str) -> list[int]:
+        """Text -> token ids, without those that begin or end a caption.
+
+        Raises:
+            ValueError: A word that the checkpoint doesn't know.
+        """
+
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and as small as the encoder takes it."""
 
@@ -84,7 +91,7 @@ class GraphRuntime:
     Attributes:
         load: Path of a graph, a number of threads, and the weights of a graph without its own or None -> the function
             that runs it.
-        extra: The extra of this package that installs it.
+        extra: The extra of this package that installs it; empty for what any installation has.
         suffixes: Endings of the files that it runs, those that load soonest first.
     """
 
@@ -150,7 +157,20 @@ def _load_openvino(path: Path, num_threads: int, weights: Weights | None) -> Run
 
 
 GRAPH_RUNTIMES = {
-    ONNXRUNTIME: GraphRuntime(_load_onnxruntime, "onnxruntime", (".onnx",)),
+    ONNXRUNTIME: GraphRuntime(_load_onnxruntime, "", (".onnx",)),
     OPENVINO: GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
 }
 BACKENDS = (PYTORCH, *GRAPH_RUNTIMES)
+
+
+def encode_known(text: str, encode: Callable[[str], Sequence[int]], unknown: int | None) -> list[int]:
+    """Text -> token ids.
+
+    Raises:
+        ValueError: A word that the tokenizer doesn't know.
+    """
+    tokens = list(map(int, encode(text)))
+    if unknown is not None and unknown in tokens:
+        word = next((word for word in text.split() if unknown in encode(word)), text)
+        raise ValueError(f"a caption can't begin with {word!r}: the checkpoint doesn't know the word.")
+    return tokens

@@ -77,6 +77,7 @@ def beam_search(
     max_words: int,
     length_penalty: float,
     suppressed: Sequence[int] = (),
+    begin: Sequence[int] = (),
     num_alternatives: int = 0,
     report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
@@ -88,19 +89,30 @@ def beam_search(
         start, end: Their tokens.
         num_beams: Captions of an image that are followed up at once.
         num_captions: Captions of each image that are returned, `num_beams` at most, the best first.
-        max_words: Words of a caption at most, the end token included.
+        max_words: Words of a caption at most, the end token included, those of its beginning not.
         length_penalty: Of beam search; greedy search has none.
         suppressed: Tokens that are never written.
+        begin: Tokens that each caption begins with. Captions are ranked by what comes behind them, as generate() ranks
+            those that go on from `decoder_input_ids`.
         num_alternatives: How many of the likeliest tokens are told of each position.
         report: Of greedy search of one image, called with the tokens so far after each.
     """
     if not 1 <= num_captions <= num_beams:
         raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
-    settings = _Settings(start, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
+    given: list[StepOutput] = []
+    for token in (start, *begin)[:-1]:
+        given.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
+        states = given[-1].states
+    last = begin[-1] if begin else start
+    settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        return [[path.hypothesis(num_alternatives)] for path in _greedy(step, states, settings, report)]
-    found = _beam(step, states, settings)
-    return [[path.hypothesis(num_alternatives) for path in of_image] for of_image in found]
+        found = [[path] for path in _greedy(step, states, settings, report)]
+    else:
+        found = _beam(step, states, settings)
+    return [
+        [path.behind(given, image, begin).hypothesis(num_alternatives) for path in of_image]
+        for image, of_image in enumerate(found)
+    ]
 
 
 class _Settings(NamedTuple):
@@ -121,6 +133,12 @@ class _Path(NamedTuple):
     outputs: Sequence[StepOutput]
     rows: Sequence[int]
     tokens: Sequence[int]
+
+    def behind(self, outputs: Sequence[StepOutput], image: int, tokens: Sequence[int]) -> "_Path":
+        """This path behind words that each image was given, a row of the step for each image."""
+        if not tokens:
+            return self
+        return _Path([*outputs, *self.outputs], [image] * len(tokens) + [*self.rows], [*tokens, *self.tokens])
 
     def hypothesis(self, num_alternatives: int) -> Hypothesis:
         steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have gone on after this caption

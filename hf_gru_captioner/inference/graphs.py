@@ -23,7 +23,7 @@ from ..files import (
     sha256_of,
 )
 from ..model.image_loading_gru_captioner import ImageSource, load_image
-from .backend import GRAPH_RUNTIMES, EncodedImages, Weights
+from .backend import GRAPH_RUNTIMES, EncodedImages, Weights, encode_known
 from .beam_search import Step, StepOutput
 
 GRAPHS = ("encoder", "step")
@@ -123,6 +123,14 @@ class GraphBackend:
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
+
+    def encode_words(self, text: str) -> list[int]:
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        return encode_known(
+            text,
+            lambda part: self._tokenizer.encode(part, add_special_tokens=False).ids,
+            self._tokenizer.token_to_id(unknown) if unknown else None,
+        )
 
     def load_image(self, source: ImageSource) -> Image.Image:
         """One image, upright, RGB and at the encoder's size."""

@@ -51,14 +51,16 @@ def caption_all(
         return batch, captioner.encode(images) if images else None
 
     with ThreadPoolExecutor(num_loaders, "load") as loaders, ThreadPoolExecutor(1, "encode") as encoder:
-        loaded = _ahead(loaders, load, sources, 2 * batch_size)
-        for batch, encoded in _ahead(encoder, encode, _batches(loaded, batch_size), 1):
+        loaded = run_ahead(loaders, load, sources, 2 * batch_size)
+        for batch, encoded in run_ahead(encoder, encode, batches_of(loaded, batch_size), 1):
             written = iter(captioner.decode(encoded, num_captions, **generation) if encoded is not None else [])
             for image in batch:
                 yield image if isinstance(image, Exception) else next(written)
 
 
-def _ahead(executor: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+def run_ahead(
+    executor: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
     """Results of the items in their order; `depth` items further are worked on before they are asked for."""
     waiting: deque[Future[Result]] = deque()
     try:
@@ -73,7 +75,8 @@ def _ahead(executor: Executor, work: Callable[[Item], Result], items: Iterable[I
             future.cancel()
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def batches_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of so many items in their order; the last may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

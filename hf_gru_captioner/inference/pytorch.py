@@ -16,7 +16,7 @@ from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..model.configuration_gru_captioner import IGNORE_INDEX
 from ..model.image_loading_gru_captioner import ImageSource
 from ..model.modeling_gru_captioner import GRUCaptionerEncoderOutput
-from .backend import PYTORCH
+from .backend import PYTORCH, encode_known
 from .beam_search import Hypothesis, Step, StepOutput
 
 
@@ -59,6 +59,12 @@ class PyTorchBackend:
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.processor.decode(tokens, skip_special_tokens=skip_special_tokens)
 
+    def encode_words(self, text: str) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        return encode_known(
+            text, lambda part: tokenizer(part, add_special_tokens=False)["input_ids"], tokenizer.unk_token_id
+        )
+
     def load_image(self, source: ImageSource) -> Image.Image:
         return self.processor.load_image(source)
 
@@ -92,9 +98,15 @@ class PyTorchBackend:
         num_alternatives: int,
         generation: dict[str, Any],
         report: Callable[[list[int]], None] | None = None,
+        begin: Sequence[int] = (),
     ) -> list[list[Hypothesis]]:
-        """Captions by generate(), which knows every setting; `report` as in beam_search()."""
+        """Captions by generate(), which knows every setting; all begin with these tokens; `report` as in
+        beam_search()."""
         model = self.model
+        if begin:
+            words = [model.generation_config.decoder_start_token_id, *begin]
+            num_images = len(encoder_outputs.last_hidden_state)
+            generation = generation | {"decoder_input_ids": torch.tensor([words] * num_images, device=model.device)}
         sequences = model.generate(
             encoder_outputs=encoder_outputs,
             num_return_sequences=num_captions,

@@ -1,17 +1,24 @@
-"""Loads any image as upright 8-bit RGB. Needs Pillow and NumPy, not torch, so that graphs can caption without it."""
+"""Loads any image as upright 8-bit RGB. Needs Pillow and NumPy, not torch, so that graphs can caption without it.
 
+HEIC, JPEG XL and raw files of cameras are read by packages that need not be there: pillow-heif, pillow-jxl-plugin and
+rawpy, which are imported when the first such file comes.
+"""
+
+import importlib
+import importlib.util
 import os
 import re
 import stat
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, Union
+from typing import IO, TYPE_CHECKING, Any, TypeGuard, Union
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -43,6 +50,7 @@ MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and one of a few bytes t
 MAX_SCANNED = 256_000_000  # bytes of a JPEG whose scans are counted
 # Formats that Ghostscript would run for as long as it likes, that hold images of other sizes than they say, or bombs.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
+_ONLY_RECOGNISED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # by Pillow, which decodes none of them by itself
 LARGE = 12_000_000  # pixels to decode; of threads that have more, one does so at a time
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
@@ -50,11 +58,36 @@ GAP = 3.0  # what Pillow calls indistinguishable from scaling in one step
 STRIP = 1_000_000  # pixels of a larger image that are made RGB at once
 ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
 
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+JXL_SUFFIXES = (".jxl",)
+RAW_SUFFIXES = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+EXTRA_READERS = {"pillow_heif": HEIC_SUFFIXES, "pillow_jxl": JXL_SUFFIXES, "rawpy": RAW_SUFFIXES}
+INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # by name: this file travels
+MAX_NAME_SHOWN = 200  # characters of a name in a message: text that was meant to be an image can be very long
+_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # how a codestream and a container begin
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+_DNG_VERSION, _SUBFILE_TYPE = 50706, 254  # tags of TIFF
+_IS_REDUCED = 1  # bit of _SUBFILE_TYPE: a small version of another image in the file
+
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all but those inside of a scan
 
 _large_image_lock = threading.Lock()
 
-ImageSource = Union[str, os.PathLike, bytes, Image.Image, np.ndarray, "torch.Tensor"]
+ImageSource = Union[
+    str,
+    os.PathLike,
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    Mapping[str, Any],
+    Image.Image,
+    np.ndarray,
+    "torch.Tensor",
+]
 
 
 def load_image(
@@ -68,9 +101,10 @@ def load_image(
     The result holds pixels only, no orientation, color profile or other metadata, so loading it again changes nothing.
 
     Args:
-        source: Path, `http(s)://` address, the bytes of an image file, PIL image, or an array or tensor `(H, W)`,
-            `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
-            Of an animation, the first frame.
+        source: Path, `http(s)://` address, `data:` URI, the bytes of an image file, a file opened to read bytes, a
+            `{"bytes": ..., "path": ...}` of `datasets`, PIL image, or an array or tensor `(H, W)`, `(H, W, C)` or
+            `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
+            Of an animation, the first frame; of a camera's raw file, its largest preview.
         timeout: Seconds in which an address must send all of it.
         size: Height and width to scale to. A large JPEG is then decoded at a fraction of its size, still at least
             twice this height and width, in a fraction of the time.
@@ -86,11 +120,7 @@ def load_image(
         return _to_upright_rgb(source, "the image", size, resample)
     if _is_array(source):
         return _to_upright_rgb(_from_array(_to_numpy(source)), "the array", size, resample)
-    if not isinstance(source, bytes | str | os.PathLike):
-        raise TypeError(
-            f"an image is a path, an address, bytes, a PIL image, an array or a tensor; found {type(source).__name__}."
-        )
-    image, name = _open(source, timeout)
+    image, name = _open(_path_or_bytes(source), timeout)
     with image:  # which closes its file
         whole = image.size
         if size is not None:
@@ -99,6 +129,49 @@ def load_image(
         width, height = whole if image.info.get("progressive") else image.size
         with _one_at_a_time(width * height):
             return _to_upright_rgb(image, name, size, resample)
+
+
+def readable_suffixes() -> set[str]:
+    """The endings of files that load_image can read as it is installed, in lower case."""
+    Image.init()
+    read = Image.OPEN.keys() - {*REFUSED_FORMATS, *_ONLY_RECOGNISED}
+    found = {ending for ending, name in Image.registered_extensions().items() if name in read}
+    return found.union(*(suffixes for package, suffixes in EXTRA_READERS.items() if is_installed(package)))
+
+
+def register_readers() -> None:
+    """Has Pillow open HEIC and JPEG XL wherever it opens files in this process, if the packages are installed."""
+    if is_installed("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    if is_installed("pillow_jxl"):
+        _register_jxl()
+
+
+def is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # one that says nothing of itself, or was put aside
+        return False
+
+
+def reader_of(beginning: bytes) -> str | None:
+    """The package that reads a file which begins so."""
+    if beginning.startswith(_JXL):
+        return "pillow_jxl"
+    if beginning[4:8] == b"ftyp":  # ISO base media: of other kinds are films
+        brand = beginning[8:12]
+        if brand == b"crx ":
+            return "rawpy"
+        return "pillow_heif" if brand[:2] in (b"he", b"mi", b"ms") and brand not in (b"mis1",) else None
+    return "rawpy" if beginning.startswith((b"FUJIFILM", b"IIRO", b"IIRS", b"IIU\0", b"\0MRM", b"FOVb")) else None
+
+
+def is_raw(image: Image.Image, beginning: bytes) -> bool:
+    """Whether what Pillow takes for a TIFF is a camera's raw file, whose first image is a thumbnail."""
+    if image.format != "TIFF":
+        return False
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF
+    return bool(_DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & _IS_REDUCED or beginning[8:10] == b"CR")
 
 
 def _one_at_a_time(num_pixels: int) -> AbstractContextManager:
@@ -118,7 +191,8 @@ if hasattr(os, "register_at_fork"):
 
 def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
     """Tells one image from a sequence of them; a 4-d array or tensor is a sequence."""
-    is_one = isinstance(images, str | os.PathLike | bytes | Image.Image) or _is_array(images)
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
+    is_one = isinstance(images, kinds) or _is_array(images) or hasattr(images, "read")
     return is_one and getattr(images, "ndim", 0) != 4
 
 
@@ -129,7 +203,9 @@ def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None,
         if num_scans > MAX_SCANS:
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
-        if image.tell() > first:  # else it is not asked for others, which may be damaged
+        if (
+            image.tell() > first and image.format != "HEIF"
+        ):  # whose photo may be any of the images in the file;  # else it is not asked for others, which may be damaged
             image.seek(first)
         image.load()  # before its orientation is read: Pillow turns a TIFF here, and removes the tag
     except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
@@ -183,12 +259,38 @@ def count_scans(image: Image.Image) -> int:
 
 def _reason(error: Exception) -> str:
     """The message of an error, to end a sentence with; its type where it has none."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _is_array(source) -> "TypeGuard[np.ndarray | torch.Tensor]":
     torch = sys.modules.get("torch")  # where it was never imported nothing is a tensor
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
+
+
+def _path_or_bytes(source: Any) -> str | os.PathLike | bytes:
+    """What an encoded image comes in: the bytes of a file, or where they are."""
+    if isinstance(source, Mapping):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+        if source is None:
+            raise TypeError('a dict of an image has "bytes" or "path", found neither.')
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if hasattr(source, "read"):
+        if callable(getattr(source, "seek", None)) and getattr(source, "seekable", lambda: True)():
+            source.seek(0)  # as Pillow does: another may have read it before
+        content = source.read(MAX_SCANNED + 1)
+        if not isinstance(content, bytes):
+            raise TypeError(f'a file of an image is opened with "rb", found one that reads {type(content).__name__}.')
+        if len(content) > MAX_SCANNED:
+            raise ValueError(f"the file is larger than {MAX_SCANNED // 1_000_000} MB.")
+        return content
+    if not isinstance(source, bytes | str | os.PathLike):
+        raise TypeError(
+            "an image is a path, an address, a data: URI, bytes, an open file, a dict with bytes, a PIL image, an "
+            f"array or a tensor; found {type(source).__name__}."
+        )
+    return source
 
 
 def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Image, str]:
@@ -197,21 +299,146 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         file: BytesIO | Path = BytesIO(source)
     elif name.startswith(("http://", "https://")):
         file = BytesIO(_download(name, timeout))
+    elif name.startswith("data:"):
+        file, name = BytesIO(_content_of_data_uri(name)), "the data: URI"
     else:
         file = Path(os.path.expanduser(name))
+        name = name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}..."
         _check_file(file, name)
     try:
-        image = Image.open(file)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image of a known format.") from error
+        image = _identified(file, name)
+        if image is None or (is_raw(image, _beginning(file)) and not _is_named_tiff(file)):
+            image = _preview(file, name)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} has far more than {MAX_PIXELS:,} pixels: scale it down.") from error
+    except _ReaderError:
+        raise
     except Exception as error:  # as above
         raise ValueError(f"{name} can't be read: {_reason(error)}.") from error
     if image.format in REFUSED_FORMATS:
         image.close()
         raise ValueError(f"{name} is of the format {image.format}, which is refused.")
     return image, name
+
+
+class _ReaderError(ValueError):
+    """An image that no installed reader opens; the text says so in full."""
+
+
+def _identified(file: BytesIO | Path, name: str) -> Image.Image | None:
+    """The image, not decoded; None of a camera's raw file, which Pillow does not know.
+
+    Raises:
+        _ReaderError: None of the installed readers knows the format.
+    """
+    if isinstance(file, Path) and file.suffix.lower() in RAW_SUFFIXES:
+        return None
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        package = reader_of(_beginning(file))
+        if package is None:
+            raise _ReaderError(f"{name} is not an image of a known format.") from error
+        if not is_installed(package):
+            raise _ReaderError(f"{name} is {_FORMATS[package]}: {INSTALL_READERS} reads it.") from error
+        register_readers()
+        if package == "rawpy":
+            return None
+        try:
+            return Image.open(file)
+        except UnidentifiedImageError as still:
+            raise _ReaderError(f"{name} is {_FORMATS[package]} that can't be read, it may be damaged.") from still
+
+
+_FORMATS = {"pillow_heif": "a HEIC image", "pillow_jxl": "a JPEG XL image", "rawpy": "a camera's raw file"}
+
+
+def _beginning(file: BytesIO | Path) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(32)
+    return file.getvalue()[:32]
+
+
+def _is_named_tiff(file: BytesIO | Path) -> bool:
+    return isinstance(file, Path) and file.suffix.lower() in (".tif", ".tiff")
+
+
+def _preview(file: BytesIO | Path, name: str) -> Image.Image:
+    """The largest preview in a camera's raw file; where there is none, its sensor's pixels at half the size."""
+    if not is_installed("rawpy"):
+        raise _ReaderError(f"{name} is {_FORMATS['rawpy']}: {INSTALL_READERS} reads its preview.")
+    rawpy = importlib.import_module("rawpy")
+    if isinstance(file, BytesIO):
+        file.seek(0)
+    with rawpy.imread(str(file) if isinstance(file, Path) else file) as raw:
+        flip = raw.sizes.flip
+        try:
+            thumbnail = raw.extract_thumb()
+        except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+            if raw.sizes.width * raw.sizes.height > 4 * MAX_PIXELS:
+                raise Image.DecompressionBombError from None
+            return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True))  # upright
+    if thumbnail.format == rawpy.ThumbFormat.JPEG:
+        image: Image.Image = Image.open(BytesIO(thumbnail.data))
+    else:
+        image = Image.fromarray(thumbnail.data)
+    if ExifTags.Base.Orientation not in image.getexif():
+        image.getexif()[ExifTags.Base.Orientation] = {3: 3, 5: 8, 6: 6}.get(flip, 1)  # LibRaw's turns as EXIF has them
+    return image
+
+
+@cache
+def _register_jxl() -> None:
+    """pillow-jxl decodes an image when it is opened: its size is looked at before that."""
+    importlib.import_module("pillow_jxl")
+    opens: Callable[[Any, Any], Any]
+    opens, accepts = Image.OPEN["JXL"]
+
+    def opens_checked(file: IO[bytes], filename: str | bytes) -> Any:
+        beginning = file.read(1 << 16)
+        file.seek(0)
+        width, height = _size_of_jxl(beginning)
+        if width * height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{width} x {height} pixels")
+        return opens(file, filename)
+
+    Image.register_open("JXL", opens_checked, accepts)  # a function does as well as a class
+
+
+def _size_of_jxl(content: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG XL image, by the header of its codestream (ISO/IEC 18181-1, D.2).
+
+    Raises:
+        SyntaxError: There is none, which is how Pillow's readers say that a file is not theirs.
+    """
+    position = 0
+    if not content.startswith(_JXL[0]):
+        while (kind := content[position + 4 : position + 8]) not in (b"jxlc", b"jxlp"):
+            size = int.from_bytes(content[position : position + 4], "big")
+            if len(kind) < 4 or size < 8:
+                raise SyntaxError("a JPEG XL file without an image")
+            position += size
+        position += 8 if kind == b"jxlc" else 12  # of parts, the number comes first
+    if content[position : position + 2] != _JXL[0]:
+        raise SyntaxError("a JPEG XL file without an image")
+    bits, used = int.from_bytes(content[position + 2 : position + 14], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal used
+        used += count
+        return bits >> (used - count) & ((1 << count) - 1)
+
+    def side(is_small: int) -> int:
+        return 8 * (take(5) + 1) if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+
+    is_small = take(1)
+    height = side(is_small)
+    ratio = take(3)
+    if ratio:
+        across, down = _JXL_RATIOS[ratio - 1]
+        return height * across // down, height
+    return side(is_small), height
 
 
 def _check_file(file: Path, name: str) -> None:
@@ -243,6 +470,16 @@ def _download(address: str, timeout: float) -> bytes:
     except (OSError, ValueError, HTTPException) as error:
         raise ValueError(f"{address} can't be fetched: {error}.") from error
     return bytes(content)
+
+
+def _content_of_data_uri(uri: str) -> bytes:
+    try:
+        if "," not in uri:
+            raise ValueError("no comma before its data")
+        with urlopen(uri) as response:  # which decodes it, and asks nobody
+            return response.read()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the data: URI can't be decoded: {_reason(error)[:MAX_NAME_SHOWN]}.") from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -345,4 +582,13 @@ def _to_rgb(image: Image.Image, is_deep: bool) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["ImageSource", "is_one_image", "load_image"]
+__all__ = [
+    "ImageSource",
+    "is_installed",
+    "is_one_image",
+    "is_raw",
+    "load_image",
+    "readable_suffixes",
+    "reader_of",
+    "register_readers",
+]

@@ -6,6 +6,8 @@ Names load when they are used: the command line reads the options without loadin
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ..errors import needs_extra
+
 _MODULE_OF = {
     "CaptionTrainer": "trainer",
     "CrossEntropy": "cross_entropy",
@@ -83,7 +85,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    with needs_extra("train"):
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -33,16 +33,29 @@ from ..data.sources import LABELS, WEIGHTS
 from ..errors import UsageError
 from ..hub import public_name
 from ..inference.backend import PYTORCH
+from ..label_names import LabelNames, read_synonyms
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-from ..tokenization import build_tokenizer, special_token_ids
+from ..tokenization import (
+    build_tokenizer,
+    count_unknown,
+    is_verbatim,
+    lengths,
+    needed_length,
+    special_token_ids,
+    suitable_kind,
+)
 from .config import SourceConfig, TrainingConfig
 from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
 from .label_head import LabelHead, label_frequencies
-from .scst import SelfCritical, count_ngrams
+from .scst import LabelReward, SelfCritical, count_ngrams
 from .warm_start import extend_vocabulary, reset_encoder
 
 _logger = logging.getLogger(__name__)
+
+MAX_NEW_TOKENS = 24  # of captions in words
+NAMED = 5  # images that a message names
+MANY_UNKNOWN = 0.05  # share of the words
 
 
 class Assembly:
@@ -93,7 +106,22 @@ class Assembly:
                 f"no source that is to be validated on has a split {self.config.data.validation_split!r}: the best "
                 "epoch is selected by it."
             )
+        if not self.config.data.streaming:
+            self._say_what_is_shared(sets)
         return sets
+
+    def _say_what_is_shared(self, validation_sets: dict[str, Dataset]) -> None:
+        """Names images to train on that are also validated on."""
+        trained = {digest for rows in self.training_sets for digest in rows["image_digest"]}
+        for name, rows in validation_sets.items():
+            columns = zip(rows["image_id"], rows["image_digest"], strict=True)
+            shared = [image_id for image_id, digest in columns if digest in trained]
+            if shared and self.accelerator.is_main_process:
+                more = f" and {len(shared) - NAMED:,} more" if len(shared) > NAMED else ""
+                _logger.warning(
+                    "%d of %d images that %s is validated on are trained on too, so that scores say little: %s%s",
+                    *(len(shared), len(rows), name, ", ".join(shared[:NAMED]), more),
+                )
 
     def _validation_set(self, source: SourceConfig):
         split, max_images = self.config.data.validation_split, self.config.validation.max_images
@@ -123,8 +151,9 @@ class Assembly:
 
     @cached_property
     def label_frequencies(self) -> dict[str, float]:
-        """Fraction of the training images that have each label to be learned; empty without `label_loss`."""
-        if not self.config.optimization.label_loss:
+        """Fraction of the training images that have each label to be learned; empty if labels play no part."""
+        option = "optimization.label_loss" if self.config.optimization.label_loss else "self_critical.label_weight"
+        if not self.config.optimization.label_loss and not self._rewards_labels:
             return {}
         if self.config.data.streaming:
             known = [row.get(LABELS) for row in self._first_of_stream]
@@ -134,32 +163,91 @@ class Assembly:
         found = label_frequencies(known, min_count)
         if not found:
             raise UsageError(
-                "optimization.label_loss needs training rows with labels, a list of strings: found "
+                f"{option} needs training rows with labels, a list of strings: found "
                 f"{sum(each is not None for each in known)} rows with labels, and no label that tokenizer.min_count = "
                 f"{min_count} of them have."
             )
         return found
 
+    @property
+    def _rewards_labels(self) -> bool:
+        return self.config.objective == "self_critical" and self.config.self_critical.label_weight > 0
+
     def stream(self, source: SourceConfig, split: str, **share):
-        return stream_captions(source.path, split, images=source.images, **self._reading, **share)
+        return stream_captions(source.path, split, **self._reading(source), **share)
 
     def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
-            return load_captions(source.path, split, images=source.images, **self._reading)
+            return load_captions(source.path, split, **self._reading(source))
 
-    @property
-    def _reading(self) -> dict[str, Any]:
-        return {"max_skipped": self.config.data.max_skipped, "allow_urls": self.config.data.allow_urls}
+    def _reading(self, source: SourceConfig) -> dict[str, Any]:
+        return {
+            "images": source.images,
+            "image_column": source.image_column,
+            "caption_column": source.caption_column,
+            "max_skipped": self.config.data.max_skipped,
+            "allow_urls": self.config.data.allow_urls,
+            "spelling": "data.{}",
+        }
 
     @cached_property
     def processor(self) -> GRUCaptionerProcessor:
         model = self.config.model
         if model.checkpoint is not None:
+            if not self.config.data.streaming:
+                self._say_what_is_lost(self._checkpoint.processor.tokenizer)
             return self._checkpoint.processor
-        captions = (caption for of_image in self.known_captions for caption in of_image)
-        tokenizer = build_tokenizer(captions, **vars(self.config.tokenizer))
+        tokenizer = self._built_tokenizer()
         with _loading(model.encoder):
             return GRUCaptionerProcessor.from_encoder_pretrained(self._encoder, tokenizer, model.image_size)
+
+    def _built_tokenizer(self):
+        options = vars(self.config.tokenizer)
+        captions = self._all_captions
+        if options["kind"] == "auto":
+            kind, reason = suitable_kind(captions)
+            self._say("tokenizer       %s: %s", kind, reason)
+            options = {**options, "kind": kind}
+        tokenizer = build_tokenizer(captions, **options)
+        self._say_what_is_lost(tokenizer)
+        return tokenizer
+
+    def _say_what_is_lost(self, tokenizer: Any) -> None:
+        """Says how many captions are too long to be learned or generated whole, and how many words are unknown."""
+        captions = self._all_captions
+        num_tokens = lengths(tokenizer, captions)
+        for option, limit in (
+            ("tokenizer.max_length", tokenizer.model_max_length),
+            ("validation.max_new_tokens", self._max_new_tokens(tokenizer)),
+        ):
+            longer = [number for number in num_tokens if number > limit]
+            if longer:
+                self._say(
+                    "%s of %s captions have more tokens than %s = %d, the longest %d: %s",
+                    *(f"{len(longer):,}", f"{len(captions):,}", option, limit, max(longer)),
+                    "they are cut there" if option.startswith("tokenizer") else "none will be written so long",
+                )
+        unknown, number = count_unknown(tokenizer, captions)
+        if self.config.model.checkpoint is not None and unknown > MANY_UNKNOWN * number:
+            self._say(
+                "%s of %s words of the captions are unknown to the checkpoint's tokenizer, which stays as it is: "
+                "without model.checkpoint a tokenizer is made for them",
+                *(f"{unknown:,}", f"{number:,}"),
+            )
+
+    def _say(self, message: str, *arguments: Any) -> None:
+        if self.accelerator.is_main_process:
+            _logger.info(message, *arguments)
+
+    @property
+    def _all_captions(self) -> list[str]:
+        return [caption for of_image in self.known_captions for caption in of_image]
+
+    def _max_new_tokens(self, tokenizer: Any) -> int:
+        given = self.config.validation.max_new_tokens
+        if given is not None:
+            return given
+        return needed_length(tokenizer, self._all_captions) if is_verbatim(tokenizer) else MAX_NEW_TOKENS
 
     @cached_property
     def _checkpoint(self) -> Captioner:
@@ -204,7 +292,7 @@ class Assembly:
         model.generation_config.update(
             num_beams=validation.num_beams,
             length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # only 1 is valid for greedy
-            max_new_tokens=validation.max_new_tokens,
+            max_new_tokens=self._max_new_tokens(tokenizer),
             suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
         )
         model.set_encoder_trainable(optimization.encoder_learning_rate is not None, optimization.encoder_first_layer)
@@ -308,7 +396,13 @@ class Assembly:
                 label_weight=options.label_loss,
             )
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
-        return SelfCritical(count_ngrams(labels), **vars(self.config.self_critical))
+        settings = dict(vars(self.config.self_critical))
+        weight, synonyms = settings.pop("label_weight"), settings.pop("synonyms")
+        if weight:
+            known = list(self.label_frequencies)
+            names = LabelNames(known, read_synonyms(synonyms) if synonyms else None)
+            settings["label_reward"] = LabelReward(known, names, self.processor.batch_decode, weight)
+        return SelfCritical(count_ngrams(labels), **settings)
 
 
 @contextmanager

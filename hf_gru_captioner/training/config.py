@@ -85,6 +85,10 @@ class SourceConfig:
     """Hub id of a captioned data set, a folder, or a file of captions."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     repeat: float = 1.0
     """Times that each image comes in an epoch; a fraction takes a fixed random share of the images."""
     weight: float = 1.0
@@ -104,6 +108,10 @@ class DataConfig:
     with its weight: [{path: ..., repeat: ..., weight: ...}], see `SourceConfig`."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
+    image_column: str | None = None
+    """Column with the images; null to recognise it by its name."""
+    caption_column: str | None = None
+    """Column with the captions, or several separated by commas; null to recognise them by their names."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -140,21 +148,25 @@ class DataConfig:
     @property
     def sources(self) -> list[SourceConfig]:
         """All sources, in their order."""
-        return [SourceConfig(self.source, self.images)] if isinstance(self.source, str) else self.source
+        if not isinstance(self.source, str):
+            return self.source
+        return [SourceConfig(self.source, self.images, self.image_column, self.caption_column)]
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """What counts as a token; see `build_tokenizer`."""
 
-    kind: Literal["word", "bpe"] = "word"
-    """Whole words, or byte-pair pieces."""
+    kind: Literal["auto", "word", "bpe", "verbatim"] = "auto"
+    """Whole words, byte-pair pieces of words, or verbatim: pieces of the text as it is written; auto looks at the
+    captions and says which it takes."""
     min_count: int = 5
     """Words that are rarer in the training captions become unknown."""
     vocab_size: int | None = None
     """Maximum number of tokens; null for no limit."""
-    max_length: int = 40
-    """Maximum length of a training caption in tokens; longer ones are truncated."""
+    max_length: int | None = None
+    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40, or
+    what nearly all need if verbatim."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,10 @@ class SelfCriticalConfig:
     """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
+    label_weight: float = 0.0
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    synonyms: str | None = None
+    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
@@ -257,8 +273,9 @@ class ValidationConfig:
     """Beams of the search."""
     length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
-    max_new_tokens: int = 24
-    """Maximum length of a caption in tokens, the end token included."""
+    max_new_tokens: int | None = None
+    """Maximum length of a caption in tokens, the end token included. Null: 24, or what nearly
+    all captions need if verbatim."""
     max_images: int = 5000
     """Maximum number of images of each source to validate on, the first ones of the split."""
     images_per_batch: int = 64
@@ -442,8 +459,9 @@ def _check_sources(data: DataConfig) -> None:
             raise ValueError(
                 f"data.source[{number}].captions_per_epoch must be at least 1, found {source.captions_per_epoch}."
             )
-    if data.images is not None:
-        raise ValueError("data.images is of a single source: in a list, each source has its own images.")
+    for option in ("images", "image_column", "caption_column"):
+        if getattr(data, option) is not None:
+            raise ValueError(f"data.{option} is of a single source: in a list, each source has its own {option}.")
     if not any(source.validate for source in data.sources):
         raise ValueError("the best epoch is selected on a validation split: validate must be true for a source.")
 

@@ -1,9 +1,11 @@
 """The options that `gru-captioner train SOURCE` chooses by looking at the data; `benchmarks/few_shot.py` measured them.
 
-Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen: a few hundred images
-are too few to learn an encoder from, and their regions are computed only once.
+Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen (in a language that is
+not written like English with a new decoder): a few hundred images are too few to learn an encoder from, and their
+regions are computed only once.
 """
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Collection
@@ -14,7 +16,10 @@ from accelerate import PartialState
 
 from ..checkpoint import SHIPPED_CHECKPOINT
 from ..data import load_captions
+from ..tokenization import suitable_kind
 from .config import TrainingConfig, flatten_options
+
+_logger = logging.getLogger(__name__)
 
 SMALL = 1000  # images: below it an epoch is several passes, rare words are kept, and a step has fewer images
 STEPS = 450  # of small data, at least: fewer leave words unlearned
@@ -42,6 +47,8 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
             source.path,
             data.train_split,
             images=source.images,
+            image_column=source.image_column,
+            caption_column=source.caption_column,
             max_skipped=data.max_skipped,
             allow_urls=data.allow_urls,
         )
@@ -49,13 +56,19 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
     number = len(rows) if data.max_images is None else min(len(rows), data.max_images)
     options = flatten_options(asdict(config)) | {"data.source": data.source}
     options |= {name: value for name, value in _chosen(number, captions).items() if name not in given}
-    if OF_THE_MODEL.isdisjoint(given):
+    kind, reason = suitable_kind(captions)
+    is_english = kind == "word"
+    if not is_english:
+        options["validation.max_new_tokens"] = config.validation.max_new_tokens  # by the pieces of the captions
+        _logger.info("language        not that of the shipped checkpoint, so that a new decoder is trained: %s", reason)
+    if OF_THE_MODEL.isdisjoint(given) and is_english:
         start = {"model.checkpoint": str(SHIPPED_CHECKPOINT), "model.extend_vocabulary": True}
         options |= {name: value for name, value in start.items() if name not in given}
     if isinstance(data.source, str):
         passes = _passes(number, options["optimization.images_per_step"], options["optimization.epochs"])
-        options["data.source"] = [{"path": source.path, "images": source.images, "repeat": passes}]
-        options["data.images"] = None
+        columns = {"image_column": source.image_column, "caption_column": source.caption_column}
+        options["data.source"] = [{"path": source.path, "images": source.images, **columns, "repeat": passes}]
+        options |= dict.fromkeys(("data.images", "data.image_column", "data.caption_column"))
     return TrainingConfig.from_options(options)
 
 

@@ -28,6 +28,7 @@ class TrainingRecord:
         options: The resolved configuration, nested as in its YAML file.
         images, captions: Size of the training set; None for a stream.
         processes: Number of training processes.
+        teachers: Name and revision of the captioners that wrote captions of the training set, if any did.
         parent_revision: Commit on the Hub of the checkpoint that the run continues from.
     """
 
@@ -39,6 +40,7 @@ class TrainingRecord:
         captions: int | None,
         processes: int,
         parent_revision: str | None = None,
+        teachers: Sequence[Mapping[str, str]] = (),
     ):
         self.parent, self.parent_revision = options["model"]["checkpoint"], parent_revision
         self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, the last one is the best
@@ -48,6 +50,7 @@ class TrainingRecord:
             "options": {name: value for name, value in named.items() if name not in UNCLAIMED},
             "images": images,
             "captions": captions,
+            **({"teachers": [dict(each) for each in teachers]} if teachers else {}),
             "machine": f"{_processor()}, {processes} x {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in LIBRARIES},
         }

@@ -14,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from ..captioner import Captioner
 from ..data import decode_images
+from ..data.teachers import teachers_of
 from ..errors import needs_extra
-from ..evaluation import score_captions
+from ..evaluation import choose_tokenizer, score_captions
 from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
@@ -181,8 +182,9 @@ def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -
         assembly.accelerator,
         assembly.config.validation.images_per_batch,
     )
+    tokenizer = choose_tokenizer(references, java=False)
     scores = score_captions(
-        written, references, metrics=("bleu", "cider"), tokenizer="simple", human=False, bootstrap=0
+        written, references, metrics=("bleu", "cider"), tokenizer=tokenizer, human=False, bootstrap=0
     )
     return scores.values
 
@@ -246,6 +248,7 @@ def _record(assembly: Assembly) -> TrainingRecord:
         images=num_images,
         captions=num_captions,
         processes=assembly.accelerator.num_processes,
+        teachers=[each for source in assembly.config.data.sources for each in teachers_of(source.path)],
         parent_revision=getattr(assembly.model.config, "_commit_hash", None),
     )
 

@@ -11,18 +11,53 @@ Captions are sampled without dropout, all of an image's at once by generate(); o
 log-probabilities. Samples and references go through that forward together if the cross-entropy has a weight.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..evaluation import CaptionSet, CiderDReward, DocumentFrequencies, bleu_scores
+from ..label_names import LabelNames, normalized
 from ..model.configuration_gru_captioner import IGNORE_INDEX
 
 Batch = dict[str, Any]
 
 TOKENIZER: Literal["none"] = "none"  # captions are token ids separated by spaces
+
+
+class LabelReward:
+    """Naming what an image shows: the weight if a caption names any of its labels, minus the weight for each label that
+    it names and that the image doesn't have. 0 where the labels of an image are unknown.
+
+    Args:
+        label_names: The labels of the columns of `image_labels`.
+        names: Finds labels in captions.
+        decode: Rows of token ids, -100 where there is none, -> texts.
+        weight: Beside CIDEr-D (0 to 10).
+    """
+
+    def __init__(
+        self,
+        label_names: Sequence[str],
+        names: LabelNames,
+        decode: Callable[[torch.Tensor], list[str]],
+        weight: float,
+    ):
+        self.column_of = {normalized(name): column for column, name in enumerate(label_names)}
+        self.names = names
+        self.decode = decode
+        self.weight = weight
+
+    def __call__(self, captions: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+        """Rewards of captions `(N, T)`, given the labels of their images `(N, L)`, `(N,)`."""
+        rewards = []
+        for text, has in zip(self.decode(captions), labels.tolist(), strict=True):
+            said = {self.names.labels[index] for index in self.names.said(text)} & self.column_of.keys()
+            right = sum(has[self.column_of[label]] == 1 for label in said)
+            is_known = has[0] == has[0]  # not nan
+            rewards.append(self.weight * ((right > 0) - (len(said) - right)) if is_known else 0.0)
+        return np.array(rewards)
 
 
 class SelfCritical:
@@ -33,6 +68,7 @@ class SelfCritical:
         samples: Captions sampled per image, at least 2 for the sample-mean baseline.
         baseline: `"sample_mean"` or `"greedy"`.
         bleu_weight: Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward.
+        label_reward: Rewards naming an image's labels, where they are known.
         cross_entropy_weight: Weight in [0, 1) of the references' cross-entropy in the loss, where captions count
             with `caption_weights` if the batch has them; rewards and samples have no such weights.
         temperature: Of the policy that is sampled and trained: words of probability p are drawn in proportion to
@@ -47,6 +83,7 @@ class SelfCritical:
         samples: int = 5,
         baseline: Literal["sample_mean", "greedy"] = "sample_mean",
         bleu_weight: float = 0.0,
+        label_reward: LabelReward | None = None,
         cross_entropy_weight: float = 0.0,
         temperature: float = 1.0,
     ):
@@ -56,6 +93,7 @@ class SelfCritical:
         self.samples = samples
         self.baseline = baseline
         self.bleu_weight = bleu_weight
+        self.label_reward = label_reward
         self.cross_entropy_weight = cross_entropy_weight
         self.temperature = temperature
         self.metrics: dict[str, float] = {}
@@ -86,10 +124,11 @@ class SelfCritical:
         )
         samples = model.labels_of_sequences(written)  # (B K, T)
         references = _by_image(batch["labels"], batch["image_index"])
-        rewards = self._rewards(samples, references, self.samples).view(-1, self.samples)  # (B, K)
+        labels = batch.get("image_labels")  # (B, L)
+        rewards = self._rewards(samples, references, self.samples, labels).view(-1, self.samples)  # (B, K)
         if self.baseline == "greedy":
             greedy = model.labels_of_sequences(model.generate(**images, **settings, do_sample=False))
-            baseline = self._rewards(greedy, references, 1)[:, None]  # (B, 1)
+            baseline = self._rewards(greedy, references, 1, labels)[:, None]  # (B, 1)
         else:
             baseline = (rewards.sum(dim=1, keepdim=True) - rewards) / (self.samples - 1)  # (B, K), mean of the others
         model.train(is_training)
@@ -133,14 +172,22 @@ class SelfCritical:
         )  # (N,)
         return -(weight * caption_weights * log_probability).sum()
 
-    def _rewards(self, labels: torch.Tensor, references: Sequence[list[str]], captions_per_image: int) -> torch.Tensor:
-        """Rewards of captions that are grouped by image, `(N,)`."""
-        hypotheses = as_words(labels)
+    def _rewards(
+        self,
+        captions: torch.Tensor,
+        references: Sequence[list[str]],
+        captions_per_image: int,
+        labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rewards of captions `(N, T)` that are grouped by image, `(N,)`; `labels` of the images are `(B, L)`."""
+        hypotheses = as_words(captions)
         image = np.repeat(np.arange(len(references)), captions_per_image).tolist()
         reward = CiderDReward(references, self.frequencies, TOKENIZER)(hypotheses, image)
         if self.bleu_weight:
-            captions = CaptionSet(hypotheses, [references[each] for each in image], TOKENIZER)
-            reward = reward + self.bleu_weight * bleu_scores(captions).per_image[:, 3]
+            scored = CaptionSet(hypotheses, [references[each] for each in image], TOKENIZER)
+            reward = reward + self.bleu_weight * bleu_scores(scored).per_image[:, 3]
+        if self.label_reward is not None and labels is not None:
+            reward = reward + self.label_reward(captions, labels[image])
         return torch.from_numpy(reward).float()
 
 

@@ -1,8 +1,11 @@
 """The demo: a web page that captions images and shows how, safe to serve on the public web."""
 
+from ..errors import needs_extra
 from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_image, is_public, open_image, read_images
-from .page import build_page, launch, serve
-from .service import BusyError, Captioned, CaptionService, Decoding, ServicePool
+
+with needs_extra("demo"):
+    from .page import build_page, launch, serve
+    from .service import BusyError, Captioned, CaptionService, Decoding, ServicePool
 
 __all__ = [
     "LIMITS",

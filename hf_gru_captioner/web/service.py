@@ -4,6 +4,7 @@ One thread owns each model. While it works, requests queue; then it takes all wa
 up to a batch. No request waits for others to arrive, and batches make all of them faster.
 """
 
+import importlib.util
 import queue
 import threading
 import time
@@ -15,12 +16,18 @@ from typing import Any
 from PIL import Image
 
 from ..captioner import Caption, Captioner
+from ..inference.backend import PYTORCH
 from ..untrusted_images import RefusedError
 
 NUM_ALTERNATIVES = 5
 NUM_DECODERS = 2  # images decoded at the same time, however many callers there are
 MAX_PIXELS = 2_000_000  # pixels of a waiting image; only encoders without a fixed input size need it
 STRATEGIES = ("beam", "greedy", "sample")
+
+
+def has_pytorch() -> bool:
+    """Whether PyTorch is installed, which sampling and rules on word groups need."""
+    return importlib.util.find_spec(PYTORCH) is not None
 
 
 class BusyError(RuntimeError):
@@ -159,7 +166,9 @@ class CaptionService:
 
         Raises:
             BusyError: The queue limit is exceeded.
+            RefusedError: The decoding needs PyTorch, and that is not installed.
         """
+        self._check(decoding)
         request = _Request(image, decoding, Future())
         with self._admission:
             if self._is_closed or self._waiting.full():
@@ -168,7 +177,12 @@ class CaptionService:
         return request.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
-        """Yield the growing caption word by word; greedy or sampled: a beam search has its words only at the end."""
+        """Yield the growing caption word by word; greedy or sampled: a beam search has its words only at the end.
+
+        Raises:
+            RefusedError: The decoding needs PyTorch, and that is not installed.
+        """
+        self._check(decoding)
         words: queue.Queue[str | BaseException | None] = queue.Queue()
         settings = {**decoding.generation(), "num_beams": 1, "length_penalty": 1.0}
 
@@ -195,6 +209,15 @@ class CaptionService:
             self._is_closed = True
         self._waiting.put(None)
         self._thread.join()
+
+    def _check(self, decoding: Decoding) -> None:
+        if has_pytorch():
+            return
+        if PYTORCH in self.captioner.backend_for(decoding.captions_written, **decoding.generation()):
+            raise RefusedError(
+                "Sampling and rules on word groups need PyTorch, which is not installed here: choose beam or greedy "
+                "search, and 0 for word groups."
+            )
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:

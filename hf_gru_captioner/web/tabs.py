@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from .handlers import Handlers
-from .service import Decoding, ServicePool
+from .service import Decoding, ServicePool, has_pytorch
 
 HERE = Path(__file__).parent
 STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
+NEED_PYTORCH = ("temperature", "top_p", "no_repeat_ngram")
 DEFAULTS = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
 
@@ -135,7 +136,8 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS) -> list[Any]:
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
         lowest, highest = FIELDS[name].metadata["bounds"]
-        return gr.Slider(lowest, highest, getattr(defaults, name), step=step, label=label, info=info)
+        visible = name not in NEED_PYTORCH or has_pytorch()
+        return gr.Slider(lowest, highest, getattr(defaults, name), step=step, label=label, info=info, visible=visible)
 
     return [
         gr.Dropdown(
@@ -148,7 +150,7 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS) -> list[Any]:
             if pool.any_name
             else None,
         ),
-        gr.Radio(STRATEGIES, value=defaults.strategy, label="Search"),
+        gr.Radio(STRATEGIES if has_pytorch() else STRATEGIES[:-1], value=defaults.strategy, label="Search"),
         slider("num_captions", 1, "Captions"),
         slider("num_beams", 1, "Beams", "of beam search"),
         slider("temperature", 0.1, "Temperature", "of sampling"),

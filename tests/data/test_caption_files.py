@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from hf_gru_captioner.data.caption_files import ImageEntry, caption_files, locate_images, read_caption_file, split_of
+from hf_gru_captioner.data.caption_files import ImageEntry, caption_files, read_caption_file, split_of
+from hf_gru_captioner.data.folders import DiskFolder
+from hf_gru_captioner.data.recognition import locate_images
 
 
 @pytest.fixture
@@ -16,6 +18,16 @@ def write(tmp_path):
         return path
 
     return write
+
+
+def plain(entries):
+    """Entries without the rows that they come from."""
+    return [entry._replace(where="") for entry in entries]
+
+
+def located(entries, *arguments, **options):
+    """The images that `locate_images` finds."""
+    return locate_images(entries, *arguments, **options)[0]
 
 
 DOG = ("a dog", "two dogs")
@@ -38,7 +50,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_one_photo_become_one_photo_with_all_captions(write, name):
-    photos = read_caption_file(write(name, TABLES[name]))
+    photos = plain(read_caption_file(write(name, TABLES[name])))
     assert photos == [ImageEntry("a.jpg", DOG, None, "a.jpg"), ImageEntry("b.jpg", ("a cat",), None, "b.jpg")]
 
 
@@ -83,7 +95,7 @@ def test_weights_of_captions_are_numbers_above_0(write, weights, message):
 
 def test_brackets_in_brackets_are_no_weights(write):
     path = write("t.csv", f"image,caption,caption_weights\na.jpg,a dog,{'[' * 100_000}\n")
-    with pytest.raises(ValueError, match=r"t\.csv, row 1: "):
+    with pytest.raises(ValueError, match=r"t\.csv, row 2: "):
         read_caption_file(path)
 
 
@@ -117,7 +129,7 @@ def test_coco_captions_are_joined_to_their_images_by_number(write):
             {"image_id": 42, "id": 3, "caption": "two dogs"},
         ],
     }
-    photos = read_caption_file(write("captions_val2014.json", content))
+    photos = plain(read_caption_file(write("captions_val2014.json", content)))
     assert photos == [
         ImageEntry("a.jpg", DOG, "validation", "42"),
         ImageEntry("b.jpg", ("a cat",), "validation", "7"),
@@ -135,7 +147,7 @@ def test_karpathys_restval_is_train_and_val_is_validation(write):
         image("c.jpg", "val"),
         image("d.jpg", "test"),
     ]
-    assert read_caption_file(write("dataset.json", {"images": images, "dataset": "coco"})) == [
+    assert plain(read_caption_file(write("dataset.json", {"images": images, "dataset": "coco"}))) == [
         ImageEntry("a.jpg", DOG, "train", "a.jpg"),
         ImageEntry("val2014/b.jpg", DOG, "train", "12"),
         ImageEntry("c.jpg", DOG, "validation", "c.jpg"),
@@ -162,20 +174,24 @@ def test_flickr8ks_lists_give_the_splits_and_leave_out_photos_of_no_list(write, 
 
 
 def test_caption_files_of_a_folder_are_known_by_name_and_content(write, tmp_path):
-    assert caption_files(tmp_path) == []
+    def found():
+        return caption_files(DiskFolder(tmp_path))
+
+    assert found() == []
     write("dataset_info.json", {"images": 3})
-    assert caption_files(tmp_path) == []
-    karpathy = write("dataset_flickr8k.json", {"images": [{"filename": "a.jpg", "sentences": []}]})
-    assert caption_files(tmp_path) == [karpathy]
-    table = write("captions.txt", "image,caption\n")
-    assert caption_files(tmp_path) == [table]
-    tokens = write("Flickr8k.token.txt", "a.jpg#0\ta dog\n")
-    assert caption_files(tmp_path) == [tokens]
-    older = write("annotations/captions_val2014.json", {})
-    assert caption_files(tmp_path) == [older]
-    newer = [write(f"annotations/captions_{split}2017.json", {}) for split in ("train", "val")]
-    assert caption_files(tmp_path) == newer
-    assert caption_files(table) == [table]
+    assert found() == []
+    write("dataset_flickr8k.json", {"images": [{"filename": "a.jpg", "sentences": []}]})
+    assert found() == ["dataset_flickr8k.json"]
+    write("captions.txt", "image,caption\n")
+    assert found() == ["captions.txt"]
+    write("Flickr8k.token.txt", "a.jpg#0\ta dog\n")
+    assert found() == ["Flickr8k.token.txt"]
+    write("annotations/captions_val2014.json", {})
+    assert found() == ["annotations/captions_val2014.json"]
+    newer = [f"annotations/captions_{split}2017.json" for split in ("train", "val")]
+    for name in newer:
+        write(name, {})
+    assert found() == newer
 
 
 def photo_of(path, split=None):
@@ -185,18 +201,18 @@ def photo_of(path, split=None):
 @pytest.mark.parametrize("folder", [".", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "train2017"])
 def test_photos_are_found_in_the_usual_places(write, tmp_path, folder):
     path = write(f"{folder}/a.jpg", "1234")
-    (found,) = locate_images([photo_of("a.jpg")], tmp_path)
+    (found,) = located([photo_of("a.jpg")], tmp_path)
     assert (found.path, found.num_bytes) == (str(path), 4)
     assert found.mtime_ns == path.stat().st_mtime_ns
 
 
 def test_photos_are_found_beside_the_annotations_folder_and_where_images_says(write, tmp_path):
     path = write("val2017/a.jpg", "")
-    assert locate_images([photo_of("a.jpg")], tmp_path / "annotations")[0].path == str(path)
+    assert located([photo_of("a.jpg")], tmp_path / "annotations")[0].path == str(path)
     elsewhere = write("elsewhere/deep/a.jpg", "")
-    assert locate_images([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere")[0].path == str(elsewhere)
-    assert locate_images([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere" / "deep")[0].path == str(elsewhere)
-    assert locate_images([photo_of(str(elsewhere))], tmp_path / "annotations")[0].path == str(elsewhere)
+    assert located([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere")[0].path == str(elsewhere)
+    assert located([photo_of("deep/a.jpg")], tmp_path, tmp_path / "elsewhere" / "deep")[0].path == str(elsewhere)
+    assert located([photo_of(str(elsewhere))], tmp_path / "annotations")[0].path == str(elsewhere)
 
 
 def test_a_name_in_the_folders_of_two_splits_means_the_photo_of_its_own_split(write, tmp_path):
@@ -204,13 +220,13 @@ def test_a_name_in_the_folders_of_two_splits_means_the_photo_of_its_own_split(wr
         split: write(f"{folder}/1.jpg", "") for split, folder in (("train", "train2017"), ("validation", "val2017"))
     }
     for split, path in ours.items():
-        assert locate_images([photo_of("1.jpg", split)], tmp_path)[0].path == str(path)
+        assert located([photo_of("1.jpg", split)], tmp_path)[0].path == str(path)
 
 
 def test_bare_names_are_not_looked_for_where_they_come_twice(write, tmp_path):
     write("1.jpg", "")
     photos = [photo_of("1.jpg"), photo_of("other/1.jpg")]
-    assert [found.num_bytes for found in locate_images(photos, tmp_path)] == [0, -1]
+    assert [found.num_bytes for found in located(photos, tmp_path)] == [0, -1]
 
 
 def test_when_no_photo_is_there_the_places_are_named(tmp_path):
@@ -233,18 +249,17 @@ FAULTS = {
     ),
     "no path in a table": ("t.csv", "foto,caption\na.jpg,hi\n", r"no image path in .*Columns found: foto, caption"),
     "no rows": ("t.csv", "image,caption\n", "has no rows"),
-    "commas without quotes": ("t.csv", "image,caption\na.jpg,a dog, red\n", "line 2: more cells than the header's 2"),
-    "two splits": ("t.csv", "image,caption,split\na,x,train\na,y,val\n", "'a' in two splits, train and validation"),
+    "commas without quotes": ("t.csv", "image,caption\na.jpg,a dog, red\n", "row 2: more cells than the header's 2"),
     "keys of a json": ("t.json", {"info": 1, "photos": []}, r"Top-level keys found: info, photos\. Known: COCO"),
-    "json lines called json": ("t.json", '{"a": 1}\n{"a": 2}\n', r"not one JSON value .* rename it to \.jsonl"),
+    "neither JSON nor JSON lines": ("t.json", '{"a": 1}\n{"a": 2', "row 2: line 2 is not JSON"),
     "COCO objects": (
         "instances_val2017.json",
         {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "bbox": []}]},
         r"annotations of objects.*captions_",
     ),
-    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "line 2 is not JSON"),
-    "a line that is no row": ("t.jsonl", "[1]\n", r"line 1: found '\[1\]', not an object"),
-    "a line that is no token": ("t.token.txt", "a.jpg#0\ta dog\nb.jpg a cat\n", "line 2: found 'b.jpg a cat'"),
+    "a torn line": ("t.jsonl", '{"image": "a", "caption": "x"}\n{"ima', "row 2: line 2 is not JSON"),
+    "a line that is no row": ("t.jsonl", "[1]\n", r"row 1: found '\[1\]', not an object"),
+    "a line that is no token": ("t.token.txt", "a.jpg#0\ta dog\nb.jpg a cat\n", "row 2: found 'b.jpg a cat'"),
     "another kind of file": ("t.xml", "<a/>", r"not a known kind of caption file\. Known: \.csv"),
 }
 

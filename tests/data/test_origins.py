@@ -15,8 +15,9 @@ from PIL import Image as PILImage
 from hf_gru_captioner import untrusted_images
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.data import load_captions, stream_captions
-from hf_gru_captioner.data.caption_files import ImageEntry, locate_images
+from hf_gru_captioner.data.caption_files import ImageEntry
 from hf_gru_captioner.data.origins import Origin, origin_of_hub
+from hf_gru_captioner.data.recognition import locate_images
 
 READ = pytest.mark.parametrize("read", [load_captions, stream_captions])
 
@@ -97,7 +98,8 @@ def test_no_command_asks_an_address(server, write, checkpoint, tmp_path, capsys,
         "score": ["--data", folder, "--split", "test", "--checkpoint", checkpoint, "--output", tmp_path / "score"],
     }[command]
     assert main([command, *map(str, arguments)]) == 2
-    assert "URLs are fetched only with allow_urls" in capsys.readouterr().err
+    option = {"train": "data.allow_urls", "score": "--allow-urls"}[command]
+    assert f"URLs are fetched only with {option}" in capsys.readouterr().err
     assert server.asked == []
 
 
@@ -169,7 +171,7 @@ def test_ones_own_table_may_name_any_file_and_that_of_a_folder_only_its_own(png,
 
 def test_of_a_path_that_leads_out_the_last_part_is_looked_for(tmp_path):
     (tmp_path / "0.png").touch()
-    (found,) = locate_images([ImageEntry("/home/author/0.png", ("a dog",), None, "0")], tmp_path, outside=False)
+    ((found,), _) = locate_images([ImageEntry("/home/author/0.png", ("a dog",), None, "0")], tmp_path, outside=False)
     assert found.path == str(tmp_path / "0.png")
 
 

@@ -165,7 +165,7 @@ def test_photos_elsewhere_are_named_by_images(put, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for read in (load_captions, stream_captions):
         assert table(read("~/test.jsonl", "test", images="~/elsewhere")) == DOG_AND_CAT
-        with pytest.raises(FileNotFoundError, match=r"'0\.png'\. Searched: .*images="):
+        with pytest.raises(FileNotFoundError, match=r"'0\.png' \(row 1\)\. Searched: .*images="):
             read(path, "test")
         with pytest.raises(FileNotFoundError, match=r"images=.*nowhere is not a folder"):
             read(path, "test", images=tmp_path / "nowhere")
@@ -365,10 +365,10 @@ def test_rows_that_cannot_be_used_are_named_and_left_out(spoilt, read):
     (warning,) = [each for each in caught if "are skipped" in str(each.message)]  # others are of libraries
     message = str(warning.message)
     assert f"1 of 200 images of {spoilt} have no caption and 3 of 200 images of {spoilt} can't be read" in message
-    assert "torn.jpg (OSError: image file is truncated" in message
-    assert "text.jpg (not an image that Pillow knows)" in message
-    assert f"gone.jpg ({spoilt.parent / 'gone.jpg'}: No such file or directory)" in message
-    assert "good.jpg (no caption)" in message
+    assert "torn.jpg (row 2: OSError: image file is truncated" in message
+    assert "text.jpg (row 3: not an image that Pillow knows)" in message
+    assert f"gone.jpg (row 4: {spoilt.parent / 'gone.jpg'}: No such file or directory)" in message
+    assert "good.jpg (row 201: no caption)" in message
     assert warning.filename == __file__
 
 

@@ -27,9 +27,10 @@ def requirements(lines):
 
 def test_a_space_needs_what_the_package_needs_and_gradio():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "demo" / "requirements.txt").read_text().splitlines()
-    assert requirements(lines) == requirements(project["dependencies"])
-    (gradio,) = (Requirement(each) for each in project["optional-dependencies"]["demo"])
+    extras = project["optional-dependencies"]
+    for name, wanted in (("requirements", project["dependencies"]), ("requirements-torch", extras["torch"])):
+        assert requirements((ROOT / "demo" / f"{name}.txt").read_text().splitlines()) == requirements(wanted)
+    (gradio,) = (Requirement(each) for each in extras["demo"])
     assert metadata_load(ROOT / "demo" / "README.md")["sdk_version"] in gradio.specifier
 
 
@@ -80,6 +81,18 @@ def test_a_licence_says_nothing_else_in_the_header_of_a_space(checkpoint, tmp_pa
     (tmp_path / "README.md").write_bytes(files_of_space(checkpoint, CARD)["README.md"])
     expected = metadata_load(ROOT / "demo" / "README.md")
     assert metadata_load(tmp_path / "README.md") == {**expected, "license": text}
+
+
+@pytest.mark.parametrize(("precision", "needs_torch"), [("float32", False), ("int8", True), (None, True)])
+def test_a_space_takes_pytorch_only_where_the_checkpoint_has_no_graphs_that_do_without(
+    checkpoint, precision, needs_torch
+):
+    if precision is not None:
+        (checkpoint / "onnx").mkdir(exist_ok=True)
+        (checkpoint / "onnx" / "graphs.json").write_text(json.dumps({"precision": precision}))
+    text = files_of_space(checkpoint, CARD)["requirements.txt"].decode()
+    assert ("\ntorch>=" in text) == ("\n--extra-index-url " in text) == needs_torch
+    assert "\nonnxruntime>=" in text
 
 
 @pytest.mark.slow

@@ -58,6 +58,41 @@ def test_captions_are_those_of_generate(captioner, photos, monkeypatch, num_beam
             np.testing.assert_allclose(caption.attention, other.attention, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("begin", ["a", "Two children play"])
+def test_captions_go_on_from_words_as_those_of_generate_do(captioner, photos, monkeypatch, num_beams, begin):
+    settings = {"num_beams": num_beams, "num_captions": num_beams, "begin": begin}
+    found = captioner(photos, **settings)
+    expected = by_generate(captioner, monkeypatch, photos, **settings)
+    given = tuple(begin.lower().split())
+    plain = captioner(photos)
+    assert len({caption.words for of_photo in found for caption in of_photo}) > 1
+    for of_photo, expected_of_photo in zip(found, expected, strict=True):
+        assert [caption.words for caption in of_photo] == [caption.words for caption in expected_of_photo]
+        for caption, other in zip(of_photo, expected_of_photo, strict=True):
+            assert caption.words[: len(given)] == given
+            assert caption.score == pytest.approx(other.score, abs=1e-4)
+            assert caption.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-4)
+            np.testing.assert_allclose(caption.attention, other.attention, atol=1e-5)
+    assert [caption.text for caption in captioner(photos)] == [caption.text for caption in plain]
+
+
+def test_a_caption_that_begins_as_it_would_anyhow_is_the_same(captioner, photos):
+    """Greedily: each word is the likeliest behind those before it."""
+    caption = max((captioner(photo, num_beams=1) for photo in photos), key=lambda caption: len(caption.words))
+    photo = next(photo for photo in photos if captioner(photo, num_beams=1).words == caption.words)
+    again = captioner(photo, num_beams=1, begin=" ".join(caption.words[:2]))
+    assert len(caption.words) > 2
+    length = len(caption.words)  # which may have been all that it might write, without words that were given
+    assert again.words[:length] == caption.words
+    assert again.log_probabilities[:length] == pytest.approx(caption.log_probabilities, abs=1e-5)
+
+
+def test_a_beginning_of_unknown_words_is_refused(captioner, photos):
+    with pytest.raises(ValueError, match="can't begin with 'xyzzy': the checkpoint doesn't know the word"):
+        captioner(photos[0], begin="a xyzzy dog")
+
+
 def test_generate_is_not_called_where_the_search_knows_all_settings(captioner, photos, monkeypatch):
     monkeypatch.setattr(captioner.model, "generate", None)
     assert captioner(photos[0]).text == captioner(photos[0], do_sample=False, no_repeat_ngram_size=0).text

@@ -6,8 +6,9 @@ import torch
 
 from hf_gru_captioner.data import CaptionCollator
 from hf_gru_captioner.evaluation import CaptionSet, bleu_scores, cider_scores
+from hf_gru_captioner.label_names import LabelNames
 from hf_gru_captioner.training import SelfCritical, count_ngrams
-from hf_gru_captioner.training.scst import as_words
+from hf_gru_captioner.training.scst import LabelReward, as_words
 
 END = 2
 
@@ -155,3 +156,23 @@ def test_training_raises_the_reward(writer, batch, frequencies):
 def test_one_sample_has_nothing_to_be_compared_with(frequencies):
     with pytest.raises(ValueError, match="take at least 2, found 1"):
         SelfCritical(frequencies, samples=1)
+
+
+def test_naming_labels_is_rewarded_and_naming_what_is_not_there_costs(writer, batch, frequencies, processor):
+    names = LabelNames(["dog", "hot dog", "child"], {"child": ["girl"]})
+    reward = LabelReward(["child", "dog", "hot_dog"], names, processor.batch_decode, weight=0.5)
+    texts = ["A brown dog runs", "Two children play", "A girl and a brown dog", "The beach", "A brown dog"]
+    captions = processor.encode_captions(texts)
+    has = torch.tensor([[0.0, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0], [torch.nan] * 3])
+    assert reward(captions, has).tolist() == [0.5, -0.5, 0.0, 0.0, 0.0]
+
+    plain = SelfCritical(frequencies, samples=2)
+    labelled = SelfCritical(frequencies, samples=2, label_reward=lambda captions, labels: labels[:, 0].numpy())
+    torch.manual_seed(0)
+    before = plain.prepare(writer, batch, 0.0)
+    torch.manual_seed(0)
+    number = int(batch["image_index"].max()) + 1
+    after = labelled.prepare(writer, {**batch, "image_labels": torch.arange(number)[:, None] + 1.0}, 0.0)
+    assert torch.equal(before["labels"], after["labels"])
+    assert torch.allclose(before["advantage"], after["advantage"], atol=1e-5)  # the same for all samples of an image
+    assert labelled.metrics["reward"] == pytest.approx(plain.metrics["reward"] + (number + 1) / 2, abs=1e-5)

@@ -121,6 +121,18 @@ def test_a_stream_grows_word_by_word_to_the_greedy_caption(service, captioner, p
         list(service.stream("nowhere.jpg", Decoding("greedy")))
 
 
+@pytest.mark.parametrize("decoding", [Decoding("sample"), Decoding("greedy", no_repeat_ngram=2)])
+def test_where_pytorch_is_missing_what_needs_it_is_refused(monkeypatch, photo, decoding):
+    monkeypatch.setattr("hf_gru_captioner.web.service.has_pytorch", lambda: False)
+    service = CaptionService(Captioner.from_pretrained())
+    with pytest.raises(RefusedError, match="need PyTorch, which is not installed here: choose beam or greedy"):
+        service(photo, decoding)
+    with pytest.raises(RefusedError, match="need PyTorch"):
+        list(service.stream(photo, decoding))
+    assert service(photo, QUICK).captions
+    service.close()
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -1,0 +1,236 @@
+"""Which columns of a table hold images and captions, and the captions in their cells: the same rules for every source.
+
+Names are compared without regard to case, spaces, dashes and underscores: "Image Path" is `image_path`.
+"""
+
+import itertools
+import json
+import re
+import reprlib
+import unicodedata
+from ast import literal_eval
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, TypeGuard
+
+from ..untrusted_images import ADDRESSES, MAX_CAPTION, SUFFIXES
+
+# In the order of preference, should a table have several.
+IMAGE_NAMES = (
+    *("file_name", "filename", "image", "image_path", "image_file", "image_filename", "image_name", "img", "img_path"),
+    *("img_name", "filepath", "file_path", "file", "path", "photo", "photo_path", "picture"),
+    *("image_url", "img_url", "url"),
+)
+CAPTION_NAMES = (
+    *("captions", "caption", "text", "texts", "txt", "sentences", "sentence", "description", "descriptions"),
+    *("alt", "alt_text", "comments", "comment", "title"),
+)
+CAPTION_STEMS = (
+    "caption",
+    "captions",
+    "text",
+    "sentence",
+    "description",
+    "alt",
+    "comment",
+    "title",
+)  # of numbered ones
+ID_NAMES = ("image_id", "imageid")
+KNOWN_LAYOUTS = (
+    "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
+    "sentences (a list of strings or of {'raw': string}), sentence, description, alt, comment, title"
+)
+MAX_WEIGHT = 1000.0  # of a caption
+MAX_SHOWN = 60  # characters of what a message shows
+NAMES_SHOWN = 20  # columns or keys that a message shows
+IMAGE_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".jp2", ".heic", ".ppm")  # which of them can be read shows later
+
+_NUMBERED = re.compile(rf"(?P<stem>{'|'.join(CAPTION_STEMS)})_?(?P<number>\d{{1,6}})")
+_LIST = re.compile(r"""\[\s*(?:["'{]|(?:None|null|\]).*(?<=\])$)""", re.DOTALL)  # a cell that is a list of captions
+_ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|None\b)(\s*,\s*|\s+|(?=\]))""", re.DOTALL)
+
+
+class Columns(NamedTuple):
+    """The columns of a table by their content."""
+
+    image: str | None
+    captions: tuple[str, ...]  # numbered ones in the order of their numbers
+    split: str | None = None
+    image_id: str | None = None
+    weights: str | None = None
+    labels: str | None = None
+
+
+def plain_name(name: Any) -> str:
+    """A column's name as it is compared: `" Image-Path"` -> `image_path`."""
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", str(name)).casefold()).strip("_")
+
+
+@lru_cache(maxsize=1024)
+def find_columns(names: tuple[str, ...], image_column: str | None = None, caption_column: str | None = None) -> Columns:
+    """The columns of a table by content.
+
+    Args:
+        names: All of them.
+        image_column, caption_column: Names that the user gives, exactly or as [`plain_name`] compares them; of captions
+            also several, separated by commas.
+
+    Raises:
+        ValueError: There is no column of a name that the user gives.
+    """
+    by_plain: dict[str, str] = {}
+    for name in names:
+        by_plain.setdefault(plain_name(name), name)
+
+    def given(name: str) -> str:
+        column = name if name in names else by_plain.get(plain_name(name))
+        if column is None:
+            raise ValueError(f"no column {name!r}. Columns found: {shown_names(names)}.")
+        return column
+
+    def first(wanted: Iterable[str]) -> str | None:
+        return next((by_plain[name] for name in wanted if name in by_plain), None)
+
+    if caption_column is None:
+        captions = caption_columns(names)
+    elif caption_column in names:
+        captions = [caption_column]
+    else:
+        captions = [given(name.strip()) for name in caption_column.split(",")]
+    image = first(IMAGE_NAMES) if image_column is None else given(image_column)
+    return Columns(
+        image,
+        tuple(captions),
+        first(("split",)),
+        first(ID_NAMES),
+        first(("caption_weights",)),
+        first(("labels",)),
+    )
+
+
+def caption_columns(names: Iterable[str]) -> list[str]:
+    """The columns that hold captions in a known layout; empty if there are none."""
+    names = list(names)
+    by_plain: dict[str, str] = {}
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        plain = plain_name(name)
+        if match := _NUMBERED.fullmatch(plain):
+            numbered.setdefault(match["stem"].removesuffix("s"), []).append((int(match["number"]), name))
+        else:
+            by_plain.setdefault(plain, name)
+    for wanted in CAPTION_NAMES:
+        stem = wanted.removesuffix("s")
+        alone = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
+        if found := [*alone, *(name for _, name in sorted(numbered.get(stem, ())))]:
+            return found
+    return []
+
+
+def looks_like_image(cell: Any) -> bool:
+    """Whether a cell is the name of an image file or its address, by its ending."""
+    if not isinstance(cell, str) or len(cell) > 4096:
+        return False
+    text = cell.strip()
+    if text.startswith(ADDRESSES):
+        return " " not in text
+    return PurePosixPath(text.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
+
+
+def has_words(caption: str) -> bool:
+    """Whether a caption has a letter or a digit: punctuation and emoji alone say nothing that can be learned."""
+    return any(letter.isalnum() for letter in caption)
+
+
+def captions_of(cells: Iterable[Any]) -> list[str]:
+    """The captions in the cells of a row: strings, `{"raw": string}`, lists of these, or such a list as text. Captions
+    that are empty or have no words are left out.
+
+    Raises:
+        ValueError: A caption is not text, or has more than 10,000 characters; or a list in a cell can't be read.
+    """
+    return [text for text in texts_of(cells) if has_words(text)]
+
+
+def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
+    """The weight of each caption that `captions_of(cells)` returns.
+
+    Args:
+        cell: The weights, one for each caption, empty captions included; null for 1 each; one number for one caption.
+        cells: The captions.
+
+    Raises:
+        ValueError: Another number of weights, or one that is not above 0 and at most 1000.
+    """
+    texts = texts_of(cells)
+    weights = [1.0] * len(texts) if cell is None else cell if isinstance(cell, list | tuple) else [cell]
+    if len(weights) != len(texts):
+        raise ValueError(f"caption_weights must have a number for each caption, found {len(weights)} for {len(texts)}.")
+    for weight in weights:
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= MAX_WEIGHT:
+            raise ValueError(f"a caption weight must be above 0 and at most {MAX_WEIGHT:g}, found {shown(weight)}.")
+    return [float(weight) for weight, text in zip(weights, texts, strict=True) if has_words(text)]
+
+
+def is_list_of_text(value: Any) -> TypeGuard[Sequence[str]]:
+    """Whether a value may be labels of an image."""
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def texts_of(cells: Iterable[Any]) -> list[str]:
+    """As [`captions_of`], with empty captions as empty strings and with those that have no words."""
+    captions: list[str] = []
+    for cell in cells:
+        if cell is None:
+            continue
+        if isinstance(cell, str) and _LIST.match(cell.strip()):
+            cell = _list_in(cell.strip())
+        is_one = isinstance(cell, str | Mapping) or not isinstance(cell, Iterable)
+        for caption in [cell] if is_one else cell:
+            text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
+            if text is None:
+                text = ""
+            if not isinstance(text, str):
+                raise ValueError(f"a caption must be text, found {shown(text)}.")
+            if len(text) > MAX_CAPTION:
+                raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
+            captions.append(text.strip())
+    return captions
+
+
+def _list_in(cell: str) -> list[Any]:
+    """A list of captions that was written as text: as JSON, as Python prints it, or as NumPy does, without commas."""
+    try:
+        parsed = json.loads(cell)
+    except (ValueError, RecursionError):
+        parsed = _printed_list(cell)
+    if not isinstance(parsed, list):
+        raise ValueError(
+            f"a cell begins like a list of captions, but can't be read as one: {shown(cell)}. Write it as "
+            '["a dog", "two dogs"], or remove the brackets.'
+        )
+    return parsed
+
+
+def _printed_list(cell: str) -> list[Any] | None:
+    items, position = [], 1
+    while match := _ITEM.match(cell, position):
+        try:
+            items.append(literal_eval(match[1]))
+        except (ValueError, SyntaxError):  # an escape that is none
+            return None
+        position = match.end()
+    return items if cell[position:] == "]" else None
+
+
+def shown(value: Any) -> str:
+    """A value of a file, whatever it is, short enough for a message."""
+    text = reprlib.repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def shown_names(names: Iterable[Any]) -> str:
+    """Names of columns or keys, as many as a message can show."""
+    some = [" ".join(str(name)[:MAX_SHOWN].split()) for name in itertools.islice(names, NAMES_SHOWN + 1)]
+    return ", ".join(some[:NAMES_SHOWN]) + (" and more" if len(some) > NAMES_SHOWN else "")

@@ -1,0 +1,120 @@
+"""Webdataset shards: tar archives in which the files of an image follow each other, `0001.jpg`, `0001.txt`.
+
+https://github.com/webdataset/webdataset. In contrast to it, the name of an image ends at its last dot, so that
+`a.b.jpg` and `a.b.txt` are one image and not endings of an image `a`; any image ending counts, in capitals too, and a
+shard may mix them; an image without captions, or captions without an image, are rows with a problem, wherever they
+come.
+"""
+
+import itertools
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import brief
+from .caption_files import captions_in_text
+from .columns import IMAGE_SUFFIXES, find_columns, is_list_of_text, shown, texts_of
+from .encodings import decode_text
+from .tables import BY_NAME, ChosenColumns
+
+TEXTS = ("captions", "caption", "txt", "text")  # endings of files of captions, in the order of preference
+MAX_MEMBER = 100_000_000  # bytes
+
+
+def shard_rows(shards: Iterable[str], chosen: Sequence[str | None] = BY_NAME) -> Iterator[dict[str, Any]]:
+    """Rows of `image`, undecoded, `captions` as they are, `image_id`, `caption_weights`, `labels` and `problem`.
+
+    Args:
+        shards: Files.
+        chosen: Names of columns of the JSON files that the user gives.
+
+    Raises:
+        ValueError: A shard is damaged; names it.
+    """
+    for shard in shards:
+        try:
+            with tarfile.open(shard) as archive:
+                yield from _rows(archive, ChosenColumns(*chosen))
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(f"{shard} is no tar archive, or it is damaged ({brief(error)[:60]})") from None
+
+
+def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str, Any]]:
+    key: str | None = None
+    files: dict[str, bytes] = {}
+    for member in archive:
+        stem, ending = os.path.splitext(member.name)
+        if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+            continue
+        if stem != key and files:
+            yield _row(key or "", files, chosen)
+            files = {}
+        key = stem
+        if member.size <= MAX_MEMBER:
+            files[ending.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
+        else:
+            files[ending.lower()] = b""
+    if files:
+        yield _row(key or "", files, chosen)
+
+
+def _row(key: str, files: Mapping[str, bytes], chosen: ChosenColumns) -> dict[str, Any]:
+    image = next((files[ending] for ending in files if ending in IMAGE_SUFFIXES), None)
+    row: dict[str, Any] = {
+        "image": None if image is None else {"bytes": image, "path": None},
+        "captions": [],
+        "image_id": key,
+        "caption_weights": None,
+        "labels": None,
+        "problem": None if image is not None else f"no image beside {', '.join(key + ending for ending in files)}",
+    }
+    try:
+        row |= _captions(key, files, chosen)
+    except ValueError as error:
+        row["problem"] = str(error)
+    return row
+
+
+def _captions(key: str, files: Mapping[str, bytes], chosen: ChosenColumns) -> dict[str, Any]:
+    text = next((f".{name}" for name in TEXTS if f".{name}" in files), None)
+    if text is not None and chosen.caption is None:
+        return {"captions": captions_in_text(key + text, decode_text(files[text], key + text))}
+    if ".json" not in files:
+        return {}
+    try:
+        content = json.loads(decode_text(files[".json"], f"{key}.json"))
+    except RecursionError as error:
+        raise ValueError(f"{key}.json is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{key}.json is not JSON: {error}") from error
+    if not isinstance(content, Mapping):
+        return {"captions": texts_of([content])}
+    columns = find_columns(tuple(content), caption_column=chosen.caption)
+    found: dict[str, Any] = {"captions": texts_of([content[column] for column in columns.captions])}
+    if columns.weights is not None:
+        found["caption_weights"] = _weights(content[columns.weights])
+    if columns.labels is not None and is_list_of_text(content[columns.labels]):  # others have another meaning
+        found["labels"] = list(content[columns.labels])
+    if columns.image_id is not None:
+        found["image_id"] = str(content[columns.image_id])
+    return found
+
+
+def _weights(cell: Any) -> list[float] | None:
+    """Weights as a list of numbers, whose number and range are checked with the captions."""
+    if cell is None:
+        return None
+    weights = cell if isinstance(cell, list) else [cell]
+    for weight in weights:
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise ValueError(f"a caption weight must be a number, found {shown(weight)}")
+    return [float(weight) for weight in weights]
+
+
+def optional_columns(shards: Sequence[str], names: Sequence[str], num_rows: int = 100) -> list[str]:
+    """Which of the columns `names` the first rows of some shards use."""
+    rows = list(itertools.islice(shard_rows(shards), num_rows))
+    return [name for name in names if any(row[name] is not None for row in rows)]

@@ -1,0 +1,379 @@
+"""The rows of a table, whatever it is stored as: CSV with any usual delimiter, JSON, JSON lines, Excel, Parquet.
+
+The format is recognised by the content, not by the file's name. A row knows its number, which every message about it
+gives: as a spreadsheet counts, the header included; in JSON lines the line; in JSON and Parquet from 1 on.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time
+from typing import Any, NamedTuple
+
+from ..errors import needs_extra, reason_of
+from .columns import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    caption_columns,
+    find_columns,
+    looks_like_image,
+    plain_name,
+    shown,
+    shown_names,
+)
+from .encodings import decode_text
+
+DELIMITERS = ",\t;|"
+UNQUOTED = "\t|"  # delimiters that most writers quote nothing with
+MAX_UNPACKED = 1_000_000_000  # bytes of a workbook
+ZIP, PARQUET = b"PK\x03\x04", b"PAR1"  # how such files begin
+WORKBOOK = "xl/workbook.xml"  # a member of every .xlsx file
+HEADERLESS = ("image", "caption")
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    where: str  # such as "row 7"
+    cells: Mapping[str, Any]
+
+
+class ChosenColumns(NamedTuple):
+    """Names of columns that the user gives; None to recognise them."""
+
+    image: str | None = None
+    caption: str | None = None
+
+
+BY_NAME = ChosenColumns()
+
+
+def parse_json(name: object, text: str) -> Any:
+    """The value of a JSON text, or a list of [`Row`] if it is JSON lines.
+
+    Raises:
+        ValueError: It is neither; names the row.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{name} is not a caption file: its JSON is nested too deeply.") from error
+    except ValueError as error:  # also a number of more digits than Python reads
+        first, _, rest = text.strip().partition("\n")
+        is_called_lines = str(name).lower().endswith((".jsonl", ".ndjson"))
+        if not is_called_lines and not (rest.strip() and _is_json(first)):
+            raise ValueError(f"{name} is not one JSON value ({error}), and not JSON lines either.") from error
+    return list(json_lines(name, text))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def json_lines(name: object, text: str) -> Iterator[Row]:
+    """The rows of JSON lines.
+
+    Raises:
+        ValueError: A line is no JSON object; gives its number.
+    """
+    for number, line in enumerate(io.StringIO(text), 1):  # ends lines at \\n alone, as JSON lines do
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except RecursionError as error:
+            raise ValueError(f"{name} is not a caption file: its JSON is nested too deeply.") from error
+        except ValueError as error:
+            raise ValueError(f"{name}, row {number}: line {number} is not JSON: {error}.") from error
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{name}, row {number}: found {shown(line.strip())}, not an object of columns.")
+        yield Row(f"row {number}", row)
+
+
+def rows_of_objects(objects: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of a list of objects."""
+    return [Row(f"row {number}", each) for number, each in enumerate(objects, 1)]
+
+
+def rows_of_columns(content: Mapping[str, Any]) -> list[Row] | None:
+    """The rows of a JSON of columns, each a list or, as pandas writes it, an object by row; None if it is none."""
+    names = tuple(content)
+    columns = find_columns(names)
+    if columns.image is None or not columns.captions:
+        return None
+    values = list(content.values())
+    if all(isinstance(each, list) for each in values) and len({len(each) for each in values}) == 1:
+        cells: Iterable[Sequence[Any]] = zip(*values, strict=True)
+    elif all(isinstance(each, Mapping) for each in values) and len({tuple(each) for each in values}) == 1:
+        cells = zip(*(each.values() for each in values), strict=True)
+    else:
+        return [Row("row 1", content)]  # JSON lines of one line
+    return rows_of_objects(dict(zip(names, row, strict=True)) for row in cells)
+
+
+def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> Iterator[Row]:
+    """The rows of a CSV file, with commas, tabs, semicolons or bars between its cells, with or without a header.
+
+    Raises:
+        ValueError: A row has more cells than the header, or a quotation mark is open; gives row and line.
+    """
+    first_line = 1
+    if re.match(r"sep=.\r?\n", text):  # written and hidden by Excel
+        text, first_line = text.partition("\n")[2], 2
+    delimiter, has_header = _form(text, chosen)
+    is_quoted = delimiter not in UNQUOTED or not _is_plain(text, delimiter)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        skipinitialspace=True,
+        strict=is_quoted,
+        quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
+    )
+    header: list[str] = [] if has_header else list(HEADERLESS)
+    number, line = first_line - 1, first_line
+    while True:
+        number += 1
+        where = f"row {number}" + (f" (line {line})" if line != number else "")
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            end = reader.line_num + first_line - 1
+            raise ValueError(f"{name}, {where}: {_quoting_fault(str(error), line, end)}") from error
+        if cells is None:
+            return
+        end, started = reader.line_num + first_line - 1, line
+        line = end + 1
+        if not any(cell.strip() for cell in cells):
+            continue
+        if end > started and (swallowed := _swallowed(cells, delimiter)):
+            raise ValueError(
+                f"{name}, {where}: a quotation mark that opens in line {started} swallows the rows up to line {end}, "
+                f"such as {shown(swallowed)}: close it, or write it twice if it belongs to the caption."
+            )
+        if not header:
+            header = _unique([cell.strip() for cell in cells])
+            continue
+        if len(cells) > len(header):
+            if any(cell.strip() for cell in cells[len(header) :]):
+                of_header = f"than the header's {len(header)}" if has_header else f"than {len(header)}"
+                raise ValueError(f"{name}, {where}: more cells {of_header}. Quote captions that contain {delimiter!r}.")
+            cells = cells[: len(header)]
+        yield Row(where, dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
+
+
+def _quoting_fault(error: str, started: int, end: int) -> str:
+    if "unexpected end" in error:
+        return f"the quotation mark that opens in line {started} is never closed: close it, or write it twice."
+    if "expected after" in error:
+        lines = f"line {started}" if started == end else f"lines {started} to {end}"
+        return (
+            f"a quotation mark opens or closes in the middle of a cell in {lines}: a cell with quotation marks begins "
+            'and ends with one, and those inside are written twice ("").'
+        )
+    return f"line {started}: {error}; is a quotation mark open?"
+
+
+def _swallowed(cells: Sequence[str], delimiter: str) -> str | None:
+    """The first line inside of a cell that looks like a row of its own."""
+    for cell in cells:
+        for line in cell.splitlines()[1:]:
+            inner = [part.strip().strip('"') for part in line.split(delimiter)]
+            if len(inner) > 1 and any(map(looks_like_image, inner)):
+                return line
+    return None
+
+
+def _is_plain(text: str, delimiter: str) -> bool:
+    """Whether no cell is quoted, as far as can be told: each line has as many delimiters as the first, and some cell
+    begins with a quotation mark that nothing closes."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    number = lines[0].count(delimiter) if lines else 0
+    if not number or any(line.count(delimiter) != number for line in lines):
+        return False
+    cells = (cell.strip() for line in lines for cell in line.split(delimiter))
+    return any(cell.startswith('"') and not re.fullmatch(r'"(?:[^"]|"")*"', cell) for cell in cells)
+
+
+def _form(text: str, chosen: ChosenColumns) -> tuple[str, bool]:
+    """The delimiter, and whether the first row is a header."""
+    beginning = next((line for line in text.splitlines() if line.strip(" \t,;|")), "")
+    rows: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        try:
+            rows[delimiter] = [cell.strip() for cell in next(csv.reader([beginning], delimiter=delimiter))]
+        except csv.Error:  # a cell beyond any length
+            rows[delimiter] = [beginning]
+    by_cells = sorted(rows, key=lambda delimiter: -len(rows[delimiter]))  # stable: a comma first
+    wanted = {plain_name(name) for name in (chosen.image, *(chosen.caption or "").split(",")) if name}
+    for delimiter in by_cells:
+        names = {plain_name(cell) for cell in rows[delimiter]}
+        if wanted and wanted <= names:
+            return delimiter, True
+        if not wanted and names & set(IMAGE_NAMES) and caption_columns(rows[delimiter]):
+            return delimiter, True
+    known = set(IMAGE_NAMES) | set(CAPTION_NAMES) | wanted
+    for delimiter in by_cells:
+        cells = rows[delimiter]
+        if len(cells) == 2 and looks_like_image(cells[0]) and not known & set(map(plain_name, cells)):
+            return delimiter, False
+    return by_cells[0], True
+
+
+def _unique(header: Sequence[str]) -> list[str]:
+    """Names of columns, numbered where one comes several times: `caption, caption` -> `caption, caption_2`."""
+    names: list[str] = []
+    for name in header:
+        number, unique = 1, name
+        while unique in names and name:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    return names
+
+
+def is_workbook(content: bytes) -> bool:
+    """Whether a ZIP archive is an Excel workbook."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return WORKBOOK in archive.namelist()
+    except Exception:  # zipfile raises what its parsers stumble over
+        return False
+
+
+def workbook_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) -> list[Row]:
+    """The rows of an Excel workbook's first sheet that has images and captions, otherwise of its first sheet.
+
+    Raises:
+        ValueError: The workbook is damaged, or has no rows.
+        MissingExtraError: openpyxl is not installed.
+    """
+    with needs_extra("xlsx"):
+        import openpyxl  # type: ignore[import-untyped]
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+                raise ValueError(f"more than {MAX_UNPACKED / 1e9:g} GB when unpacked")
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        sheets = [(sheet.title, _sheet_rows(sheet)) for sheet in book.worksheets]
+    except Exception as error:  # openpyxl raises what it stumbles over
+        raise ValueError(f"{name} can't be read as an Excel workbook ({reason_of(error)}): save it as CSV.") from error
+    sheets = [(title, rows) for title, rows in sheets if rows]
+    if not sheets:
+        raise ValueError(f"{name} has no rows.")
+    title, rows = next(
+        (sheet for sheet in sheets if _is_captioned(sheet[1][0].cells, chosen)),
+        sheets[0],
+    )
+    if len(sheets) > 1:
+        rows = [Row(f"sheet {title!r}, {where}", cells) for where, cells in rows]
+    return rows
+
+
+def _sheet_rows(sheet: Any) -> list[Row]:
+    sheet.reset_dimensions()  # some writers state a wrong size
+    header: list[str] = []
+    rows = []
+    for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
+        cells = [_cell_value(value) for value in values]
+        if all(cell in (None, "") for cell in cells):
+            continue
+        if not header and len(cells) == 2 and looks_like_image(cells[0]):
+            header = list(HEADERLESS)
+        elif not header:
+            header = _unique(["" if cell is None else str(cell).strip() for cell in cells])
+            continue
+        header += [""] * (len(cells) - len(header))
+        rows.append(
+            Row(f"row {number}", dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
+        )
+    return rows
+
+
+def _cell_value(value: Any) -> Any:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)  # Excel has no whole numbers
+    return value.strip() if isinstance(value, str) else value
+
+
+def _is_captioned(names: Iterable[str], chosen: ChosenColumns) -> bool:
+    try:
+        columns = find_columns(tuple(names), *chosen)
+    except ValueError:
+        return False
+    return columns.image is not None and bool(columns.captions)
+
+
+def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) -> list[Row]:
+    """The rows of a Parquet file, of the columns that are used.
+
+    Args:
+        name: Its name in messages.
+        content: Its bytes, or its path.
+        chosen: Names of columns that the user gives.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
+            names = tuple(file.schema_arrow.names)
+            columns = find_columns(names, *chosen)
+            if columns.image is None or not columns.captions:
+                return [Row("row 1", dict.fromkeys(names))]  # to be refused with the names of its columns
+            found = (
+                columns.image,
+                *columns.captions,
+                columns.split,
+                columns.image_id,
+                columns.weights,
+                columns.labels,
+                "error",
+            )
+            table = file.read([each for each in names if each in found])
+        return rows_of_objects(table.to_pylist())
+    except ValueError:
+        raise
+    except Exception as error:  # pyarrow raises errors of its own, and OSError for damage too
+        raise ValueError(f"{name} can't be read, it may be damaged ({reason_of(error)}).") from error
+
+
+def table_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) -> Any:
+    """The rows of a table, or the value of a JSON file, which may be another layout.
+
+    Args:
+        name: Its name in messages.
+        content: Its bytes.
+        chosen: Names of columns that the user gives.
+
+    Raises:
+        ValueError: It can't be read; says where.
+    """
+    if content.startswith(ZIP) and is_workbook(content):
+        return workbook_rows(name, content, chosen)
+    if content.startswith(PARQUET):
+        return parquet_rows(name, content, chosen)
+    text = decode_text(content, name)
+    if text.lstrip().startswith(("{", "[")) or str(name).lower().endswith((".json", ".jsonl", ".ndjson")):
+        content = parse_json(name, text)
+        is_list = isinstance(content, list) and all(isinstance(each, Mapping | Row) for each in content)
+        if str(name).lower().endswith((".jsonl", ".ndjson")) and not (is_list or isinstance(content, Mapping)):
+            return list(json_lines(name, text))  # to be refused with its line
+        return content
+    return list(separated_rows(name, text, chosen))
+
+
+def unknown_columns(name: object, names: Iterable[str], columns: Any, known: str) -> ValueError:
+    """The error of a table without a column of images or of captions."""
+    what = "captions" if columns.image else "image path"
+    return ValueError(f"{name} has no {what} in a known layout. Columns found: {shown_names(names)}. Known: {known}.")

@@ -1,0 +1,400 @@
+"""The file of captions that `gru-captioner caption --output` writes and completes: JSON lines, CSV or Parquet.
+
+One row per caption: `path`, `caption` and `score`, or `path` and `error`; `photo_version` (size and time of the file)
+and `made_by` (checkpoint and settings) tell what has changed since. Columns of others, such as labels, are kept.
+
+While photos are captioned, each process writes a part of its own, `FILE.part-0` and so on, with all captions of a photo
+in one line, so that a kill tears at most the last; what earlier commands have left stands in `FILE.part-earlier`. At
+the end the parts take the place of the file, in the order of the photos. Memory holds where rows are, not the rows.
+"""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from glob import escape
+from itertools import groupby, islice
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import UsageError, brief, needs_extra
+from ..files import PARTIAL, atomic_path
+from ..untrusted_images import ADDRESSES
+
+JSON_LINES, CSV, PARQUET = (".jsonl", ".ndjson"), (".csv",), (".parquet",)
+ENDINGS = (*JSON_LINES, *CSV, *PARQUET)
+COLUMNS = (
+    "path",
+    "caption",
+    "score",
+    "error",
+    "backend",
+    "attention",
+    "photo_version",
+    "made_by",
+)  # of ours, in this order
+ROWS_AT_ONCE = 1000  # of Parquet
+MAX_CELL = 1 << 20  # characters of a CSV's cell
+_SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it
+_SPELLED_SURROGATE = re.compile(r"\\udc([89a-f][0-9a-f])")
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Standing:
+    """What a file has of the photos of a command.
+
+    Args:
+        done: Photos whose rows are as this command would write them.
+        failed: Number of photos that could not be read and are tried again.
+        changed: Number of photos that have changed since, and are captioned again.
+        others: Number of photos that were captioned by other settings.
+        made_by: One of these other settings.
+    """
+
+    done: set[str]
+    failed: int = 0
+    changed: int = 0
+    others: int = 0
+    made_by: str = ""
+
+
+class CaptionFile:
+    """
+    Args:
+        path: The file; its ending says how it is written.
+        rank: Index of this process, of several that caption shares of the photos.
+
+    Raises:
+        UsageError: A folder, an ending that is none of them, or another command writes this file.
+        MissingExtraError: What writes Parquet is not installed.
+    """
+
+    def __init__(self, path: Path, rank: int = 0):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name a file in it, such as {path / 'captions.jsonl'}.")
+        if path.suffix.lower() not in ENDINGS:
+            raise UsageError(f"{path}: its ending says how captions are written. Take .jsonl, .csv or .parquet.")
+        if path.suffix.lower() in PARQUET:
+            with needs_extra("formats"):
+                import pyarrow.parquet  # noqa: F401
+        self.path = path
+        self._earlier = path.with_name(f"{path.name}.part-earlier")
+        self._part = path.with_name(f"{path.name}.part-{rank}")
+        self._lock_file = path.with_name(f"{path.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._lock_file, path) if rank == 0 else None
+        self._index = _Index([])
+        self._stream: IO[bytes] | None = None
+        self._is_copy = False  # whether the earlier part holds what the file does and no more
+
+    def collect(self) -> None:
+        """Puts together what earlier commands have written. Runs on the first process, before the others open it.
+
+        Raises:
+            UsageError: The file holds something else.
+        """
+        parts = [part for part in self._parts() if part != self._earlier]
+        files = [file for file in (self.path, self._earlier) if file.is_file()]
+        self._is_copy = not parts and files == [self.path]
+        files.sort(key=lambda file: file.stat().st_mtime_ns)  # the file, if it was edited since the last kill
+        if files or parts:
+            rows_of = {file: _rows(file) for file in files} | {part: _rows(part) for part in parts}
+            _write_parts(self._earlier, (each for rows in rows_of.values() for each in rows))
+        for part in parts:
+            part.unlink()
+
+    def open(
+        self,
+        photos: Sequence[str],
+        made_by: str,
+        is_complete: Callable[[str, Row], bool] = lambda photo, row: True,
+    ) -> Standing:
+        """Begins a part for this process, and tells what is done. Runs on each process, after `collect`.
+
+        Args:
+            photos: Those of the command.
+            made_by: Its checkpoint and settings.
+            is_complete: Whether a row has all that the command asks for beside a caption.
+        """
+        self._index = _Index([self._earlier] if self._earlier.exists() else [])
+        standing = Standing(set())
+        for photo in photos:
+            rows = self.rows(photo)
+            if not rows:
+                continue
+            version = photo_version(photo)
+            if "error" in rows[0]:
+                standing.failed += 1
+            elif rows[0].get("photo_version", version) != version:  # rows of others have none
+                standing.changed += 1
+            elif rows[0].get("made_by", made_by) != made_by:
+                standing.others += 1
+                standing.made_by = rows[0]["made_by"]
+            elif is_complete(photo, rows[0]):
+                standing.done.add(photo)
+        self._stream = self._part.open("ab")
+        return standing
+
+    def rows(self, photo: str) -> list[Row]:
+        """Those that earlier commands have written of a photo."""
+        return self._index.rows(photo)
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """All rows of a photo, in place of its earlier ones."""
+        assert self._stream is not None
+        self._stream.write(_encoded(list(rows)))
+        self._stream.flush()
+
+    def stop(self) -> None:
+        """Ends the part of this process."""
+        if self._stream is not None:
+            self._stream.close()
+        self._index.close()
+
+    def close(self) -> None:
+        """Leaves parts behind only where they hold what the file does not."""
+        self.stop()
+        if self._part.exists() and not self._part.stat().st_size:
+            self._part.unlink()
+        if self._lock is not None:
+            if self._parts() == [self._earlier] and self._is_copy:
+                self._earlier.unlink()
+            if not self._parts():
+                self._lock_file.unlink(missing_ok=True)
+            self._lock.close()
+
+    def finish(self, photos: Sequence[str]) -> int:
+        """Writes the file, and returns how many of these photos could not be read. Runs on the first process.
+
+        Rows of other photos come first, then those of these in their order.
+        """
+        parts = self._parts()
+        index = _Index(parts)
+        ours, failures = set(photos), 0
+        order = [photo for photo in index.photos() if photo not in ours]
+        order += photos
+        _write_whole(self.path, index, order)
+        failures = sum("error" in (index.rows(photo) or [{"error": ""}])[0] for photo in photos)
+        index.close()
+        for part in parts:
+            part.unlink()
+        return failures
+
+    def _parts(self) -> list[Path]:
+        """What is not yet in the file, the oldest first."""
+        found = sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
+        found = [file for file in found if file.is_file() and file.suffix != PARTIAL]
+        return sorted(found, key=lambda file: file != self._earlier)
+
+
+def photo_version(photo: str) -> str | None:
+    """Size and time of a photo's file, by which a change is noticed; None of an address and where there is no file."""
+    if photo.startswith(ADDRESSES):
+        return None
+    try:
+        state = os.stat(os.path.expanduser(photo))
+    except (OSError, ValueError):
+        return None
+    seconds, nanoseconds = divmod(state.st_mtime_ns, 1_000_000_000)
+    time = datetime.fromtimestamp(seconds, UTC)
+    return f"{state.st_size} bytes, {time:%Y-%m-%d %H:%M:%S}.{nanoseconds:09}"
+
+
+class _Index:
+    """Where the rows of each photo stand in parts."""
+
+    def __init__(self, parts: Sequence[Path]):
+        self._files = [part.open("rb") for part in parts]
+        self._places: dict[str, tuple[int, int]] = {}
+        for number, file in enumerate(self._files):
+            position = 0
+            for line in file:
+                rows = _decoded(line)
+                if rows:
+                    self._places[rows[0]["path"]] = (number, position)
+                position += len(line)
+
+    def photos(self) -> Iterable[str]:
+        return self._places.keys()
+
+    def rows(self, photo: str) -> list[Row]:
+        if photo not in self._places:
+            return []
+        number, position = self._places[photo]
+        self._files[number].seek(position)
+        return _decoded(self._files[number].readline()) or []
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def _decoded(line: bytes) -> list[Row] | None:
+    """The rows of a line of a part; None where a kill has torn it."""
+    try:
+        rows = json.loads(line)
+        return rows if rows[0]["path"] else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a file name that is not UTF-8
+        return json.dumps(value).encode() + b"\n"
+
+
+def _write_parts(part: Path, groups: Iterable[list[Row]]) -> None:
+    with atomic_path(part) as temporary, temporary.open("wb") as stream:
+        for rows in groups:
+            stream.write(_encoded(rows))
+
+
+def _rows(file: Path) -> Iterator[list[Row]]:
+    """The rows of a file or part, those of one photo at once.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    if ".part-" in file.suffix:
+        with file.open("rb") as stream:
+            yield from filter(None, map(_decoded, stream))
+        return
+    times = Counter(photo for photo, _ in _neighbours(file))
+    scattered: dict[str, list[Row]] = {photo: [] for photo, number in times.items() if number > 1}  # sorted since
+    for photo, rows in _neighbours(file):
+        if photo in scattered:
+            scattered[photo] += rows
+        else:
+            yield rows
+    yield from scattered.values()
+
+
+def _neighbours(file: Path) -> Iterator[tuple[str, list[Row]]]:
+    """Each photo with the rows of it that stand together."""
+    ending = file.suffix.lower()
+    rows = (_json_rows if ending in JSON_LINES else _csv_rows if ending in CSV else _parquet_rows)(file)
+    for photo, of_photo in groupby(rows, lambda row: row["path"]):
+        yield photo, list(of_photo)
+
+
+def _json_rows(file: Path) -> Iterator[Row]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            yield _checked(row, f"{file}, line {number}")
+
+
+def _csv_rows(file: Path) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CELL)
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            delimiter = max(",;\t", key=header.count)  # what a spreadsheet has saved it with
+            for number, row in enumerate(csv.DictReader(stream, delimiter=delimiter), 2):
+                if None in row:
+                    raise UsageError(f"{file}, line {number}: more cells than columns. Name another file.")
+                yield _checked(_without_empty(row), f"{file}, line {number}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file} is not a CSV in UTF-8 ({brief(error)}). Name another file.") from error
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches(ROWS_AT_ONCE):
+                for row in batch.to_pylist():
+                    yield _checked(_without_empty(row), str(file))
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"{file} is not a Parquet file ({brief(error)}). Name another file.") from error
+
+
+def _without_empty(cells: Mapping[str, Any]) -> Row:
+    row = {name: cell for name, cell in cells.items() if cell is not None and cell != ""}
+    if isinstance(row.get("path"), str):
+        row["path"] = _SPELLED_SURROGATE.sub(lambda spelled: chr(0xDC00 + int(spelled[1], 16)), row["path"])
+    if isinstance(row.get("score"), str):
+        with suppress(ValueError):
+            row["score"] = float(row["score"])
+    if "caption" not in row and "error" not in row:
+        row["caption"] = ""
+    return row
+
+
+def _checked(row: Any, where: str) -> Row:
+    if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not {"caption", "error"} & row.keys():
+        raise UsageError(f"{where}: not a line of captions. Name another file.")
+    return row
+
+
+def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
+    ending = file.suffix.lower()
+    rows = (row for photo in photos for row in index.rows(photo))
+    with atomic_path(file) as temporary:
+        if ending in JSON_LINES:
+            with temporary.open("wb") as stream:
+                stream.writelines(map(_encoded, rows))
+            return
+        names = {name: None for photo in photos for row in index.rows(photo) for name in row}
+        columns = [name for name in COLUMNS if name in names or name in COLUMNS[:3]]
+        columns += [name for name in names if name not in COLUMNS]
+        if ending in CSV:
+            with temporary.open("w", encoding="utf-8-sig", newline="") as table:  # by which spreadsheets know UTF-8
+                writer = csv.DictWriter(table, columns)
+                writer.writeheader()
+                writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+        else:
+            _write_parquet(temporary, columns, rows)
+
+
+def _write_parquet(file: Path, columns: Sequence[str], rows: Iterator[Row]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    kinds = {name: pyarrow.float64() if name == "score" else pyarrow.string() for name in columns}
+    schema = pyarrow.schema(list(kinds.items()))
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        while batch := list(islice(rows, ROWS_AT_ONCE)):
+            cells = [{name: row[name] if name == "score" else _cell(row[name]) for name in row} for row in batch]
+            writer.write_table(pyarrow.Table.from_pylist(cells, schema))
+
+
+def _cell(value: Any) -> str:
+    """A value as text that any program reads; bytes that are not UTF-8 as `\\udc80` and so on."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _SURROGATE.sub(lambda byte: f"\\udc{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def _locked(file: Path, path: Path) -> IO[bytes]:
+    """Holds a file until it is closed or the process ends, where the system can.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    stream = file.open("ab")
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.close()
+            raise UsageError(f"another command writes {path} now: wait for its end, or name another file.") from error
+        except OSError:
+            pass  # a file system without locks
+    return stream
