@@ -314,7 +314,7 @@ def locate_images(
         elif entry.path.startswith(ADDRESSES):
             files[_key(entry)] = File(entry.path, 0, 0)
         else:  # folders of another split last: names may recur in another split
-            found = finder.find(entry.path, lambda place, split=entry.split: split_of(place) in (None, split))  # type: ignore[misc]
+            found = finder.find(entry.path, lambda place, split=entry.split: split_of(place) in (None, split))
             files[_key(entry)] = found or File(_missing(entry, roots[0], outside), -1, -1)
     named = [entry for entry in entries if entry.path]
     if named and all(files[_key(entry)].num_bytes < 0 for entry in named):
