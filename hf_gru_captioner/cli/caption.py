@@ -289,7 +289,10 @@ class _Run:
             (heapq.heappush if len(self._low) < TO_LOOK_AT else heapq.heappushpop)(self._low, item)
             return False
         captions = [row["caption"] for row in rows if row["caption"]]
-        if not self._places or not captions:
+        if not self._places:
+            return False
+        if not captions:
+            self._kept.num_empty += 1
             return False
         changes, is_refused = [], False
         for place in self._places:
@@ -312,9 +315,10 @@ class _Run:
         if self._places:
             will = "would be written" if self._arguments.dry_run else "written"
             refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
+            empty = f", {self._kept.num_empty:,} have an empty caption" if self._kept.num_empty else ""
             self._tell.line(
                 f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
-                f"{self._kept.num_taken:,} had texts that stay{refused}"
+                f"{self._kept.num_taken:,} had texts that stay{refused}{empty}"
             )
         if self._num_low:
             self._tell.problem(f"{self._num_low:,} score below {self._arguments.min_score:g}, look at them:")
@@ -328,7 +332,7 @@ class _Kept:
     """What --write has done."""
 
     def __init__(self) -> None:
-        self.num_written = self.num_taken = self.num_refused = 0
+        self.num_written = self.num_taken = self.num_refused = self.num_empty = 0
 
 
 class _Teller:

@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import needs_extra
+from ..inference.backend import AUTO, PYTORCH
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
 
@@ -42,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ..web import ServicePool, serve
 
     from ..captioner import Captioner
-    from ..hub import example_images
+    from ..checkpoint import SHIPPED_CHECKPOINT
+    from ..hub import about_checkpoint, code_span, example_images, public_name
     from ..model import load_image
 
     paths = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
@@ -50,9 +54,30 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = {next(iter(paths)): first}
     pool = ServicePool(
         list(paths),
-        lambda name: loaded.pop(name, None) or Captioner.from_pretrained(paths.get(name, name)),
+        lambda name: loaded.pop(name, None) or _load(paths, name),
         any_name=arguments.any_checkpoint,
     )
     images = arguments.images if arguments.images is not None else example_images()
-    serve(pool, load_image, examples=images, host=arguments.host, port=arguments.port)
+    about = []
+    for name, path in paths.items():
+        folder = SHIPPED_CHECKPOINT if path is None else Path(path)
+        card = f"The model card of {code_span(name)} says what it knows, and its terms."
+        about.append(about_checkpoint(folder, name) if folder.is_dir() else card)
+    first_path = next(iter(paths.values()))
+    serve(
+        pool,
+        load_image,
+        host=arguments.host,
+        port=arguments.port,
+        examples=images,
+        about="\n\n".join(about),
+        train_from=None if first_path is None else shlex.quote(public_name(first_path)),
+    )
     return 0
+
+
+def _load(paths: Mapping[str, str | None], name: str):
+    """A captioner; of what a visitor names no graphs are run, which may be of any size."""
+    from ..captioner import Captioner
+
+    return Captioner.from_pretrained(paths.get(name, name), backend=AUTO if name in paths else PYTORCH)

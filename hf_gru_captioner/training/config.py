@@ -19,13 +19,13 @@ UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
     "dry_run",
-    "graphs",
     "measure_energy",
     "optimization.patience",
     "optimization.state_steps",
     "optimization.states_kept",
     "output_dir",
     "push_to_hub",
+    "save_onnx",
     "tracker",
     "validation.shown",
 }
@@ -312,7 +312,7 @@ class TrainingConfig:
     """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
-    graphs: bool = True
+    save_onnx: bool = True
     """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
     extra `export` is installed."""
     push_to_hub: str | None = None

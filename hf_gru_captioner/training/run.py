@@ -147,7 +147,7 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         objective=assembly.objective,
         run=run,
         record=_record(assembly),
-        graphs=config.graphs,
+        graphs=config.save_onnx,
         on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )

@@ -52,6 +52,16 @@ def recorded(checkpoint):
     return checkpoint
 
 
+def test_the_teacher_of_a_student_is_named(recorded):
+    assert "not written by people" not in str(render_card(recorded, "me/captioner", license="cc-by-4.0"))
+    teachers = [{"name": "big/teacher", "revision": "abc123"}, {"name": "my`folder", "revision": ""}]
+    stages = [{**STAGE, "teachers": teachers}, {**STAGE, "teachers": teachers[:1]}]
+    (recorded / "training.json").write_text(json.dumps({"stages": stages}))
+    card = " ".join(str(render_card(recorded, "me/captioner", license="cc-by-4.0")).split())
+    told = "were not written by people but by `big/teacher` (revision `abc123`), ``my`folder``, whose terms"
+    assert told in card
+
+
 def test_every_source_of_a_run_is_named(recorded):
     sources = [{"path": "jxie/flickr8k", "repeat": 1.0}, {"path": "mine", "repeat": 2.0}, {"path": "you/photos"}]
     stage = {**STAGE, "options": {**STAGE["options"], "data.source": sources}}

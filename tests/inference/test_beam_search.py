@@ -83,8 +83,9 @@ def test_a_caption_that_begins_as_it_would_anyhow_is_the_same(captioner, photos)
     photo = next(photo for photo in photos if captioner(photo, num_beams=1).words == caption.words)
     again = captioner(photo, num_beams=1, begin=" ".join(caption.words[:2]))
     assert len(caption.words) > 2
-    assert again.words == caption.words
-    assert again.log_probabilities == pytest.approx(caption.log_probabilities, abs=1e-5)
+    length = len(caption.words)  # which may have been all that it might write, without words that were given
+    assert again.words[:length] == caption.words
+    assert again.log_probabilities[:length] == pytest.approx(caption.log_probabilities, abs=1e-5)
 
 
 def test_a_beginning_of_unknown_words_is_refused(captioner, photos):

@@ -9,13 +9,13 @@ EPOCHS = [{"train_seconds": 100.0, "validation_seconds": 20.0}] * 3
 
 @pytest.fixture
 def make_record(tmp_path):
-    def make(**model):
+    def make(teachers=(), **model):
         options = {
             "data": {"source": str(tmp_path), "images": None, "cache_folder": "/secret/cache"},
             "model": {"encoder": "timm/some.encoder", "checkpoint": None, **model},
             "output_dir": "/secret/run",
         }
-        return TrainingRecord(options, images=6, captions=30, processes=2)
+        return TrainingRecord(options, images=6, captions=30, processes=2, teachers=teachers)
 
     return make
 
@@ -31,6 +31,13 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
     assert (stage["images"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
     assert "2 x 1 threads" in stage["machine"]
     assert stage["versions"]["torch"]
+
+
+def test_the_teachers_of_a_student_are_recorded(make_record, tmp_path):
+    make_record(teachers=[{"name": "me/teacher", "revision": "abc"}]).save_pretrained(str(tmp_path))
+    assert read_stages(tmp_path)[0]["teachers"] == [{"name": "me/teacher", "revision": "abc"}]
+    make_record().save_pretrained(str(tmp_path))
+    assert "teachers" not in read_stages(tmp_path)[0]
 
 
 def test_energy_is_recorded_where_all_epochs_measured_it(make_record, tmp_path):
