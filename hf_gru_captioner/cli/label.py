@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .find_images import find_images
 from .shell import BAD_INPUT, positive, quiet_transformers
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")
+    from .find_images import find_images
+
     found = find_images(arguments.paths, arguments.recursive)
     _tell(*found.problems)
     if not found.paths:
