@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, needs_extra
 from .shell import BAD_INPUT, positive, quiet_transformers
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ def add_command(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..library.caption_file import CaptionFile
-    from .find_images import find_images
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")

@@ -135,6 +135,7 @@ def test_the_size_in_a_jpeg_xl_header_is_read(size, container):
 def test_without_their_readers_the_formats_are_named_with_what_to_install(files, kind, message, monkeypatch):
     monkeypatch.setattr(image_loading, "is_installed", lambda package: False)
     monkeypatch.setattr("hf_gru_captioner.untrusted_images.is_installed", lambda package: False)
+    Image.init()  # else it would add its plugins to the list that is put aside below
     for name in ("HEIF", "JXL"):  # as in a process that has not read any
         monkeypatch.delitem(Image.OPEN, name)
     monkeypatch.setattr(Image, "ID", [each for each in Image.ID if each not in ("HEIF", "JXL")])
