@@ -165,7 +165,7 @@ class _Run:
             file.write(self._rows(labelled))
             if len(examples) < SHOWN:
                 examples.append(labelled)
-        file.close()
+        file.stop()  # close() would take what is in the file for all that there is
         file.finish(self._photos)
         self._summarize(problems, num_cut, examples)
         return len(problems)
