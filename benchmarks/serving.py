@@ -33,7 +33,7 @@ from PIL import Image
 from hf_gru_captioner.hub import example_images
 
 CLIENTS = (1, 8, 32, 64)
-SETTINGS = ["shipped", "beam", 1, 5, 1, 1, 0.9, 24, 0]  # as the page's own endpoints take them
+OF_CALL = ["beam", 1, 5, 1, 1, 0.9, 24, 0, "shipped", False]  # what /caption takes after the photo
 SIGN = {"_type": "gradio.FileData"}
 PATHS = ("/etc/passwd", "/dev/zero", "/etc", "/nowhere.png", "../../../etc/passwd", "http://127.0.0.1/a.png")
 HARMLESS = "harmless"  # what an attack that is no error came to
@@ -200,15 +200,15 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
             archive.writestr(f"../../{number}<img src=//127.0.0.1/>.png", bytes(30_000_000))
 
     def path(named: str) -> Callable[[], str]:
-        return lambda: call(address, "caption_photo", [{"path": named}, *SETTINGS])
+        return lambda: call(address, "caption", [{"path": named}, *OF_CALL])
 
     def upload_then_caption(name: str, content: bytes) -> str:
         (own,) = json.loads(upload(address, name, content))
-        return call(address, "caption_photo", [{"path": own}, *SETTINGS])
+        return call(address, "caption", [{"path": own}, *OF_CALL])
 
     def many(name: str, content: bytes) -> str:
         (own,) = json.loads(upload(address, name, content))
-        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], None, *SETTINGS])
+        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], 1, "greedy", 1, "shipped"])
         return served(found)
 
     def served(answer: str) -> str:
@@ -229,11 +229,11 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
     found: dict[str, Callable[[], str]] = {f"path {named}": path(named) for named in PATHS}
     found |= {f"door {door}": lambda door=door: ask(address + door) for door in doors}
     found |= {
-        "many pixels as text": lambda: served(call(address, "caption", [text_of_many, *SETTINGS[1:], "shipped"])),
+        "many pixels as text": lambda: served(call(address, "caption", [text_of_many, *OF_CALL])),
         "many pixels": lambda: served(upload_then_caption("a.png", many_pixels.getvalue())),
         "too many pixels": lambda: upload_then_caption("a.png", too_many_pixels.getvalue()),
         "too large": lambda: upload(address, "a.png", bytes(21_000_000)),
-        "large text": lambda: call(address, "caption", ["A" * 11_000_000, *SETTINGS[1:], "shipped"]),
+        "large text": lambda: call(address, "caption", ["A" * 11_000_000, *OF_CALL]),
         "archive of zeros": lambda: many("a.zip", bomb.getvalue()),
         "no archive": lambda: many("a.zip", b"PK"),
         "hanging up": hang_up,
@@ -243,12 +243,12 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
 
 
 def sent_as_text(address: str, photo: str) -> str:
-    return caption_in(call(address, "caption", [photo, "beam", 1, *SETTINGS[3:], "shipped"]))
+    return caption_in(call(address, "caption", [photo, *OF_CALL]))
 
 
 def uploaded(address: str, photo: str) -> str:
     (path,) = json.loads(upload(address, "photo.jpg", base64.b64decode(photo)))
-    return caption_in(call(address, "caption_photo", [{"path": path, "meta": SIGN}, *SETTINGS]))
+    return caption_in(call(address, "caption", [{"path": path, "meta": SIGN}, *OF_CALL]))
 
 
 def caption_in(answer: str) -> str:
@@ -256,8 +256,7 @@ def caption_in(answer: str) -> str:
     data = answer.rpartition("data: ")[2]
     try:
         (content,) = json.loads(data)
-        content = json.loads(content) if isinstance(content, str) else content
-        return content["captions"][0]["text"]
+        return content["caption"]
     except (ValueError, TypeError, KeyError):
         return answer
 

@@ -93,6 +93,7 @@ GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all other IPv6 is special o
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # how a network without IPv4 names an IPv4 address, in the last 32 bits
 ISATAP = 0x5EFE  # bits 64 to 95 of an address, but for one: an IPv4 address in the last 32 as well
 
+MAX_NAME = 1000  # characters of a file's name, with its folders
 MAX_MEMBERS = 10_000  # of an archive, images or not: each takes memory before it is read
 DIRECTORY_SIGN = b"PK\x01\x02"  # of a member in an archive's table of contents
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may want gigabytes to unpack a few bytes
@@ -166,7 +167,9 @@ def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
 
 
 def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """Yields name and content of each image in a ZIP archive; members that can't be read are refused one by one.
+    """Yields name, with its folders, and content of each image in a ZIP archive.
+
+    What can't be read is refused one by one. Other files come last, refused too; hidden ones are passed over.
 
     Raises:
         RefusedError: Not a ZIP archive, no images in it, or too many.
@@ -176,7 +179,8 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
         if num_members > MAX_MEMBERS:
             raise RefusedError(f"There are {num_members} files in this archive; {MAX_MEMBERS} can be looked at.")
         with zipfile.ZipFile(archive) as opened:
-            members = [info for info in opened.infolist() if _is_image(info)]
+            seen = [info for info in opened.infolist() if not info.is_dir() and not _is_hidden(info)]
+            members = [info for info in seen if _is_image(info)]
             if not members:
                 raise RefusedError("There is no picture in this archive.")
             if len(members) > limits.archive_images:
@@ -206,7 +210,10 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
                         )
                     else:
                         left -= len(content)
-                yield PurePosixPath(info.filename.replace("\\", "/")).name, content
+                yield safe_name(info.filename), content
+            for info in seen:
+                if not _is_image(info):
+                    yield safe_name(info.filename), RefusedError("This is not a picture, by the ending of its name.")
     except RefusedError:
         raise
     except Exception:  # as above
@@ -330,10 +337,20 @@ def _shut(connected: socket.socket) -> None:
         connected.shutdown(socket.SHUT_RDWR)
 
 
+def safe_name(name: str) -> str:
+    """A file's name, on any system, as a relative path with slashes that stays in its folder."""
+    parts = PurePosixPath(name.replace("\\", "/").replace("\0", "")).parts
+    kept = (part for part in parts if part not in ("/", "//", "..") and not part.endswith(":"))
+    return "/".join(kept)[-MAX_NAME:].lstrip("/") or "photo"
+
+
+def _is_hidden(info: zipfile.ZipInfo) -> bool:
+    parts = PurePosixPath(info.filename.replace("\\", "/")).parts
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in parts)
+
+
 def _is_image(info: zipfile.ZipInfo) -> bool:
-    path = PurePosixPath(info.filename.replace("\\", "/"))
-    hidden = any(part.startswith((".", "__MACOSX")) and part != ".." for part in path.parts)
-    return not info.is_dir() and not hidden and path.suffix.lower() in SUFFIXES
+    return PurePosixPath(info.filename.replace("\\", "/")).suffix.lower() in SUFFIXES
 
 
 def too_large(limits: Limits) -> str:

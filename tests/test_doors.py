@@ -156,7 +156,7 @@ def base64_of(path) -> str:
 
 
 def first(answer: str) -> str:
-    return json.loads(answer)["captions"][0]["text"]
+    return json.loads(answer)["captions"][0]["caption"]
 
 
 def uploaded(path) -> str:
@@ -166,14 +166,28 @@ def uploaded(path) -> str:
     return str(shutil.copy(path, folder))
 
 
+def sent(path) -> str:
+    """As the review grid sends it."""
+    return json.dumps({"photos": [{"name": path.name, "path": uploaded(path)}]})
+
+
+def reviewed(answers) -> str:
+    *_, last = answers
+    return json.loads(last)["rows"][0]["captions"][0]
+
+
 PAGE_DOORS = {
-    "caption": lambda page, path: page.caption(base64_of(path), *GREEDY[1:])["captions"][0]["text"],
-    "caption_image": lambda page, path: first(page.caption_image(uploaded(path), *GREEDY)),
-    "caption_input, an address": lambda page, path: first(page.caption_input(None, path.as_uri(), *GREEDY)),
-    "caption_input, an image": lambda page, path: first(page.caption_input(uploaded(path), "", *GREEDY)),
+    "caption, base64": lambda page, path: page.caption(base64_of(path), *GREEDY[1:])["caption"],
+    "caption, a file": lambda page, path: page.caption({"path": uploaded(path)}, *GREEDY[1:])["caption"],
+    "caption_again": lambda page, path: first(page.caption_again(uploaded(path), "", *GREEDY)[0]),
+    "caption_input, an address": lambda page, path: first(page.caption_input(None, path.as_uri(), *GREEDY)[0]),
+    "caption_input, an image": lambda page, path: first(page.caption_input(uploaded(path), "", *GREEDY)[0]),
     "compare": lambda page, path: first(page.compare(uploaded(path), *GREEDY, *GREEDY)[1]),
-    "stream": lambda page, path: ["", *page.stream(base64_of(path), max_words=9)][-1],
-    "caption_many": lambda page, path: list(page.caption_many([str(path)], None, *GREEDY))[-1][1][0][1],
+    "caption_stream": lambda page, path: ["", *page.caption_stream(base64_of(path), max_words=9)][-1],
+    "caption_many": lambda page, path: list(page.caption_many([{"path": uploaded(path)}], 1, "greedy"))[-1][0][
+        "caption"
+    ],
+    "caption_for_review": lambda page, path: reviewed(page.caption_for_review(sent(path), *GREEDY)),
 }
 
 
@@ -196,7 +210,7 @@ def test_the_page(page, files, expected, door):
 
 
 def test_the_page_has_no_door_that_is_not_tested(page):
-    assert page.keys() - {"save_table"} == {door.split(",")[0] for door in PAGE_DOORS}
+    assert page.keys() - {"save_review", "chosen"} == {door.split(",")[0] for door in PAGE_DOORS}
 
 
 def captions_of_batches(captioner, rows) -> list[str]:

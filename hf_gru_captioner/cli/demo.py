@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         from ..web import ServicePool, serve
 
     from ..captioner import Captioner
-    from ..hub import example_images
+    from ..checkpoint import SHIPPED_CHECKPOINT
+    from ..hub import about_checkpoint, code_span, example_images, public_name
     from ..model import load_image
 
     paths = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
@@ -56,7 +58,21 @@ def run(arguments: argparse.Namespace) -> int:
         any_name=arguments.any_checkpoint,
     )
     images = arguments.images if arguments.images is not None else example_images()
-    serve(pool, load_image, examples=images, host=arguments.host, port=arguments.port)
+    about = []
+    for name, path in paths.items():
+        folder = SHIPPED_CHECKPOINT if path is None else Path(path)
+        card = f"The model card of {code_span(name)} says what it knows, and its terms."
+        about.append(about_checkpoint(folder, name) if folder.is_dir() else card)
+    first_path = next(iter(paths.values()))
+    serve(
+        pool,
+        load_image,
+        host=arguments.host,
+        port=arguments.port,
+        examples=images,
+        about="\n\n".join(about),
+        train_from=None if first_path is None else shlex.quote(public_name(first_path)),
+    )
     return 0
 
 

@@ -1,7 +1,9 @@
 """Sharing a checkpoint: its scores, its card, upload and download. Works on folders and files, not on the model."""
 
+from .about import about_checkpoint
 from .card import Example, count_parameters, license_of, render_card
 from .fetch import fetch
+from .markdown import code_span
 from .names import CODE, public_name
 from .publisher import Publisher
 from .push import EXAMPLE_IMAGES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
@@ -14,8 +16,10 @@ __all__ = [
     "Example",
     "Publisher",
     "Pushed",
+    "about_checkpoint",
     "card_of_checkpoint",
     "check_name",
+    "code_span",
     "count_parameters",
     "demo_folder",
     "eval_results",

@@ -34,37 +34,43 @@ def as_html(text: str) -> str:
     return str(escape(text)).replace("&#39;", "'")
 
 
-def answer_of(captioned: Captioned) -> dict[str, Any]:
+def answer_of(captioned: Captioned, with_attention: bool = True) -> dict[str, Any]:
     """Captions, the best first, and the milliseconds and the batch size of the forward passes."""
     return {
-        "captions": [caption_as_json(caption) for caption in captioned.captions],
+        "captions": [caption_as_json(caption, with_attention) for caption in captioned.captions],
         "encoder_ms": round(captioned.encoder_ms, 1),
         "decoder_ms": round(captioned.decoder_ms, 1),
         "batch": captioned.batch,
     }
 
 
-def caption_as_json(caption: Caption) -> dict[str, Any]:
-    """Text, score and probability of a caption; probability, attention and alternatives of each word."""
-    words = []
-    for index, text in enumerate(caption.words):
-        attention = None if caption.attention is None else caption.attention[index].round(4).tolist()
-        probability = math.exp(caption.log_probabilities[index])
-        alternatives = (
-            [[alternative, round(share, 4)] for alternative, share in caption.alternatives[index]]
-            if caption.alternatives
-            else []
-        )
-        words.append(
-            {"text": text, "probability": round(probability, 4), "attention": attention, "alternatives": alternatives}
-        )
-    probability = math.exp(sum(caption.log_probabilities))
-    return {"text": caption.text, "score": round(caption.score, 4), "probability": probability, "words": words}
+def caption_as_json(caption: Caption, with_attention: bool = True) -> dict[str, Any]:
+    """The fields of a [`Caption`], its text as `caption`; `alternatives` are pairs of a word and its probability."""
+    answer: dict[str, Any] = {
+        "caption": caption.text,
+        "score": round(caption.score, 4),
+        "words": list(caption.words),
+        "log_probabilities": [round(each, 4) for each in caption.log_probabilities],
+        "alternatives": [[[word, round(share, 4)] for word, share in of_word] for of_word in caption.alternatives],
+    }
+    if with_attention:
+        answer["attention"] = None if caption.attention is None else caption.attention.round(4).tolist()
+    return answer
 
 
-def shown_image(image: Image.Image) -> dict[str, Any]:
+def word_probability(caption: Caption) -> float:
+    """The geometric mean of the words' probabilities: how sure the model is of a caption, whatever its length."""
+    return math.exp(math.fsum(caption.log_probabilities) / max(len(caption.log_probabilities), 1))
+
+
+def jpeg_of(image: Image.Image) -> bytes:
     """The image as the page shows it."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def shown_image(image: Image.Image) -> dict[str, Any]:
+    """The image as a part of an answer in JSON."""
+    data = base64.b64encode(jpeg_of(image)).decode()
     return {"photo": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}

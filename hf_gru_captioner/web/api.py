@@ -1,6 +1,7 @@
-"""The endpoints for programs, `/caption` and `/stream`.
+"""The endpoints for programs: `/caption`, `/caption_many` and `/caption_stream`.
 
-Their images come as text: Gradio checks no path that a typed endpoint is given.
+A photo is an uploaded file, a web address, or the file in base64. Gradio checks no path that a typed endpoint is given;
+`page` and `uploads` do.
 """
 
 import base64
@@ -13,11 +14,16 @@ from PIL import Image
 from ..untrusted_images import ADDRESSES, RefusedError
 from .answers import answer_of, as_sentences
 from .handlers import Handlers
+from .messages import file_of
 from .service import CaptionService, Decoding
 from .tabs import DEFAULTS
+from .uploads import uploads
 
-NO_IMAGE = "A photo is a web address, or the file in base64."
+NO_IMAGE = "A photo is an uploaded file, a web address, or the file in base64."
 MAX_STREAMS = 4  # callers whose captions are streamed at the same time
+MAX_BATCHES = 2  # callers whose many photos are captioned at the same time
+
+Photo = str | dict[str, Any]  # a dict as gradio_client's handle_file() makes it
 
 
 def add_endpoints(handlers: Handlers) -> None:
@@ -25,7 +31,7 @@ def add_endpoints(handlers: Handlers) -> None:
     pool = handlers.pool
 
     def caption(
-        photo: str,
+        photo: Photo,
         strategy: str = DEFAULTS.strategy,
         num_captions: int = 1,
         num_beams: int = DEFAULTS.num_beams,
@@ -35,26 +41,49 @@ def add_endpoints(handlers: Handlers) -> None:
         max_words: int = DEFAULTS.max_words,
         no_repeat_ngram: int = DEFAULTS.no_repeat_ngram,
         checkpoint: str = pool.names[0],
+        attention: bool = False,
     ) -> dict[str, Any]:
-        """Caption an image, given by its web address or as base64.
+        """Caption a photo: an uploaded file, a web address, or the file in base64.
 
-        Returns captions, the best first, each with text, score, probability and words; each word with probability,
-        attention (rows of the grid of regions) and alternatives; and the milliseconds of encoder and decoder.
+        Returns caption, score, words, log_probabilities (of each word), alternatives (for each word, pairs of a word in
+        its place and its probability), with attention=True also attention (for each word, rows of the grid of regions);
+        the same of each further caption in other_captions; milliseconds of encoder and decoder.
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             decoding = Decoding(*settings)
             service = pool[checkpoint]
-            return answer_of(service(_image_of(photo, handlers, service), decoding))
+            found = answer_of(service(_image_of(photo, handlers, service), decoding), attention is True)
+        best, *others = found["captions"]
+        return {**best, "other_captions": others, "encoder_ms": found["encoder_ms"], "decoder_ms": found["decoder_ms"]}
 
-    def stream(
-        photo: str,
+    def caption_many(
+        photos: list[dict[str, Any]],
+        num_captions: int = 1,
+        strategy: str = DEFAULTS.strategy,
+        num_beams: int = DEFAULTS.num_beams,
+        checkpoint: str = pool.names[0],
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Caption uploaded photos and ZIP archives of photos.
+
+        Returns for each photo file_name, and what /caption returns or error, a sentence; while it works, those so far.
+        """
+        with as_sentences():
+            if not isinstance(photos, list) or not photos:
+                raise RefusedError("Photos are a list of uploaded files.")
+            decoding = Decoding(strategy, num_captions=num_captions, num_beams=num_beams)
+            service = pool[checkpoint]
+            files = [file_of(photo, uploads()) for photo in photos]
+            yield from handlers.caption_files(files, service, decoding)
+
+    def caption_stream(
+        photo: Photo,
         strategy: str = "greedy",
         temperature: float = DEFAULTS.temperature,
         max_words: int = DEFAULTS.max_words,
         checkpoint: str = pool.names[0],
     ) -> Iterator[str]:
-        """Stream the caption of an image word by word, greedy or sampled."""
+        """Stream the caption of a photo, given as for /caption, word by word; greedy or sampled."""
         with as_sentences():
             if strategy == "beam":
                 raise RefusedError("A beam search knows its words only at the end: greedy or sample.")
@@ -63,20 +92,24 @@ def add_endpoints(handlers: Handlers) -> None:
             yield from service.stream(_image_of(photo, handlers, service), decoding)
 
     gr.api(caption, api_name="caption", concurrency_limit=None)
-    gr.api(stream, api_name="stream", concurrency_limit=MAX_STREAMS)
+    gr.api(caption_many, api_name="caption_many", concurrency_limit=MAX_BATCHES, concurrency_id="many")
+    gr.api(caption_stream, api_name="caption_stream", concurrency_limit=MAX_STREAMS)
 
 
-def _image_of(text: str, handlers: Handlers, service: CaptionService) -> Image.Image:
-    """The image of an address, or of a file in base64, for the encoder."""
+def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.Image:
+    """The image for the encoder."""
+    if isinstance(photo, dict):
+        path = file_of(photo, uploads()).path
+        return handlers.load(service, lambda: uploads().read(str(path)))
     limit = handlers.limits.text_bytes
-    if not isinstance(text, str):
+    if not isinstance(photo, str):
         raise RefusedError(NO_IMAGE)
-    if text.startswith(ADDRESSES):
-        with handlers.fetched(text) as read:
+    if photo.startswith(ADDRESSES):
+        with handlers.fetched(photo) as read:
             return handlers.load(service, read)
-    if len(text) > limit:
+    if len(photo) > limit:
         raise RefusedError(f"A photo in base64 has at most {limit / 1e6:.0f} MB; larger ones can be uploaded.")
-    return handlers.load(service, lambda: _decoded(text))
+    return handlers.load(service, lambda: _decoded(photo))
 
 
 def _decoded(text: str) -> bytes:

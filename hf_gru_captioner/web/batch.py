@@ -1,41 +1,78 @@
-"""Captions many images: files and archives in, a table of captions out, for spreadsheets, programs and datasets."""
+"""Captions many images: files and archives in, captions out, and what is made of them once they were reviewed."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
-from PIL import Image
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeVar
 
 from ..untrusted_images import Limits, RefusedError, open_image, read_images
 
 AT_ONCE = 8  # images that wait for captions together, with their files in memory
 # A spreadsheet computes a cell that begins with one of these; in some languages the wide forms too.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets know UTF-8
+SAME_NAME = "Another photo has this name. Send the two within their folders, or in two rounds."
 
-Row = tuple[str, str]  # name of the image, its caption
-Caption = Callable[[bytes], tuple[Image.Image, str]]
+Found = tuple[str, bytes | RefusedError]  # name of an image with its folders; content, or why there is none
+Captions = TypeVar("Captions")
 
 
-def images_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
-    """Yield name and content of each image, those inside of archives too, in their order.
+class Sent(NamedTuple):
+    """A file of a visitor.
+
+    Args:
+        name: Its name there, with folders if they are known.
+        path: Where it is here.
+    """
+
+    name: str
+    path: Path
+
+
+class Reviewed(NamedTuple):
+    """A row of the review.
+
+    Args:
+        name: Of the image, with its folders.
+        caption: As it stands after the review.
+        is_checked: Whether a person accepted or changed it.
+    """
+
+    name: str
+    caption: str
+    is_checked: bool
+
+
+def images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
+    """Yield name and content of each image, those inside of archives too, in their order, each name once.
 
     Ends with a refusal if there are more images, in all files together, than an archive may have.
     """
-    for number, (name, content) in enumerate(_images_of(paths, limits)):
+    number, names = 0, set()
+    for name, content in _images_of(files, limits):
+        if isinstance(content, RefusedError):
+            yield name, content
+            continue
+        if name in names:
+            yield name, RefusedError(SAME_NAME)
+            continue
         if number == limits.archive_images:
             yield (
                 name,
                 RefusedError(f"{number} photos are captioned at once; this one and those after it are left out."),
             )
             return
+        number += 1
+        names.add(name)
         yield name, content
 
 
-def _images_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[str, bytes | RefusedError]]:
-    for path in map(Path, paths):
+def _images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
+    for name, path in files:
         try:
             if path.suffix.lower() == ".zip":
                 with path.open("rb") as archive:
@@ -43,17 +80,17 @@ def _images_of(paths: Sequence[str | Path], limits: Limits) -> Iterator[tuple[st
             else:
                 content = path.read_bytes()
                 open_image(content, limits)  # refused here, before it waits for a caption
-                yield path.name, content
+                yield name, content
         except RefusedError as error:
-            yield path.name, error
+            yield name, error
         except OSError:  # deleted as too old, after others took long
-            yield path.name, RefusedError("This file was deleted before its turn came. Please send it again.")
+            yield name, RefusedError("This file was deleted before its turn came. Please send it again.")
 
 
 def caption_all(
-    pictures: Iterator[tuple[str, bytes | RefusedError]], caption: Caption
-) -> Generator[tuple[str, Image.Image | None, str], None, None]:
-    """Yield name, image and caption of each, in their order; for a refused one, None and the reason.
+    pictures: Iterator[Found], caption: Callable[[bytes], Captions]
+) -> Generator[tuple[str, Captions | RefusedError], None, None]:
+    """Yield name and captions of each image, in their order; for a refused one, the reason.
 
     Only a few wait at once: an archive is read as its images are captioned. When this is closed before its
     end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
@@ -71,28 +108,68 @@ def caption_all(
         callers.shutdown(wait=False, cancel_futures=True)
 
 
-def _result(name: str, outcome) -> tuple[str, Image.Image | None, str]:
+def _result(name: str, outcome) -> tuple:
+    if isinstance(outcome, RefusedError):
+        return name, outcome
     try:
-        if isinstance(outcome, RefusedError):
-            raise outcome
-        image, text = outcome.result()
-        return name, image, text
+        return name, outcome.result()
     except RefusedError as error:
-        return name, None, str(error)
+        return name, error
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Reviewed]) -> str:
     """`file_name,caption`; cells that a spreadsheet would compute as formulas are prefixed with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(("file_name", "caption"))
-    writer.writerows([_not_a_formula(cell) for cell in row] for row in rows)
+    writer.writerows([_not_a_formula(row.name), _not_a_formula(row.caption)] for row in rows)
+    return BYTE_ORDER_MARK + buffer.getvalue()
+
+
+def to_jsonl(rows: Iterable[Reviewed]) -> str:
+    """One line per image: `gru-captioner train` reads it, and `datasets`, as `metadata.jsonl` beside the images."""
+    return "".join(
+        json.dumps({"file_name": row.name, "caption": row.caption}, ensure_ascii=False) + "\n" for row in rows
+    )
+
+
+def to_text_files(rows: Sequence[Reviewed]) -> bytes:
+    """A ZIP archive of text files to lie beside the photos, `folder/photo.txt` for `folder/photo.jpg`.
+
+    Raises:
+        RefusedError: Two photos would share a file.
+    """
+    buffer, owners = io.BytesIO(), dict[str, str]()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for row in rows:
+            name = str(PurePosixPath(row.name).with_suffix(".txt"))
+            if name in owners:
+                raise RefusedError(f"{owners[name]} and {row.name} would share {name}: rename one of the photos.")
+            owners[name] = row.name
+            archive.writestr(name, " ".join(row.caption.split()) + "\n")
     return buffer.getvalue()
 
 
-def to_jsonl(rows: Sequence[Row]) -> str:
-    """One line per image. As `metadata.jsonl` beside the images, `datasets.load_dataset("imagefolder")` reads it."""
-    return "".join(json.dumps({"file_name": name, "caption": text}, ensure_ascii=False) + "\n" for name, text in rows)
+def saved(kind: str, rows: Sequence[Reviewed]) -> tuple[str, bytes]:
+    """File name and content of what a review is saved as: `csv`, `jsonl`, `txt` or `corrections`.
+
+    Raises:
+        RefusedError: None of these, or there is nothing to save.
+    """
+    if kind == "corrections":
+        rows = [row for row in rows if row.is_checked and row.caption.strip()]
+        if not rows:
+            raise RefusedError("Accept or change some captions first: those are what a training learns from.")
+        return "corrections.jsonl", to_jsonl(rows).encode()
+    if not rows:
+        raise RefusedError("There are no captions to save yet.")
+    if kind == "csv":
+        return "captions.csv", to_csv(rows).encode()
+    if kind == "jsonl":
+        return "captions.jsonl", to_jsonl(rows).encode()
+    if kind == "txt":
+        return "captions-as-text-files.zip", to_text_files(rows)
+    raise RefusedError("Captions are saved as csv, jsonl, txt or corrections.")
 
 
 def _not_a_formula(cell: str) -> str:

@@ -27,9 +27,20 @@ from .uploads import uploads
 
 MAX_WAITING = 64  # callers
 MAX_SESSIONS = 64  # whose last answers Gradio remembers
+HERE = Path(__file__).parent
+TITLE = "Photo captions"
+FONTS = ("system-ui", "sans-serif")  # none is fetched
 
 
-def build_page(pool: ServicePool, load_image: LoadImage, *, examples: Sequence[Path] = (), limits: Limits = LIMITS):
+def build_page(
+    pool: ServicePool,
+    load_image: LoadImage,
+    *,
+    examples: Sequence[Path] = (),
+    limits: Limits = LIMITS,
+    about: str = "",
+    train_from: str | None = None,
+) -> gr.Blocks:
     """The page as `gr.Blocks`.
 
     Args:
@@ -37,24 +48,29 @@ def build_page(pool: ServicePool, load_image: LoadImage, *, examples: Sequence[P
         load_image: Makes an image upright and RGB.
         examples: Images to click on.
         limits: What visitors may send.
+        about: What the model has learned from, and its terms, in Markdown.
+        train_from: The checkpoint, in the command that trains on what was corrected; None for the shipped one.
     """
     uploads()  # before the first component asks where they are to be
     handlers = Handlers(pool, load_image, limits)
     # No delete_cache: `uploads` deletes what is old, and Gradio would delete the examples of one page with another.
     with _Page(title="GRU captioner", analytics_enabled=False) as page:
-        gr.Markdown("# What does it see?\nA small captioner on a plain CPU. Point at its words to see where it looked.")
+        gr.Markdown(f"# {TITLE}\n{about}", elem_id="about")
         settings = one_image_tab(handlers, examples)
         compare_tab(handlers)
-        batch_tab(handlers, settings)
+        batch_tab(handlers, settings, train_from)
         add_endpoints(handlers)
     return page
 
 
-def serve(pool: ServicePool, load_image: LoadImage, *, examples: Sequence[Path], host: str, port: int | None) -> None:
-    """Serve the page until interrupted; the model captions once before, so that the first visitor needn't wait."""
+def serve(pool: ServicePool, load_image: LoadImage, *, host: str, port: int | None, **shown) -> None:
+    """Serve the page until interrupted; the model captions once before, so that the first visitor needn't wait.
+
+    `shown` is what [`build_page`] takes.
+    """
     limit_arenas()  # before torch has its threads, too
     pool[pool.names[0]](Image.new("RGB", (224, 224), "grey"))
-    page = build_page(pool, load_image, examples=examples)
+    page = build_page(pool, load_image, **shown)
     launch(page, server_name=host, server_port=port)
     print(f"{page.local_url}  (Ctrl+C ends)", flush=True)
     page.block_thread()
@@ -77,6 +93,9 @@ def launch(page: gr.Blocks, **server) -> None:
         },
         state_session_capacity=MAX_SESSIONS,
         share=False,
+        theme=_theme(),
+        css=(HERE / "page.css").read_text(),
+        js=(HERE / "page.js").read_text(),
         ssr_mode=False,  # a second server in front of this one, which would bypass the middleware
         enable_monitoring=False,
         footer_links=[],
@@ -87,6 +106,20 @@ def launch(page: gr.Blocks, **server) -> None:
     config: Any = page.server.config  # read for each connection
     config.http_protocol_class = with_timeouts(config.http_protocol_class)
     config.limit_concurrency = MAX_CONNECTIONS
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's own, with colors whose contrast suffices."""
+    theme = gr.themes.Default(primary_hue=gr.themes.colors.blue, font=FONTS)
+    return theme.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        color_accent="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+    )
 
 
 class _Page(gr.Blocks):

@@ -1,6 +1,7 @@
 """The tabs of the page: which components there are, and which handler each event calls."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,115 +12,148 @@ from .handlers import Handlers
 from .service import Decoding, ServicePool, has_pytorch
 
 HERE = Path(__file__).parent
-STRATEGIES = [("beam search", "beam"), ("greedy", "greedy"), ("sampling", "sample")]
+STRATEGIES = [("Beam search", "beam"), ("Greedy", "greedy"), ("Sampling", "sample")]
 NEED_PYTORCH = ("temperature", "top_p", "no_repeat_ngram")
 DEFAULTS = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
+# The page's own scripts show what is going on; Gradio would write "Error" over a good caption.
+QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
 
 
 def one_image_tab(handlers: Handlers, examples: Sequence[Path]) -> list[Any]:
     """One image with a viewer of its captions; returns the controls of checkpoint and decoding."""
-    with gr.Tab("One photo"):
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
-                image = _image_input("photo")
-                with gr.Row():
-                    address = gr.Textbox(label="or its web address", elem_id="address", scale=4, max_lines=1)
-                    fetch = gr.Button("Caption", elem_id="fetch", scale=1, min_width=90)
-                with gr.Accordion("How it writes", open=False):
-                    settings = _controls(handlers.pool)
-            with gr.Column(scale=3, min_width=300):
-                viewer = _viewer("viewer")
+    with gr.Tab("One photo"), gr.Column(elem_classes="photo-tab"):
+        image = _image_input("photo")
+        viewer = _viewer("viewer")
+        with gr.Row(equal_height=False, elem_classes="ask"):
+            address = gr.Textbox(
+                label="Web address of a photo", placeholder="https://", elem_id="address", scale=4, max_lines=1
+            )
+            caption = gr.Button("Caption", variant="primary", elem_id="caption", scale=0, min_width=160)
         if examples:
-            gr.Examples([[str(path)] for path in examples], [image], label="Examples", cache_examples=False)
-        gr.on(
-            [image.change, *(control.change for control in settings)],
-            handlers.caption_image,
-            [image, *settings],
-            viewer,
-            api_name="caption_photo",
-            concurrency_limit=None,
-            show_progress="minimal",
-        )
+            _examples(examples, image)
+        with gr.Accordion("Settings", open=False):
+            settings = _controls(handlers.pool)
+        inputs, outputs = [image, address, *settings], [viewer, image]
+        changes = [image.change, *(control.change for control in settings)]
+        _when(changes, handlers.caption_again, inputs, outputs, [viewer])
+        _when([caption.click, address.submit], handlers.caption_input, inputs, outputs, [viewer])
+        image.clear(None, None, viewer, js="() => ''", api_visibility="private")
         # An image chosen after an address replaces it.
         image.input(None, None, address, js="() => ''", api_visibility="private")
-        gr.on(
-            [fetch.click, address.submit],
-            handlers.caption_input,
-            [image, address, *settings],
-            viewer,
-            api_visibility="private",
-            concurrency_limit=None,
-        )
     return settings
 
 
 def compare_tab(handlers: Handlers) -> None:
     """One image captioned with two settings, side by side."""
-    with gr.Tab("Compare"):
-        gr.Markdown("One photo, captioned in two ways.")
+    names = handlers.pool.names
+    with gr.Tab("Compare"), gr.Column(elem_classes="photo-tab"):
+        gr.Markdown("One photo, captioned in two ways: two checkpoints, or two settings.")
         image = _image_input("compared")
         sides = []
         with gr.Row(equal_height=False):
-            for side, defaults in (("left", DEFAULTS), ("right", Decoding("greedy"))):
+            second = Decoding("greedy") if len(names) == 1 else DEFAULTS
+            for side, checkpoint, defaults in (("Left", names[0], DEFAULTS), ("Right", names[:2][-1], second)):
                 with gr.Column(min_width=300):
-                    with gr.Accordion("How it writes", open=False):
-                        controls = _controls(handlers.pool, defaults)
-                    sides.append((controls, _viewer(f"viewer-{side}")))
+                    viewer = _viewer(f"viewer-{side.lower()}", side)
+                    with gr.Accordion(f"{side}: settings", open=False):
+                        controls = _controls(handlers.pool, defaults, checkpoint)
+                    sides.append((controls, viewer))
         both = [control for controls, _ in sides for control in controls]
-        gr.on(
-            [image.change, *(control.change for control in both)],
-            handlers.compare,
-            [image, *both],
-            [viewer for _, viewer in sides],
+        viewers = [viewer for _, viewer in sides]
+        changes = [image.change, *(control.change for control in both)]
+        _when(changes, handlers.compare, [image, *both], [*viewers, image], viewers)
+        image.clear(None, None, viewers, js="() => ['', '']", api_visibility="private")
+
+
+def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -> None:
+    """Many images, captioned into a grid to review; `settings` are the controls of the first tab."""
+    with gr.Tab("Many photos", id="many"):
+        review = gr.HTML(
+            "",
+            html_template=(HERE / "review.html")
+            .read_text()
+            .replace("TRAIN_FROM", _in_template(f" --model.checkpoint {train_from}" if train_from else "")),
+            css_template=(HERE / "review.css").read_text(),
+            js_on_load=(HERE / "review.js").read_text(),
+            elem_id="review",
+            label="Review",
+        )
+        file = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
+        captioning = review.upload(
+            handlers.caption_for_review,
+            [review, *settings],
+            review,
             api_visibility="private",
-            concurrency_limit=None,
-            show_progress="minimal",
-        )
-
-
-def batch_tab(handlers: Handlers, settings: list[Any]) -> None:
-    """Many images, captioned into a table; `settings` are the controls of the first tab."""
-    with gr.Tab("Many photos"):
-        with gr.Row():
-            files = gr.File(file_count="multiple", file_types=["image", ".zip"], label="Photos, or ZIP archives")
-            folder = gr.File(file_count="directory", label="or a folder")
-        start = gr.Button("Caption them all", variant="primary", elem_id="start")
-        gallery = gr.Gallery(label="Captions", columns=4, height=420, elem_id="gallery")
-        table = gr.Dataframe(
-            headers=["file_name", "caption"],
-            datatype="str",
-            column_count=2,
-            static_columns=[0],
-            label="Captions to edit",
-            wrap=True,
-            elem_id="table",
-        )
-        save = gr.Button("Make files of the table", elem_id="save")
-        saved = gr.File(
-            label="captions.csv, captions.jsonl, metadata.jsonl (to lie beside the photos)", elem_id="saved"
-        )
-        start.click(
-            handlers.caption_many,
-            [files, folder, *settings],
-            [gallery, table],
-            api_name="caption_many",
             concurrency_limit=2,
+            concurrency_id="many",
+            show_progress="hidden",
         )
-        save.click(handlers.save_table, table, saved, api_visibility="private")
+        captioning.then(None, None, None, js=_tell("review", "ended"), api_visibility="private")
+        review.stop(None, None, None, cancels=[captioning], js=_tell("review", "ended"), api_visibility="private")
+        review.submit(handlers.save_review, review, file, **QUIET).success(
+            None, None, None, js="() => document.querySelector('#saved').click()", api_visibility="private"
+        )
+
+
+def _when(triggers: list[Any], handler: Any, inputs: list[Any], outputs: list[Any], viewers: list[gr.HTML]) -> None:
+    """Calls a handler for its viewers, which are marked as busy meanwhile, whether it succeeds or fails."""
+    for viewer in viewers:
+        gr.on(triggers, None, None, None, js=_tell(viewer.elem_id, "begun"), api_visibility="private")
+    # What comes while a call runs, such as a photo right after the clearing of the last one, is called for after it.
+    called = gr.on(triggers, handler, inputs, outputs, trigger_mode="always_last", **QUIET)
+    for viewer in viewers:
+        called.then(None, None, None, js=_tell(viewer.elem_id, "ended"), api_visibility="private")
+
+
+def _tell(elem_id: str | None, what: str) -> str:
+    """JavaScript that sends the script of a component an event of this name."""
+    return f"() => document.querySelector('#{elem_id} [data-part=root]').dispatchEvent(new CustomEvent('{what}'))"
+
+
+def _in_template(text: str) -> str:
+    """Text as a part of an `html_template`, which is HTML, Handlebars and a JavaScript template at once."""
+    return re.sub(r"[^\w ./-]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _image_input(elem_id: str) -> gr.Image:
     """Passes on the uploaded file unopened; `gr.Image` itself would open it, and show its path if it can't."""
     image = gr.Image(
-        type="filepath", sources=["upload", "clipboard", "webcam"], label="Photo", elem_id=elem_id, height=320
+        type="filepath",
+        sources=["upload", "webcam", "clipboard"],
+        label="Photo",
+        placeholder="# Choose a photo\nor drop or paste one anywhere on this page",
+        elem_id=elem_id,
+        elem_classes="photo-input",
+        height=300,
     )
     # Not a subclass, for which Gradio would write a .pyi file beside this one.
     image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
     return image
 
 
-def _viewer(elem_id: str) -> gr.HTML:
+def _examples(paths: Sequence[Path], image: gr.Image) -> None:
+    """Named photos to click on."""
+    gallery = gr.Gallery(
+        [(str(path), path.stem.replace("_", " ")) for path in paths],
+        show_label=False,
+        columns=len(paths),
+        height="auto",
+        container=False,
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="examples",
+    )
+
+    def chosen(event: gr.SelectData) -> str:
+        number = event.index if isinstance(event.index, int) else 0  # a program may send anything
+        return str(paths[number % len(paths)])
+
+    gallery.select(chosen, None, image, **QUIET)
+
+
+def _viewer(elem_id: str, title: str = "") -> gr.HTML:
     """Shows an answer of the server, given as JSON."""
     return gr.HTML(
         "",
@@ -127,11 +161,11 @@ def _viewer(elem_id: str) -> gr.HTML:
         css_template=(HERE / "viewer.css").read_text(),
         js_on_load=(HERE / "viewer.js").read_text(),
         elem_id=elem_id,
-        label="Caption",
+        label=title or "Caption",
     )
 
 
-def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS) -> list[Any]:
+def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str = "") -> list[Any]:
     """The checkpoint, and the fields of a `Decoding`, in their order."""
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
@@ -142,7 +176,7 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS) -> list[Any]:
     return [
         gr.Dropdown(
             list(pool.names),
-            value=pool.names[0],
+            value=checkpoint or pool.names[0],
             allow_custom_value=pool.any_name,
             visible=pool.any_name or len(pool.names) > 1,
             label="Checkpoint",
@@ -150,12 +184,17 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS) -> list[Any]:
             if pool.any_name
             else None,
         ),
-        gr.Radio(STRATEGIES if has_pytorch() else STRATEGIES[:-1], value=defaults.strategy, label="Search"),
-        slider("num_captions", 1, "Captions"),
-        slider("num_beams", 1, "Beams", "of beam search"),
-        slider("temperature", 0.1, "Temperature", "of sampling"),
-        slider("top_p", 0.05, "Top-p", "of sampling"),
-        slider("length_penalty", 0.1, "Length penalty", "higher: longer captions"),
-        slider("max_words", 1, "Words at most"),
-        slider("no_repeat_ngram", 1, "No word group twice", "of this length; 0: may"),
+        gr.Radio(
+            STRATEGIES if has_pytorch() else STRATEGIES[:-1],
+            value=defaults.strategy,
+            label="Search",
+            info="Beam search compares whole sentences, greedy takes the likeliest next word, sampling draws words",
+        ),
+        slider("num_captions", 1, "Number of captions"),
+        slider("num_beams", 1, "Beams", "Beam search: sentences that are kept at each word"),
+        slider("temperature", 0.1, "Temperature", "Sampling: higher is more varied"),
+        slider("top_p", 0.05, "Top-p", "Sampling: draws from the likeliest words that have this probability together"),
+        slider("length_penalty", 0.1, "Length", "Beam search: higher favors longer captions"),
+        slider("max_words", 1, "Longest caption", "In words"),
+        slider("no_repeat_ngram", 1, "Repeated phrases", "Phrases of this many words occur once; 0 allows repetition"),
     ]

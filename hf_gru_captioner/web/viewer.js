@@ -19,9 +19,8 @@ let pinned = null; // the word that was clicked, which stays when the pointer le
 let playing = null; // timer of the slide show
 let growing = null; // timer of the words that appear one by one
 
-function current() {
-  return answer.captions[caption];
-}
+const current = () => answer.captions[caption];
+const probabilityOf = ({ log_probabilities }) => Math.exp(log_probabilities.reduce((sum, each) => sum + each, 0));
 
 // The attention of a word over the photo: a small map, drawn as alpha and made smooth by the browser's own scaling.
 function paint(canvas, map, strength) {
@@ -44,33 +43,41 @@ function paint(canvas, map, strength) {
 
 function showWord(number) {
   word = number;
-  const canvas = part("attention"), shown = number === null ? null : current().words[number];
+  const canvas = part("attention"), alternatives = part("alternatives");
   element.querySelectorAll("[data-word]").forEach((button) => {
     button.setAttribute("aria-pressed", String(Number(button.dataset.word) === number));
   });
-  const alternatives = part("alternatives");
   alternatives.replaceChildren();
-  if (shown === null) {
+  if (number === null) {
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    alternatives.append(make("p", { class: "hint" }, "Point at a word, or press Play, to see where the model looked."));
+    alternatives.append(make("p", { class: "hint" }, hint()));
     return;
   }
-  if (shown.attention) paint(canvas, shown.attention, Number(part("strength").value) / 100);
-  alternatives.append(make("p", {}, `“${shown.text}” has a probability of ${percent(shown.probability)}. In its place:`));
+  const { words, log_probabilities, attention, alternatives: instead } = current();
+  if (attention) paint(canvas, attention[number], Number(part("strength").value) / 100);
+  const probability = percent(Math.exp(log_probabilities[number]));
+  alternatives.append(make("p", {}, `“${words[number]}” has a probability of ${probability}. In its place:`));
   const list = make("ol");
-  for (const [text, probability] of shown.alternatives) {
-    const item = make("li", text === shown.text ? { class: "chosen" } : {});
-    item.append(make("span", {}, text), make("span", { class: "bar", style: `--share: ${probability}` }),
-      make("span", { class: "share" }, percent(probability)));
+  for (const [text, share] of instead[number] ?? []) {
+    const item = make("li", text === words[number] ? { class: "chosen" } : {});
+    item.append(make("span", {}, text), make("span", { class: "bar", style: `--share: ${share}` }),
+      make("span", { class: "share" }, percent(share)));
     list.append(item);
   }
   alternatives.append(list);
 }
 
+function hint() {
+  if (!current().words.length) return "";
+  return current().attention
+    ? "Point at a word to see where the model looked, and which other words it considered."
+    : "Point at a word to see which other words the model considered.";
+}
+
 function stop() {
   clearInterval(playing);
   playing = null;
-  part("play").textContent = "Play";
+  part("play").textContent = "Show word by word";
 }
 
 function play() {
@@ -93,11 +100,11 @@ function showCaption(number) {
   clearInterval(growing);
   caption = number;
   pinned = null;
-  const line = part("caption");
+  const line = part("caption"), { words, log_probabilities } = current();
   line.replaceChildren();
-  current().words.forEach((each, place) => {
-    const button = make("button", { type: "button", "data-word": place, "aria-pressed": "false" }, each.text);
-    button.title = percent(each.probability);
+  words.forEach((text, place) => {
+    const button = make("button", { type: "button", "data-word": place, "aria-pressed": "false" }, text);
+    button.title = percent(Math.exp(log_probabilities[place]));
     button.addEventListener("mouseenter", () => playing || showWord(place));
     button.addEventListener("focus", () => playing || showWord(place));
     button.addEventListener("mouseleave", () => playing || showWord(pinned));
@@ -108,59 +115,63 @@ function showCaption(number) {
     });
     line.append(button, " ");
   });
+  if (!words.length) line.append("The model found no words for this photo.");
   const buttons = [...line.querySelectorAll("button")];
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
     buttons.forEach((button) => button.classList.add("unsaid"));
     let said = 0;
     growing = setInterval(() => (said < buttons.length ? buttons[said++].classList.remove("unsaid") : clearInterval(growing)), 60);
   }
-  part("said").textContent = current().text; // for screen readers, in one piece
+  part("said").textContent = current().caption; // for screen readers, in one piece
   element.querySelectorAll("[data-caption]").forEach((button) => {
     button.setAttribute("aria-pressed", String(Number(button.dataset.caption) === number));
   });
+  part("looking").hidden = !words.length || !current().attention;
+  for (const name of ["copy-text", "copy-alt", "copy-json", "download"]) part(name).hidden = !words.length;
   showWord(null);
 }
 
 function show() {
+  let said = null;
+  try {
+    said = JSON.parse(props.value || "null");
+  } catch {
+    // shown as nothing
+  }
+  part("refusal").textContent = said?.refused ?? "";
+  part("refusal").hidden = !said?.refused;
+  if (said?.keeps_caption && answer) return;
   stop();
   clearInterval(growing);
-  try {
-    answer = JSON.parse(props.value || "null");
-  } catch {
-    answer = null;
-  }
-  const has = Boolean(answer && answer.captions.length);
-  part("empty").hidden = has;
-  part("full").hidden = !has;
-  if (!has) return;
+  answer = said?.captions?.length ? said : null;
+  part("full").hidden = !answer;
+  if (!answer) return;
   const photo = part("photo"), canvas = part("attention");
   photo.src = answer.photo;
-  photo.alt = answer.captions[0].text;
+  photo.alt = answer.captions[0].caption;
+  photo.parentElement.style.setProperty("--shape", answer.width / answer.height);
   canvas.width = answer.width;
   canvas.height = answer.height;
+  part("title").textContent = answer.title ?? "";
+  part("title").hidden = !answer.title;
   const others = part("others");
   others.replaceChildren();
   others.hidden = answer.captions.length < 2;
   answer.captions.forEach((each, place) => {
     const button = make("button", { type: "button", "data-caption": place, "aria-pressed": "false" });
-    button.append(make("span", {}, each.text), make("span", { class: "share" }, percent(each.probability)));
+    button.append(make("span", {}, each.caption), make("span", { class: "share" }, percent(probabilityOf(each))));
     button.addEventListener("click", () => showCaption(place));
     others.append(button);
   });
   const { encoder_ms, decoder_ms, batch } = answer;
   part("times").textContent =
-    `Encoder ${encoder_ms.toFixed(0)} ms, decoder ${decoder_ms.toFixed(0)} ms` + (batch > 1 ? `, shared by ${batch} photos` : "");
-  part("looking").hidden = !current_has_attention();
+    `Captioned in ${(encoder_ms + decoder_ms).toFixed(0)} ms` + (batch > 1 ? `, together with ${batch - 1} others` : "");
   showCaption(0);
-}
-
-function current_has_attention() {
-  return Boolean(answer.captions[0].words[0]?.attention);
 }
 
 // A sheet of the photo once a word, as a PNG.
 function sheet() {
-  const words = current().words, photo = part("photo");
+  const { words, attention } = current(), photo = part("photo");
   const width = 240, height = Math.round((width * answer.height) / answer.width), label = 30;
   const columns = Math.min(6, words.length + 1), rows = Math.ceil((words.length + 1) / columns);
   const canvas = make("canvas");
@@ -170,17 +181,17 @@ function sheet() {
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.font = "18px sans-serif";
-  [null, ...words].forEach((each, place) => {
+  [null, ...words].forEach((text, place) => {
     const left = (place % columns) * width, top = Math.floor(place / columns) * (height + label);
     context.drawImage(photo, left, top + label, width, height);
-    if (!each) return;
+    if (text === null) return;
     context.fillStyle = "black";
-    context.fillText(each.text, left + 6, top + 21);
-    if (!each.attention) return;
+    context.fillText(text, left + 6, top + 21);
+    if (!attention) return;
     const lit = make("canvas");
     lit.width = width;
     lit.height = height;
-    paint(lit, each.attention, 0.8);
+    paint(lit, attention[place - 1], 0.8);
     context.drawImage(lit, left, top + label);
   });
   return canvas.toDataURL("image/png");
@@ -206,16 +217,17 @@ element.addEventListener("click", (event) => {
   if (!button || !answer) return;
   const what = button.dataset.part;
   if (what === "play") play();
-  if (what === "copy-text") copy(current().text, button);
-  if (what === "copy-alt") copy(`<img src="" alt="${escaped(current().text)}">`, button);
+  if (what === "copy-text") copy(current().caption, button);
+  if (what === "copy-alt") copy(`<img src="" alt="${escaped(current().caption)}">`, button);
   if (what === "copy-json") {
-    const captions = answer.captions.map(({ text, score, probability }) => ({ text, score, probability }));
+    const captions = answer.captions.map(({ caption, score, words, log_probabilities }) => ({ caption, score, words, log_probabilities }));
     copy(JSON.stringify(captions, null, 2), button);
   }
   if (what === "download") {
     const link = make("a", { href: sheet(), download: "attention.png" });
     link.click();
   }
+  if (what === "another") another();
 });
 element.addEventListener("input", (event) => {
   if (event.target.dataset.part === "strength" && answer && word !== null) showWord(word);
@@ -229,5 +241,16 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// The photo's own input takes the place of the picture again.
+function another() {
+  const tab = element.closest(".photo-tab");
+  props.value = "";
+  show();
+  tab.dispatchEvent(new CustomEvent("another"));
+}
+
+const root = part("root");
+root.addEventListener("begun", () => root.setAttribute("aria-busy", "true"));
+root.addEventListener("ended", () => root.removeAttribute("aria-busy"));
 watch("value", show);
 show();

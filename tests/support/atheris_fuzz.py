@@ -142,7 +142,7 @@ def text(folder: Path):
     """Base64, addresses and settings, as programs send them to the demo."""
     import gradio as gr
 
-    from hf_gru_captioner import untrusted_images
+    from hf_gru_captioner import Caption, untrusted_images
     from hf_gru_captioner.model import load_image
     from hf_gru_captioner.web.page import build_page
     from hf_gru_captioner.web.service import Captioned, ServicePool
@@ -151,7 +151,7 @@ def text(folder: Path):
         load = staticmethod(load_image)
 
         def __call__(self, photo, decoding):
-            return Captioned([], 0.0, 0.0, 1)
+            return Captioned([Caption("", 0.0, (), (), None)], 0.0, 0.0, 1)
 
     class Pool(ServicePool):
         def __getitem__(self, name):

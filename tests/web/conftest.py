@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.hub import example_images
+from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT
+from hf_gru_captioner.hub import about_checkpoint, example_images
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import ServicePool, build_page, launch
 
@@ -21,7 +22,9 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 def address():
     """Of a page with the shipped checkpoint under two names."""
     pool = ServicePool(["shipped", "again"], lambda name: Captioner.from_pretrained())
-    page = build_page(pool, load_image, examples=example_images())
+    page = build_page(
+        pool, load_image, examples=example_images(), about=about_checkpoint(SHIPPED_CHECKPOINT, "shipped")
+    )
     launch(page, server_name="127.0.0.1")
     yield page.local_url
     page.close()
@@ -39,7 +42,10 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens the page as a visitor; keywords are those of Playwright's new_context(). No error may be on its console."""
+    """Opens the page as a visitor; keywords are those of Playwright's new_context().
+
+    No error may be on its console, and nothing may be asked of another server.
+    """
     contexts, errors = [], []
 
     def visit(path="", **settings):
@@ -48,7 +54,7 @@ def visit(browser, address):
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("request", lambda request: outside(request.url))
         page.goto(address + path)
         page.wait_for_selector("#photo input[type=file]", state="attached")

@@ -30,6 +30,8 @@ HOSTILE = json.loads((Path(__file__).parents[1] / "support" / "hostile_texts.jso
 EXAMPLES = demo_folder() / "examples"
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
+OF_CALL = [*SETTINGS[1:], "shipped", False]  # what /caption takes after the photo
+OF_MANY = [1, "greedy", 1, "shipped"]
 SIGN = {"_type": "gradio.FileData"}
 
 pytestmark = pytest.mark.slow
@@ -167,23 +169,21 @@ def test_no_endpoint_of_the_page_reads_any_path_or_tells_what_is_there(address, 
         assert "is not here" in said or "does not accept" in said
     assert asked > 200
     assert all(
-        call(address, "caption_photo", [{"path": path}, *SETTINGS]).startswith("event: error")
-        for path in files.values()
+        call(address, "caption", [{"path": path}, *OF_CALL]).startswith("event: error") for path in files.values()
     )
 
 
 def test_one_s_own_upload_and_the_examples_are_read(address):
     (own,) = upload(address, ("../../a b.jpg", KITTEN.read_bytes()))
     assert "kitten" not in own
-    answer = call(address, "caption_photo", [{"path": own, "meta": SIGN}, *SETTINGS])
-    assert "captions" in answer
+    answer = call(address, "caption", [{"path": own, "meta": SIGN}, *OF_CALL])
+    assert "log_probabilities" in answer
     example = next(
-        sample["path"]
+        component["props"]["value"][0]["image"]["path"]
         for component in json.loads(ask(f"{address}config")[1])["components"]
-        if component["type"] == "dataset"
-        for (sample,) in component["props"]["samples"]
+        if component["type"] == "gallery"
     )
-    assert "captions" in call(address, "caption_photo", [{"path": example, "meta": SIGN}, *SETTINGS])
+    assert "log_probabilities" in call(address, "caption", [{"path": example, "meta": SIGN}, *OF_CALL])
 
 
 def test_uploads_have_names_that_nobody_can_guess(address, tmp_path):
@@ -243,7 +243,7 @@ def test_what_the_page_does_not_need_is_not_there(address, path):
 
 def test_a_call_that_passes_by_the_queue_is_refused(address):
     photo = base64.b64encode(KITTEN.read_bytes()).decode()
-    data = [photo, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"]
+    data = [photo, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped", False]
     for way in ("run", "api"):
         assert post(f"{address}gradio_api/{way}/caption", {"data": data})[0] == 404
 
@@ -389,8 +389,8 @@ def test_64_callers_with_pictures_of_many_pixels_need_less_than_a_gigabyte():
         address = process.stdout.readline().strip()
         bomb = base64.b64encode(narrow_png(7000)).decode()
         small = base64.b64encode(KITTEN.read_bytes()).decode()
-        data = ["greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"]
-        assert "captions" in call(address, "caption", [small, *data])
+        data = ["greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped", False]
+        assert "log_probabilities" in call(address, "caption", [small, *data])
         before = highest(process)
         assert len(bomb) < 12_000
         (path,) = upload(address, ("bomb.png", base64.b64decode(bomb)))
@@ -398,16 +398,16 @@ def test_64_callers_with_pictures_of_many_pixels_need_less_than_a_gigabyte():
         def one(number):
             if number % 2:
                 return call(address, "caption", [bomb, *data])
-            return call(address, "caption_photo", [{"path": path}, *SETTINGS])
+            return call(address, "caption", [{"path": path}, *OF_CALL])
 
         with ThreadPoolExecutor(64) as callers:
             answers = list(callers.map(one, range(64)))
-        refused = [answer for answer in answers if "captions" not in answer]
+        refused = [answer for answer in answers if "log_probabilities" not in answer]
         assert all("Queue is full" in answer or "Too many people" in answer for answer in refused)
         assert len(refused) < 64
         added = highest(process) - before
         assert added < 1000
-        assert "captions" in call(address, "caption", [small, *data])
+        assert "log_probabilities" in call(address, "caption", [small, *data])
     finally:
         process.kill()
         process.wait()
@@ -495,9 +495,9 @@ def test_visitors_with_many_photos_at_the_same_time_get_their_own(page_of_colors
 
     def table_of(color):
         (path,) = upload(address, (f"{color}.zip", archive_of(color)))
-        answer = call(address, "caption_many", [[{"path": path, "meta": SIGN}], None, *SETTINGS])
+        answer = call(address, "caption_many", [[{"path": path, "meta": SIGN}], *OF_MANY])
         assert "event: complete" in answer, answer
-        return json.loads(answer.rpartition("data: ")[2])[1]["data"]
+        return [[row["file_name"], row["caption"]] for row in json.loads(answer.rpartition("data: ")[2])[0]]
 
     with ThreadPoolExecutor(2) as visitors:
         tables = {color: visitors.submit(table_of, color) for color in ("red", "blue")}
@@ -511,9 +511,9 @@ def test_no_list_of_all_files_that_ever_came_or_went_is_kept(page_of_colors):
     page, go_on, _ = page_of_colors
     go_on.set()
     (path,) = upload(page.local_url, ("red.zip", archive_of("red", 2)))
-    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    data = [[{"path": path, "meta": SIGN}], *OF_MANY]
     assert "event: complete" in call(page.local_url, "caption_many", data)
-    call(page.local_url, "caption", ["no photo", "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    call(page.local_url, "caption", ["no photo", "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped", False])
     assert page.temp_file_sets
     assert not any(page.temp_file_sets)
 
@@ -522,7 +522,7 @@ def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd
     page, go_on, seen = page_of_colors
     address = page.local_url
     (path,) = upload(address, ("red.zip", archive_of("red", 100)))
-    data = [[{"path": path, "meta": SIGN}], None, *SETTINGS]
+    data = [[{"path": path, "meta": SIGN}], *OF_MANY]
     event = json.loads(post(f"{address}gradio_api/call/caption_many", {"data": data})[1])["event_id"]
     with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as client:
         client.sendall(f"GET /gradio_api/call/caption_many/{event} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -531,7 +531,7 @@ def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd
     go_on.set()
     wait_until(lambda: not any(thread.name.startswith("many") for thread in threading.enumerate()))
     text = base64.b64encode(KITTEN.read_bytes()).decode()
-    assert "event: complete" in call(address, "caption", [text, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+    assert "event: complete" in call(address, "caption", [text, "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped", False])
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -586,13 +586,16 @@ def test_hostile_names_and_captions_of_many_photos_stay_text(watched, tmp_path):
             file.writestr(f"{name}{number}.png", photo.getvalue())
             file.writestr(f"{name}{number}bad.png", b"not a picture")
     watched.get_by_role("tab", name="Many photos").click()
-    watched.locator('input[type=file][accept*="zip"]').set_input_files([archive])
-    watched.get_by_text("more", exact=True).first.wait_for()
-    watched.click("#start")
-    watched.wait_for_selector("#gallery img")
-    watched.get_by_text(
-        '<img src="http:\u2215\u2215127.0.0.2:9\u2215a.png">0bad.png: This is not a picture'
-    ).first.wait_for()
+    watched.set_input_files("#review [data-part=files]", [archive])
+    watched.get_by_text(f"0 of {len(HOSTILE)} accepted").wait_for()
+    left = watched.locator("#review [data-part=left-list] li")
+    assert left.count() == len(HOSTILE)
+    assert left.all_text_contents()[0].endswith("bad.png: This is not a picture, or it is damaged.")
+    watched.click("#review summary")
+    for button in ("corrections", "csv"):
+        watched.click("#review [data-part=accept] >> nth=0")
+        with watched.expect_download():
+            watched.click(f"#review [data-save={button}]")
     assert foreign_elements(watched) == 0
 
 
@@ -608,7 +611,7 @@ def test_hostile_captions_and_alternatives_of_one_photo_stay_text(watched):
             watched.wait_for_timeout(200)
         assert alternatives.count() == 2
         assert foreign_elements(watched) == 0
-        watched.get_by_label("Remove Image").or_(watched.get_by_label("Clear")).first.click()
+        watched.click("#viewer [data-part=another]")
 
 
 def test_hostile_errors_stay_text_and_are_sentences_for_programs_too(watched, hostile_page):
@@ -617,7 +620,7 @@ def test_hostile_errors_stay_text_and_are_sentences_for_programs_too(watched, ho
     assert "<img" not in said
     assert "&lt;img" in said
     assert "&lt;b&gt;'x'" in said
-    watched.get_by_text("How it writes").first.click()
+    watched.get_by_text("Settings").first.click()
     watched.get_by_label("Checkpoint").first.fill("<b>mine</b>")
     watched.keyboard.press("Enter")
     watched.set_input_files("#photo input[type=file]", KITTEN)
@@ -625,8 +628,11 @@ def test_hostile_errors_stay_text_and_are_sentences_for_programs_too(watched, ho
     assert foreign_elements(watched) == 0
 
 
-def test_formulas_in_the_page_s_table_are_saved_harmless(address):
-    number = next(each["id"] for each in functions(address) if each["api_name"] == "save_table")
+def number_of(address, name) -> int:
+    return next(each["id"] for each in functions(address) if each["api_name"] == name)
+
+
+def test_formulas_in_a_review_are_saved_harmless(address):
     rows = [
         ["=cmd|' /C calc'!A0", "+1"],
         ["@SUM(1)", "\t=1"],
@@ -634,14 +640,46 @@ def test_formulas_in_the_page_s_table_are_saved_harmless(address):
         [" =1", "a dog"],
         *([t, t] for t in HOSTILE),
     ]
-    answer = json.loads(join(address, number, [{"headers": ["file_name", "caption"], "data": rows, "metadata": None}]))
-    saved = {Path(file["path"]).name: file["path"] for file in answer["data"][0]}
+    sent = {"save": "csv", "rows": [{"name": name, "caption": text} for name, text in rows]}
+    answer = json.loads(join(address, number_of(address, "save_review"), [json.dumps(sent)]))
     import csv
 
-    with open(saved["captions.csv"], newline="") as file:
+    with open(answer["data"][0]["path"], newline="", encoding="utf-8-sig") as file:
         cells = [cell for row in list(csv.reader(file))[1:] for cell in row]
     assert len(cells) == 2 * len(rows)
     assert not [cell for cell in cells if cell.strip().startswith(("=", "+", "-", "@"))]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        "[",
+        "[]",
+        "7",
+        None,
+        7,
+        {"photos": 1},
+        '{"photos": 1}',
+        '{"photos": [1]}',
+        '{"photos": [{"name": 1, "path": 2}]}',
+        '{"rows": [{}], "save": "csv"}',
+        '{"rows": [], "save": 1}',
+        '{"rows": [{"name": "a", "caption": "b"}], "save": "exe"}',
+        "[" * 100_000,
+    ],
+)
+def test_what_no_review_grid_sends_is_refused_in_a_sentence(address, sent):
+    for name, data in (("caption_for_review", [sent, *SETTINGS]), ("save_review", [sent])):
+        said = join(address, number_of(address, name), data)
+        assert any(words in said for words in ("not understood", "Captions are saved as")), said
+
+
+def test_a_review_grid_captions_uploads_only(address, files, traversals):
+    number = number_of(address, "caption_for_review")
+    for path in (*files.values(), *traversals.values()):
+        sent = json.dumps({"photos": [{"name": "a.png", "path": path}]})
+        assert "is not here" in join(address, number, [sent, *SETTINGS])
 
 
 def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
@@ -668,9 +706,9 @@ def test_sessions_that_are_left_hold_no_photo(address):
     import gc
 
     mark = "A" * 100_000
-    number = next(each["id"] for each in functions(address) if each["api_name"] == "caption")
+    number = number_of(address, "caption")
     for _ in range(5):
-        join(address, number, [mark + os.urandom(4).hex(), "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped"])
+        join(address, number, [mark + os.urandom(4).hex(), "greedy", 1, 1, 1, 1, 0.9, 5, 0, "shipped", False])
     gc.collect()
     from gradio.state_holder import SessionState
 

@@ -8,15 +8,23 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from hf_gru_captioner.data import load_captions
 from hf_gru_captioner.untrusted_images import LIMITS, Limits, RefusedError
-from hf_gru_captioner.web.batch import AT_ONCE, caption_all, images_of, to_csv, to_jsonl
+from hf_gru_captioner.web.batch import AT_ONCE, Reviewed, Sent, caption_all, images_of, saved, to_csv, to_jsonl
 
-ROWS = [("a.png", 'a dog, "black"'), ("b.png", "=HYPERLINK(1)"), ("ü.png", "一只狗")]
+ROWS = [
+    Reviewed("a.png", 'a dog, "black"', True),
+    Reviewed("b.png", "=HYPERLINK(1)", False),
+    Reviewed("ü.png", "一只狗", True),
+]
 
 
-def caption(content: bytes):
-    photo = Image.open(io.BytesIO(content)).convert("RGB")
-    return photo, f"{photo.width} wide"
+def caption(content: bytes) -> str:
+    return f"{Image.open(io.BytesIO(content)).width} wide"
+
+
+def sent(paths) -> list[Sent]:
+    return [Sent(path.name, path) for path in paths]
 
 
 def test_files_and_archives_are_captioned_in_their_order(make_photo, tmp_path):
@@ -26,20 +34,28 @@ def test_files_and_archives_are_captioned_in_their_order(make_photo, tmp_path):
         archive.write(tmp_path / "03.png", "inside/03.png")
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")
     (tmp_path / "bad.zip").write_bytes(b"not an archive")
-    results = list(caption_all(images_of(sorted(tmp_path.iterdir()), LIMITS), caption))
-    assert [text for name, _, text in results if name[0].isdigit()] == [f"{30 + n} wide" for n in [*range(40), 3]]
-    refused = {name: text for name, photo, text in results if photo is None}
-    assert set(refused) == {"bad.jpg", "bad.zip"}
-    assert "not a picture" in refused["bad.jpg"]
-    assert "not a ZIP archive" in refused["bad.zip"]
+    results = dict(caption_all(images_of(sent(sorted(tmp_path.iterdir())), LIMITS), caption))
+    captioned = {f"{n:02d}.png": f"{30 + n} wide" for n in range(40)} | {"inside/03.png": "33 wide"}
+    assert [*results] == [*list(captioned)[:40], "bad.jpg", "bad.zip", "inside/03.png"]
+    assert {name: text for name, text in results.items() if name in captioned} == captioned
+    assert "not a picture" in str(results["bad.jpg"])
+    assert "not a ZIP archive" in str(results["bad.zip"])
 
 
 def test_files_that_were_deleted_meanwhile_are_said_and_the_others_captioned(make_photo, tmp_path):
     make_photo().save(tmp_path / "a.png")
     paths = [tmp_path / "gone.png", tmp_path / "gone.zip", tmp_path / "a.png"]
-    results = {name: text for name, _, text in caption_all(images_of(paths, LIMITS), caption)}
+    results = dict(caption_all(images_of(sent(paths), LIMITS), caption))
     assert results["a.png"] == "40 wide"
-    assert "deleted before its turn" in results["gone.png"] == results["gone.zip"]
+    assert "deleted before its turn" in str(results["gone.png"]) == str(results["gone.zip"])
+
+
+def test_of_two_photos_with_one_name_the_second_is_left_out(make_photo, tmp_path):
+    make_photo().save(tmp_path / "a.png")
+    first, second = images_of([Sent("b/a.png", tmp_path / "a.png")] * 2, LIMITS)
+    assert first == ("b/a.png", (tmp_path / "a.png").read_bytes())
+    assert second[0] == "b/a.png"
+    assert "Another photo has this name" in str(second[1])
 
 
 def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_path):
@@ -48,8 +64,8 @@ def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_p
         make_photo(number).save(tmp_path / f"{number}.png")
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
             for other in range(3):
-                archive.write(tmp_path / f"{number}.png", f"{other}.png")
-    found = list(images_of(sorted(tmp_path.glob("*.zip")), Limits(archive_images=4)))
+                archive.write(tmp_path / f"{number}.png", f"{number}/{other}.png")
+    found = list(images_of(sent(sorted(tmp_path.glob("*.zip"))), Limits(archive_images=4)))
     assert [isinstance(content, bytes) for _, content in found] == [True] * 4 + [False]
     assert "4 photos are captioned at once; this one and those after it are left out" in str(found[-1][1])
 
@@ -59,7 +75,8 @@ def test_a_photo_that_can_not_be_decoded_is_refused_alone(make_photo, tmp_path):
         raise RefusedError("torn")
 
     make_photo().save(tmp_path / "a.png")
-    assert list(caption_all(images_of([tmp_path / "a.png"], LIMITS), refuse)) == [("a.png", None, "torn")]
+    ((name, refusal),) = caption_all(images_of(sent([tmp_path / "a.png"]), LIMITS), refuse)
+    assert (name, str(refusal)) == ("a.png", "torn")
 
 
 def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
@@ -73,8 +90,9 @@ def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
             go_on.wait(20)
         return caption(content)
 
-    captioned = caption_all(images_of([tmp_path / "a.png"] * 100, LIMITS), wait)
-    assert next(captioned)[2] == "40 wide"
+    files = [Sent(f"{number}.png", tmp_path / "a.png") for number in range(100)]
+    captioned = caption_all(images_of(files, LIMITS), wait)
+    assert next(captioned) == ("0.png", "40 wide")
     release = threading.Timer(3, go_on.set)
     release.start()
     start = time.monotonic()
@@ -87,7 +105,9 @@ def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
 
 
 def test_a_spreadsheet_computes_nothing():
-    read = list(csv.reader(io.StringIO(to_csv(ROWS))))
+    text = to_csv(ROWS)
+    assert text[0] == "\ufeff"
+    read = list(csv.reader(io.StringIO(text[1:])))
     assert read == [
         ["file_name", "caption"],
         ["a.png", 'a dog, "black"'],
@@ -98,15 +118,51 @@ def test_a_spreadsheet_computes_nothing():
 
 @pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@A1", "\t=1", "\r=1", "\n=1", " =1", "＝1", "＠A1"])
 def test_no_beginning_of_a_formula_begins_a_cell(cell):
-    ((_, first), (name, text)) = csv.reader(io.StringIO(to_csv([(cell, cell)]), newline=""))
+    ((_, first), (name, text)) = csv.reader(io.StringIO(to_csv([Reviewed(cell, cell, False)])[1:], newline=""))
     assert name == text == f"'{cell}"
     assert first == "caption"
 
 
 def test_datasets_reads_the_table_back(make_photo, tmp_path):
-    for name, _ in ROWS:
-        make_photo().save(tmp_path / name)
+    for row in ROWS:
+        make_photo().save(tmp_path / row.name)
     (tmp_path / "metadata.jsonl").write_text(to_jsonl(ROWS))
     rows = load_dataset("imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
-    assert sorted(rows["caption"]) == sorted(text for _, text in ROWS)
+    assert sorted(rows["caption"]) == sorted(row.caption for row in ROWS)
     assert rows[0]["image"].size == (40, 30)
+
+
+def test_a_review_is_saved_as_text_files_beside_the_photos():
+    rows = [Reviewed("a/b.jpg", "a  dog\n runs", False), Reviewed("c.png", "一只狗", True)]
+    name, content = saved("txt", rows)
+    assert name == "captions-as-text-files.zip"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        texts = {each: archive.read(each).decode() for each in archive.namelist()}
+    assert texts == {"a/b.txt": "a dog runs\n", "c.txt": "一只狗\n"}
+    with pytest.raises(RefusedError, match=r"a/b\.jpg and a/b\.png would share a/b\.txt"):
+        saved("txt", [rows[0], Reviewed("a/b.png", "", False)])
+
+
+def test_training_reads_what_was_corrected_in_folders(make_photo, tmp_path):
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    rows = [Reviewed(f"deep/{n}.png", f"a dog number {n}", n != 3) for n in range(6)]
+    for number, row in enumerate(rows):
+        make_photo(number).save(tmp_path / "photos" / row.name)
+    name, content = saved("corrections", rows)
+    (tmp_path / name).write_bytes(content)
+    found = [
+        caption
+        for split in ("train", "validation")
+        for row in load_captions(tmp_path / "corrections.jsonl", split, images=tmp_path / "photos")
+        for caption in row["captions"]
+    ]
+    assert sorted(found) == [f"a dog number {n}" for n in (0, 1, 2, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("csv", "no captions to save"), ("corrections", "Accept or change some captions first"), ("exe", "are saved as")],
+)
+def test_what_can_not_be_saved_is_said(kind, said):
+    with pytest.raises(RefusedError, match=said):
+        saved(kind, [Reviewed("a.png", "a dog", False)] if kind != "csv" else [])
