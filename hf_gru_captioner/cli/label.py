@@ -83,7 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")
-    from .find_images import find_images
 
     found = find_images(arguments.paths, arguments.recursive)
     _tell(*found.problems)
