@@ -82,7 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")
-    from .find_images import find_images
 
     found = find_images(arguments.paths, arguments.recursive)
     _tell(*found.problems)
@@ -169,7 +168,7 @@ class _Run:
             file.write(self._rows(labelled))
             if len(examples) < SHOWN:
                 examples.append(labelled)
-        file.close()
+        file.stop()  # close() would take what is in the file for all that there is
         file.finish(self._photos)
         self._summarize(problems, num_cut, examples)
         return len(problems)
