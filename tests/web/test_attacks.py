@@ -31,7 +31,7 @@ EXAMPLES = demo_folder() / "examples"
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
 OF_CALL = [*SETTINGS[1:], "shipped", False]  # what /caption takes after the photo
-OF_MANY = [1, "greedy", 1, "shipped"]
+OF_MANY = OF_CALL[:-1]
 SIGN = {"_type": "gradio.FileData"}
 
 pytestmark = pytest.mark.slow
