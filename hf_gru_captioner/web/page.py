@@ -108,7 +108,7 @@ def launch(page: gr.Blocks, **server) -> None:
     config.limit_concurrency = MAX_CONNECTIONS
 
 
-def _theme() -> gr.themes.Default:
+def _theme() -> gr.themes.Base:
     """Gradio's own, with colors whose contrast suffices."""
     theme = gr.themes.Default(primary_hue=gr.themes.colors.blue, font=FONTS)
     return theme.set(
