@@ -110,6 +110,9 @@ print(drawing.width > 0, first[0].text, sorted({"torch", "transformers"} & set(s
 DOORS = {
     "cli.main(['caption', photo, '--backend', 'torch'])": "torch",
     "cli.main(['caption', photo, '--backend', 'openvino'])": "openvino",
+    "cli.main(['caption', photo, '--output', without_graphs + '/a.parquet'])": "formats",
+    "cli.main(['caption', photo, '--write', 'metadata'])": "metadata",
+    "cli.main(['label', photo, '--output', without_graphs + '/a.csv', '--teacher', without_graphs])": "torch",
     "cli.main(['score', '--data', 'a'])": "score",
     "cli.main(['score', '--references', 'a.json', 'b.json'])": "score",
     "cli.main(['train', '--data.source', 'a', '--output-dir', 'b'])": "train",

@@ -26,7 +26,7 @@ def installs(printed):
 
 @pytest.mark.parametrize(
     ("target", "wanted"),
-    [("caption", ["."]), ("demo", ['".[demo]"']), ("train", ['".[train]"']), ("test", ['".[dev]"'])],
+    [("caption", ["."]), ("demo", ['".[demo]"']), ("train-flickr8k", ['".[train]"']), ("test", ['".[dev]"'])],
 )
 def test_a_target_installs_what_it_takes_and_only_from_the_usual_index(tmp_path, target, wanted):
     assert installs(would_run(tmp_path, target)) == [f"--editable {each}" for each in wanted]

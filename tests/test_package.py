@@ -64,6 +64,7 @@ MAY_IMPORT = {
         "files",
         "hub",
         "inference",
+        "label_names",
         "model",
         "tokenization",
         "visualization",

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
-from .find_images import find_images
+from ..errors import UsageError, needs_extra
 from .shell import BAD_INPUT, positive, quiet_transformers
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")
+    from .find_images import find_images
+
     found = find_images(arguments.paths, arguments.recursive)
     _tell(*found.problems)
     if not found.paths:
@@ -111,6 +112,9 @@ class _Run:
     """One command on its photos."""
 
     def __init__(self, arguments: argparse.Namespace, photos: Sequence[str], file: Any):
+        with needs_extra("torch"):
+            import torch  # noqa: F401
+
         from ..labelling.cleaning import Cleaner
         from ..labelling.teacher import MAX_NEW_TOKENS, TeacherOptions, load_teacher
 

@@ -31,6 +31,7 @@ from .reading import ReadingOptions
 from .shards import shard_rows
 
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
+FEW, SHARE_OF_FEW = 1000, 0.15  # of fewer images than that, so that scores on them say something
 USUAL_FOLDERS = (
     *("images", "image", "img", "imgs", "photos", "photo", "pictures", "Flicker8k_Dataset", "Flickr8k_Dataset"),
     *("Flickr8k_Dataset/Flicker8k_Dataset", "flickr30k-images", "flickr30k_images"),
@@ -314,7 +315,7 @@ def locate_images(
         elif entry.path.startswith(ADDRESSES):
             files[_key(entry)] = File(entry.path, 0, 0)
         else:  # folders of another split last: names may recur in another split
-            found = finder.find(entry.path, lambda place, split=entry.split: split_of(place) in (None, split))  # type: ignore[misc]
+            found = finder.find(entry.path, lambda place, split=entry.split: split_of(place) in (None, split))
             files[_key(entry)] = found or File(_missing(entry, roots[0], outside), -1, -1)
     named = [entry for entry in entries if entry.path]
     if named and all(files[_key(entry)].num_bytes < 0 for entry in named):
@@ -402,9 +403,13 @@ def choose_split(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
 
 
 def divide(keys: Sequence[str], split: str) -> list[int]:
-    """Indices of the images of one split, if train and validation are split here."""
+    """Indices of the images of one split, if train and validation are split here: those with the smallest draws are the
+    validation split, a twentieth of the images, of few images more, at least one.
+    """
     draws = [draw(key) for key in keys]
     border = max(VALIDATION_SHARE, min(draws, default=0.0))
+    if 0 < len(draws) < FEW:
+        border = sorted(draws)[max(1, round(SHARE_OF_FEW * len(draws))) - 1]
     wants_validation = SPLIT_NAMES.get(split) == "validation"
     return [index for index, number in enumerate(draws) if (number <= border) == wants_validation]
 

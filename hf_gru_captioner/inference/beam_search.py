@@ -281,7 +281,7 @@ def _ranked(values: np.ndarray, count: int, vocab_size: int) -> Iterator[tuple[l
     """
     num_blocks = values.shape[1] // BLOCK
     if not 0 < count <= num_blocks:
-        bounds = np.full(len(values), -np.inf)
+        bounds = np.full(len(values), -np.inf, dtype=values.dtype)
     else:
         maxima = values[:, : num_blocks * BLOCK].reshape(len(values), num_blocks, BLOCK).max(axis=2)
         bounds = np.partition(maxima, num_blocks - count, axis=1)[:, num_blocks - count] - TIE

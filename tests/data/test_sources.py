@@ -271,8 +271,10 @@ def test_shards_of_no_split_are_divided(tar, tmp_path):
     path = tar(tmp_path / "0.tar", {f"k{i}": {"png": 40 + i, "txt": b"a dog"} for i in range(60)})
     halves = {split: table(load_captions(path, split)) for split in ("train", "validation")}
     assert sorted(halves["train"] + halves["validation"]) == sorted((f"k{i}", ["a dog"], 40 + i) for i in range(60))
-    assert {split: table(stream_captions(path, split)) for split in halves} == halves
-    assert 0 < len(halves["validation"]) < 10
+    streamed = {split: table(stream_captions(path, split)) for split in halves}  # 5 %: its length is unknown
+    assert sorted(streamed["train"] + streamed["validation"]) == sorted(halves["train"] + halves["validation"])
+    assert {row[0] for row in streamed["validation"]} <= {row[0] for row in halves["validation"]}
+    assert len(halves["validation"]) == 9  # 15 %
 
 
 @pytest.mark.parametrize("size", [2, 300])
@@ -285,7 +287,7 @@ def test_a_table_without_splits_is_divided_the_same_way_every_time(put, tmp_path
     path.write_text("\n".join(["image,caption", *lines]))
     train, validation = (list(load_captions(path, split)["image_id"]) for split in ("train", "validation"))
     assert sorted(train + validation) == sorted(f"{index}.png" for index in range(size))
-    assert len(validation) == 1 if size == 2 else 5 < len(validation) < 30
+    assert len(validation) == (1 if size == 2 else 45)
     path.write_text("\n".join(["image,caption", *reversed(lines)]))
     assert list(load_captions(path, "validation")["image_id"]) == validation[::-1]
     assert [row["image_id"] for row in stream_captions(path, "validation")] == validation[::-1]
@@ -297,11 +299,13 @@ def test_a_set_with_nothing_but_train_is_divided_by_names_or_images(save):
         source = save(columns, ["train"], size=60)
         halves = [load_captions(source, split)["image_digest"] for split in ("train", "validation")]
         assert len(set(halves[0]) | set(halves[1])) == len(halves[0]) + len(halves[1]) == 60
-        assert 0 < len(halves[1]) < 10
-        for half, split in zip(halves, ("train", "validation"), strict=True):
-            photos = [row["image"].tobytes() for row in stream_captions(source, split)]
-            assert photos == [image.tobytes() for image in load_captions(source, split)["image"]]
-            assert len(photos) == len(half)
+        assert len(halves[1]) == 9
+        photos = {
+            split: [row["image"].tobytes() for row in stream_captions(source, split)]
+            for split in ("train", "validation")
+        }
+        assert set(photos["validation"]) <= {image.tobytes() for image in load_captions(source, "validation")["image"]}
+        assert len(photos["train"]) + len(photos["validation"]) == 60
     save(columns, ["test"], size=60)
     assert len(load_captions(source)) == 60  # train is whole where there is any other split
     with pytest.raises(ValueError, match="no split 'validation', it has train, test"):
