@@ -208,7 +208,7 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
 
     def many(name: str, content: bytes) -> str:
         (own,) = json.loads(upload(address, name, content))
-        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], 1, "greedy", 1, "shipped"])
+        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], *OF_CALL[:-1]])
         return served(found)
 
     def served(answer: str) -> str:

@@ -171,9 +171,13 @@ def sent(path) -> str:
     return json.dumps({"photos": [{"name": path.name, "path": uploaded(path)}]})
 
 
-def reviewed(answers) -> str:
-    *_, last = answers
-    return json.loads(last)["rows"][0]["captions"][0]
+def first_reviewed(answer: str) -> str:
+    return json.loads(answer)["rows"][0]["captions"][0]
+
+
+def last(answers):
+    *_, answer = answers
+    return answer
 
 
 PAGE_DOORS = {
@@ -184,10 +188,8 @@ PAGE_DOORS = {
     "caption_input, an image": lambda page, path: first(page.caption_input(uploaded(path), "", *GREEDY)[0]),
     "compare": lambda page, path: first(page.compare(uploaded(path), *GREEDY, *GREEDY)[1]),
     "caption_stream": lambda page, path: ["", *page.caption_stream(base64_of(path), max_words=9)][-1],
-    "caption_many": lambda page, path: list(page.caption_many([{"path": uploaded(path)}], 1, "greedy"))[-1][0][
-        "caption"
-    ],
-    "caption_for_review": lambda page, path: reviewed(page.caption_for_review(sent(path), *GREEDY)),
+    "caption_many": lambda page, path: last(page.caption_many([{"path": uploaded(path)}], *GREEDY[1:]))[0]["caption"],
+    "caption_for_review": lambda page, path: first_reviewed(last(page.caption_for_review(sent(path), *GREEDY))),
 }
 
 

@@ -59,19 +59,25 @@ def add_endpoints(handlers: Handlers) -> None:
 
     def caption_many(
         photos: list[dict[str, Any]],
-        num_captions: int = 1,
         strategy: str = DEFAULTS.strategy,
+        num_captions: int = 1,
         num_beams: int = DEFAULTS.num_beams,
+        temperature: float = DEFAULTS.temperature,
+        top_p: float = DEFAULTS.top_p,
+        length_penalty: float = DEFAULTS.length_penalty,
+        max_words: int = DEFAULTS.max_words,
+        no_repeat_ngram: int = DEFAULTS.no_repeat_ngram,
         checkpoint: str = pool.names[0],
     ) -> Iterator[list[dict[str, Any]]]:
         """Caption uploaded photos and ZIP archives of photos.
 
         Returns for each photo file_name, and what /caption returns or error, a sentence; while it works, those so far.
         """
+        settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             if not isinstance(photos, list) or not photos:
                 raise RefusedError("Photos are a list of uploaded files.")
-            decoding = Decoding(strategy, num_captions=num_captions, num_beams=num_beams)
+            decoding = Decoding(*settings)
             service = pool[checkpoint]
             files = [file_of(photo, uploads()) for photo in photos]
             yield from handlers.caption_files(files, service, decoding)

@@ -87,10 +87,13 @@ class Handlers:
             self._fetches.release()
 
     def caption_again(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple:
-        """What a new photo or new settings start: the viewer's answer, and what becomes of the photo's input."""
+        """What a new photo or new settings start: the viewer's answer, and what becomes of the photo's input.
+
+        An address counts only where there is no photo: it may be left from before.
+        """
         if path is None and not _is_address(address):
             return gr.skip(), gr.skip()
-        return self.caption_input(path, address, checkpoint, *settings)
+        return self.caption_input(path, address if path is None else "", checkpoint, *settings)
 
     def caption_input(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple:
         """Caption the image at the address if one is given, else the uploaded one.

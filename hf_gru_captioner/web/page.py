@@ -94,7 +94,8 @@ def launch(page: gr.Blocks, **server) -> None:
         state_session_capacity=MAX_SESSIONS,
         share=False,
         theme=_theme(),
-        css=(HERE / "page.css").read_text(),
+        # Not as css, whose selectors Gradio would make those of elements within its container.
+        head=f"<style>{(HERE / 'page.css').read_text()}</style>",
         js=(HERE / "page.js").read_text(),
         ssr_mode=False,  # a second server in front of this one, which would bypass the middleware
         enable_monitoring=False,

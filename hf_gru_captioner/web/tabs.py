@@ -25,7 +25,7 @@ def one_image_tab(handlers: Handlers, examples: Sequence[Path]) -> list[Any]:
     with gr.Tab("One photo"), gr.Column(elem_classes="photo-tab"):
         image = _image_input("photo")
         viewer = _viewer("viewer")
-        with gr.Row(equal_height=False, elem_classes="ask"):
+        with gr.Row(equal_height=False):
             address = gr.Textbox(
                 label="Web address of a photo", placeholder="https://", elem_id="address", scale=4, max_lines=1
             )

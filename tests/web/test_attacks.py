@@ -31,7 +31,7 @@ EXAMPLES = demo_folder() / "examples"
 KITTEN = EXAMPLES / "kitten.jpg"
 SETTINGS = ["shipped", "greedy", 1, 1, 1, 1, 0.9, 5, 0]
 OF_CALL = [*SETTINGS[1:], "shipped", False]  # what /caption takes after the photo
-OF_MANY = [1, "greedy", 1, "shipped"]
+OF_MANY = OF_CALL[:-1]
 SIGN = {"_type": "gradio.FileData"}
 
 pytestmark = pytest.mark.slow
@@ -130,7 +130,7 @@ def traversals(files, address):
         "pipe among uploads": str(root / "pipe.jpg"),
         "folder of uploads": str(root),
         "folder of one": str(Path(own).parent),
-        "none among uploads": str(Path(own).with_name("other.jpg")),
+        "none among uploads": str(Path(own).with_name("none.jpg")),
         "null": f"{own}\0.jpg",
         "empty": "",
         "address": "http://127.0.0.1:9/a.png",
@@ -616,7 +616,7 @@ def test_hostile_captions_and_alternatives_of_one_photo_stay_text(watched):
 
 def test_hostile_errors_stay_text_and_are_sentences_for_programs_too(watched, hostile_page):
     data = ["greedy", 1, 1, 1, 1, 0.9, 5, 0]
-    said = call(hostile_page, "caption", [base64.b64encode(KITTEN.read_bytes()).decode(), *data, "<b>'x'"])
+    said = call(hostile_page, "caption", [base64.b64encode(KITTEN.read_bytes()).decode(), *data, "<b>'x'", False])
     assert "<img" not in said
     assert "&lt;img" in said
     assert "&lt;b&gt;'x'" in said

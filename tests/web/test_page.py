@@ -385,7 +385,8 @@ def test_on_a_phone_everything_is_large_enough_for_a_finger(visit):
             """() => [...document.querySelectorAll('button, a[href], select, textarea, summary, [role=tab], '
                 + '[role=button], input:not([type=file], [type=radio])')]
                 .map((each) => [each, each.getBoundingClientRect()])
-                .filter(([each, {width, height}]) => each.checkVisibility() && width && (width < 43.5 || height < 43.5))
+                .filter(([each]) => each.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+                .filter(([, {width, height}]) => height > 2 && (width < 43.5 || height < 43.5))
                 .map(([each, {width, height}]) => `${width} x ${height}: ${each.outerHTML.slice(0, 200)}`)"""
         )
 
