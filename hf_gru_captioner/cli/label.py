@@ -79,6 +79,7 @@ def add_command(commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..library.caption_file import CaptionFile
+    from .find_images import find_images
 
     if arguments.output.suffix.lower() not in ENDINGS:
         raise UsageError(f"{arguments.output}: name a file that ends in {' or '.join(ENDINGS)}, which train takes.")
