@@ -719,7 +719,7 @@ def test_an_archive_whose_packed_bytes_are_no_packed_bytes_loses_that_picture_al
     content[place : place + 24] = b"\xff" * 24
     found = dict(read_images(io.BytesIO(bytes(content)), SIZES))
     assert "damaged or encrypted" in str(found["a.png"])
-    assert found["b.png"] == encoded()
+    assert found["b/b.png"] == encoded()
 
 
 @examples(150)

@@ -48,7 +48,6 @@ EXAMPLES = {
     ),
     "train": (
         "gru-captioner train my/captions.csv",
-        "gru-captioner train my/captions.csv --epochs 40",
         "gru-captioner train --config configs/custom-folder.yaml --data.source my/captions.csv",
         "accelerate launch scripts/train.py --config configs/flickr8k.yaml --optimization.epochs 3",
     ),
