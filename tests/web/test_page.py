@@ -224,7 +224,7 @@ def cards(page, state="visible"):
 
 
 def names_of(cards):
-    return cards.locator(".name").all_inner_texts()
+    return cards.locator(".name").all_text_contents()  # inner texts are empty of what is not painted yet
 
 
 def texts_of(cards):
