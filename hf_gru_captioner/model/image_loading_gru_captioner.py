@@ -303,7 +303,8 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         file, name = BytesIO(_content_of_data_uri(name)), "the data: URI"
     else:
         file = Path(os.path.expanduser(name))
-        name = name if len(name) <= MAX_NAME_SHOWN else f"{name[:MAX_NAME_SHOWN]}..."
+        if len(name) > MAX_NAME_SHOWN and not os.path.lexists(file):
+            name = f"{name[:MAX_NAME_SHOWN]}..."
         _check_file(file, name)
     try:
         image = _identified(file, name)
