@@ -414,6 +414,9 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
             columns = find_columns(names, *chosen)
         except ValueError as error:
             raise ValueError(f"{reading.path}: {error}") from error
+        if columns.image is not None and cells.get("error") and not any(cells[each] for each in columns.captions):
+            reading.num_failed += 1
+            continue
         if columns.image is None or not columns.captions:
             known = f"an image path ({', '.join(IMAGE_NAMES)}) and {KNOWN_LAYOUTS}"
             raise unknown_columns(reading.path, names, columns, known)
@@ -422,9 +425,6 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
                 f"{reading.path}: images from column {columns.image!r}, captions from "
                 f"{', '.join(map(repr, columns.captions))}; not read: {shown_names(others)}"
             )
-        if cells.get("error") and not any(cells[column] for column in columns.captions):
-            reading.num_failed += 1
-            continue
         name = _name(place, cells, columns.image) if cells[columns.image] not in (None, "") else ""
         split = _name(place, cells, columns.split) if columns.split and cells[columns.split] else None
         has_id = columns.image_id and cells[columns.image_id] not in (None, "")

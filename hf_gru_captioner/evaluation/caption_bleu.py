@@ -25,6 +25,7 @@ from .caption_set import MAX_ORDER, CaptionSet
 from .options import ScoringOptions
 from .ptb import Tokenizer
 from .statistics import MetricResult, ScoreStatistics
+from .writing_systems import MARKS
 
 ReferenceLength = Literal["closest", "shortest", "average"]
 

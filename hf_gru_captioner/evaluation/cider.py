@@ -35,6 +35,7 @@ from .document_frequencies import DocumentFrequencies
 from .options import ScoringOptions
 from .ptb import Tokenizer, tokenize
 from .statistics import MetricResult, ScoreStatistics
+from .writing_systems import MARKS
 
 CiderForm = Literal["cider-d", "cider"]
 

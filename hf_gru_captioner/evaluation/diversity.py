@@ -21,6 +21,7 @@ from .caption_set import CaptionSet
 from .options import ScoringOptions
 from .ptb import Tokenizer, tokenize
 from .statistics import MetricResult, ScoreStatistics
+from .writing_systems import MARKS
 
 
 @dataclass(frozen=True)

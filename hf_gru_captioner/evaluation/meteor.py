@@ -23,6 +23,7 @@ from .caption_set import CaptionSet
 from .options import ScoringOptions
 from .ptb import Tokenizer, java_command
 from .statistics import MetricResult, ScoreStatistics
+from .writing_systems import MARKS
 
 # The jar's parameters for English (task "rank"): weight of recall, exponent and weight of the fragmentation penalty,
 # weight of content words.

@@ -24,6 +24,7 @@ from .caption_set import CaptionSet
 from .options import ScoringOptions
 from .ptb import Tokenizer
 from .statistics import MetricResult, ScoreStatistics
+from .writing_systems import MARKS
 
 _BETA = 1.2  # recall counts 1.44 times as much as precision
 

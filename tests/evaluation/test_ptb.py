@@ -59,7 +59,7 @@ def test_no_captions_start_no_java(monkeypatch):
 
 
 def test_an_unknown_tokenizer_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r'tokenizer=\'13a\' is unknown. Choose "ptb", "simple" or "none"'):
+    with pytest.raises(ValueError, match=r'tokenizer=\'13a\' is unknown. Choose "ptb", "simple", "char" or "none"'):
         tokenize(["a dog"], "13a")
 
 
