@@ -66,7 +66,7 @@ RAW_SUFFIXES = (
 )
 EXTRA_READERS = {"pillow_heif": HEIC_SUFFIXES, "pillow_jxl": JXL_SUFFIXES, "rawpy": RAW_SUFFIXES}
 INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # by name: this file travels
-MAX_NAME_SHOWN = 200  # characters of a name in a message: text that was meant to be an image can be very long
+MAX_NAME_SHOWN = 260  # characters of a name in a message: text that was meant to be an image can be very long
 _JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # how a codestream and a container begin
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _DNG_VERSION, _SUBFILE_TYPE = 50706, 254  # tags of TIFF
@@ -303,7 +303,7 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         file, name = BytesIO(_content_of_data_uri(name)), "the data: URI"
     else:
         file = Path(os.path.expanduser(name))
-        if len(name) > MAX_NAME_SHOWN and not os.path.lexists(file):
+        if max(map(len, name.split("/"))) > MAX_NAME_SHOWN:  # no name of a file, on any system
             name = f"{name[:MAX_NAME_SHOWN]}..."
         _check_file(file, name)
     try:
