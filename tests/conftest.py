@@ -152,6 +152,14 @@ def photo(make_photo) -> Image.Image:
     return make_photo()
 
 
+@pytest.fixture(autouse=True)
+def forget_precision():
+    """Forgets Accelerate's precision behind each test: it is one a process, and a run by "auto" may have chosen bf16."""
+    yield
+    if (state := sys.modules.get("accelerate.state")) is not None:
+        state.AcceleratorState._reset_state()
+
+
 @pytest.fixture
 def make_dataset(make_photo):
     """Makes a captioned data set of `size` photos in memory, each with two captions, as `load_captions` gives it."""
