@@ -154,7 +154,7 @@ def photo(make_photo) -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def forget_precision():
-    """Forgets Accelerate's precision behind each test: it is one a process, and a run by "auto" may have chosen bf16."""
+    """Forgets Accelerate's precision behind each test: a process has one, and a run by "auto" may have chosen bf16."""
     yield
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state()
