@@ -2,6 +2,7 @@ import errno
 import os
 
 import pytest
+from PIL import Image
 
 from hf_gru_captioner.cli.find_images import find_images
 from hf_gru_captioner.errors import UsageError
@@ -25,6 +26,10 @@ def plain(monkeypatch):
     """An install without the extra that reads more formats."""
     monkeypatch.setattr(image_loading, "is_installed", lambda package: False)
     monkeypatch.setattr("hf_gru_captioner.cli.find_images.is_installed", lambda package: False)
+    Image.init()  # another test of this process may have registered the readers
+    extra = {ending for endings in image_loading.EXTRA_READERS.values() for ending in endings}
+    known = {ending: name for ending, name in Image.EXTENSION.items() if ending not in extra}
+    monkeypatch.setattr(Image, "EXTENSION", known)
 
 
 def names(found, folder):
