@@ -150,6 +150,10 @@ class LabelNames:
             border = position
         return {label: _together(each) for label, each in found.items()}
 
+    def named(self, caption: str) -> set[str]:
+        """The labels that a caption names."""
+        return {self.labels[index] for index in self.said(caption)}
+
 
 def _with_plurals(names: Sequence[str]) -> dict[str, bool | None]:
     """These names and their plurals, and whether each is a plural; None for one form of any number."""

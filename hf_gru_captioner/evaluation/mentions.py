@@ -80,8 +80,8 @@ def label_mentions(
             continue
         images += 1
         annotated = {normalized(label) for label in of_image}
-        named = _named(names, caption)
-        absent = named - annotated - {label for reference in of_references for label in _named(names, reference)}
+        named = names.named(caption)
+        absent = named - annotated - {label for reference in of_references for label in names.named(reference)}
         there.update(annotated)
         named_right.update(named & annotated)
         said.update(named)
@@ -94,7 +94,3 @@ def label_mentions(
         chair_s=hallucinating / images if images else 0.0,
         images=images,
     )
-
-
-def _named(names: LabelNames, caption: str) -> set[str]:
-    return {names.labels[index] for index in names.said(caption)}

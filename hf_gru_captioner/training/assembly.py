@@ -255,9 +255,8 @@ class Assembly:
         options = self.config.model
         captioner = Captioner.from_pretrained(options.checkpoint, backend=PYTORCH)
         if options.extend_vocabulary:
-            captions = (caption for of_image in self.known_captions for caption in of_image)
             min_count = self.config.tokenizer.min_count
-            words = extend_vocabulary(captioner.model, captioner.processor, captions, min_count)
+            words = extend_vocabulary(captioner.model, captioner.processor, self._all_captions, min_count)
             _logger.info("new words       %d%s", len(words), f": {', '.join(words[:5])} ..." if words else "")
         if options.encoder_reset:
             reset_encoder(captioner.model, self._encoder, options.encoder_reset)

@@ -53,7 +53,7 @@ class LabelReward:
         """Rewards of captions `(N, T)`, given the labels of their images `(N, L)`, `(N,)`."""
         rewards = []
         for text, has in zip(self.decode(captions), labels.tolist(), strict=True):
-            said = {self.names.labels[index] for index in self.names.said(text)} & self.column_of.keys()
+            said = self.names.named(text) & self.column_of.keys()
             right = sum(has[self.column_of[label]] == 1 for label in said)
             is_known = has[0] == has[0]  # not nan
             rewards.append(self.weight * ((right > 0) - (len(said) - right)) if is_known else 0.0)
