@@ -66,7 +66,7 @@ RAW_SUFFIXES = (
 )
 EXTRA_READERS = {"pillow_heif": HEIC_SUFFIXES, "pillow_jxl": JXL_SUFFIXES, "rawpy": RAW_SUFFIXES}
 INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # by name: this file travels
-MAX_NAME_SHOWN = 255  # characters of a name in a message, as many as a file system takes; more was meant as an image
+MAX_NAME_SHOWN = 260  # characters of a name in a message, a file system takes 255; more was meant as an image
 _JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # how a codestream and a container begin
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _DNG_VERSION, _SUBFILE_TYPE = 50706, 254  # tags of TIFF

@@ -374,7 +374,7 @@ def test_nothing_keeps_anyone_out(visit, look_of):
 def test_what_axe_finds_is_told(visit):
     page = visit()
     page.evaluate("document.querySelector('#viewer').insertAdjacentHTML('afterend', '<img src=\"data:,\">')")
-    assert [rule for rule, _ in ours(Axe().run(page).response["violations"])] == ["image-alt"]
+    assert "image-alt" in [rule for rule, _ in ours(Axe().run(page).response["violations"])]
 
 
 def test_on_a_phone_everything_is_large_enough_for_a_finger(visit):
