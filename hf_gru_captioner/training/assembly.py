@@ -49,7 +49,7 @@ from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
 from .label_head import LabelHead, label_frequencies
 from .scst import LabelReward, SelfCritical, count_ngrams
-from .warm_start import extend_vocabulary, reset_encoder
+from .warm_start import extend_vocabulary, reset_encoder, resize_images
 
 _logger = logging.getLogger(__name__)
 
@@ -260,6 +260,8 @@ class Assembly:
             _logger.info("new words       %d%s", len(words), f": {', '.join(words[:5])} ..." if words else "")
         if options.encoder_reset:
             reset_encoder(captioner.model, self._encoder, options.encoder_reset)
+        if options.image_size:
+            resize_images(captioner.model, captioner.processor, options.image_size)
         return captioner
 
     @cached_property

@@ -182,7 +182,7 @@ class ModelConfig:
     encoder_reset: float = 0.0
     """With a checkpoint: fraction of the way that its encoder returns to the pretrained weights of model.encoder."""
     image_size: int | None = None
-    """Side of the square that images are resized to, in pixels; null for the encoder's own."""
+    """Side of the square that images are resized to, in pixels; null for that of the encoder, or of the checkpoint."""
     embedding_size: int = 512
     """Width of the word embeddings."""
     hidden_size: int = 512

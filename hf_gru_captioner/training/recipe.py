@@ -26,7 +26,7 @@ STEPS = 450  # of small data, at least: fewer leave words unlearned
 PASSES = 12  # over the images, at least
 EPOCHS = 12  # with a validation after each
 PATIENCE = 4  # epochs
-OF_THE_MODEL = {"model.encoder", "model.image_size", "model.embedding_size", "model.hidden_size"}  # of a new one
+OF_THE_MODEL = {"model.encoder", "model.embedding_size", "model.hidden_size"}  # of a new one
 LONGEST = 0.99  # quantile of the captions' lengths that generated captions may reach
 
 

@@ -1,4 +1,4 @@
-"""What a run changes in the checkpoint that it starts from: new words, and an encoder that is partly reset.
+"""What a run changes in the checkpoint that it starts from: new words, an encoder that is partly reset, larger images.
 
 Interpolating between fine-tuned and pretrained weights: Wortsman et al. 2022, https://arxiv.org/abs/2109.01903. The
 decoder still reads the regions of the interpolated encoder, and what the pretrained one knew comes back.
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint import check_work
 from ..errors import UsageError
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import SPECIAL_TOKENS, extend_tokenizer
@@ -76,3 +77,23 @@ def reset_encoder(model: GRUCaptionerForConditionalGeneration, encoder: str | Pa
     for name, value in own.items():
         if value.is_floating_point():
             value.lerp_(pretrained[name].to(value), share)
+
+
+def resize_images(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor, side: int) -> None:
+    """Shows the encoder images of another size from now on; a CNN then has more or fewer regions.
+
+    Args:
+        model: Unchanged.
+        processor: Changed in place.
+        side: Height and width in pixels.
+
+    Raises:
+        UsageError: The encoder takes images of one size only, or would take too much time or memory.
+    """
+    processor.image_processor.size = {"height": side, "width": side}
+    if processor.image_size is None:
+        raise UsageError("model.image_size: the checkpoint's image processor crops its images, and keeps its own size.")
+    try:
+        check_work(model, processor)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"model.image_size = {side} is not for the checkpoint's encoder: {error}.") from error

@@ -2,12 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTConfig
 
 from hf_gru_captioner import Captioner, TrainingConfig, train
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
-from hf_gru_captioner.training.warm_start import extend_vocabulary, reset_encoder
+from hf_gru_captioner.training.warm_start import extend_vocabulary, reset_encoder, resize_images
 
 NEW = ["A zebra and a zebra .", "A lamp near the zebra , a lamp ."]
 
@@ -87,6 +89,7 @@ def test_a_run_starts_from_a_checkpoint_with_new_words_and_a_reset_encoder(
                 "encoder": tmp_path / "encoder",
                 "extend_vocabulary": True,
                 "encoder_reset": 1.0,
+                "image_size": 96,
             },
             "optimization": {"epochs": 1, "images_per_step": 2, "mixed_precision": "no"},
             "output_dir": tmp_path / "run",
@@ -95,6 +98,7 @@ def test_a_run_starts_from_a_checkpoint_with_new_words_and_a_reset_encoder(
     captioner = Captioner.from_pretrained(train(config).checkpoint)
     assert "zebra" in captioner.processor.tokenizer.get_vocab()
     assert captioner.model.config.vocab_size == len(processor.tokenizer) + 1
+    assert captioner.processor.image_size == (96, 96)
 
     with pytest.raises(ValueError, match=r"name it in model\.checkpoint"):
         replace(config, model=replace(config.model, checkpoint=None))
@@ -107,3 +111,19 @@ def test_another_encoder_is_refused(make_model, tmp_path):
     encoder.save_pretrained(tmp_path / "encoder")
     with pytest.raises(UsageError, match="own encoder"):
         reset_encoder(make_model(), tmp_path / "encoder", 0.5)
+
+
+def test_a_size_that_an_encoder_or_processor_does_not_take_is_refused(make_model, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    processor = GRUCaptionerProcessor.from_pretrained(tmp_path)  # of this test alone
+    vit = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=64)
+    model = make_model(encoder_config=vit)
+    resize_images(model, processor, 64)
+    assert processor(images=Image.new("RGB", (9, 9)))["pixel_values"].shape == (1, 3, 64, 64)
+    with pytest.raises(UsageError, match=r"model\.image_size = 96 is not for .*64\*64"):
+        resize_images(model, processor, 96)
+    with pytest.raises(UsageError, match="is not 1 to"):
+        resize_images(make_model(), processor, 1_000_000)
+    processor.image_processor.do_center_crop = True
+    with pytest.raises(UsageError, match="crops its images"):
+        resize_images(model, processor, 64)
