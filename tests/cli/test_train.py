@@ -414,7 +414,11 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
     weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
     history = (folder / "history.jsonl").read_text().splitlines()
 
-    assert bare()[0] == 0  # is finished
+    code, output, _ = bare()  # is finished
+    assert code == 0
+    assert "nothing to do   all 2 epochs are trained; more epochs (optimization.epochs) go on from here" in output
+    assert "features        all written" in output
+    assert "training        under a minute for the 0 steps that are left" in output
     assert (folder / "checkpoint" / "model.safetensors").read_bytes() == weights
     assert (folder / "history.jsonl").read_text().splitlines() == history
     code, output, _ = bare("--epochs", "3")
@@ -441,3 +445,24 @@ def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
     code, output, _ = bare()
     assert code == 130
     assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output
+
+
+def test_captions_of_a_teacher_are_said_to_be_the_teachers(bare, make_photo, tmp_path):
+    rows = []
+    for number in range(8):
+        make_photo(number).save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "caption": "a dog runs", "teacher": "big/one", "teacher_revision": "1"})
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output, _ = bare(source="labelled.jsonl")
+    assert code == 0
+    assert "captions of validation images, and what big/one wrote" in output
+    assert "      teacher: a dog runs" in output
+    assert "people" not in output
+
+
+def test_a_caption_that_is_a_reference_in_other_letters_counts_as_exact():
+    from hf_gru_captioner.cli.train import _exact
+    from hf_gru_captioner.evaluation.caption_set import CaptionSet
+
+    references = [["A dog runs.", "a cat"], ["two dogs"], ["a cat"]]
+    assert _exact(CaptionSet.from_text(["a dog runs", "a dog", "a cat"], references, "simple")) == 2
