@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ..training import TrainingConfig, TrainingResult
 
 SHOWN = 10  # captions beside those of people
-FEW = 100  # validation images: fewer say little
 DESCRIPTION = (
     "Trains a captioner. With a SOURCE, options that are not given are chosen by the data, and training goes on from "
     "the shipped checkpoint; with --config or --data.source they keep their defaults."
@@ -84,6 +83,7 @@ def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     """Scores the best checkpoint, writes the report, and prints both and the next command. Runs on one process."""
     from ..data.teachers import teachers_of
     from ..evaluation import choose_tokenizer
+    from ..evaluation.metrics import few_images_note
     from ..scoring_run import caption_references, load_references, score
 
     (source,) = config.data.sources
@@ -97,9 +97,9 @@ def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     best, number = result.best, len(references.captions)
     print(f"\nbest: epoch {best['epoch']:.0f} of {len(result.history)}, on {number} validation images")
     print(scored.scores.table())
-    if number < FEW:
-        print(f"{number} images say little: the interval tells how little.")
-    if best is result.history[-1]:
+    if note := few_images_note(number):
+        print(note)
+    if result.is_improving:
         print(f"still improving: --epochs {2 * config.optimization.epochs} goes on from here and may gain")
     exact = _exact(scored.scores.scores[captions.name].captions)
     if exact:

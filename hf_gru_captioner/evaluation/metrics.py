@@ -102,6 +102,19 @@ _ALL = (
     ),
 )
 
+FEW_IMAGES, VERY_FEW_IMAGES = 100, 10  # fewer say little; an interval over still fewer is itself a matter of chance
+
+
+def few_images_note(images: int) -> str:
+    """What to know of scores on so few images; empty where they are many."""
+    if images >= FEW_IMAGES:
+        return ""
+    only = f"Only {images} image{'' if images == 1 else 's'}"
+    if images >= VERY_FEW_IMAGES:
+        return f"{only}: the scores say little, and the intervals how little."
+    return f"{only}: neither the scores nor their intervals say anything reliable. Look at the captions."
+
+
 METRICS = {metric.name: metric for metric in _ALL}
 SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of the tables' rows
 HUB_SCORES = {name: score for name, score in SCORES.items() if score.hub_type is not None}

@@ -29,7 +29,7 @@ from .averaging import MovingAverage
 from .checkpoints import STATES, CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
-from .curves import describe
+from .curves import best_of, describe
 from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
@@ -328,8 +328,7 @@ class CaptionTrainer:
         """Writes the log, and saves the model if it is the best so far. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        best_epoch = max(history, key=lambda record: record[self.select_by])  # the first of equals
-        is_best = history[-1] is best_epoch
+        is_best = history[-1] is best_of(history, self.select_by)
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
             best: Any = copy.deepcopy(self.average.model).to(precision)

@@ -402,7 +402,7 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
     assert code == 0
     assert "images          6 for training, 3 for validation" in output
     assert "epoch 2 of 2   loss " in output
-    assert "3 images say little" in output
+    assert "Only 3 images: neither the scores nor their intervals say anything reliable." in output
     assert output.count("      people: ") == 3
     folder = tmp_path / "runs" / "set"
     assert f"next: gru-captioner caption photo.jpg --checkpoint {Path('runs/set/checkpoint')}" in output
@@ -466,3 +466,15 @@ def test_a_caption_that_is_a_reference_in_other_letters_counts_as_exact():
 
     references = [["A dog runs.", "a cat"], ["two dogs"], ["a cat"]]
     assert _exact(CaptionSet.from_text(["a dog runs", "a dog", "a cat"], references, "simple")) == 2
+
+
+def test_nothing_that_would_be_sent_names_a_folder_of_this_machine(bare, save_encoder, tmp_path):
+    secret = tmp_path / "somebody"
+    save_encoder(secret / "encoder")
+    sizes = ("--model.encoder", str(secret / "encoder"), "--model.hidden-size", "16", "--model.embedding-size", "12")
+    assert bare(*sizes, "--output-dir", str(secret / "run"))[0] == 0
+    for path in (secret / "run" / "checkpoint").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"somebody" not in content, path.name
+            assert str(tmp_path).encode() not in content, path.name
