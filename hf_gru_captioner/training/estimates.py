@@ -77,7 +77,7 @@ def _epochs(assembly: Assembly) -> str:
     """What an epoch is, if it is several passes, and when they end early."""
     repeats = [source.repeat for source in assembly.sources.values()]
     patience = assembly.config.optimization.patience
-    passes = f", each {repeats[0]:g} passes over the images" if len(repeats) == 1 and repeats[0] > 1 else ""
+    passes = f", an epoch being {repeats[0]:g} passes over the images" if len(repeats) == 1 and repeats[0] > 1 else ""
     return passes + (f"; fewer if {_counted(patience, 'epoch')} bring no better score" if patience else "")
 
 
