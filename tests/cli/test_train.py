@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -478,3 +480,12 @@ def test_nothing_that_would_be_sent_names_a_folder_of_this_machine(bare, save_en
             content = path.read_bytes()
             assert b"somebody" not in content, path.name
             assert str(tmp_path).encode() not in content, path.name
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_new_words_are_said_by_the_main_process_alone(options, checkpoint, caplog, is_main):
+    caplog.set_level("INFO")
+    settings = {**options, "model.checkpoint": checkpoint, "model.extend_vocabulary": True}
+    accelerator = SimpleNamespace(is_main_process=is_main, local_main_process_first=nullcontext, device="cpu")
+    _ = Assembly(read_config(arguments_of(settings), "train", ""), accelerator).model
+    assert ("new words" in caplog.text) == is_main
