@@ -72,10 +72,16 @@ def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
 
 @contextmanager
 def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
+    from ..training.checkpoints import STATES
+
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nstopped: the same command goes on from the newest state in {Path(config.output_dir) / 'state'}")
+        states = Path(config.output_dir) / STATES
+        if any(states.glob("step-*")):
+            print(f"\nstopped: the same command goes on from the newest state in {states}")
+        else:
+            print("\nstopped before the first state was saved: the same command starts again")
         raise
 
 

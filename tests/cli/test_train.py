@@ -446,6 +446,17 @@ def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
     monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
     code, output, _ = bare()
     assert code == 130
+    assert "stopped before the first state was saved: the same command starts again" in output
+
+
+def test_an_interrupted_run_with_a_state_goes_on_from_it(bare, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    assert bare()[0] == 0
+    monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
+    code, output, _ = bare("--epochs", "3")
+    assert code == 130
     assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output
 
 
