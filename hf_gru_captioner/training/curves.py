@@ -11,11 +11,8 @@ SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # shown times 100
 
 
 def best_of(history: Sequence[Record], select_by: str = "cider") -> Record:
-    """The record of the best epoch; of equal ones the last, which has learned longer.
-
-    Few validation images give many epochs the same score.
-    """
-    return max(reversed(history), key=lambda record: record[select_by])
+    """The record of the best epoch; of equal ones the first."""
+    return max(history, key=lambda record: record[select_by])
 
 
 def plot_curves(history: Sequence[Record], path: str | Path) -> None:
