@@ -26,6 +26,7 @@ STEPS = 450  # of small data, at least: fewer leave words unlearned
 PASSES = 12  # over the images, at least
 EPOCHS = 12  # with a validation after each
 PATIENCE = 4  # epochs
+ENOUGH = 100  # images, beside which 17 validate: with fewer, chance would end the run before its words are learned
 OF_THE_MODEL = {"model.encoder", "model.embedding_size", "model.hidden_size"}  # of a new one
 LONGEST = 0.99  # quantile of the captions' lengths that generated captions may reach
 
@@ -70,7 +71,7 @@ def _chosen(num_images: int, captions: list[str]) -> dict[str, Any]:
         "tokenizer.min_count": 1 if is_small else 2 if num_images < 10 * SMALL else 5,
         "optimization.images_per_step": 16 if is_small else 32,
         "optimization.epochs": EPOCHS,
-        "optimization.patience": PATIENCE,
+        "optimization.patience": PATIENCE if num_images >= ENOUGH else None,
         "validation.num_beams": 3,
         "validation.max_new_tokens": max(24, _long(captions) + 4),
     }

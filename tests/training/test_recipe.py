@@ -31,6 +31,7 @@ def test_few_images_get_enough_steps_and_many_not_too_many(recommended, number):
     config = recommended(number)
     assert 440 <= steps_of(config, number) <= max(900, 18 * number / config.optimization.images_per_step)
     assert config.optimization.epochs == 12
+    assert config.optimization.patience == (4 if number > 50 else None)
 
 
 def test_training_starts_from_the_shipped_checkpoint_with_the_new_words(recommended):
