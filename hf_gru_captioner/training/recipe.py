@@ -1,8 +1,8 @@
 """The options that `gru-captioner train SOURCE` chooses by looking at the data; `benchmarks/few_shot.py` measured them.
 
-Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen (in a language that is
-not written like English with a new decoder): a few hundred images are too few to learn an encoder from, and their
-regions are computed only once.
+Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen: a few hundred images
+are too few to learn an encoder from, and their regions are computed only once. In a language that is not written like
+English a new decoder takes the place of the checkpoint's.
 """
 
 import logging
@@ -51,6 +51,7 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
             caption_column=source.caption_column,
             max_skipped=data.max_skipped,
             allow_urls=data.allow_urls,
+            spelling="data.{}",
         )
     captions = [caption for of_image in rows["captions"] for caption in of_image]
     number = len(rows) if data.max_images is None else min(len(rows), data.max_images)
@@ -61,6 +62,11 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
     if not is_english:
         options["validation.max_new_tokens"] = config.validation.max_new_tokens  # by the pieces of the captions
         _logger.info("language        not that of the shipped checkpoint, so that a new decoder is trained: %s", reason)
+        if not {"model.encoder", "model.checkpoint"} & set(given):
+            options["model.encoder"] = str(SHIPPED_CHECKPOINT)
+            _logger.info(
+                "encoder         that of the shipped checkpoint, whose licence stays with it; another by model.encoder"
+            )
     if OF_THE_MODEL.isdisjoint(given) and is_english:
         start = {"model.checkpoint": str(SHIPPED_CHECKPOINT), "model.extend_vocabulary": True}
         options |= {name: value for name, value in start.items() if name not in given}

@@ -40,6 +40,15 @@ def test_training_starts_from_the_shipped_checkpoint_with_the_new_words(recommen
     assert recommended(20_000).tokenizer.min_count == 5
 
 
+@pytest.mark.parametrize("caption", ["Ein Hund läuft über die Wiese.", "一只狗在草地上奔跑。", "개가 풀밭을 달린다."])
+def test_another_language_gets_a_new_decoder_behind_the_encoder_of_the_shipped_checkpoint(recommended, caption):
+    config = recommended(180, captions=[caption])
+    assert (config.model.checkpoint, config.model.encoder) == (None, str(SHIPPED_CHECKPOINT))
+    assert config.validation.max_new_tokens is None
+    assert recommended(180, captions=[caption], **{"model.encoder": "mine"}).model.encoder == "mine"
+    assert recommended(180, captions=[caption], **{"model.checkpoint": "mine"}).model.checkpoint == "mine"
+
+
 def test_what_is_given_stays(recommended):
     config = recommended(180, **{"optimization.epochs": 3, "validation.num_beams": 1, "model.hidden_size": 64})
     assert (config.optimization.epochs, config.validation.num_beams, config.model.hidden_size) == (3, 1, 64)
