@@ -185,7 +185,7 @@ def _file(name: str, path: Path, options: ReadingOptions) -> Source:
 
 def _refuse_images(name: str, options: ReadingOptions) -> None:
     if options.images is not None:
-        raise ValueError(f"{name} is not a caption file but contains its images: omit {options.called('images')}.")
+        raise ValueError(f"{name} is not a caption file but contains its images: omit {options.setting('images')}.")
 
 
 def _refuse_uncaptioned(name: str, folder: Folder) -> None:
@@ -265,7 +265,7 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
         source.captions.folder,
         open_folder(folder) if folder else None,
         outside=source.is_own,
-        hint=f"Name the folder of the images with {options.called('images')}.",
+        hint=f"Name the folder of the images with {options.setting('images')}.",
     )
     if divided:  # images that can't be used are counted with those to train on
         number = len(found)
