@@ -455,7 +455,7 @@ def _names_source(name: str) -> Iterator[None]:
     """Names the source in errors of `datasets`, which raises any kind of error for a damaged one."""
     try:
         yield
-    except (OSError, RefusedError):  # no such file, or no network
+    except (OSError, RefusedError, UsageError):  # no such file, no network, or one of our own readers
         raise
     except Exception as error:
         if isinstance(error.__cause__, UsageError):  # of our own readers
