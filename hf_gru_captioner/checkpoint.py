@@ -159,6 +159,20 @@ def load_graphs(
     return loaded, source.commit(folder)
 
 
+def is_captioner(source: Source) -> bool:
+    """Whether a source is a checkpoint of a GRU captioner, by its config.json.
+
+    Raises:
+        FileNotFoundError: No such folder or Hub repository.
+        OSError: The Hub failed, timed out or closed the connection.
+    """
+    path = source.folder(CONFIG) / CONFIG
+    try:
+        return path.is_file() and read_json(path).get("model_type") == "gru_captioner"
+    except (AttributeError, ValueError):  # what loads it says what is wrong
+        return False
+
+
 def encoder_folder(source: Source) -> Path:
     """Folder of a pretrained encoder's files, fetched from the Hub where `source` is on it.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from .evaluation.writing_systems import MANY, language_of, spaceless_share
+from .evaluation.writing_systems import FOREIGN, MANY, language_of, num_foreign, spaceless_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -46,7 +46,6 @@ PATTERNS = {  # all regular expressions of these tokenizers, and of those of ver
 }
 
 SPACE = "\u2581"  # how a space is written in pieces of the text as it is
-FOREIGN = 0.1  # share of captions with letters other than a to z from which on they count as another language
 CAPITALIZED = 0.5  # share of captions with a capital inside, below the first word, as in German
 LENGTH = 40  # tokens of a caption, the end token included
 MAX_LENGTH = 250  # of a caption in pieces, unless the caller wants more
@@ -58,7 +57,7 @@ def suitable_kind(captions: Iterable[str]) -> tuple[str, str]:
     captions = list(captions)
     if spaceless_share(captions) >= MANY:
         return "verbatim", f"{language_of(captions)} puts no spaces between words"
-    foreign = sum(any(letter.isalpha() and not letter.isascii() for letter in caption) for caption in captions)
+    foreign = num_foreign(captions)
     if foreign > FOREIGN * len(captions):
         return "verbatim", f"{foreign:,} of {len(captions):,} captions have letters other than a to z"
     capitalized = sum(

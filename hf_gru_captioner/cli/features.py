@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 from ..errors import UsageError, needs_extra
 from .shell import quiet_transformers
-from .training_options import check_sources, read_config
+from .training_options import check_sources, options_as_typed, read_config
 
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner features`, also under `accelerate launch`: the processes of a machine share the images."""
+    with options_as_typed(argv):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     with needs_extra("train"):
         config = read_config(argv, "features", "Encodes the images of a training run ahead of it, into its cache.")
         check_sources(config)

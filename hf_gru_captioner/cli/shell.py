@@ -9,12 +9,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..errors import one_line
 from ..inference.backend import AUTO, BACKENDS
 
 BAD_INPUT = 2  # exit code
+PACKAGE = Path(__file__).parents[1]
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 
 
@@ -25,6 +27,7 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
     try:
         with warnings.catch_warnings(), _log_printed():
             _quiet_pillow()
+            warnings.showwarning = _warnings_in_a_line(warnings.showwarning)
             return command(arguments)
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,6 +41,20 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
+
+
+def _warnings_in_a_line(shown_else: Callable[..., None]) -> Callable[..., None]:
+    """Shows what this package warns of as a line each, once, without the place in the code; others as before."""
+    shown: set[str] = set()
+
+    def show(message: Any, category: Any, filename: str, *place: Any, **settings: Any) -> None:
+        if not Path(filename).is_relative_to(PACKAGE):
+            shown_else(message, category, filename, *place, **settings)
+        elif (text := one_line(message)) not in shown:
+            shown.add(text)
+            print(f"warning: {text}", file=sys.stderr)
+
+    return show
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError, needs_extra
-from .training_options import check_sources, names_given, read_config
+from .training_options import check_sources, names_given, options_as_typed, read_config
 
 if TYPE_CHECKING:
     from ..evaluation.caption_set import CaptionSet
@@ -21,6 +21,11 @@ DESCRIPTION = (
 
 def run(argv: Sequence[str]) -> int:
     """`gru-captioner train`, and `accelerate launch scripts/train.py`. Runs on every process."""
+    with options_as_typed(argv):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
     source = argv[0] if argv and not argv[0].startswith("-") else None
     with needs_extra("train"):
         if source:

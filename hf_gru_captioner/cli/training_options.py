@@ -6,8 +6,10 @@ accepted too. A boolean option needs no value.
 
 import argparse
 import dataclasses
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import UsageError, one_line
@@ -29,6 +31,7 @@ OFTEN_SET = (
     "push_to_hub",
     "dry_run",
 )
+PACKAGE = "hf_gru_captioner"  # whose log is printed
 SHORT = {"epochs": "optimization.epochs"}
 REQUIRED = {"data.source", "output_dir"}
 CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
@@ -75,13 +78,13 @@ def check_sources(config: TrainingConfig) -> None:
     """Refuses sources that can't be read before anything heavy is loaded.
 
     Raises:
-        OSError, ValueError: As `data.check_source`; options are called as they are typed.
+        OSError, ValueError: As `data.check_source`.
     """
     from ..data import NoSplitError, ReadingOptions, check_source
 
     data = config.data
     for source in data.sources:
-        options = ReadingOptions(**data.reading(source) | {"spelling": "--data.{}"})
+        options = ReadingOptions(**data.reading(source))
         check_source(source.path, [data.train_split], options)
         if source.validate:
             try:
@@ -134,6 +137,43 @@ def _normalized(argv: Sequence[str]) -> list[str]:
 def names_given(argv: Sequence[str]) -> set[str]:
     """The full names of the options on a command line."""
     return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
+
+
+@contextmanager
+def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
+    """Around training: errors and log call options as they are typed on the command line, `--data.max-skipped`, not
+    `data.max_skipped` as in YAML and Python. With `--config`, those that the command line has; the file has the rest.
+
+    Raises:
+        UsageError: In the place of an error that names such an option.
+    """
+    names = names_given(argv) & option_types().keys() if _has_file(argv) else set(option_types())
+    dotted = sorted((name for name in names if "." in name), key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w.\-/])({'|'.join(map(re.escape, dotted)) or '(?!)'})(?![\w.]*\w)")
+
+    def typed(text: str) -> str:
+        return pattern.sub(lambda match: _flag(match[1]), text)
+
+    def in_log(record: logging.LogRecord) -> bool:
+        record.msg, record.args = typed(record.getMessage()), ()
+        return True
+
+    handlers = logging.getLogger(PACKAGE).handlers
+    for handler in handlers:
+        handler.addFilter(in_log)
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if typed(str(error)) == str(error):
+            raise
+        raise UsageError(typed(str(error))) from error
+    finally:
+        for handler in handlers:
+            handler.removeFilter(in_log)
+
+
+def _has_file(argv: Sequence[str]) -> bool:
+    return any(each.partition("=")[0] == "--config" for each in argv)
 
 
 def _check_flat(text: str) -> None:

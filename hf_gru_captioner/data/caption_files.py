@@ -14,7 +14,7 @@ Layouts, each recognised by its content:
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from .columns import (
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
     KNOWN_LAYOUTS,
+    SPLIT_NAMES,
     caption_weights_of,
     find_columns,
     has_words,
@@ -34,16 +35,17 @@ from .columns import (
     texts_of,
 )
 from .encodings import decode_text
-from .folders import DiskFolder, Folder, with_slashes
+from .folders import DiskFolder, Folder, plain_file_name, with_slashes
 from .tables import (
     BY_NAME,
     ChosenColumns,
     Row,
+    UnknownColumnsError,
     parquet_rows,
+    rows_of_cells,
     rows_of_columns,
     rows_of_objects,
     table_rows,
-    unknown_columns,
 )
 
 KNOWN_JSONS = (
@@ -61,13 +63,11 @@ OTHER_TABLES = {  # what people have and what to do with it
     **dict.fromkeys((".doc", ".docx", ".odt", ".pdf", ".rtf"), "save its table as .csv"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".db", ".sqlite", ".feather"), "write it as .csv or .parquet"),
 }
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "restval"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their images are one level up
 SIDECARS = (".txt", ".caption", ".json")  # files with the captions of the photo of the same name; .json comes last
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "photo", "pictures")  # beside folders of captions
+CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "txt", "prompts", "descriptions")
+NUMBERS = re.compile(r"(?:[-+\d.eE]+[ \t]+){3,}[-+\d.eE]+\s*(?:[-+\d.eE]+\s+)*[-+\d.eE]*\s*")  # a text of four or more
 NOT_CAPTIONS = re.compile(r"(readme|licen[sc]e|changelog|notice|requirements)\b.*|(dataset_infos?|state)\.json", re.I)
 USUAL_TABLES = (
     *("*.token.txt", "*.token", "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.ndjson"),
@@ -75,6 +75,7 @@ USUAL_TABLES = (
 )
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.ndjson", "metadata.json", "metadata.xlsx")
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
+LFS_POINTER = b"version https://git-lfs.github.com/"
 NAMED_ROWS = 5  # that a notice gives
 
 
@@ -139,6 +140,7 @@ def caption_files(folder: Folder) -> list[str]:
 def _other_tables(folder: Folder) -> list[str]:
     """Tables of other names in a folder or in the folders of its splits."""
     images = {os.path.splitext(name)[0] for name in folder.names if name.lower().endswith(IMAGE_SUFFIXES)}
+    folders = {each.split("/")[0] for each in folder.names if "/" in each}
     tables, faults = [], []
     for name in folder.names:
         stem, suffix = os.path.splitext(name)
@@ -147,6 +149,7 @@ def _other_tables(folder: Folder) -> list[str]:
             suffix.lower() not in TABLES
             or (parent and parent.lower() not in SPLIT_NAMES and parent not in TEXT_FOLDERS)
             or NOT_CAPTIONS.fullmatch(os.path.basename(name))
+            or _is_about(name, folders)
             or re.fullmatch(r".*\.(train|dev|test)Images\.txt", name)
             or (suffix.lower() in SIDECARS and (stem in images or os.path.splitext(stem)[0] in images))
         ):
@@ -166,6 +169,12 @@ def _other_tables(folder: Folder) -> list[str]:
     if faults and not tables:
         raise faults[0]
     return tables
+
+
+def _is_about(name: str, folders: Collection[str]) -> bool:
+    """Whether a table is about a folder of images, as img2dataset writes `00000.parquet` and `00000_stats.json`."""
+    match = re.fullmatch(r"(\d+)(?:\.parquet|_stats\.json)", name)
+    return match is not None and match[1] in folders
 
 
 def read_captions(source: Path, chosen: ChosenColumns = BY_NAME) -> Captions | None:
@@ -198,8 +207,30 @@ def read_captions(source: Path, chosen: ChosenColumns = BY_NAME) -> Captions | N
         shown_name = f"{folder.path}/{name}"
         _read_into(captions, name, shown_name, chosen, placed, in_one=len(names) == 1)
     if names:
+        captions.columns += _beside(folder, names)
         return captions
     return _sidecars(folder)
+
+
+def _beside(folder: Folder, names: Sequence[str]) -> list[str]:
+    """A sentence about what may have captions too and is not read, if there is any."""
+    images = {os.path.splitext(name)[0] for name in folder.names if name.lower().endswith(IMAGE_SUFFIXES)}
+    tables, sidecars = [], []
+    for name in folder.names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in (".txt", ".caption") and stem in images:
+            sidecars.append(name)
+        elif (
+            suffix.lower() in TABLES
+            and name not in names
+            and os.path.dirname(name) in {os.path.dirname(each) for each in names}
+            and any(PurePosixPath(os.path.basename(name).lower()).match(each) for each in (*USUAL_TABLES, *METADATA))
+        ):
+            tables.append(name)
+    others = [*([f"text files beside {_counted(len(sidecars), 'image', 'images')}"] if sidecars else []), *tables]
+    if not others:
+        return []
+    return [f"{folder.path}: captions from {shown_names(names)}; not read: {shown_names(others)}"]
 
 
 def _archive(path: Path) -> Folder:
@@ -258,6 +289,8 @@ def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown
         content = folder.read(name)
         if not content.strip():
             raise ValueError(f"{path} is empty.")
+        if content.startswith(LFS_POINTER):
+            raise ValueError(f"{path} is a pointer of Git LFS in the place of the file: git lfs pull fetches it.")
         is_text = suffix in (".txt", ".token")
         if not (is_text and _add_tokens(reading, decode_text(content, path))):
             _add_content(reading, table_rows(path, content, chosen), chosen)
@@ -345,6 +378,12 @@ class _Reading:
                     f"{self.path}: {_counted(len(rows), 'caption is', 'captions are')} {what}, and left "
                     f"out ({_some(rows)})."
                 )
+        lost = [entry.where for entry in self.entries if any("\ufffd" in caption for caption in entry.captions)]
+        if lost:
+            self.notices.append(
+                f"{self.path}: {_counted(len(lost), 'image has a caption', 'images have captions')} with \ufffd in the "
+                f"place of letters that another program lost ({_some(lost)})."
+            )
         in_splits: dict[str, list[ImageEntry]] = {}
         for (name, _), entry in self._entries.items():
             in_splits.setdefault(name, []).append(entry)
@@ -387,6 +426,10 @@ def _add_content(reading: _Reading, content: Any, chosen: ChosenColumns) -> None
         return _add_rows(reading, content, chosen)
     if isinstance(content, list) and content and all(isinstance(row, Mapping) for row in content):
         return _add_rows(reading, rows_of_objects(content), chosen)
+    if isinstance(content, Mapping) and set(content) == {"columns", "index", "data"}:  # as pandas splits a table
+        content = [content["columns"], *content["data"]] if isinstance(content["data"], list) else content
+    if isinstance(content, list) and content and all(isinstance(row, list) for row in content):
+        return _add_rows(reading, rows_of_cells(content, chosen), chosen)
     if isinstance(content, Mapping) and "images" in content:
         if "annotations" in content:
             return _add_coco(reading, content)
@@ -397,6 +440,14 @@ def _add_content(reading: _Reading, content: Any, chosen: ChosenColumns) -> None
     if isinstance(content, Mapping):
         if rows := rows_of_columns(content):
             return _add_rows(reading, rows, chosen)
+        objects = [value for value in content.values() if isinstance(value, Mapping)]
+        are_objects = bool(content) and len(objects) == len(content)
+        if are_objects and not any(map(looks_like_image, content)):
+            columns = find_columns(tuple(objects[0]), *chosen) if chosen == BY_NAME else None
+            if columns is None or (columns.image and columns.captions):  # by a number or name of the row
+                return _add_rows(reading, rows_of_objects(objects), chosen)
+            if columns.captions:
+                return _add_names(reading, content)
         if any(map(looks_like_image, content)) or (content and all(str(key).isdigit() for key in content)):
             return _add_names(reading, content)
         tables = [value for value in content.values() if isinstance(value, list) and value]
@@ -417,18 +468,23 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
         if columns.image is not None and cells.get("error") and not any(cells[each] for each in columns.captions):
             reading.num_failed += 1
             continue
-        if columns.image is None or not columns.captions:
+        if not reading and (columns.image is None or not columns.captions):
             known = f"an image path ({', '.join(IMAGE_NAMES)}) and {KNOWN_LAYOUTS}"
-            raise unknown_columns(reading.path, names, columns, known)
+            raise UnknownColumnsError(reading.path, names, columns, known)
         if not reading and (others := _not_read(names, columns)):
             reading.columns.append(
                 f"{reading.path}: images from column {columns.image!r}, captions from "
                 f"{', '.join(map(repr, columns.captions))}; not read: {shown_names(others)}"
             )
-        name = _name(place, cells, columns.image) if cells[columns.image] not in (None, "") else ""
+        name = _name(place, cells, columns.image) if columns.image and cells[columns.image] not in (None, "") else ""
         split = _name(place, cells, columns.split) if columns.split and cells[columns.split] else None
+        if columns.split is None and columns.maybe_split and isinstance(cells[columns.maybe_split], str):
+            maybe = cells[columns.maybe_split].strip()
+            split = maybe if maybe.lower() in SPLIT_NAMES else None
         has_id = columns.image_id and cells[columns.image_id] not in (None, "")
         captions = [cells[column] for column in columns.captions]
+        if columns.weights is None and any(not _is_blank(cell) for cell in captions):
+            captions = [cell for cell in captions if not _is_blank(cell)]  # the rest of numbered columns
         labels = cells[columns.labels] if columns.labels else None
         entry = ImageEntry(
             name,
@@ -440,7 +496,11 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
             where,
             None if name else "no image path",
         )
-        reading.add(entry, _texts(place, captions))
+        reading.add(entry, _texts(place, captions) or [""])
+
+
+def _is_blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def _not_read(names: Sequence[str], columns: Any) -> list[str]:
@@ -559,10 +619,20 @@ def _sidecars(folder: Folder) -> Captions | None:
             images.setdefault(stem, []).append(name)
         elif suffix.lower() in SIDECARS and not NOT_CAPTIONS.fullmatch(os.path.basename(name)):
             texts.setdefault(stem, []).append(name)
+    spelt: dict[str, list[str]] = {}  # images by their stems in any capitals and Unicode form
+    aside: dict[str, list[str]] = {}  # the same without a folder such as `images`
+    for stem, files in images.items():
+        spelt.setdefault(plain_file_name(stem), []).extend(files)
+        aside.setdefault(_without_folder(stem, IMAGE_FOLDERS), []).extend(files)
     of_image: dict[str, list[str]] = {}
     lonely: list[str] = []
     for stem, files in texts.items():
         partners = images.get(stem) or ([stem] if stem.lower().endswith(IMAGE_SUFFIXES) else [])  # photo.jpg.txt
+        if not partners:
+            like = spelt.get(plain_file_name(stem), [])
+            if not like and (inside := _without_folder(stem, CAPTION_FOLDERS)) != plain_file_name(stem):
+                like = aside.get(inside, [])
+            partners = like if len(like) == 1 else []
         for image in partners:
             of_image.setdefault(image, []).extend(files)
         if not partners:
@@ -585,10 +655,19 @@ def _sidecars(folder: Folder) -> Captions | None:
     return Captions(reading.entries, folder, reading.notices)
 
 
+def _without_folder(stem: str, folders: Sequence[str]) -> str:
+    """A path as names are compared, without the first of its folders that has one of these names."""
+    *parents, name = plain_file_name(stem).split("/")
+    index = next((index for index, each in enumerate(parents) if each in folders), len(parents))
+    return "/".join([*parents[:index], *parents[index + 1 :], name])
+
+
 def _sidecar_captions(folder: Folder, name: str) -> list[str]:
     path = f"{folder.path}/{name}"
     text = decode_text(folder.read(name), path)
     if not name.lower().endswith(".json"):
+        if NUMBERS.fullmatch(text):
+            raise ValueError(f"{path} has numbers alone, as the boxes of a detector: captions are words.")
         return captions_in_text(path, text)
     try:
         content = json.loads(text)

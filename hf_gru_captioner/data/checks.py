@@ -25,10 +25,10 @@ from ..model.image_loading_gru_captioner import (
     REFUSED_FORMATS,
     count_scans,
 )
-from .columns import caption_weights_of, has_words, is_list_of_text, texts_of
+from .columns import SPLIT_NAMES, caption_weights_of, has_words, is_list_of_text, texts_of
 from .origins import Origin
 from .reading import ReadingOptions
-from .recognition import SPLIT_NAMES, VALIDATION_SHARE, draw
+from .recognition import VALIDATION_SHARE, draw
 
 _logger = logging.getLogger(__name__)
 

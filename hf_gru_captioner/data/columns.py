@@ -1,6 +1,7 @@
 """Which columns of a table hold images and captions, and the captions in their cells: the same rules for every source.
 
-Names are compared without regard to case, spaces, dashes and underscores: "Image Path" is `image_path`.
+Names are compared without regard to case, spaces, dashes and underscores: "Image Path" and "ImagePath" are
+`image_path`.
 """
 
 import itertools
@@ -18,14 +19,19 @@ from ..untrusted_images import ADDRESSES, MAX_CAPTION, SUFFIXES
 
 # In the order of preference, should a table have several.
 IMAGE_NAMES = (
-    *("file_name", "filename", "image", "image_path", "image_file", "image_filename", "image_name", "img", "img_path"),
-    *("img_name", "filepath", "file_path", "file", "path", "photo", "photo_path", "picture"),
+    *("file_name", "image", "images", "image_path", "image_file", "image_file_name", "image_name", "img", "img_path"),
+    *("img_name", "file_path", "file", "path", "photo", "photo_path", "picture"),
     *("image_url", "img_url", "url"),
 )
 CAPTION_NAMES = (
     *("captions", "caption", "text", "texts", "txt", "sentences", "sentence", "description", "descriptions"),
     *("alt", "alt_text", "comments", "comment", "title"),
 )
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 CAPTION_STEMS = (
     "caption",
     "captions",
@@ -36,7 +42,8 @@ CAPTION_STEMS = (
     "comment",
     "title",
 )  # of numbered ones
-ID_NAMES = ("image_id", "imageid")
+ID_NAMES = ("image_id",)
+SPLIT_COLUMNS = ("subset", "partition", "set")  # beside `split`; only where their cells are names of splits
 KNOWN_LAYOUTS = (
     "captions (a list of strings), caption, text or txt (a string or a list), caption_0 ... caption_4 (strings), "
     "sentences (a list of strings or of {'raw': string}), sentence, description, alt, comment, title"
@@ -48,6 +55,10 @@ IMAGE_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".jp2", ".heic", ".ppm")  # which 
 
 _NUMBERED = re.compile(rf"(?P<stem>{'|'.join(CAPTION_STEMS)})_?(?P<number>\d{{1,6}})")
 _LIST = re.compile(r"""\[\s*(?:["'{]|(?:None|null|\]).*(?<=\])$)""", re.DOTALL)  # a cell that is a list of captions
+_OBJECT = re.compile(r"""\{\s*["']""")  # how a cell begins that is an object, or a set of captions
+_TUPLE = re.compile(r"""\(\s*["'].*["']\s*(?:,\s*["'].*["']\s*|,\s*)\)""", re.DOTALL)
+_EMOJI = re.compile("[0-9]\ufe0f?\u20e3|\u2139\ufe0f")  # keycaps and the sign of information, of a digit and a letter
+_TEXT_KEYS = ("raw", "sentence", "caption", "text")  # of a caption that is an object
 _ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|None\b)(\s*,\s*|\s+|(?=\]))""", re.DOTALL)
 
 
@@ -60,11 +71,12 @@ class Columns(NamedTuple):
     image_id: str | None = None
     weights: str | None = None
     labels: str | None = None
+    maybe_split: str | None = None  # one of `SPLIT_COLUMNS`
 
 
 def plain_name(name: Any) -> str:
-    """A column's name as it is compared: `" Image-Path"` -> `image_path`."""
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", str(name)).casefold()).strip("_")
+    """A column's name as it is compared: `" Image-Path"` -> `imagepath`."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFC", str(name)).casefold())
 
 
 @lru_cache(maxsize=1024)
@@ -90,7 +102,7 @@ def find_columns(names: tuple[str, ...], image_column: str | None = None, captio
         return column
 
     def first(wanted: Iterable[str]) -> str | None:
-        return next((by_plain[name] for name in wanted if name in by_plain), None)
+        return next((by_plain[plain] for plain in map(plain_name, wanted) if plain in by_plain), None)
 
     if caption_column is None:
         captions = caption_columns(names)
@@ -106,6 +118,7 @@ def find_columns(names: tuple[str, ...], image_column: str | None = None, captio
         first(ID_NAMES),
         first(("caption_weights",)),
         first(("labels",)),
+        first(SPLIT_COLUMNS),
     )
 
 
@@ -121,6 +134,7 @@ def caption_columns(names: Iterable[str]) -> list[str]:
         else:
             by_plain.setdefault(plain, name)
     for wanted in CAPTION_NAMES:
+        wanted = plain_name(wanted)
         stem = wanted.removesuffix("s")
         alone = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
         if found := [*alone, *(name for _, name in sorted(numbered.get(stem, ())))]:
@@ -140,7 +154,7 @@ def looks_like_image(cell: Any) -> bool:
 
 def has_words(caption: str) -> bool:
     """Whether a caption has a letter or a digit: punctuation and emoji alone say nothing that can be learned."""
-    return any(letter.isalnum() for letter in caption)
+    return any(letter.isalnum() for letter in (caption if caption.isascii() else _EMOJI.sub("", caption)))
 
 
 def captions_of(cells: Iterable[Any]) -> list[str]:
@@ -184,11 +198,10 @@ def texts_of(cells: Iterable[Any]) -> list[str]:
     for cell in cells:
         if cell is None:
             continue
-        if isinstance(cell, str) and _LIST.match(cell.strip()):
-            cell = _list_in(cell.strip())
+        if isinstance(cell, str):
+            cell = _listed(cell.strip())
         is_one = isinstance(cell, str | Mapping) or not isinstance(cell, Iterable)
-        for caption in [cell] if is_one else cell:
-            text = caption.get("raw") or caption.get("sentence") if isinstance(caption, Mapping) else caption
+        for text in itertools.chain.from_iterable(map(_texts_in, [cell] if is_one else cell)):
             if text is None:
                 text = ""
             if not isinstance(text, str):
@@ -197,6 +210,43 @@ def texts_of(cells: Iterable[Any]) -> list[str]:
                 raise ValueError(f"a caption has {len(text):,} characters, more than {MAX_CAPTION:,}.")
             captions.append(text.strip())
     return captions
+
+
+def _texts_in(caption: Any) -> Iterable[Any]:
+    """The texts of a caption that may be an object, such as `{"raw": "a dog"}` or `{"text": ["a dog", "two dogs"]}`."""
+    if not isinstance(caption, Mapping):
+        return [caption]
+    value = next((caption[key] for key in _TEXT_KEYS if caption.get(key)), None)
+    if value is None and any(each for key, each in caption.items() if key not in _TEXT_KEYS):
+        raise ValueError(
+            f"a caption is an object without a text under {', '.join(_TEXT_KEYS)}, found {shown(dict(caption))}."
+        )
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _listed(cell: str) -> Any:
+    """What a cell's text stands for: a list of captions, an object, or the text itself."""
+    if _LIST.match(cell):
+        return _list_in(cell)
+    if _TUPLE.fullmatch(cell):
+        return _printed_list(f"[{cell[1:-1]}]") or cell  # a caption may be in brackets
+    if _OBJECT.match(cell):
+        return _object_in(cell)
+    return cell
+
+
+def _object_in(cell: str) -> Any:
+    """An object that was written as text, as the exports of annotation tools have it, or a set of captions."""
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        listed = _printed_list(f"[{cell[1:-1]}]") if cell.endswith("}") else None
+    if listed is None:
+        raise ValueError(
+            f"a cell begins like an object, but can't be read as one: {shown(cell)}. Write the caption alone, or "
+            'a list like ["a dog", "two dogs"].'
+        )
+    return listed
 
 
 def _list_in(cell: str) -> list[Any]:

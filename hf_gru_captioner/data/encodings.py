@@ -31,11 +31,11 @@ def decode_text(content: bytes, name: object) -> str:
         name: Its name in messages.
 
     Raises:
-        ValueError: It is in none of these encodings; names the line, and the encoding that fits.
+        ValueError: It is in none of these encodings, or has zero bytes; names the line, and the encoding that fits.
     """
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None) or _unmarked(content)
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if not encoding.startswith("utf-8"):
             raise ValueError(
@@ -47,6 +47,12 @@ def decode_text(content: bytes, name: object) -> str:
         raise ValueError(
             f"{name} is not UTF-8 text (byte 0x{content[error.start]:02x} in line {line}): save it as UTF-8.{hint}"
         ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"{name} has a zero byte in line {line}, which no text has: it is damaged, or of another kind."
+        )
+    return text
 
 
 def _unmarked(content: bytes) -> str:

@@ -5,6 +5,7 @@ macOS don't tell apart, letters with accents in another Unicode form. A file is 
 no doubt which one is meant.
 """
 
+import itertools
 import os
 import re
 import unicodedata
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote
 
 from ..errors import UsageError, reason_of
 from .columns import IMAGE_SUFFIXES
@@ -133,10 +135,10 @@ class Archive:
             raise UsageError(f"{path} can't be read as a ZIP archive ({reason_of(error)}).") from error
         if any(info.flag_bits & 1 for info in self._members.values()):
             raise UsageError(f"{path} is encrypted: unpack it, and name the folder.")
-        tops = {name.partition("/")[0] if "/" in name else "" for name in self._members} or {""}
-        self._top = (
-            f"{min(tops)}/" if len(tops) == 1 and min(tops) else ""
-        )  # an archive of one folder stands for the folder
+        # an archive of one folder, or of folders in it, stands for the innermost
+        folders = [name.split("/")[:-1] for name in self._members]
+        common = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+        self._top = "".join(f"{part}/" for part, *_ in common)
         self._members = {name.removeprefix(self._top): info for name, info in self._members.items()}
         self._by_plain_name = _index(self._members)
 
@@ -158,7 +160,7 @@ class Archive:
         return File(f"zip://{info.filename}::{self.path.absolute()}", info.file_size, info.CRC, is_exact=exactly)
 
 
-_opened: dict[str, tuple[int, zipfile.ZipFile]] = {}
+_opened: dict[str, tuple[tuple[int, int, int], zipfile.ZipFile]] = {}
 
 
 def read_member(archive: str, name: str, max_bytes: int = MAX_MEMBER) -> bytes:
@@ -167,9 +169,11 @@ def read_member(archive: str, name: str, max_bytes: int = MAX_MEMBER) -> bytes:
     Raises:
         OSError, ValueError: It can't be read, or is larger.
     """
-    if _opened.get(archive, (0, None))[0] != os.getpid():  # a process and its child can't share a position
+    state = os.stat(archive)
+    key = (os.getpid(), state.st_size, state.st_mtime_ns)  # a process and its child can't share a position
+    if archive not in _opened or _opened[archive][0] != key:
         _opened.clear()
-        _opened[archive] = (os.getpid(), zipfile.ZipFile(archive))
+        _opened[archive] = (key, zipfile.ZipFile(archive))
     try:
         with _opened[archive][1].open(name) as file:
             content = file.read(max_bytes + 1)  # what the archive says of sizes may be a lie
@@ -276,6 +280,9 @@ class ImageFinder:
         if self._from_working_directory and not leads_out and spelt and os.path.isfile(spelt):
             state = os.stat(spelt)
             return File(os.path.abspath(spelt), state.st_size, state.st_mtime_ns)
+        unquoted = unquote(spelt)  # %20 for a space, as addresses are written
+        if unquoted != spelt and (found := self._first([unquoted], places, exactly=True)):
+            return found._replace(is_exact=False)
         parts = _parts(spelt)
         whole = "/".join(parts)
         tails = ["/".join(parts[-number:]) for number in range(min(len(parts), MAX_TAILS), 0, -1)]

@@ -40,6 +40,8 @@ class ReadingOptions:
         return self.spelling.format(option.replace("_", "-") if on_command_line else option)
 
     def setting(self, option: str, value: object = "") -> str:
-        """An option with a value as it is typed."""
+        """An option with a value as it is typed; without one, an argument of Python is known by its `=`."""
+        if value == "":
+            return self.called(option) + "=" * (self.spelling == "{}")
         between = " " if self.spelling.startswith("--") else "="
-        return f"{self.called(option)}{between}{value}".rstrip()
+        return f"{self.called(option)}{between}{value}"

@@ -16,7 +16,6 @@ from ..errors import UsageError, reason_of
 from ..untrusted_images import ADDRESSES
 from .caption_files import (
     KNOWN_FILES,
-    SPLIT_NAMES,
     SUFFIXES,
     TEXT_FOLDERS,
     Captions,
@@ -25,10 +24,11 @@ from .caption_files import (
     read_captions,
     split_of,
 )
-from .columns import IMAGE_SUFFIXES, KNOWN_LAYOUTS, find_columns, shown_names
+from .columns import IMAGE_SUFFIXES, KNOWN_LAYOUTS, SPLIT_NAMES, find_columns, shown_names
 from .folders import Archive, DiskFolder, File, Folder, ImageFinder, open_folder
 from .reading import ReadingOptions
 from .shards import shard_rows
+from .tables import UnknownColumnsError
 
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
 ALL = "all"  # the split that is the whole of a source without splits
@@ -147,8 +147,9 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
         _refuse_images(name, options)
         return SavedSource(name, path)
     has_tables_of_datasets = any(
-        next(path.glob(pattern), None)
+        not _is_of_img2dataset(each)
         for pattern in ("*.parquet", "*/*.parquet", "*/*/*.parquet", "*.arrow", "*/*.arrow")
+        for each in path.glob(pattern)
     )
     has_metadata = any(each.is_file() for pattern in ("metadata.*", "*/metadata.*") for each in path.glob(pattern))
     if not has_tables_of_datasets and (captioned or not has_metadata) and (captions := _read(path, options)):
@@ -157,6 +158,11 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
     if captioned and not has_tables_of_datasets:
         _refuse_uncaptioned(name, DiskFolder(path))
     return DatasetsSource(name, path)
+
+
+def _is_of_img2dataset(path: Path) -> bool:
+    """Whether a table is about the images of a folder of its name: https://github.com/rom1504/img2dataset."""
+    return path.stem.isdigit() and path.with_suffix("").is_dir()
 
 
 def _file(name: str, path: Path, options: ReadingOptions) -> Source:
@@ -212,10 +218,13 @@ def _has_images_inside(path: Path, options: ReadingOptions) -> bool:
 
 
 def _read(path: Path, options: ReadingOptions) -> Captions | None:
-    if path.is_dir():
-        return read_captions(path, options.columns)
-    state = path.stat()
-    return _read_once(path, state.st_size, state.st_mtime_ns, options)
+    try:
+        if path.is_dir():
+            return read_captions(path, options.columns)
+        state = path.stat()
+        return _read_once(path, state.st_size, state.st_mtime_ns, options)
+    except UnknownColumnsError as error:
+        raise ValueError(error.with_remedy(options.setting(error.option, "NAME"))) from error
 
 
 @lru_cache(maxsize=1)
@@ -266,14 +275,28 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
         if SPLIT_NAMES.get(split) != "validation":
             chosen |= set(range(number)) - set(usable)
         found = [image for index, image in enumerate(found) if index in chosen]
-        if not found and number == 1:
-            raise UsageError(
-                f"{source.name} has no images in its split {split!r}: it has 1 image, and at least 2 are needed, one "
-                "to train on and one to validate on, and some hundreds for useful captions."
-            )
+        if not found:
+            raise nothing_in(source.name, split, number)
     if not found:
-        raise ValueError(f"{source.name} has no images in its split {split!r}.")
+        raise nothing_in(source.name, split)
     return found, notices
+
+
+def nothing_in(name: str, split: str, number: int | None = None) -> UsageError:
+    """The error of a split without images.
+
+    Args:
+        name: Of the source.
+        split: That was wanted.
+        number: Of the images of the source, if train and validation are split here.
+    """
+    why = "."
+    if number == 1:
+        why = (
+            ": it has 1 image, and at least 2 are needed, one to train on and one to validate on, and some hundreds "
+            "for useful captions."
+        )
+    return UsageError(f"{name} has no images in its split {split!r}{why}")
 
 
 def _is_usable(image: LocatedImage) -> bool:
@@ -466,7 +489,8 @@ def _check_columns(name: str, path: Path, options: ReadingOptions) -> None:
     names = _schema(path).names
     if not find_columns(tuple(names), *options.columns).captions:
         raise ValueError(
-            f"{name} has no captions in a known layout. Columns found: {shown_names(names)}. Known layouts: "
+            f"{name} has no captions in a known layout: name the column with "
+            f"{options.setting('caption_column', 'NAME')}. Columns found: {shown_names(names)}. Known layouts: "
             f"{KNOWN_LAYOUTS}."
         )
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..errors import brief
+from ..errors import UsageError, brief
 from .caption_files import captions_in_text
 from .columns import IMAGE_SUFFIXES, find_columns, is_list_of_text, shown, texts_of
 from .encodings import decode_text
@@ -32,19 +32,20 @@ def shard_rows(shards: Iterable[str], chosen: Sequence[str | None] = BY_NAME) ->
         chosen: Names of columns of the JSON files that the user gives.
 
     Raises:
-        ValueError: A shard is damaged; names it.
+        ValueError: A shard is damaged, or the files of an image are not next to each other; names it.
     """
     for shard in shards:
         try:
             with tarfile.open(shard) as archive:
-                yield from _rows(archive, ChosenColumns(*chosen))
+                yield from _rows(shard, archive, ChosenColumns(*chosen))
         except (tarfile.TarError, EOFError) as error:
             raise ValueError(f"{shard} is no tar archive, or it is damaged ({brief(error)[:60]})") from None
 
 
-def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str, Any]]:
+def _rows(shard: str, archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str, Any]]:
     key: str | None = None
     files: dict[str, bytes] = {}
+    seen: set[str] = set()
     for member in archive:
         stem, ending = os.path.splitext(member.name)
         if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
@@ -52,7 +53,13 @@ def _rows(archive: tarfile.TarFile, chosen: ChosenColumns) -> Iterator[dict[str,
         if stem != key and files:
             yield _row(key or "", files, chosen)
             files = {}
+        if stem != key and stem in seen:
+            raise UsageError(
+                f"{shard}: the files of {stem} are not next to each other, as webdataset needs them: pack the "
+                "folder sorted by name, tar --sort=name -cf shard.tar FOLDER."
+            )
         key = stem
+        seen.add(stem)
         if member.size <= MAX_MEMBER:
             files[ending.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
         else:

@@ -29,7 +29,7 @@ from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
 
-from ..errors import brief
+from ..errors import UsageError, brief
 from ..model.image_loading_gru_captioner import register_readers
 from ..untrusted_images import RefusedError
 from .caption_files import KNOWN_FILES
@@ -70,6 +70,7 @@ from .recognition import (
     choose_split,
     divide,
     located_split,
+    nothing_in,
     recognize,
     split_of,
 )
@@ -185,7 +186,7 @@ def load_captions(
             tally.count(image_ids[index], captions[index], empty, wordless)
     tally.close(found.notices)
     if not kept:
-        raise ValueError(f"{found.name} has no images in its split {split!r}.")
+        raise nothing_in(found.name, split, len(rows) if found.divided else None)
     dataset = concatenate_datasets([decoded, checked.remove_columns(list(INTERNAL))], axis=1)
     dataset = dataset if len(kept) == len(dataset) else dataset.select(kept)
     if found_copies := copies(dataset["image_id"][:], dataset["image_digest"][:]):
@@ -455,9 +456,11 @@ def _names_source(name: str) -> Iterator[None]:
     """Names the source in errors of `datasets`, which raises any kind of error for a damaged one."""
     try:
         yield
-    except (OSError, RefusedError):  # no such file, or no network
+    except (OSError, RefusedError, UsageError):  # no such file, no network, or one of our own readers
         raise
     except Exception as error:
+        if isinstance(error.__cause__, UsageError):  # of our own readers
+            raise error.__cause__ from error
         reason = brief(error.__cause__ or error)
         raise ValueError(f"{name} can't be read, it may be damaged ({type(error).__name__}: {reason}).") from error
 
@@ -509,11 +512,15 @@ class _Layout(NamedTuple):
             raise ValueError(f"{found.name}: {error}") from error
         image = (options.image_column and columns.image) or _image_column(features)
         if image is None:
-            raise ValueError(f"{found.name} has no column 'image'. Columns found: {shown_names(names) or 'none'}.")
+            raise ValueError(
+                f"{found.name} has no column 'image': name it with {options.setting('image_column', 'NAME')}. Columns "
+                f"found: {shown_names(names) or 'none'}."
+            )
         captions = [column for column in columns.captions if column != image]
         if not captions:
             raise ValueError(
-                f"{found.name} has no captions in a known layout. Columns found: {shown_names(names) or 'none'}. "
+                f"{found.name} has no captions in a known layout: name the column with "
+                f"{options.setting('caption_column', 'NAME')}. Columns found: {shown_names(names) or 'none'}. "
                 f"Known layouts: {KNOWN_LAYOUTS}."
             )
         image_id = next((column for column in ID_COLUMNS if column in names), None)
@@ -551,7 +558,7 @@ def _image_column(features: Mapping[str, Any]) -> str | None:
     decoded = [name for name, feature in features.items() if isinstance(feature, Image)]
     if decoded:
         return decoded[0] if len(decoded) == 1 else None
-    return next((by_plain[name] for name in IMAGE_NAMES if name in by_plain), None)
+    return next((by_plain[name] for name in map(plain_name, IMAGE_NAMES) if name in by_plain), None)
 
 
 def _feature(features: Mapping[str, Any], column: str) -> Any:

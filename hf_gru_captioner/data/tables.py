@@ -18,6 +18,7 @@ from ..errors import needs_extra, reason_of
 from .columns import (
     CAPTION_NAMES,
     IMAGE_NAMES,
+    SPLIT_NAMES,
     caption_columns,
     find_columns,
     looks_like_image,
@@ -33,6 +34,7 @@ MAX_UNPACKED = 1_000_000_000  # bytes of a workbook
 ZIP, PARQUET = b"PK\x03\x04", b"PAR1"  # how such files begin
 WORKBOOK = "xl/workbook.xml"  # a member of every .xlsx file
 HEADERLESS = ("image", "caption")
+MAX_ABOVE = 10  # rows above the header, such as a title
 
 
 class Row(NamedTuple):
@@ -127,7 +129,9 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
     first_line = 1
     if re.match(r"sep=.\r?\n", text):  # written and hidden by Excel
         text, first_line = text.partition("\n")[2], 2
-    delimiter, has_header = _form(text, chosen)
+    above = _lines_above_header(text, chosen)
+    text, first_line = text.split("\n", above)[-1], first_line + above
+    delimiter, names = _form(text, chosen)
     is_quoted = delimiter not in UNQUOTED or not _is_plain(text, delimiter)
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -136,7 +140,7 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
         strict=is_quoted,
         quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
     )
-    header: list[str] = [] if has_header else list(HEADERLESS)
+    header = list(names or ())
     number, line = first_line - 1, first_line
     while True:
         number += 1
@@ -152,7 +156,7 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
         line = end + 1
         if not any(cell.strip() for cell in cells):
             continue
-        if end > started and (swallowed := _swallowed(cells, delimiter)):
+        if end > started and (swallowed := _swallowed(cells, delimiter, header)):
             raise ValueError(
                 f"{name}, {where}: a quotation mark that opens in line {started} swallows the rows up to line {end}, "
                 f"such as {shown(swallowed)}: close it, or write it twice if it belongs to the caption."
@@ -162,7 +166,7 @@ def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> 
             continue
         if len(cells) > len(header):
             if any(cell.strip() for cell in cells[len(header) :]):
-                of_header = f"than the header's {len(header)}" if has_header else f"than {len(header)}"
+                of_header = f"than {len(header)}" if names else f"than the header's {len(header)}"
                 raise ValueError(f"{name}, {where}: more cells {of_header}. Quote captions that contain {delimiter!r}.")
             cells = cells[: len(header)]
         yield Row(where, dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
@@ -180,12 +184,18 @@ def _quoting_fault(error: str, started: int, end: int) -> str:
     return f"line {started}: {error}; is a quotation mark open?"
 
 
-def _swallowed(cells: Sequence[str], delimiter: str) -> str | None:
-    """The first line inside of a cell that looks like a row of its own."""
+def _swallowed(cells: Sequence[str], delimiter: str, header: Sequence[str]) -> str | None:
+    """The first line inside of a cell that looks like a row of its own: it has an image, or as many cells as the header
+    and, in contrast to prose, no space behind a delimiter and none in the cell of the image."""
+    image = find_columns(tuple(header)).image
     for cell in cells:
         for line in cell.splitlines()[1:]:
-            inner = [part.strip().strip('"') for part in line.split(delimiter)]
+            parts = line.split(delimiter)
+            inner = [part.strip().strip('"') for part in parts]
             if len(inner) > 1 and any(map(looks_like_image, inner)):
+                return line
+            is_row = len(inner) == len(header) > 1 and image is not None and not any(p[:1] == " " for p in parts[1:])
+            if is_row and not re.search(r"\s", inner[header.index(image)] or " "):
                 return line
     return None
 
@@ -201,29 +211,64 @@ def _is_plain(text: str, delimiter: str) -> bool:
     return any(cell.startswith('"') and not re.fullmatch(r'"(?:[^"]|"")*"', cell) for cell in cells)
 
 
-def _form(text: str, chosen: ChosenColumns) -> tuple[str, bool]:
-    """The delimiter, and whether the first row is a header."""
-    beginning = next((line for line in text.splitlines() if line.strip(" \t,;|")), "")
+def _form(text: str, chosen: ChosenColumns) -> tuple[str, tuple[str, ...] | None]:
+    """The delimiter, and the names of the columns if the first row is no header."""
+    rows = _cells(next((line for line in text.splitlines() if line.strip(" \t,;|")), ""))
+    by_cells = sorted(rows, key=lambda delimiter: -len(rows[delimiter]))  # stable: a comma first
+    for delimiter in by_cells:
+        if _is_header(rows[delimiter], chosen):
+            return delimiter, None
+    for delimiter in by_cells:
+        if names := _names_without_header(rows[delimiter], chosen):
+            return delimiter, names
+    return by_cells[0], None
+
+
+def _cells(line: str) -> dict[str, list[str]]:
+    """The cells of a line by delimiter."""
     rows: dict[str, list[str]] = {}
     for delimiter in DELIMITERS:
         try:
-            rows[delimiter] = [cell.strip() for cell in next(csv.reader([beginning], delimiter=delimiter))]
+            rows[delimiter] = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
         except csv.Error:  # a cell beyond any length
-            rows[delimiter] = [beginning]
-    by_cells = sorted(rows, key=lambda delimiter: -len(rows[delimiter]))  # stable: a comma first
-    wanted = {plain_name(name) for name in (chosen.image, *(chosen.caption or "").split(",")) if name}
-    for delimiter in by_cells:
-        names = {plain_name(cell) for cell in rows[delimiter]}
-        if wanted and wanted <= names:
-            return delimiter, True
-        if not wanted and names & set(IMAGE_NAMES) and caption_columns(rows[delimiter]):
-            return delimiter, True
-    known = set(IMAGE_NAMES) | set(CAPTION_NAMES) | wanted
-    for delimiter in by_cells:
-        cells = rows[delimiter]
-        if len(cells) == 2 and looks_like_image(cells[0]) and not known & set(map(plain_name, cells)):
-            return delimiter, False
-    return by_cells[0], True
+            rows[delimiter] = [line]
+    return rows
+
+
+def _wanted(chosen: ChosenColumns) -> set[str]:
+    return {plain_name(name) for name in (chosen.image, *(chosen.caption or "").split(",")) if name}
+
+
+def _is_header(cells: Iterable[Any], chosen: ChosenColumns) -> bool:
+    """Whether cells name a column of images and one of captions, those that the user gives if there are any."""
+    cells = ["" if cell is None else str(cell) for cell in cells]
+    names, wanted = set(map(plain_name, cells)), _wanted(chosen)
+    if wanted:
+        return wanted <= names
+    return bool(names & set(map(plain_name, IMAGE_NAMES)) and caption_columns(cells))
+
+
+def _names_without_header(cells: Sequence[Any], chosen: ChosenColumns) -> tuple[str, ...] | None:
+    """The names of the columns of a table without a header, by its first row: an image and a caption, in either order;
+    None if that is no such row."""
+    known = {plain_name(name) for name in (*IMAGE_NAMES, *CAPTION_NAMES)} | _wanted(chosen)
+    if len(cells) != 2 or known & set(map(plain_name, cells)):
+        return None
+    if looks_like_image(cells[0]):
+        return HEADERLESS
+    return HEADERLESS[::-1] if looks_like_image(cells[1]) else None
+
+
+def _lines_above_header(text: str, chosen: ChosenColumns) -> int:
+    """The number of lines above the header, such as a title or a remark; 0 if the first ones have an image, or there is
+    no header of known names."""
+    for number, line in enumerate(text.split("\n", MAX_ABOVE + 1)[: MAX_ABOVE + 1]):
+        rows = _cells(line)
+        if any(_is_header(cells, chosen) for cells in rows.values()):
+            return number
+        if any(looks_like_image(cell) for cells in rows.values() for cell in cells):
+            return 0
+    return 0
 
 
 def _unique(header: Sequence[str]) -> list[str]:
@@ -248,7 +293,8 @@ def is_workbook(content: bytes) -> bool:
 
 
 def workbook_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) -> list[Row]:
-    """The rows of an Excel workbook's first sheet that has images and captions, otherwise of its first sheet.
+    """The rows of an Excel workbook's sheets that have images and captions, otherwise of its first sheet. A sheet
+    that is called like a split is one.
 
     Raises:
         ValueError: The workbook is damaged, or has no rows.
@@ -261,38 +307,52 @@ def workbook_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME)
             if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
                 raise ValueError(f"more than {MAX_UNPACKED / 1e9:g} GB when unpacked")
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-        sheets = [(sheet.title, _sheet_rows(sheet)) for sheet in book.worksheets]
+        sheets = [(sheet.title, _sheet_rows(sheet, chosen)) for sheet in book.worksheets]
     except Exception as error:  # openpyxl raises what it stumbles over
         raise ValueError(f"{name} can't be read as an Excel workbook ({reason_of(error)}): save it as CSV.") from error
     sheets = [(title, rows) for title, rows in sheets if rows]
     if not sheets:
         raise ValueError(f"{name} has no rows.")
-    title, rows = next(
-        (sheet for sheet in sheets if _is_captioned(sheet[1][0].cells, chosen)),
-        sheets[0],
-    )
-    if len(sheets) > 1:
-        rows = [Row(f"sheet {title!r}, {where}", cells) for where, cells in rows]
-    return rows
+    captioned = [sheet for sheet in sheets if _is_captioned(sheet[1][0].cells, chosen)] or sheets[:1]
+    if len(sheets) == 1:
+        return captioned[0][1]
+    return [
+        Row(f"sheet {title!r}, {where}", {"split": title, **cells} if title.lower() in SPLIT_NAMES else cells)
+        for title, rows in captioned
+        for where, cells in rows
+    ]
 
 
-def _sheet_rows(sheet: Any) -> list[Row]:
+def _sheet_rows(sheet: Any, chosen: ChosenColumns) -> list[Row]:
     sheet.reset_dimensions()  # some writers state a wrong size
+    rows = ([_cell_value(value) for value in values] for values in sheet.iter_rows(values_only=True))
+    return rows_of_cells(rows, chosen)
+
+
+def rows_of_cells(table: Iterable[Sequence[Any]], chosen: ChosenColumns = BY_NAME) -> list[Row]:
+    """The rows of a table of cells, whose header may be missing, or have a title above it. Empty rows are none."""
+    filled = [
+        (number, list(cells))
+        for number, cells in enumerate(table, 1)
+        if not all(cell is None or cell == "" for cell in cells)
+    ]
+    for index, (_, cells) in enumerate(filled[: MAX_ABOVE + 1]):
+        if _is_header(cells, chosen):
+            filled = filled[index:]
+            break
+        if any(map(looks_like_image, cells)):
+            break
     header: list[str] = []
     rows = []
-    for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
-        cells = [_cell_value(value) for value in values]
-        if all(cell in (None, "") for cell in cells):
-            continue
-        if not header and len(cells) == 2 and looks_like_image(cells[0]):
-            header = list(HEADERLESS)
+    for number, cells in filled:
+        if not header and (names := _names_without_header(cells, chosen)):
+            header = list(names)
         elif not header:
             header = _unique(["" if cell is None else str(cell).strip() for cell in cells])
             continue
         header += [""] * (len(cells) - len(header))
-        rows.append(
-            Row(f"row {number}", dict(zip(header, [*cells, *[None] * (len(header) - len(cells))], strict=True)))
-        )
+        padded = [*cells, *[None] * (len(header) - len(cells))]
+        rows.append(Row(f"row {number}", dict(zip(header, padded, strict=True))))
     return rows
 
 
@@ -373,7 +433,28 @@ def table_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) ->
     return list(separated_rows(name, text, chosen))
 
 
-def unknown_columns(name: object, names: Iterable[str], columns: Any, known: str) -> ValueError:
-    """The error of a table without a column of images or of captions."""
-    what = "captions" if columns.image else "image path"
-    return ValueError(f"{name} has no {what} in a known layout. Columns found: {shown_names(names)}. Known: {known}.")
+class UnknownColumnsError(ValueError):
+    """A table without a column of images or of captions that is known by its name.
+
+    Args:
+        name: Of the table, in the message.
+        names: Of its columns.
+        columns: Those that are known.
+        known: What is known.
+
+    Attributes:
+        option: The option that names the column, `image_column` or `caption_column`.
+    """
+
+    def __init__(self, name: object, names: Iterable[str], columns: Any, known: str):
+        names = list(names)
+        what, self.option = ("captions", "caption_column") if columns.image else ("image path", "image_column")
+        self._parts = f"{name} has no {what} in a known layout", f"Columns found: {shown_names(names)}. Known: {known}."
+        self._is_row = any(map(looks_like_image, names))
+        super().__init__(self.with_remedy(f"{self.option}="))
+
+    def with_remedy(self, option: str) -> str:
+        """The message with the option as the caller types it."""
+        above = ", and put a row with the columns' names above the first, which has an image" if self._is_row else ""
+        found, columns = self._parts
+        return f"{found}: name the column with {option}{above}. {columns}"

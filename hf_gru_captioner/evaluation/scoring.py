@@ -21,6 +21,7 @@ from .metrics import METRICS, SCORES, Metric
 from .options import ScoringOptions
 from .ptb import Tokenizer, choose_tokenizer
 from .statistics import Comparison, MetricResult, ScoreStatistics, bootstrap_interval, paired_bootstrap
+from .writing_systems import FOREIGN, num_foreign
 
 _logger = logging.getLogger(__name__)
 
@@ -28,6 +29,9 @@ TOKENS = {  # what is counted, where it isn't the words that published scores co
     "char": "Tokens are letters, since the references are of a script without spaces between words. ",
     "simple": "Tokens are words by simple rules, not those of published scores. ",
 }
+METEOR_IS_ENGLISH = (
+    "METEOR's stems, synonyms and paraphrases are those of English: of these captions it compares the spelling alone. "
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class CaptionScores:
             value = f"{self.values[name] * score.scale:.{score.digits}f}"
             lines.append(f"{score.title:<31}{value:>8}  {interval:<18}{human:>8}".rstrip())
         counted = TOKENS.get(self.captions.tokenizer, "")
+        references = self.captions.captions[len(self.captions) :]
+        if "meteor" in self.values and num_foreign(references) > FOREIGN * len(references):
+            counted += METEOR_IS_ENGLISH
         return "\n".join([*lines, f"Scores times 100. {counted}{self.signature}"])
 
 

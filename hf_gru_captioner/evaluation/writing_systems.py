@@ -26,6 +26,7 @@ _BLOCKS = {
     "Burmese": ((0x1000, 0x102A), (0x103F, 0x103F), (0x1050, 0x1055)),
     "Khmer": ((0x1780, 0x17B3), (0x17D7, 0x17D7)),
 }
+FOREIGN = 0.1  # share of captions with letters other than a to z from which on they count as another language
 MANY = 0.1  # share of letters from which on captions count as written without spaces
 
 
@@ -56,6 +57,11 @@ def spaceless_share(captions: Iterable[str]) -> float:
         letters += sum(map(str.isalpha, caption))
         spaceless += sum(map(str.isalpha, "".join(_LETTER.findall(caption))))
     return spaceless / letters if letters else 0.0
+
+
+def num_foreign(captions: Iterable[str]) -> int:
+    """The number of captions with letters other than a to z."""
+    return sum(any(letter.isalpha() and not letter.isascii() for letter in caption) for caption in captions)
 
 
 def language_of(captions: Iterable[str]) -> str:

@@ -2,16 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
 
 from ..captioner import Captioner
-from ..checkpoint import Source, check_work, encoder_folder, names_damaged
 from ..data import (
     CaptionCollator,
     CaptionedImages,
@@ -47,6 +44,7 @@ from ..tokenization import (
 from .config import SourceConfig, TrainingConfig
 from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
+from .encoder import PretrainedEncoder
 from .label_head import LabelHead, label_frequencies
 from .scst import LabelReward, SelfCritical, count_ngrams
 from .warm_start import extend_vocabulary, reset_encoder, resize_images
@@ -188,8 +186,7 @@ class Assembly:
                 self._say_what_is_lost(self._checkpoint.processor.tokenizer)
             return self._checkpoint.processor
         tokenizer = self._built_tokenizer()
-        with _loading(model.encoder):
-            return GRUCaptionerProcessor.from_encoder_pretrained(self._encoder, tokenizer, model.image_size)
+        return self._encoder.processor(tokenizer, model.image_size)
 
     def _built_tokenizer(self):
         options = vars(self.config.tokenizer)
@@ -255,10 +252,8 @@ class Assembly:
         return captioner
 
     @cached_property
-    def _encoder(self) -> str:
-        """Folder of the pretrained encoder."""
-        with _loading(self.config.model.encoder):
-            return str(encoder_folder(Source(self.config.model.encoder)))
+    def _encoder(self) -> PretrainedEncoder:
+        return PretrainedEncoder(self.config.model.encoder)
 
     @cached_property
     def model(self) -> GRUCaptionerForConditionalGeneration:
@@ -269,14 +264,15 @@ class Assembly:
             model.config.dropout = model.decoder.dropout.p = config.model.dropout
         else:
             fields: dict[str, Any] = {**vars(config.model), **special_token_ids(tokenizer)}
-            for name in ("image_size", "checkpoint", "extend_vocabulary", "encoder_reset"):  # not of the model
+            for name in (
+                "image_size",
+                "checkpoint",
+                "extend_vocabulary",
+                "encoder",
+                "encoder_reset",
+            ):  # not of the model
                 del fields[name]
-            encoder = fields.pop("encoder")
-            with _loading(encoder):
-                model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._encoder, **fields)
-                check_work(model, self.processor)
-            encoder_config: Any = model.config.encoder_config
-            encoder_config._name_or_path = public_name(encoder)  # its name in checkpoint and card
+            model = self._encoder.model(self.processor, **fields)
         if optimization.attention_penalty and model.config.attention_type == "none":
             raise UsageError("optimization.attention_penalty: this checkpoint has no attention to penalize.")
         validation = config.validation
@@ -394,16 +390,6 @@ class Assembly:
             names = LabelNames(known, read_synonyms(synonyms) if synonyms else None)
             settings["label_reward"] = LabelReward(known, names, self.processor.batch_decode, weight)
         return SelfCritical(count_ngrams(labels), **settings)
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    """Names the encoder in errors of a damaged one, and of sizes that don't match."""
-    with names_damaged(f"the encoder {name}", OSError, ValueError):
-        try:
-            yield
-        except StrictDataclassError as error:  # an option of the model is out of range
-            raise UsageError(str(error.__cause__ or error)) from error
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -185,7 +185,7 @@ class ModelConfig:
     """Which encoder, and the sizes of the decoder; see `GRUCaptionerConfig`."""
 
     encoder: str = "timm/tf_efficientnet_lite0.in1k"
-    """Hub id or folder of the pretrained vision encoder."""
+    """Hub id or folder of the pretrained vision encoder; or of a captioner, whose vision encoder is taken."""
     checkpoint: str | None = None
     """Hub id or folder of a captioner to continue from; its encoder, sizes and tokenizer replace those given here."""
     extend_vocabulary: bool = False

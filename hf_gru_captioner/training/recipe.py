@@ -1,12 +1,13 @@
 """The options that `gru-captioner train SOURCE` chooses by looking at the data; `benchmarks/few_shot.py` measured them.
 
-Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen (in a language that is
-not written like English with a new decoder): a few hundred images are too few to learn an encoder from, and their
-regions are computed only once.
+Training goes on from the shipped checkpoint, extended by the new words, with its encoder frozen: a few hundred images
+are too few to learn an encoder from, and their regions are computed only once. In a language that is not written like
+English a new decoder takes the place of the checkpoint's.
 """
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict
@@ -28,6 +29,13 @@ EPOCHS = 12  # with a validation after each
 PATIENCE = 4  # epochs
 ENOUGH = 100  # images, beside which 17 validate: with fewer, chance would end the run before its words are learned
 OF_THE_MODEL = {"model.encoder", "model.embedding_size", "model.hidden_size"}  # of a new one
+# Words for left and right, in the languages that most captions are written in.
+SIDES = re.compile(
+    r"\b(?:left|right|link[es]\w*|recht[es]\w*|gauches?|droite?s?|izquierd\w+|derech\w+|sinistr\w|destr[aoei]|esquerd\w+|"
+    r"direit\w+|лев\w+|прав\w+)\b|左|右|왼|오른|يسار|يمين|बा[एईय]|दा[एईय]|ซ้าย|ขวา",
+    re.IGNORECASE,
+)
+SIDED = 0.05  # of the captions, from which on mirrored images would teach the wrong side
 LONGEST = 0.99  # quantile of the captions' lengths that generated captions may reach
 
 
@@ -49,11 +57,18 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
     number = len(rows) if data.max_images is None else min(len(rows), data.max_images)
     options = flatten_options(asdict(config)) | {"data.source": data.source}
     options |= {name: value for name, value in _chosen(number, captions).items() if name not in given}
+    if options["data.mirror"] is False and "data.mirror" not in given:
+        _logger.info("mirrored        no images are, since captions say left and right; --data.mirror to do so")
     kind, reason = suitable_kind(captions)
     is_english = kind == "word"
     if not is_english:
         options["validation.max_new_tokens"] = config.validation.max_new_tokens  # by the pieces of the captions
         _logger.info("language        not that of the shipped checkpoint, so that a new decoder is trained: %s", reason)
+        if not {"model.encoder", "model.checkpoint"} & set(given):
+            options["model.encoder"] = str(SHIPPED_CHECKPOINT)
+            _logger.info(
+                "encoder         that of the shipped checkpoint, whose licence stays with it; another by model.encoder"
+            )
     if OF_THE_MODEL.isdisjoint(given) and is_english:
         start = {"model.checkpoint": str(SHIPPED_CHECKPOINT), "model.extend_vocabulary": True}
         options |= {name: value for name, value in start.items() if name not in given}
@@ -68,6 +83,7 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
 def _chosen(num_images: int, captions: list[str]) -> dict[str, Any]:
     is_small = num_images < SMALL
     return {
+        "data.mirror": sum(map(bool, map(SIDES.search, captions))) < SIDED * len(captions),
         "tokenizer.min_count": 1 if is_small else 2 if num_images < 10 * SMALL else 5,
         "optimization.images_per_step": 16 if is_small else 32,
         "optimization.epochs": EPOCHS,

@@ -5,7 +5,7 @@ decoder still reads the regions of the interpolated encoder, and what the pretra
 """
 
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +13,7 @@ from ..checkpoint import check_work
 from ..errors import UsageError
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import SPECIAL_TOKENS, extend_tokenizer
+from .encoder import PretrainedEncoder
 
 SPREAD = 0.3  # of new embeddings around the mean, in standard deviations of the known ones
 RARE = 0.02  # quantile of the output biases that new words get
@@ -54,25 +55,29 @@ def extend_vocabulary(
 
 
 @torch.no_grad()
-def reset_encoder(model: GRUCaptionerForConditionalGeneration, encoder: str | Path, share: float) -> None:
+def reset_encoder(model: GRUCaptionerForConditionalGeneration, encoder: PretrainedEncoder, share: float) -> None:
     """Moves the encoder's weights by a share of the way to pretrained ones; 1 replaces them.
 
     Args:
         model: Changed in place.
-        encoder: Folder of the pretrained encoder, of the same architecture.
+        encoder: The pretrained one, of the same architecture.
         share: From 0 to 1.
 
     Raises:
         UsageError: The encoder is another one.
     """
-    pretrained = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(
-        str(encoder), vocab_size=len(SPECIAL_TOKENS) + 1, embedding_size=8, hidden_size=8, num_attention_heads=1
-    ).encoder.vision.state_dict()
+    around: dict[str, Any] = {
+        "vocab_size": len(SPECIAL_TOKENS) + 1,
+        "embedding_size": 8,
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+    }
+    pretrained = encoder.model(**around).encoder.vision.state_dict()
     own = model.encoder.vision.state_dict()
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in pretrained.items()}:
         raise UsageError(
             "model.encoder_reset needs the pretrained weights of the checkpoint's own encoder, but model.encoder is "
-            f"{encoder}."
+            f"{encoder.name}."
         )
     for name, value in own.items():
         if value.is_floating_point():

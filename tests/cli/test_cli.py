@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -344,3 +345,16 @@ def test_the_help_of_train_loads_nothing_heavy_and_takes_less_than_two_seconds()
     loaded, _, seconds = output.splitlines()[-1].rpartition(" ")
     assert loaded == "[]"
     assert float(seconds) < 2  # of the processor: others may work beside it
+
+
+def test_warnings_of_the_package_are_a_line_each_and_said_once(capsys):
+    from hf_gru_captioner.cli import shell
+
+    def warn(_):
+        for line in (1, 2):
+            warnings.warn_explicit("row 3\nis empty", UserWarning, str(shell.PACKAGE / "data" / "x.py"), line)
+        return 0
+
+    assert shell.guarded(warn, None) == 0
+    errors = capsys.readouterr().err
+    assert errors == "warning: row 3 is empty\n"

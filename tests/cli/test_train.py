@@ -430,6 +430,34 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
     assert len((folder / "history.jsonl").read_text().splitlines()) == 3
 
 
+def test_options_are_called_as_they_are_typed(tmp_path, caplog):
+    from hf_gru_captioner.cli.training_options import options_as_typed
+    from hf_gru_captioner.errors import UsageError
+
+    error = "x: raise data.max_skipped (model.encoder = a/data.max_skipped, objective)"
+    for argv, said in (
+        (["my.csv"], "x: raise --data.max-skipped (--model.encoder = a/data.max_skipped, objective)"),
+        (["--config", "a.yaml"], error),
+        (["--config=a.yaml", "--data.max_skipped=0.5"], error.replace("raise data.max_s", "raise --data.max-s")),
+    ):
+        with pytest.raises(ValueError, match="raise") as raised, options_as_typed(argv):
+            raise UsageError(error)
+        assert str(raised.value) == said
+    with pytest.raises(FileNotFoundError, match="nowhere"), options_as_typed(["my.csv"]):  # stays of its kind
+        raise FileNotFoundError("nowhere")
+
+
+def test_of_a_photo_that_cannot_be_read_the_option_is_named_as_typed(make_photo, capsys, tmp_path):
+    for number in range(3):
+        make_photo(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    (tmp_path / "t.csv").write_text("image,caption\n0.png,a dog\n1.png,a cat\n2.png,a cow\n")
+    assert main(["train", str(tmp_path / "t.csv"), f"--output-dir={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "2.png (row 4: not an image that Pillow knows)" in error
+    assert "This exceeds --data.max-skipped=0.01: repair the source, or raise --data.max-skipped to" in error
+
+
 def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
     assert bare()[0] == 0
     (tmp_path / "other").mkdir()

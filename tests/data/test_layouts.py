@@ -129,7 +129,7 @@ LAYOUTS = {
             f"{name}, caption": ({"t.csv": table(image=name)}, "t.csv", {})
             for name in (
                 *("image", "image_path", "file", "file_name", "filename", "path", "url", "Image", "IMAGE PATH"),
-                *("File-Name", "filepath", "img", " photo "),
+                *("File-Name", "filepath", "img", " photo ", "ImageName", "image_file_name", "images"),
             )
         },
         **{
@@ -141,6 +141,8 @@ LAYOUTS = {
         },
         "captions first": ({"t.csv": "text,file\na dog,a.png\na cat,b.png\ntwo dogs,a.png\n"}, "t.csv", {}),
         "none": ({"t.csv": TABLE.partition("\n")[2]}, "t.csv", {}),
+        "none, captions first": ({"t.csv": "a dog,a.png\na cat,b.png\ntwo dogs,a.png\n"}, "t.csv", {}),
+        "a title above": ({"t.csv": "# my photos, of 2024\n\n" + TABLE}, "t.csv", {}),
         "none, tabs": ({"t.txt": table(delimiter="\t").partition("\n")[2]}, "t.txt", {}),
         "other columns": (
             {"t.csv": "id,image,width,caption\n1,a.png,3,a dog\n2,b.png,4,a cat\n3,a.png,3,two dogs\n"},
@@ -188,6 +190,33 @@ LAYOUTS = {
             "t.csv",
             {},
         ),
+        "a Python tuple in a cell": (
+            {"t.csv": "image,captions\na.png,\"('a dog', 'two dogs')\"\nb.png,a cat\n"},
+            "t.csv",
+            {},
+        ),
+        "a Python set in a cell": (
+            {"t.csv": "image,captions\na.png,\"{'a dog', 'two dogs'}\"\nb.png,a cat\n"},
+            "t.csv",
+            {},
+        ),
+        "an object in a cell": (
+            {"t.csv": 'image,caption\na.png,"{""text"": [""a dog"", ""two dogs""]}"\nb.png,"{""text"": ""a cat""}"\n'},
+            "t.csv",
+            {},
+        ),
+        "objects with lists": (
+            {
+                "t.json": as_json(
+                    [
+                        {"image": "a.png", "caption": {"text": ["a dog", "two dogs"]}},
+                        {"image": "b.png", "caption": "a cat"},
+                    ]
+                )
+            },
+            "t.json",
+            {},
+        ),
         "a list column": ({"t.json": as_json(RECORDS)}, "t.json", {}),
         "objects": (
             {
@@ -225,6 +254,19 @@ LAYOUTS = {
             "t.json",
             {},
         ),
+        "rows of pandas by number": ({"t.json": as_json(dict(enumerate(RECORDS)))}, "t.json", {}),
+        "a split table of pandas": (
+            {"t.json": as_json({"columns": ROWS[0], "index": [0, 1, 2], "data": ROWS[1:]})},
+            "t.json",
+            {},
+        ),
+        "lists": ({"t.json": as_json(ROWS)}, "t.json", {}),
+        "lists without a header": ({"t.json": as_json(ROWS[1:])}, "t.json", {}),
+        "names without endings": (
+            {"t.json": as_json({"x/a": {"caption": ["a dog", "two dogs"], "tags": "x"}, "x/b": {"caption": "a cat"}})},
+            "t.json",
+            {},
+        ),
         "a list inside": ({"t.json": as_json({"version": 1, "data": RECORDS})}, "t.json", {}),
         "names": ({"t.json": as_json(NAMES)}, "t.json", {}),
         "names of objects": (
@@ -247,6 +289,8 @@ LAYOUTS = {
             "t.xlsx",
             {},
         ),
+        "several sheets": (lambda: {"t.xlsx": workbook(ROWS[:3], [ROWS[0], ROWS[3]])}, "t.xlsx", {}),
+        "a title above": (lambda: {"t.xlsx": workbook([["My photos"], [], *ROWS])}, "t.xlsx", {}),
         "empty rows": (
             lambda: {"t.xlsx": workbook([[], *ROWS, [None, None], ["", ""]])},
             "t.xlsx",
@@ -271,6 +315,22 @@ LAYOUTS = {
             FOLDER,
             {},
         ),
+        "other capitals": ({"A.TXT": "a dog\ntwo dogs", "B.txt": "a cat"}, FOLDER, {}),
+        "in a folder of their own": ({"captions/a.txt": "a dog\ntwo dogs", "captions/b.txt": "a cat"}, FOLDER, {}),
+        "with a byte order mark": ({"a.txt": "\ufeffa dog\r\ntwo dogs", "b.txt": "a cat".encode("utf-16")}, FOLDER, {}),
+        "of img2dataset": (
+            {
+                "00000/a.png": b"",
+                "00000/a.txt": "a dog\ntwo dogs",
+                "00000/a.json": as_json({"caption": "x", "url": "u"}),
+                "00000/b.png": b"",
+                "00000/b.txt": "a cat",
+                "00000.parquet": parquet({"url": ["u"], "caption": ["x"]}),
+                "00000_stats.json": as_json({"count": 2}),
+            },
+            FOLDER,
+            {},
+        ),
         "beside a licence": ({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", "LICENSE.txt": "yours"}, FOLDER, {}),
     },
     "folder with a table": {
@@ -288,6 +348,13 @@ LAYOUTS = {
         "table": (lambda: {"t.zip": archive({"captions.csv": TABLE, **IMAGES})}, "t.zip", {}),
         "in a folder": (
             lambda: {"t.zip": archive({"my/captions.csv": TABLE, "my/Photos/a.PNG": b"", "my/Photos/b.png": b""})},
+            "t.zip",
+            {},
+        ),
+        "in a folder of a folder": (
+            lambda: {
+                "t.zip": archive({"my/set/captions.csv": TABLE, "my/set/img/a.png": b"", "my/set/img/b.png": b""})
+            },
             "t.zip",
             {},
         ),
@@ -325,6 +392,7 @@ LAYOUTS = {
         "capitals": ({"t.csv": with_path("A.PNG")}, "t.csv", {}),
         "no ending": ({"t.csv": with_path("a")}, "t.csv", {}),
         "spaces around": ({"t.csv": with_path("  a.png ")}, "t.csv", {}),
+        "as addresses are written": ({"t.csv": with_path("%61.png")}, "t.csv", {}),
         "subfolder": ({"t.csv": with_path("x/y/a.png")}, "t.csv", {}),
     },
     "webdataset shards": {
@@ -398,7 +466,7 @@ def rows_of(source: Path, **options) -> dict[str, tuple[str, ...]]:
 @pytest.mark.parametrize(("group", "case"), CASES)
 def test_every_layout_gives_the_same_rows(put, group, case):
     files, source, options = LAYOUTS[group][case]
-    folder = put(files, images=group not in ("ZIP archive", "webdataset shards"))
+    folder = put(files, images=group not in ("ZIP archive", "webdataset shards") and case != "of img2dataset")
     assert rows_of(folder / source, **options) == EXPECTED
 
 
@@ -459,6 +527,92 @@ def test_images_in_two_splits_are_counted_with_their_rows(put):
     assert "'a.png' in train (row 2), in validation (row 4)" in notice
 
 
+def test_a_short_row_is_counted_and_blank_numbered_columns_are_not(put):
+    folder = put({"t.csv": "image,caption_0,caption_1\na.png,a dog,\nb.png,a cat,\nb.png\n"})
+    (notice,) = recognize(folder / "t.csv", ReadingOptions()).captions.notices
+    assert "1 caption is empty, and left out (row 4)." in notice
+
+
+def test_a_row_of_json_lines_without_captions_is_a_row_without_captions(put):
+    folder = put({"t.jsonl": '{"image": "a.png", "caption": "a dog"}\n{"image": "b.png"}\n'})
+    _, other = recognize(folder / "t.jsonl", ReadingOptions()).captions.entries
+    assert (other.path, other.captions, other.where) == ("b.png", (), "row 2")
+
+
+def test_letters_that_were_lost_are_counted(put):
+    folder = put({"t.csv": "image,caption\na.png,M\ufffddchen\nb.png,a cat\n"})
+    (notice,) = recognize(folder / "t.csv", ReadingOptions()).captions.notices
+    assert "1 image has a caption with \ufffd in the place of letters that another program lost (row 2)" in notice
+
+
+@pytest.mark.parametrize("caption", ["1\ufe0f\u20e3", "\u2139\ufe0f", "\U0001f600!"])
+def test_emoji_of_digits_and_letters_are_no_words(caption):
+    from hf_gru_captioner.data.columns import has_words
+
+    assert not has_words(caption)
+    assert has_words(f"{caption} 1")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "splits"),
+    [
+        ("split", ("fold1", "fold2"), ["fold1", "fold2"]),
+        ("Subset", ("Train", "dev"), ["train", "validation"]),
+        ("set", ("train", "test"), ["train", "test"]),
+        ("set", ("Lego", "Duplo"), [None, None]),
+    ],
+)
+def test_splits_are_in_a_column_of_several_names_if_its_cells_are_splits(put, column, cells, splits):
+    folder = put({"t.csv": f"image,caption,{column}\na.png,a dog,{cells[0]}\nb.png,a cat,{cells[1]}\n"})
+    assert [entry.split for entry in recognize(folder / "t.csv", ReadingOptions()).captions.entries] == splits
+
+
+def test_sheets_that_are_called_like_splits_are_these(put):
+    openpyxl = pytest.importorskip("openpyxl")
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    book.active.title = "Train"
+    for sheet, row in ((book.active, ROWS[1]), (book.create_sheet("val"), ROWS[2])):
+        sheet.append(ROWS[0])
+        sheet.append(row)
+    book.save(file)
+    entries = recognize(put({"t.xlsx": file.getvalue()}) / "t.xlsx", ReadingOptions()).captions.entries
+    assert [(entry.path, entry.split) for entry in entries] == [("a.png", "train"), ("b.png", "validation")]
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"metadata.jsonl": "{}"}, "captions from captions.csv; not read: metadata.jsonl"),
+        ({"a.txt": "x", "b.txt": "y"}, "captions from captions.csv; not read: text files beside 2 images"),
+    ],
+)
+def test_captions_that_are_not_read_beside_a_table_are_named(put, beside, said):
+    (sentence,) = recognize(put({"captions.csv": TABLE, **beside}), ReadingOptions()).captions.columns
+    assert said in sentence
+
+
+def test_a_text_file_in_another_unicode_form_is_beside_its_image(put):
+    names = [unicodedata.normalize(form, "b\u00e4r") for form in ("NFC", "NFD")]
+    folder = put({f"{names[0]}.png": b"", f"{names[1]}.txt": "a bear"}, images=False)
+    (entry,) = recognize(folder, ReadingOptions()).captions.entries
+    assert (entry.path, entry.captions) == (f"{names[0]}.png", ("a bear",))
+
+
+def test_an_archive_that_is_written_anew_is_read_anew(put):
+    from hf_gru_captioner.data.folders import read_member
+
+    for content in (b"a dog", b"two dogs and a cat"):
+        path = put({"t.zip": archive({"a.txt": content, "a.png": b""})}) / "t.zip"
+        assert read_member(str(path), "a.txt") == content
+
+
+def test_files_of_an_image_that_are_apart_in_a_shard_are_refused_with_the_command(put):
+    files = {"a.jpg": b"x", "b.jpg": b"x", "a.txt": b"a dog", "b.txt": b"a cat"}
+    path = put({"s.tar": shard(files)}) / "s.tar"
+    with pytest.raises(ValueError, match=r"s\.tar: the files of a are not next to each other.* tar --sort=name"):
+        list(shard_rows([str(path)]))
+
+
 def test_columns_that_might_have_been_meant_are_named(put):
     folder = put({"t.csv": "title,image,caption\nx,a.png,a dog\n"})
     (said,) = recognize(folder / "t.csv", ReadingOptions()).captions.columns
@@ -481,6 +635,37 @@ FAULTS = {
         {"t.csv": 'image,caption\na.png,"a dog\nb.png,"a cat"\n'},
         "t.csv",
         r"row 2: a quotation mark opens or closes in the middle of a cell in lines 2 to 3.*written twice",
+    ),
+    "an open quotation mark among names without endings": (
+        {"t.csv": 'image,caption\na,"a dog\nb,a cat"\nb,y\n'},
+        "t.csv",
+        r"row 2: a quotation mark that opens in line 2 swallows the rows up to line 3, such as 'b,a cat'",
+    ),
+    "an object in a cell without a text": (
+        {"t.csv": 'image,caption\na.png,"{""x"": 5}"\n'},
+        "t.csv",
+        r"row 2: a caption is an object without a text under raw, sentence, caption, text, found \{'x': 5\}",
+    ),
+    "an object in a cell that can't be read": (
+        {"t.csv": 'image,caption\na.png,"{""text"": 5"\n'},
+        "t.csv",
+        r"row 2: a cell begins like an object.*Write the caption alone",
+    ),
+    "a zero byte": ({"t.csv": TABLE.replace("a cat", "a \0cat")}, "t.csv", r"t\.csv has a zero byte in line 3"),
+    "a pointer of Git LFS": (
+        {"t.csv": "version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n"},
+        "t.csv",
+        r"t\.csv is a pointer of Git LFS in the place of the file: git lfs pull",
+    ),
+    "boxes in place of captions": (
+        {"a.txt": "0 0.5 0.5 1 1\n", "b.txt": "7 .1 .2 .3 .4\n1 .5 .5 1 1\n"},
+        FOLDER,
+        r"a\.txt has numbers alone, as the boxes of a detector",
+    ),
+    "three columns without a header": (
+        {"t.csv": "1,a.png,a dog\n2,b.png,a cat\n"},
+        "t.csv",
+        r"--data\.image-column=NAME, and put a row with the columns' names above the first, which has an image",
     ),
     "a list in a cell that can't be read": (
         {"t.csv": "image,captions\na.png,\"['a dog', 'two\"\n"},
@@ -511,7 +696,7 @@ FAULTS = {
     "no column of captions": (
         {"t.csv": "image,words\na.png,x\n"},
         "t.csv",
-        r"no captions in a known layout\. Columns found: image, words\. Known:",
+        r"no captions in a known layout: name the column with --data\.caption-column=NAME\. .*: image, words",
     ),
     "no column of images": ({"t.csv": "who,caption\na,x\n"}, "t.csv", r"no image path .*Columns found: who, caption"),
     "a column that is not there": (
@@ -557,7 +742,7 @@ FAULTS = {
     "a folder that is none": (
         {"t.csv": TABLE},
         "t.csv --data.images=/nowhere",
-        r"--data\.images /nowhere is not a folder",
+        r"--data\.images=/nowhere is not a folder",
     ),
     "a single image": ({}, "a.png", r"a\.png is a single image\. At least 2 images with captions are needed"),
     "a table of one image": (

@@ -562,7 +562,7 @@ def test_what_is_missing_is_named(save, put, read, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"texts is not a captioned data set: .* no caption file \(\.csv"):
         read(tmp_path / "texts")
     Dataset.from_dict({"caption": ["a dog"]}).to_parquet(tmp_path / "texts" / "train.parquet")
-    with pytest.raises(ValueError, match=r"no column 'image'. Columns found: caption"):
+    with pytest.raises(ValueError, match=r"no column 'image': name it with image_column=NAME. Columns found: caption"):
         read(tmp_path / "texts")
     with pytest.raises(FileNotFoundError, match=r"\*\.tar matches no file"):
         read(str(tmp_path / "*.tar"))

@@ -108,6 +108,20 @@ def test_the_table_shows_scores_intervals_and_human_scores_times_100():
     ]
 
 
+@pytest.mark.parametrize(
+    ("references", "metrics", "says"),
+    [
+        ([["ein hund läuft"], ["zwei kätzchen schlafen"]], ["meteor"], True),
+        ([["ein hund läuft"], ["zwei kätzchen schlafen"]], ["cider"], False),
+        ([["a dog runs"], ["two kittens sleep"]], ["meteor"], False),
+    ],
+)
+def test_of_another_language_the_table_says_that_meteor_is_english(monkeypatch, references, metrics, says):
+    monkeypatch.setattr("hf_gru_captioner.evaluation.meteor.meteor_statistics", lambda sets: np.ones((len(sets), 23)))
+    scores = score_captions([each[0] for each in references], references, metrics=metrics, tokenizer="simple")
+    assert ("METEOR's stems, synonyms and paraphrases are those of English" in scores.table()) == says
+
+
 def test_single_references_have_no_human_scores():
     scores = score_captions(["a", "b"], [["a"], ["c"]], metrics=["rouge_l", "diversity"], tokenizer="simple")
     assert scores.human == {}

@@ -41,6 +41,15 @@ def test_training_starts_from_the_shipped_checkpoint_with_the_new_words(recommen
     assert recommended(20_000).tokenizer.min_count == 5
 
 
+@pytest.mark.parametrize("caption", ["Ein Hund läuft über die Wiese.", "一只狗在草地上奔跑。", "개가 풀밭을 달린다."])
+def test_another_language_gets_a_new_decoder_behind_the_encoder_of_the_shipped_checkpoint(recommended, caption):
+    config = recommended(180, captions=[caption])
+    assert (config.model.checkpoint, config.model.encoder) == (None, str(SHIPPED_CHECKPOINT))
+    assert config.validation.max_new_tokens is None
+    assert recommended(180, captions=[caption], **{"model.encoder": "mine"}).model.encoder == "mine"
+    assert recommended(180, captions=[caption], **{"model.checkpoint": "mine"}).model.checkpoint == "mine"
+
+
 def test_what_is_given_stays(recommended):
     config = recommended(180, **{"optimization.epochs": 3, "validation.num_beams": 1, "model.hidden_size": 64})
     assert (config.optimization.epochs, config.validation.num_beams, config.model.hidden_size) == (3, 1, 64)
@@ -60,3 +69,34 @@ def test_two_images_can_be_trained_on_and_more_epochs_are_more_steps(recommended
 def test_long_captions_can_be_written_to_their_end(recommended):
     assert recommended(180).validation.max_new_tokens == 24
     assert recommended(180, captions=["word " * 50]).validation.max_new_tokens == 54
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        *(
+            "a dog on the left",
+            "The RIGHT shoe.",
+            "ein Hund links im Bild",
+            "un chien à droite",
+            "左边有一只狗",
+            "右に犬がいる",
+        ),
+        *(
+            "왼쪽에 개가 있다",
+            "कुत्ता दाईं ओर है",
+            "كلب على اليمين",
+            "สุนัขอยู่ทางซ้าย",
+            "собака слева, левая сторона",
+            "un perro a la izquierda",
+        ),
+    ],
+)
+def test_images_are_not_mirrored_where_captions_say_left_or_right(recommended, caption):
+    assert recommended(20, captions=[caption]).data.mirror is False
+    assert recommended(20, captions=[caption], **{"data.mirror": True}).data.mirror is True
+
+
+def test_images_are_mirrored_where_few_captions_say_left_or_right(recommended):
+    assert recommended(20, captions=["a bright dog", "an upright copyright", "recht"]).data.mirror is True
+    assert recommended(20, captions=["a dog on the left", *["a dog"] * 30]).data.mirror is True

@@ -9,6 +9,7 @@ from hf_gru_captioner import Captioner, TrainingConfig, train
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from hf_gru_captioner.tokenization import build_tokenizer, special_token_ids
+from hf_gru_captioner.training.encoder import PretrainedEncoder
 from hf_gru_captioner.training.warm_start import extend_vocabulary, reset_encoder, resize_images
 
 NEW = ["A zebra and a zebra .", "A lamp near the zebra , a lamp ."]
@@ -61,12 +62,13 @@ def test_an_encoder_is_reset_by_a_share(make_model, save_encoder, tmp_path):
     ).encoder.vision
     model = make_model(seed=3)
     own = {name: value.clone() for name, value in model.encoder.vision.state_dict().items()}
-    reset_encoder(model, tmp_path / "encoder", 0.25)
+    encoder = PretrainedEncoder(str(tmp_path / "encoder"))
+    reset_encoder(model, encoder, 0.25)
     weights = pretrained.state_dict()
     for name, value in model.encoder.vision.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, 0.75 * own[name] + 0.25 * weights[name])
-    reset_encoder(model, tmp_path / "encoder", 1.0)
+    reset_encoder(model, encoder, 1.0)
     torch.testing.assert_close(dict(model.encoder.vision.named_parameters()), dict(pretrained.named_parameters()))
 
 
@@ -110,7 +112,7 @@ def test_another_encoder_is_refused(make_model, tmp_path):
     encoder = AutoModel.from_config(TimmWrapperConfig(architecture="test_vit", do_pooling=False))
     encoder.save_pretrained(tmp_path / "encoder")
     with pytest.raises(UsageError, match="own encoder"):
-        reset_encoder(make_model(), tmp_path / "encoder", 0.5)
+        reset_encoder(make_model(), PretrainedEncoder(str(tmp_path / "encoder")), 0.5)
 
 
 def test_a_size_that_an_encoder_or_processor_does_not_take_is_refused(make_model, processor, tmp_path):
