@@ -6,7 +6,7 @@
 The pictures are the drawn products of few_shot.py, which the shipped checkpoint does not know; the next ones show
 products that none of the corrected shows. Or those of a source, whose captions stand in for a person's. The file of
 corrections is made by the function behind the page's "Train on my corrections", and the command is the one that the
-page then shows.
+page then shows, with further options of `gru-captioner train` if any are given.
 """
 
 import argparse
@@ -91,8 +91,7 @@ def main() -> None:
     parser.add_argument("--source", help="data set, a folder, file or Hub id, in place of the drawn products")
     parser.add_argument("--corrected", type=int, default=50, help="pictures to correct (%(default)s)")
     parser.add_argument("--next", type=int, default=1000, help="pictures to score on (%(default)s)")
-    parser.add_argument("options", nargs="*", help="further ones of gru-captioner train, after --")
-    arguments = parser.parse_args()
+    arguments, options = parser.parse_known_args()
     output = arguments.output.resolve()
     pictures = {}
     for kind, number in (("corrected", arguments.corrected), ("next", arguments.next)):
@@ -109,7 +108,7 @@ def main() -> None:
     command = shown_command(output / name, output / "corrected", output / "run")
     start = time.perf_counter()
     with (output / "train.log").open("w") as log:
-        subprocess.run([*command, *arguments.options], check=True, stdout=log, stderr=subprocess.STDOUT)
+        subprocess.run([*command, *options], check=True, stdout=log, stderr=subprocess.STDOUT)
     minutes = (time.perf_counter() - start) / 60
     after = score(output / "run" / "checkpoint", pictures["next"])
     print(f"| trained on {len(rows)} corrected ones | {after} | {minutes:.1f} |", flush=True)

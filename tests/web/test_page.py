@@ -150,6 +150,8 @@ def test_an_example_has_a_name_and_is_captioned_by_a_click(visit, expected):
     page = visit()
     box = page.get_by_text("kitten", exact=True).bounding_box()
     assert box["y"] + box["height"] < 900  # no need to scroll
+    settings = page.get_by_role("button", name="Settings").bounding_box()
+    assert settings["y"] < box["y"] + box["height"] + 60  # right below
     page.locator("#examples button", has_text="kitten").click()
     assert caption_of(page) == expected[KITTEN]
     page.locator("#examples button", has_text="dogs lawn").click()
@@ -298,6 +300,7 @@ def test_many_photos_are_reviewed_by_the_keyboard_least_certain_first(reviewed, 
     assert texts_of(cards(page)) == [captions[name].text for name in order]
     box = cards(page).first.bounding_box()
     assert box["y"] < 500  # in view
+    assert len({button.bounding_box()["y"] for button in page.locator("#review [data-save]").all()}) == 1  # in line
     left = page.locator("#review [data-part=left-list] li").all_text_contents()
     assert sorted(each.split(":")[0] for each in left) == [
         "album/notes.txt",
