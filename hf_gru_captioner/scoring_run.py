@@ -293,14 +293,14 @@ class ScoringRun:
             UsageError: No checkpoint was scored, or it is not a folder.
         """
         from .evaluation import by_length, by_word
-        from .hub import keep_scores
+        from .hub import keep_scores, public_name
 
         checkpoint = self._scored_checkpoint
         if not Path(checkpoint.folder).is_dir():
             raise UsageError(f"scores are stored in the checkpoint's folder, but {checkpoint.folder} is not a folder.")
         own, source = self.scores.scores[checkpoint.name], self.references.settings
         kept = {
-            "data": Path(source["data"]).name,
+            "data": Path(public_name(source["data"])).name,
             "split": source["split"],
             "images": len(self.references.captions),
             "settings": own.settings,

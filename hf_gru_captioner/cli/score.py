@@ -50,7 +50,9 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--max-skipped", type=float, default=0.01, help="fraction of the images that may be unusable (%(default)s)"
     )
-    parser.add_argument("--split", default="validation", help="split of --data (%(default)s)")
+    parser.add_argument(
+        "--split", default="validation", help="split of --data, or all of one without splits (%(default)s)"
+    )
     parser.add_argument("--checkpoint", help="folder or Hub id; by default the checkpoint of the package")
     add_backend(parser)
     parser.add_argument("--num-beams", type=positive, help="beams of the search; by default the checkpoint's own")
@@ -90,11 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
     reading = {name: getattr(arguments, name) for name in READING} | {"spelling": "--{}"}
+    drawn = False
     if arguments.data:  # before anything heavy is loaded
         with needs_extra("score"):
-            from ..data import ReadingOptions, check_source
+            from ..data import ReadingOptions, check_source, is_drawn
 
             check_source(arguments.data, [arguments.split], ReadingOptions(**reading))
+            drawn = is_drawn(arguments.data, arguments.split, ReadingOptions(**reading))
     with needs_extra("score"):
         from accelerate import PartialState
 
@@ -135,6 +139,11 @@ def run(arguments: argparse.Namespace) -> int:
         synonyms=read_synonyms(arguments.synonyms) if arguments.synonyms else None,
     )
     print(scored.scores.table())
+    if drawn:
+        print(
+            f"These are the {len(references.captions):,} images of {arguments.data} that training takes as its split "
+            f"{arguments.split}; --split all scores every one, which means something if none was trained on."
+        )
     if scored.mentions is not None:
         print(f"\n{scored.mentions.table()}")
     scored.save(arguments.output)

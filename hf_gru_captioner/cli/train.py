@@ -9,10 +9,10 @@ from ..errors import UsageError, needs_extra
 from .training_options import check_sources, names_given, read_config
 
 if TYPE_CHECKING:
+    from ..evaluation.caption_set import CaptionSet
     from ..training import TrainingConfig, TrainingResult
 
 SHOWN = 10  # captions beside those of people
-FEW = 100  # validation images: fewer say little
 DESCRIPTION = (
     "Trains a captioner. With a SOURCE, options that are not given are chosen by the data, and training goes on from "
     "the shipped checkpoint; with --config or --data.source they keep their defaults."
@@ -72,29 +72,29 @@ def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
 
 @contextmanager
 def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
+    from ..training.checkpoints import STATES
+
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nstopped: the same command goes on from the newest state in {Path(config.output_dir) / 'state'}")
+        states = Path(config.output_dir) / STATES
+        if any(states.glob("step-*")):
+            print(f"\nstopped: the same command goes on from the newest state in {states}")
+        else:
+            print("\nstopped before the first state was saved: the same command starts again")
         raise
 
 
 def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     """Scores the best checkpoint, writes the report, and prints both and the next command. Runs on one process."""
+    from ..data.teachers import teachers_of
     from ..evaluation import choose_tokenizer
+    from ..evaluation.metrics import few_images_note
     from ..scoring_run import caption_references, load_references, score
 
     (source,) = config.data.sources
     folder, checkpoint = result.checkpoint.parent, str(result.checkpoint)
-    references = load_references(
-        source.path,
-        config.data.validation_split,
-        images=source.images,
-        image_column=source.image_column,
-        caption_column=source.caption_column,
-        max_skipped=config.data.max_skipped,
-        allow_urls=config.data.allow_urls,
-    )
+    references = load_references(source.path, config.data.validation_split, **config.data.reading(source))
     tokenizer = choose_tokenizer(list(references.captions.values()), java=False)
     captions = caption_references(references, checkpoint)
     scored = score(references, captions, metrics=("cider", "bleu", "diversity"), tokenizer=tokenizer)
@@ -103,12 +103,22 @@ def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     best, number = result.best, len(references.captions)
     print(f"\nbest: epoch {best['epoch']:.0f} of {len(result.history)}, on {number} validation images")
     print(scored.scores.table())
-    if number < FEW:
-        print(f"{number} images say little: the interval tells how little.")
-    if best is result.history[-1]:
+    if note := few_images_note(number):
+        print(note)
+    if result.is_improving:
         print(f"still improving: --epochs {2 * config.optimization.epochs} goes on from here and may gain")
-    print("\ncaptions of validation images, and what people wrote")
+    exact = _exact(scored.scores.scores[captions.name].captions)
+    if exact:
+        print(f"{exact} of {number} captions are word for word one of the references.")
+    teachers = [each["name"] for each in teachers_of(source.path)]
+    author = "teacher" if teachers else "people"
+    print(f"\ncaptions of validation images, and what {' and '.join(teachers) or author} wrote")
     for (name, written), caption in list(zip(references.captions.items(), captions.captions, strict=True))[:SHOWN]:
-        print(f"  {name}: {caption.text or '(empty)'}\n      people: {written[0]}")
+        print(f"  {name}: {caption.text or '(empty)'}\n      {author}: {written[0]}")
     print(f"\nall of them with pictures: {folder / 'report.html'}, curves: {folder / 'curves.png'}")
     print(f"next: gru-captioner caption photo.jpg --checkpoint {checkpoint}")
+
+
+def _exact(captions: "CaptionSet") -> int:
+    """The number of captions that are, in words, a reference of their image."""
+    return sum(caption in references for caption, references in captions)

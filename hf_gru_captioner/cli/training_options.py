@@ -81,14 +81,7 @@ def check_sources(config: TrainingConfig) -> None:
 
     data = config.data
     for source in data.sources:
-        options = ReadingOptions(
-            source.images,
-            source.image_column,
-            source.caption_column,
-            data.max_skipped,
-            data.allow_urls,
-            "--data.{}",
-        )
+        options = ReadingOptions(**data.reading(source) | {"spelling": "--data.{}"})
         check_source(source.path, [data.train_split], options)
         if source.validate:
             try:

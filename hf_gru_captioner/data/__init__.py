@@ -24,6 +24,7 @@ _MODULE_OF = {
     "View": "features",
     "check_source": "recognition",
     "decode_images": "sources",
+    "is_drawn": "recognition",
     "load_captions": "sources",
     "stream_captions": "sources",
 }
@@ -44,6 +45,7 @@ __all__ = [
     "View",
     "check_source",
     "decode_images",
+    "is_drawn",
     "load_captions",
     "stream_captions",
 ]
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from .features import CaptionedImages, CaptionedRegions, RegionCache, Regions, View
     from .mixture import MixedSource, MixedStream, Mixture
     from .reading import ReadingOptions
-    from .recognition import NoSplitError, check_source
+    from .recognition import NoSplitError, check_source, is_drawn
     from .sources import decode_images, load_captions, stream_captions
 
 

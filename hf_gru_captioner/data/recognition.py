@@ -31,6 +31,7 @@ from .reading import ReadingOptions
 from .shards import shard_rows
 
 VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
+ALL = "all"  # the split that is the whole of a source without splits
 FEW, SHARE_OF_FEW = 1000, 0.15  # of fewer images than that, so that scores on them say something
 USUAL_FOLDERS = (
     *("images", "image", "img", "imgs", "photos", "photo", "pictures", "Flicker8k_Dataset", "Flickr8k_Dataset"),
@@ -385,14 +386,36 @@ def _subfolders(folder: Folder) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def is_drawn(source: str | Path, split: str, options: ReadingOptions) -> bool:
+    """Whether the images of a split are drawn from those of a file or folder without splits.
+
+    Raises:
+        FileNotFoundError, NoSplitError, ValueError: As `load_captions`.
+    """
+    found = recognize(source, options)
+    if isinstance(found, ListedSource):
+        splits = list({entry.split or "train": None for entry in found.captions.entries})
+    elif isinstance(found, Shards):
+        splits = list(found.files)
+    elif isinstance(found, ParquetFile):
+        splits = [split_of(found.path.stem) or "train"]
+    else:
+        return False
+    return choose_split(found.name, split, splits)[1]
+
+
 def choose_split(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
     """The source's own name of the split, and whether it is still to be split into train and validation.
+
+    `ALL` is the only split of a source, whatever its name.
 
     Raises:
         NoSplitError: The source doesn't have it.
     """
     canonical = {SPLIT_NAMES.get(own, own): own for own in splits}
     wanted = SPLIT_NAMES.get(split, split)
+    if split == ALL and len(splits) == 1:
+        return splits[0], False
     if list(canonical) == ["train"] and wanted in ("train", "validation"):
         return canonical["train"], True
     if split in splits:

@@ -132,7 +132,8 @@ def load_captions(
             docs/data.md lists what is recognised.
         split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. If the
             source has only a train split, or no splits, 5 % of the images (15 % of fewer than 1,000, at least one) are
-            the validation split, chosen by a hash of the image_id (of the image if it has no name).
+            the validation split, chosen by a hash of the image_id (of the image if it has no name). "all" is the whole
+            of a source that has one split, or none.
         images: Folder of the images of a caption file; by default the usual folders beside the file.
         max_skipped: Fraction of the rows, 0 to 1, that may be skipped: the image can't be read or has no caption.
         allow_urls: Fetch images whose URLs the source gives: from the public web only, 20 MB and 10 seconds each,

@@ -31,6 +31,7 @@ class Score:
         title: Its name in tables.
         scale: What tables multiply it by.
         maximum: The largest value that its formula allows; None for a count. The smallest is 0.
+        digits: Behind the point in tables.
         hub_type: The metric's id on the Hub, for the `model-index` of cards; None keeps it out of cards' tables.
         is_per_image: Whether it can be summed over images. Only such scores have bootstrap intervals, comparisons and a
             score for each image.
@@ -40,6 +41,7 @@ class Score:
     title: str
     scale: float = 100.0
     maximum: float | None = 1.0
+    digits: int = 1
     hub_type: str | None = None
     is_per_image: bool = True
 
@@ -87,7 +89,7 @@ _ALL = (
         (
             Score("distinct_1", "distinct-1", is_per_image=False),
             Score("distinct_2", "distinct-2", is_per_image=False),
-            Score("vocabulary", "different words", scale=1.0, maximum=None, is_per_image=False),
+            Score("vocabulary", "different words", scale=1.0, maximum=None, digits=0, is_per_image=False),
             Score("mean_length", "words per caption", scale=1.0, maximum=None),
             Score("repeated_word_share", "repeating a word, %"),
             Score("novel_share", "not in training set, %"),
@@ -99,6 +101,19 @@ _ALL = (
         (Score("evaluate/bleu", "evaluate/bleu (not comparable)", is_per_image=False),),
     ),
 )
+
+FEW_IMAGES, VERY_FEW_IMAGES = 100, 10  # fewer say little; an interval over still fewer is itself a matter of chance
+
+
+def few_images_note(images: int) -> str:
+    """What to know of scores on so few images; empty where they are many."""
+    if images >= FEW_IMAGES:
+        return ""
+    only = f"Only {images} image{'' if images == 1 else 's'}"
+    if images >= VERY_FEW_IMAGES:
+        return f"{only}: the scores say little, and the intervals how little."
+    return f"{only}: neither the scores nor their intervals say anything reliable. Look at the captions."
+
 
 METRICS = {metric.name: metric for metric in _ALL}
 SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of the tables' rows

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from ..files import write_atomically
-from .metrics import SCORES
+from .metrics import SCORES, few_images_note
 from .scoring import CaptionScores, compare
 
 MAX_BINS = 200  # of the histogram of lengths
@@ -98,6 +98,8 @@ def write_report(
         systems=systems,
         rows=[score for score in SCORES.values() if any(score.name in each.values for each in systems.values())],
         leader=leader,
+        images=len(image_ids),
+        few_images_note=few_images_note(len(image_ids)),
         comparisons=comparisons,
         settings=settings,
         histogram=length_histogram(lengths),

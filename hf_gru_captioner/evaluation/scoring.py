@@ -68,15 +68,15 @@ class CaptionScores:
 
     def table(self) -> str:
         """Return a table for the terminal: score, 95 % interval and human score; all times 100."""
-        lines = [f"{'':<31}{'score':>8}  {'95 % interval':<18}{'human':>8}".rstrip()]
+        lines = [f"{'':<31}{'score':>8}  {'95 % interval':<18}{'human' if self.human else '':>8}".rstrip()]
         for name, score in SCORES.items():
             if name not in self.values:
                 continue
             low, high = (score.scale * bound for bound in self.intervals.get(name, (np.nan, np.nan)))
             interval = f"{low:.1f} to {high:.1f}" if name in self.intervals else ""
-            human = f"{self.human[name] * score.scale:.1f}" if name in self.human else ""
-            value = self.values[name] * score.scale
-            lines.append(f"{score.title:<31}{value:>8.1f}  {interval:<18}{human:>8}".rstrip())
+            human = f"{self.human[name] * score.scale:.{score.digits}f}" if name in self.human else ""
+            value = f"{self.values[name] * score.scale:.{score.digits}f}"
+            lines.append(f"{score.title:<31}{value:>8}  {interval:<18}{human:>8}".rstrip())
         counted = TOKENS.get(self.captions.tokenizer, "")
         return "\n".join([*lines, f"Scores times 100. {counted}{self.signature}"])
 

@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 
-from ..evaluation.metrics import HUB_SCORES
+from ..evaluation.metrics import HUB_SCORES, few_images_note
 from ..files import CONFIG, TRAINING_RECORD, WEIGHTS
 from .markdown import Markdown, render_markdown
 from .names import CODE, public_name, source_names
@@ -156,6 +156,7 @@ def _render(
         best_scores=best,
         other_scores=[each for each in scores if each not in best],
         columns=HUB_SCORES,
+        few_images_note=few_images_note,
         terms=Markdown(terms.strip()),
         examples=examples,
         blanks=blanks,

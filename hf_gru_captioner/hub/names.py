@@ -11,7 +11,15 @@ CODE = tuple(  # the files of hf_gru_captioner/model, which each checkpoint has
 )
 
 # Settings that may hold a path, in config.json, in the tokenizer's and in the training record.
-ORIGINS = {"_name_or_path", "name_or_path", "data.source", "data.images", "model.encoder", "model.checkpoint"}
+ORIGINS = {
+    "_name_or_path",
+    "name_or_path",
+    "data.source",
+    "data.images",
+    "model.encoder",
+    "model.checkpoint",
+    "self_critical.synonyms",
+}
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder in the Hub's cache
 

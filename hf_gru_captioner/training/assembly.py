@@ -54,7 +54,7 @@ from .warm_start import extend_vocabulary, reset_encoder, resize_images
 _logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 24  # of captions in words
-NAMED = 5  # images that a message names
+NAMED = 5  # images or words that a message names
 MANY_UNKNOWN = 0.05  # share of the words
 
 
@@ -174,21 +174,11 @@ class Assembly:
         return self.config.objective == "self_critical" and self.config.self_critical.label_weight > 0
 
     def stream(self, source: SourceConfig, split: str, **share):
-        return stream_captions(source.path, split, **self._reading(source), **share)
+        return stream_captions(source.path, split, **self.config.data.reading(source), **share)
 
     def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
-            return load_captions(source.path, split, **self._reading(source))
-
-    def _reading(self, source: SourceConfig) -> dict[str, Any]:
-        return {
-            "images": source.images,
-            "image_column": source.image_column,
-            "caption_column": source.caption_column,
-            "max_skipped": self.config.data.max_skipped,
-            "allow_urls": self.config.data.allow_urls,
-            "spelling": "data.{}",
-        }
+            return load_captions(source.path, split, **self.config.data.reading(source))
 
     @cached_property
     def processor(self) -> GRUCaptionerProcessor:
@@ -239,7 +229,7 @@ class Assembly:
         if self.accelerator.is_main_process:
             _logger.info(message, *arguments)
 
-    @property
+    @cached_property
     def _all_captions(self) -> list[str]:
         return [caption for of_image in self.known_captions for caption in of_image]
 
@@ -257,7 +247,7 @@ class Assembly:
         if options.extend_vocabulary:
             min_count = self.config.tokenizer.min_count
             words = extend_vocabulary(captioner.model, captioner.processor, self._all_captions, min_count)
-            _logger.info("new words       %d%s", len(words), f": {', '.join(words[:5])} ..." if words else "")
+            self._say("new words       %s", _listed(words) if words else "none: the checkpoint knows all of them")
         if options.encoder_reset:
             reset_encoder(captioner.model, self._encoder, options.encoder_reset)
         if options.image_size:
@@ -414,6 +404,10 @@ def _loading(name: str) -> Iterator[None]:
             yield
         except StrictDataclassError as error:  # an option of the model is out of range
             raise UsageError(str(error.__cause__ or error)) from error
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{len(words):,}: {', '.join(words[:NAMED])}{' ...' if len(words) > NAMED else ''}"
 
 
 def _first(rows, number: int | None):

@@ -28,6 +28,7 @@ from ..files import GRAPHS_FOLDER, PARTIAL, atomic_folder, flush, sha256_of
 _logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+STATES = "state"  # folder of the states in that of a run
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)  # what torch and safetensors raise on a full disk
 
 
@@ -164,6 +165,11 @@ class TrainingStates:
                 _logger.warning("%s is skipped: %s.", folder, problem)
         everywhere = set(complete).intersection(*gather_object([set(complete)]))
         return (max(everywhere), complete[max(everywhere)]) if everywhere else None
+
+    @property
+    def newest_step(self) -> int:
+        """Step of the newest state on this machine, complete or not; 0 without one."""
+        return max((int(folder.name.removeprefix("step-")) for folder in self._folders()), default=0)
 
     def _problem(self, folder: Path) -> str | None:
         try:

@@ -152,6 +152,17 @@ class DataConfig:
             return self.source
         return [SourceConfig(self.source, self.images, self.image_column, self.caption_column)]
 
+    def reading(self, source: SourceConfig) -> dict[str, Any]:
+        """How one of `sources` is read: keywords of `load_captions`, and fields of `ReadingOptions`."""
+        return {
+            "images": source.images,
+            "image_column": source.image_column,
+            "caption_column": source.caption_column,
+            "max_skipped": self.max_skipped,
+            "allow_urls": self.allow_urls,
+            "spelling": "data.{}",
+        }
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:

@@ -10,6 +10,11 @@ Record = dict[str, float]
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # shown times 100
 
 
+def best_of(history: Sequence[Record], select_by: str = "cider") -> Record:
+    """The record of the best epoch; of equal ones the first."""
+    return max(history, key=lambda record: record[select_by])
+
+
 def plot_curves(history: Sequence[Record], path: str | Path) -> None:
     """Plots the training loss, the reward if there is one, and the validation scores of each epoch.
 
@@ -56,7 +61,7 @@ def describe(record: Record, num_epochs: int) -> str:
 
 def summary(history: Sequence[Record], select_by: str = "cider") -> str:
     """A table of the epochs; an asterisk marks the best one."""
-    best = max(history, key=lambda record: record[select_by])
+    best = best_of(history, select_by)
     scores = {name: title for name, title in SCORES.items() if name in history[0]}
     extra = ["reward"] if "reward" in history[0] else []
     lines = ["epoch      loss" + "".join(f"{name:>10}" for name in [*extra, *scores.values(), "minutes"])]

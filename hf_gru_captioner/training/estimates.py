@@ -2,11 +2,13 @@
 
 import os
 import time
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from .assembly import Assembly
+from .checkpoints import STATES, TrainingStates
 
 
 def estimates(assembly: Assembly) -> str:
@@ -49,21 +51,47 @@ def estimates(assembly: Assembly) -> str:
         f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable",
         f"vocabulary      {model.config.vocab_size} tokens",
         f"images          {num_images} for training, {num_validated} for validation",
-        f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}",
+        f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}{_epochs(assembly)}",
     ]
     if config.caches_regions:
         missing = sum(assembly.cache.missing_bytes(*each) for each in assembly.to_encode)
         one = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
-        lines.append(
-            f"features        {missing / 1e9:.2f} GB to write, about {missing / one * encoding / 60:.0f} minutes"
-        )
-    machine = f"{assembly.accelerator.num_processes} processes, {torch.get_num_threads()} threads"
-    minutes = optimization.epochs * steps * step / 60
+        to_write = f"{missing / 1e9:.2f} GB to write, {_about(missing / one * encoding)}" if missing else "all written"
+        lines.append(f"features        {to_write}")
+    machine = f"{_counted(assembly.accelerator.num_processes, 'process', 'es')}, "
+    machine += _counted(torch.get_num_threads(), "thread")
+    done = _steps_done(assembly)
+    left = max(0, optimization.epochs * steps - done)
+    of_which = f" for the {left} steps that are left" if done else ""
     states = optimization.states_kept * 4 * (parameters + 3 * trainable)  # float32; the optimizer and the average
     checkpoint = parameters * getattr(torch, optimization.checkpoint_precision).itemsize
     lines += [
-        f"training        about {minutes:.0f} minutes, {step:.2f} s per step ({machine})",
+        f"training        {_about(left * step)}{of_which}, {step:.2f} s per step ({machine})",
         f"disk            {states / 1e6:.0f} MB of states, {checkpoint / 1e6:.0f} MB of checkpoint, in "
         + os.path.abspath(config.output_dir),
     ]
     return "\n".join(lines)
+
+
+def _epochs(assembly: Assembly) -> str:
+    """What an epoch is, if it is several passes, and when they end early."""
+    repeats = [source.repeat for source in assembly.sources.values()]
+    patience = assembly.config.optimization.patience
+    passes = f", an epoch being {repeats[0]:g} passes over the images" if len(repeats) == 1 and repeats[0] > 1 else ""
+    return passes + (f"; fewer if {_counted(patience, 'epoch')} bring no better score" if patience else "")
+
+
+def _steps_done(assembly: Assembly) -> int:
+    folder = Path(assembly.config.output_dir) / STATES
+    return TrainingStates(folder, "", assembly.accelerator).newest_step
+
+
+def _about(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return "under a minute"
+    return f"about {_counted(minutes, 'minute')}" if minutes < 120 else f"about {minutes / 60:.1f} hours"
+
+
+def _counted(number: int, noun: str, ending: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else ending}"

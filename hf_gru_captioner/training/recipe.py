@@ -17,7 +17,7 @@ from accelerate import PartialState
 from ..checkpoint import SHIPPED_CHECKPOINT
 from ..data import load_captions
 from ..tokenization import suitable_kind
-from .config import TrainingConfig, flatten_options
+from .config import MAX_REPEAT, TrainingConfig, flatten_options
 
 _logger = logging.getLogger(__name__)
 
@@ -43,15 +43,7 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
     data = config.data
     (source,) = data.sources
     with PartialState().local_main_process_first():
-        rows = load_captions(
-            source.path,
-            data.train_split,
-            images=source.images,
-            image_column=source.image_column,
-            caption_column=source.caption_column,
-            max_skipped=data.max_skipped,
-            allow_urls=data.allow_urls,
-        )
+        rows = load_captions(source.path, data.train_split, **data.reading(source))
     captions = [caption for of_image in rows["captions"] for caption in of_image]
     number = len(rows) if data.max_images is None else min(len(rows), data.max_images)
     options = flatten_options(asdict(config)) | {"data.source": data.source}
@@ -85,9 +77,9 @@ def _chosen(num_images: int, captions: list[str]) -> dict[str, Any]:
 
 
 def _passes(num_images: int, images_per_step: int, epochs: int) -> float:
-    """Passes over the images in an epoch, so that all epochs together have enough steps."""
+    """Passes over the images in an epoch, so that all epochs together have enough steps; more epochs are more steps."""
     passes = max(STEPS * images_per_step / num_images, PASSES if num_images < 10 * SMALL else PASSES / 2)
-    return float(max(1, math.ceil(passes / epochs)))
+    return float(min(max(1, math.ceil(passes / min(epochs, EPOCHS))), MAX_REPEAT))
 
 
 def _long(captions: list[str]) -> int:

@@ -46,11 +46,12 @@ class TrainingRecord:
         self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, the last one is the best
         named = flatten_options(options)
         named |= {name: with_public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
+        named_teachers = [{**each, "name": with_public_name(each["name"])} for each in teachers]
         self.stage = {
             "options": {name: value for name, value in named.items() if name not in UNCLAIMED},
             "images": images,
             "captions": captions,
-            **({"teachers": [dict(each) for each in teachers]} if teachers else {}),
+            **({"teachers": named_teachers} if teachers else {}),
             "machine": f"{_processor()}, {processes} x {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in LIBRARIES},
         }

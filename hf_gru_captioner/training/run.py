@@ -21,7 +21,7 @@ from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
 from .config import TrainingConfig
-from .curves import plot_curves
+from .curves import best_of, plot_curves
 from .energy import EnergyMeter
 from .estimates import estimates
 from .precision import fastest_precision
@@ -52,7 +52,13 @@ class TrainingResult:
     @property
     def best(self) -> dict[str, float]:
         """The record of the best epoch."""
-        return max(self.history, key=lambda record: record[self.selected_by])
+        return best_of(self.history, self.selected_by)
+
+    @property
+    def is_improving(self) -> bool:
+        """Whether the last epoch is better than all before it, so that more of them may gain."""
+        scores = [record[self.selected_by] for record in self.history]
+        return scores[-1] > max(scores[:-1], default=float("-inf"))
 
 
 @contextmanager

@@ -26,13 +26,15 @@ from tqdm.auto import tqdm
 
 from ..files import write_atomically
 from .averaging import MovingAverage
-from .checkpoints import CheckpointGraphs, TrainingStates, save_whole
+from .checkpoints import STATES, CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
-from .curves import describe
+from .curves import best_of, describe
 from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
+
+DIGITS = 5  # of scores and losses in the records of epochs
 
 Batch = dict[str, Any]
 Scores = dict[str, float]
@@ -67,6 +69,8 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and metrics, over its steps
     seconds: float = 0.0  # of training in this epoch
     energy: float = 0.0  # kWh in this epoch up to the newest state
+    epochs: int = 0  # that the run is to have
+    patient_from: int = 0  # epochs that the patience doesn't count: those before a run that had ended early went on
 
 
 class CaptionTrainer:
@@ -111,7 +115,7 @@ class CaptionTrainer:
         self.objective: Objective = objective or CrossEntropy(
             config.label_smoothing, config.scheduled_sampling, config.attention_penalty
         )
-        self.states = TrainingStates(self.output_dir / "state", run, accelerator, config.states_kept)
+        self.states = TrainingStates(self.output_dir / STATES, run, accelerator, config.states_kept)
         self.select_by = select_by
         self.record = record
         self.graphs = CheckpointGraphs(model, processor) if graphs else None
@@ -151,12 +155,14 @@ class CaptionTrainer:
         set_seed(config.seed, device_specific=True)  # each process drops other units
         self._resume(batches)
         progress = self.progress
+        is_finished = len(progress.history) >= config.epochs or self._is_patience_over()
 
         while len(progress.history) < config.epochs and not self._is_patience_over():
             epoch = len(progress.history) + 1
             self._train_epoch(epoch, batches)
             start = time.perf_counter()
-            scores = validate(self.average.model)
+            # Rounded, so that what is equal in the log is equal for all who look for the best epoch.
+            scores = {name: round(value, DIGITS) for name, value in validate(self.average.model).items()}
             steps = batches.steps_per_epoch
             means = {name: total / steps for name, total in progress.sums.items()}
             record = {"epoch": epoch, **means, **scores, "train_seconds": progress.seconds}
@@ -168,7 +174,18 @@ class CaptionTrainer:
                 self._record()
             self.accelerator.log(record, step=progress.step)
             self._save_state(batches)
+        if self.accelerator.is_main_process and (is_finished or len(progress.history) < config.epochs):
+            self._say_why_it_ends(is_finished)
         return progress.history
+
+    def _say_why_it_ends(self, is_finished: bool) -> None:
+        config, done = self.config, len(self.progress.history)
+        if done >= config.epochs:
+            what = f"nothing to do   all {done} epochs are trained"
+        else:
+            when = "had ended       after" if is_finished else "ends            after"
+            what = f"{when} epoch {done}, no better score in {config.patience} epochs (optimization.patience)"
+        _logger.info("%s; more epochs (optimization.epochs) go on from here", what)
 
     def _train_epoch(self, epoch: int, batches: Batches) -> None:
         progress, steps = self.progress, batches.steps_per_epoch
@@ -271,10 +288,11 @@ class CaptionTrainer:
         if self.config.patience is None or not self.progress.history:
             return False
         scores = [record[self.select_by] for record in self.progress.history]
-        return len(scores) - 1 - scores.index(max(scores)) >= self.config.patience
+        return len(scores) - max(scores.index(max(scores)) + 1, self.progress.patient_from) >= self.config.patience
 
     def _save_state(self, batches: Batches) -> None:
         """Runs on every process."""
+        self.progress.epochs = self.config.epochs
         if self.energy_meter is not None:
             self.progress.energy += self.energy_meter()
 
@@ -299,6 +317,8 @@ class CaptionTrainer:
             _logger.info("resuming after step %d of %d, from %s", step, num_steps, folder)
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        if 0 < self.progress.epochs < self.config.epochs and self._is_patience_over():
+            self.progress.patient_from = len(self.progress.history)  # the epochs that were asked for get their chance
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
         of_batches = folder / f"batches-{self.accelerator.process_index}.json"
         if of_batches.exists():  # otherwise this process is new: there are more processes than before
@@ -308,8 +328,7 @@ class CaptionTrainer:
         """Writes the log, and saves the model if it is the best so far. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        best_epoch = max(history, key=lambda record: record[self.select_by])  # the first of equals
-        is_best = history[-1] is best_epoch
+        is_best = history[-1] is best_of(history, self.select_by)
         if is_best:
             precision = getattr(torch, self.config.checkpoint_precision)
             best: Any = copy.deepcopy(self.average.model).to(precision)
@@ -322,7 +341,7 @@ class CaptionTrainer:
             save_whole(self.output_dir / "checkpoint", *parts)
             if self.on_best is not None:
                 self.on_best(self.output_dir / "checkpoint")
-        lines = [json.dumps({name: round(value, 5) for name, value in record.items()}) for record in history]
+        lines = [json.dumps({name: round(value, DIGITS) for name, value in record.items()}) for record in history]
         write_atomically(self.output_dir / "history.jsonl", "\n".join(lines) + "\n")
         _logger.info("%s%s", describe(history[-1], self.config.epochs), "  best so far" if is_best else "")
 

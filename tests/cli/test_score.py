@@ -156,3 +156,20 @@ def test_labels_that_captions_name_are_counted(checkpoint, make_dataset, tmp_pat
     assert "Not there (CHAIR): 50.0 % of the labels" in capsys.readouterr().out
     assert main(["score", "--checkpoint", str(checkpoint), "--keep", *map(str, where), *QUICK]) == 0
     assert json.loads((checkpoint / "scores.json").read_text())["scores"][0]["labels"]["images"] == 2
+
+
+def test_a_table_without_splits_says_which_part_was_scored_and_how_to_score_all(
+    checkpoint, make_photo, tmp_path, capsys
+):
+    for number in range(7):
+        make_photo(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "mine.csv").write_text("file,caption\n" + "".join(f"{number}.png,a dog runs\n" for number in range(7)))
+    command = ("score", "--data", str(tmp_path / "mine.csv"), "--checkpoint", str(checkpoint), *QUICK)
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert "|images:1|" in output
+    assert f"the 1 images of {tmp_path / 'mine.csv'} that training takes as its split validation; --split all" in output
+    assert main([*command, "--output", str(tmp_path / "out"), "--split", "all"]) == 0
+    output = capsys.readouterr().out
+    assert "|images:7|" in output
+    assert "--split all" not in output

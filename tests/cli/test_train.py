@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -402,7 +404,7 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
     assert code == 0
     assert "images          6 for training, 3 for validation" in output
     assert "epoch 2 of 2   loss " in output
-    assert "3 images say little" in output
+    assert "Only 3 images: neither the scores nor their intervals say anything reliable." in output
     assert output.count("      people: ") == 3
     folder = tmp_path / "runs" / "set"
     assert f"next: gru-captioner caption photo.jpg --checkpoint {Path('runs/set/checkpoint')}" in output
@@ -414,7 +416,11 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
     weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
     history = (folder / "history.jsonl").read_text().splitlines()
 
-    assert bare()[0] == 0  # is finished
+    code, output, _ = bare()  # is finished
+    assert code == 0
+    assert "nothing to do   all 2 epochs are trained; more epochs (optimization.epochs) go on from here" in output
+    assert "features        all written" in output
+    assert "training        under a minute for the 0 steps that are left" in output
     assert (folder / "checkpoint" / "model.safetensors").read_bytes() == weights
     assert (folder / "history.jsonl").read_text().splitlines() == history
     code, output, _ = bare("--epochs", "3")
@@ -440,4 +446,57 @@ def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
     monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
     code, output, _ = bare()
     assert code == 130
+    assert "stopped before the first state was saved: the same command starts again" in output
+
+
+def test_an_interrupted_run_with_a_state_goes_on_from_it(bare, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    assert bare()[0] == 0
+    monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
+    code, output, _ = bare("--epochs", "3")
+    assert code == 130
     assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output
+
+
+def test_captions_of_a_teacher_are_said_to_be_the_teachers(bare, make_photo, tmp_path):
+    rows = []
+    for number in range(8):
+        make_photo(number).save(tmp_path / f"{number}.png")
+        rows.append({"path": f"{number}.png", "caption": "a dog runs", "teacher": "big/one", "teacher_revision": "1"})
+    (tmp_path / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output, _ = bare(source="labelled.jsonl")
+    assert code == 0
+    assert "captions of validation images, and what big/one wrote" in output
+    assert "      teacher: a dog runs" in output
+    assert "people" not in output
+
+
+def test_a_caption_that_is_a_reference_in_other_letters_counts_as_exact():
+    from hf_gru_captioner.cli.train import _exact
+    from hf_gru_captioner.evaluation.caption_set import CaptionSet
+
+    references = [["A dog runs.", "a cat"], ["two dogs"], ["a cat"]]
+    assert _exact(CaptionSet.from_text(["a dog runs", "a dog", "a cat"], references, "simple")) == 2
+
+
+def test_nothing_that_would_be_sent_names_a_folder_of_this_machine(bare, save_encoder, tmp_path):
+    secret = tmp_path / "somebody"
+    save_encoder(secret / "encoder")
+    sizes = ("--model.encoder", str(secret / "encoder"), "--model.hidden-size", "16", "--model.embedding-size", "12")
+    assert bare(*sizes, "--output-dir", str(secret / "run"))[0] == 0
+    for path in (secret / "run" / "checkpoint").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"somebody" not in content, path.name
+            assert str(tmp_path).encode() not in content, path.name
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_new_words_are_said_by_the_main_process_alone(options, checkpoint, caplog, is_main):
+    caplog.set_level("INFO")
+    settings = {**options, "model.checkpoint": checkpoint, "model.extend_vocabulary": True}
+    accelerator = SimpleNamespace(is_main_process=is_main, local_main_process_first=nullcontext, device="cpu")
+    _ = Assembly(read_config(arguments_of(settings), "train", ""), accelerator).model
+    assert ("new words" in caplog.text) == is_main

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hf_gru_captioner.evaluation import METRICS, CaptionSet, ScoringOptions
-from hf_gru_captioner.evaluation.metrics import HUB_SCORES, SCORES
+from hf_gru_captioner.evaluation.metrics import HUB_SCORES, SCORES, few_images_note
 
 OFFLINE = [name for name in METRICS if name != "evaluate/bleu"]  # which downloads its code
 
@@ -41,3 +41,19 @@ def test_names_are_unique_and_the_tables_of_cards_keep_their_order():
     assert len(SCORES) == sum(len(metric.scores) for metric in METRICS.values())
     assert list(HUB_SCORES) == ["cider", "meteor", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]
     assert {score.hub_type for score in HUB_SCORES.values()} == {"cider", "meteor", "bleu", "rouge"}
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (1, "Only 1 image: neither"),
+        (9, "Only 9 images: neither"),
+        (10, "Only 10 images: the scores say little"),
+        (99, "Only 99 images: the scores say little"),
+        (100, ""),
+    ],
+)
+def test_the_fewer_images_the_less_scores_say(images, said):
+    note = few_images_note(images)
+    assert note.startswith(said)
+    assert bool(note) == bool(said)

@@ -101,9 +101,12 @@ def test_the_table_shows_scores_intervals_and_human_scores_and_cider_leads(rows,
         f"{100 * scores.values['cider']:.1f} {100 * low:.1f} to {100 * high:.1f}",
         f"{100 * scores.human['cider']:.1f}",
     ]
-    assert table["different words"] == [f"{scores.values['vocabulary']:.1f}", f"{scores.human['vocabulary']:.1f}"]
+    assert table["different words"] == [f"{scores.values['vocabulary']:.0f}", f"{scores.human['vocabulary']:.0f}"]
     assert page.texts["code"] == [scores.signature]
     assert scores.signature.endswith("|num_beams:5")
+    number = len(rows[0])
+    assert number < 100
+    assert f"{number} images. <strong>Only {number} images: the scores say little" in page.html
 
 
 def test_a_report_without_bootstrap_human_scores_and_cider_leaves_them_out(rows, make_report):

@@ -109,7 +109,10 @@ def test_the_table_shows_scores_intervals_and_human_scores_times_100():
 
 
 def test_single_references_have_no_human_scores():
-    assert score_captions(["a", "b"], [["a"], ["c"]], metrics=["rouge_l"], tokenizer="simple").human == {}
+    scores = score_captions(["a", "b"], [["a"], ["c"]], metrics=["rouge_l", "diversity"], tokenizer="simple")
+    assert scores.human == {}
+    assert "human" not in scores.table()
+    assert "different words                       2\n" in scores.table()  # a number of words has no fractions
 
 
 @pytest.mark.parametrize("metrics", [[], ["bleu", "spice"]])

@@ -87,7 +87,7 @@ def test_a_card_tells_what_each_dataset_says_of_it(recorded):
     assert scores == [("flickr8k", 61.2), ("flickr8k", 24.0), ("coco", 75.0)]
     keep_scores(recorded, {**SCORES, "data": "mine", "images": 27})
     text = str(render_card(recorded, "me/captioner", license="cc-by-4.0"))
-    assert "On the 27 images of the validation split of mine, times 100. So few images say little" in text
+    assert "On the 27 images of the validation split of mine, times 100. Only 27 images: the scores say little" in text
 
 
 def test_the_metadata_is_what_the_hub_wants(recorded):

@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from hf_gru_captioner.training import TrainingResult
 from hf_gru_captioner.training.curves import plot_curves, summary
 
 HISTORY = [
@@ -31,3 +32,12 @@ def test_the_curves_are_drawn_a_panel_a_kind(tmp_path, extra, panels):
     assert picture.size == (panels * 5 * 120, 432)
     assert len(picture.convert("RGB").getcolors(10**6)) > 50
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_of_equal_epochs_the_first_is_best_and_only_a_better_last_one_is_improving(tmp_path):
+    def result(*scores):
+        return TrainingResult(tmp_path, [{"epoch": i, "cider": each} for i, each in enumerate(scores, 1)], "cider")
+
+    assert result(0.2, 0.3, 0.3, 0.1).best["epoch"] == 2
+    improving = [result(0.2), result(0.2, 0.3), result(0.3, 0.3), result(0.3, 0.2)]
+    assert [each.is_improving for each in improving] == [True, True, False, False]

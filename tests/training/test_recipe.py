@@ -26,7 +26,7 @@ def steps_of(config: TrainingConfig, number: int) -> int:
     return config.optimization.epochs * math.ceil(number * source.repeat / config.optimization.images_per_step)
 
 
-@pytest.mark.parametrize("number", [5, 50, 180, 300, 999, 1000, 5000, 20_000])
+@pytest.mark.parametrize("number", [2, 5, 50, 180, 300, 999, 1000, 5000, 20_000])
 def test_few_images_get_enough_steps_and_many_not_too_many(recommended, number):
     config = recommended(number)
     assert 440 <= steps_of(config, number) <= max(900, 18 * number / config.optimization.images_per_step)
@@ -46,6 +46,14 @@ def test_what_is_given_stays(recommended):
     assert config.model.checkpoint is None  # these are the sizes of a new model
     assert steps_of(config, 180) >= 440
     assert recommended(180, **{"model.checkpoint": "mine"}).model.checkpoint == "mine"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 12, 24])
+def test_two_images_can_be_trained_on_and_more_epochs_are_more_steps(recommended, epochs):
+    assert steps_of(recommended(2, **{"optimization.epochs": epochs}), 2) >= 120
+    longer, usual = recommended(180, **{"optimization.epochs": 2 * epochs}), recommended(180)
+    expected = max(1, epochs / 6) * steps_of(usual, 180)
+    assert steps_of(longer, 180) == pytest.approx(expected, rel=0.25)
 
 
 def test_long_captions_can_be_written_to_their_end(recommended):

@@ -13,6 +13,7 @@ def make_record(tmp_path):
         options = {
             "data": {"source": str(tmp_path), "images": None, "cache_folder": "/secret/cache"},
             "model": {"encoder": "timm/some.encoder", "checkpoint": None, **model},
+            "self_critical": {"synonyms": "/secret/words.yaml"},
             "output_dir": "/secret/run",
         }
         return TrainingRecord(options, images=6, captions=30, processes=2, teachers=teachers)
@@ -27,6 +28,7 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
     assert "secret" not in (tmp_path / "training.json").read_text()
     (stage,) = read_stages(tmp_path)
     assert stage["options"]["data.source"] == tmp_path.name
+    assert stage["options"]["self_critical.synonyms"] == "words.yaml"
     assert stage["options"]["model.encoder"] == "timm/some.encoder"
     assert (stage["images"], stage["captions"], stage["epoch"], stage["minutes"]) == (6, 30, 3, 6.0)
     assert "2 x 1 threads" in stage["machine"]
@@ -34,6 +36,8 @@ def test_a_checkpoint_says_how_it_was_trained_without_naming_folders(make_record
 
 
 def test_the_teachers_of_a_student_are_recorded(make_record, tmp_path):
+    make_record(teachers=[{"name": "/secret/big", "revision": ""}]).save_pretrained(str(tmp_path))
+    assert read_stages(tmp_path)[0]["teachers"] == [{"name": "big", "revision": ""}]
     make_record(teachers=[{"name": "me/teacher", "revision": "abc"}]).save_pretrained(str(tmp_path))
     assert read_stages(tmp_path)[0]["teachers"] == [{"name": "me/teacher", "revision": "abc"}]
     make_record().save_pretrained(str(tmp_path))

@@ -186,6 +186,32 @@ def test_a_finished_run_is_not_run_again(make_trainer, make_batches, monkeypatch
     assert [record["cider"] for record in again.fit(make_batches(), None)] == [1.0, 1.0, 1.0]
 
 
+def test_a_run_that_ended_early_goes_on_with_more_epochs_and_new_patience(make_trainer, make_batches, caplog):
+    caplog.set_level("INFO")
+    scores = iter([3.0, 1.0, 2.0, 2.0, 1.0, 9.0, 1.0])
+
+    def validate(model):
+        return {"cider": next(scores)}
+
+    make_trainer(epochs=5, patience=2).fit(make_batches(), validate)
+    assert "ends            after epoch 3, no better score in 2 epochs" in caplog.text
+    assert len(make_trainer(epochs=5, patience=2).fit(make_batches(), validate)) == 3
+    assert "had ended       after epoch 3, no better score in 2 epochs" in caplog.text
+    history = make_trainer(epochs=6, patience=2).fit(make_batches(), validate)
+    assert [record["cider"] for record in history] == [3.0, 1.0, 2.0, 2.0, 1.0]
+    make_trainer(epochs=6, patience=2).fit(make_batches(), None)  # has ended again
+    assert len(make_trainer(epochs=7, patience=2).fit(make_batches(), validate)) == 7
+
+
+def test_scores_that_the_log_shows_alike_are_alike(fit, caplog):
+    caplog.set_level("INFO")
+    scores = iter([0.7, 0.7 + 1e-12, 0.6])
+    _, history = fit(lambda model: {"cider": next(scores)})
+    assert [record["cider"] for record in history] == [0.7, 0.7, 0.6]
+    lines = [message for message in caplog.messages if message.startswith("epoch")]
+    assert [line.endswith("best so far") for line in lines] == [True, False, False]  # of equals the first is kept
+
+
 def test_a_state_of_another_run_is_named_and_skipped(make_trainer, make_batches, caplog):
     make_trainer(run="one", epochs=1).fit(make_batches(), lambda model: {"cider": 1.0})
     other = make_trainer(run="two", epochs=1)
