@@ -1,6 +1,7 @@
 """Images from untrusted sources: uploads, URLs, ZIP archives. All are checked before they are opened.
 
-An image is refused by its size in bytes and in pixels before any pixel is decoded. A URL is fetched only from the
+An image is refused by its size in bytes and in pixels before any pixel is decoded; of a camera's raw file that is done
+with its largest preview, which `raw_photos` takes out. A URL is fetched only from the
 public web: http or https on the default ports, every IP address of the host public, the connection made to the very
 address that was checked, each redirect checked like the first URL, within limits of size and time. An archive is read
 in memory, never unpacked onto the disk, and only up to the limits.
@@ -13,6 +14,7 @@ import io
 import ipaddress
 import socket
 import ssl
+import tempfile
 import threading
 import time
 import warnings
@@ -20,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
 
@@ -28,6 +30,7 @@ from PIL import Image
 
 from .model.image_loading_gru_captioner import (
     HEIC_SUFFIXES,
+    INSTALL_READERS,
     JXL_SUFFIXES,
     MAX_PIXELS,
     RAW_SUFFIXES,
@@ -37,6 +40,7 @@ from .model.image_loading_gru_captioner import (
     reader_of,
     register_readers,
 )
+from .raw_photos import UnreadableError, preview_of
 
 ADDRESS_PORTS = {"http": 80, "https": 443}
 ADDRESSES = tuple(f"{scheme}://" for scheme in ADDRESS_PORTS)  # how they begin
@@ -48,11 +52,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
     *(HEIC_SUFFIXES + JXL_SUFFIXES + RAW_SUFFIXES),  # which are read or refused by name
 )
-NOT_READ = {  # by the package that would
-    "pillow_heif": "This is a HEIC picture, which this page can't read: save it as JPEG.",
-    "pillow_jxl": "This is a JPEG XL picture, which this page can't read: save it as JPEG.",
-    "rawpy": "This is a camera's raw file, which this page can't read: save it as JPEG.",
-}
+KINDS = {"pillow_heif": "HEIC picture", "pillow_jxl": "JPEG XL picture", "rawpy": "raw file of a camera"}  # by reader
 
 # IANA's registries of special-purpose addresses (https://www.iana.org/assignments/iana-ipv4-special-registry,
 # .../iana-ipv6-special-registry), of 2025, with multicast and what was reserved later; `ipaddress` knows those of the
@@ -111,6 +111,8 @@ class Limits:
 
     Attributes:
         image_bytes: Bytes of an image file.
+        file_bytes: Bytes of an upload that isn't one: an archive, or a camera's raw file, of which only a preview is
+            held in memory.
         image_pixels: Pixels of an image, width times height.
         archive_images: Images in an archive.
         archive_bytes: Bytes of all images of an archive, unpacked.
@@ -122,6 +124,7 @@ class Limits:
     """
 
     image_bytes: int = 20_000_000
+    file_bytes: int = 100_000_000
     image_pixels: int = MAX_PIXELS  # load_image takes no more
     archive_images: int = 500
     archive_bytes: int = 500_000_000
@@ -136,8 +139,69 @@ class Limits:
 LIMITS = Limits()
 
 
+def read_photo(upload: Path, limits: Limits = LIMITS) -> bytes:
+    """The content of an image file; of a camera's raw file, which is not held in memory, that of its largest preview.
+
+    Raises:
+        RefusedError: Too large, or a raw file that can't be read.
+        OSError: It is not there any more.
+    """
+    suffix = upload.suffix.lower()
+    _check_bytes(upload.stat().st_size, suffix, limits)
+    if suffix not in RAW_SUFFIXES:
+        content = upload.read_bytes()
+        if not _is_raw(content):
+            return content
+    return _preview_of(upload)
+
+
+def photo_of(content: bytes, limits: Limits = LIMITS, name: str = "") -> bytes:
+    """The same of a file's bytes; its name, if known, tells raw files that nothing else does.
+
+    Raises:
+        RefusedError: As above.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    _check_bytes(len(content), suffix, limits)
+    if suffix not in RAW_SUFFIXES and not _is_raw(content):
+        return content
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, f"photo{suffix}")
+        written.write_bytes(content)
+        return _preview_of(written)
+
+
+def _preview_of(path: Path) -> bytes:
+    if not is_installed("rawpy"):
+        raise RefusedError(_not_read("rawpy"))
+    try:
+        return preview_of(path)
+    except UnreadableError:
+        raise RefusedError("This raw file of a camera has no preview that can be read, or it is damaged.") from None
+
+
+def _check_bytes(num_bytes: int, suffix: str, limits: Limits) -> None:
+    if num_bytes > most_bytes(limits, suffix):
+        raise RefusedError(too_large(limits, suffix))
+
+
+def _is_raw(content: bytes) -> bool:
+    """Whether load_image would take these bytes for a camera's raw file."""
+    if reader_of(content) == "rawpy":
+        return True
+    if not content.startswith((b"II", b"MM")):  # as all that Pillow takes for TIFF
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content)) as image:
+                return is_raw(image, content)
+    except Exception:  # Pillow's parsers raise what they happen to stumble over; open_image says that it is damaged
+        return False
+
+
 def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
-    """Bytes of an image file -> the image, not yet decoded.
+    """Bytes of an image file, as [`read_photo`] and [`photo_of`] give them -> the image, not yet decoded.
 
     Raises:
         RefusedError: Too large, or not an image.
@@ -153,12 +217,12 @@ def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
             image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError:
         raise RefusedError(_too_many_pixels(limits)) from None
-    except Exception:  # Pillow's parsers raise what they happen to stumble over
-        if reader is not None and (reader == "rawpy" or not is_installed(reader)):
-            raise RefusedError(NOT_READ[reader]) from None
+    except Exception:  # as above
+        if reader is not None and not is_installed(reader):
+            raise RefusedError(_not_read(reader)) from None
         raise RefusedError("This is not a picture, or it is damaged.") from None
     if is_raw(image, content):
-        raise RefusedError(NOT_READ["rawpy"])
+        raise RefusedError("This is a raw file of a camera, of which only the preview can be opened.")
     if image.format in REFUSED_FORMATS:
         raise RefusedError(f"This is of the format {image.format}, which is not for photos.")
     if image.width * image.height > limits.image_pixels:
@@ -175,7 +239,7 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
         RefusedError: Not a ZIP archive, no images in it, or too many.
     """
     try:
-        num_members = archive.read().count(DIRECTORY_SIGN)
+        num_members = _count(archive, DIRECTORY_SIGN)
         if num_members > MAX_MEMBERS:
             raise RefusedError(f"There are {num_members} files in this archive; {MAX_MEMBERS} can be looked at.")
         with zipfile.ZipFile(archive) as opened:
@@ -189,7 +253,8 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
                 )
             left = limits.archive_bytes
             for info in members:
-                most = min(limits.image_bytes, left)
+                allowed = most_bytes(limits, _suffix(info))
+                most = min(allowed, left)
                 try:
                     if info.compress_type not in PACKED:
                         raise ValueError("packed in an unusual way")
@@ -205,8 +270,8 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
                     if len(content) > most:
                         content = RefusedError(
                             "The archive is too large when unpacked."
-                            if most < limits.image_bytes
-                            else too_large(limits)
+                            if most < allowed
+                            else too_large(limits, _suffix(info))
                         )
                     else:
                         left -= len(content)
@@ -350,11 +415,36 @@ def _is_hidden(info: zipfile.ZipInfo) -> bool:
 
 
 def _is_image(info: zipfile.ZipInfo) -> bool:
-    return PurePosixPath(info.filename.replace("\\", "/")).suffix.lower() in SUFFIXES
+    return _suffix(info) in SUFFIXES
 
 
-def too_large(limits: Limits) -> str:
-    return f"This file is larger than {limits.image_bytes / 1e6:.0f} MB."
+def _suffix(info: zipfile.ZipInfo) -> str:
+    return PurePosixPath(info.filename.replace("\\", "/")).suffix.lower()
+
+
+def most_bytes(limits: Limits, suffix: str) -> int:
+    """How large a file with this ending may be."""
+    return limits.file_bytes if suffix in (*RAW_SUFFIXES, ".zip") else limits.image_bytes
+
+
+def too_large(limits: Limits, suffix: str = "") -> str:
+    return f"This file is larger than {most_bytes(limits, suffix) / 1e6:.0f} MB."
+
+
+def _not_read(reader: str) -> str:
+    return (
+        f"This is a {KINDS[reader]}, which this page can't read yet: save it as JPEG, or install what reads it "
+        f"({INSTALL_READERS}) and start the page again."
+    )
+
+
+def _count(file: BinaryIO, sign: bytes) -> int:
+    """How often these bytes are in a file, however large it is."""
+    found, end = 0, b""
+    while chunk := file.read(CHUNK):
+        found += (end + chunk).count(sign)
+        end = (end + chunk)[1 - len(sign) :]
+    return found
 
 
 def _too_many_pixels(limits: Limits) -> str:

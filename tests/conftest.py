@@ -233,3 +233,13 @@ def dataset_folder(make_dataset, tmp_path):
         rows = make_dataset(size).select_columns(["image", "captions"])
         rows.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_dng():
+    """Writes a camera's raw file: path, thumbnail, preview or None, orientation."""
+    path = Path(__file__).parent / "support" / "raw_photo.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.write_dng

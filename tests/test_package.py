@@ -69,7 +69,8 @@ MAY_IMPORT = {
         "tokenization",
         "visualization",
     },
-    "untrusted_images": {"model"},  # image loading, which travels and so is below all others
+    "raw_photos": {"model"},
+    "untrusted_images": {"model", "raw_photos"},  # image loading, which travels and so is below all others
     "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
     "cli": {
         "captioner",

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from ..untrusted_images import Limits, RefusedError, open_image, read_images
+from ..untrusted_images import Limits, RefusedError, open_image, photo_of, read_images, read_photo
 
 AT_ONCE = 8  # images that wait for captions together, with their files in memory
 # A spreadsheet computes a cell that begins with one of these; in some languages the wide forms too.
@@ -76,15 +76,23 @@ def _images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
         try:
             if path.suffix.lower() == ".zip":
                 with path.open("rb") as archive:
-                    yield from read_images(archive, limits)
+                    for member, content in read_images(archive, limits):
+                        yield member, _photo_in(content, limits, member)
             else:
-                content = path.read_bytes()
+                content = read_photo(path, limits)
                 open_image(content, limits)  # refused here, before it waits for a caption
                 yield name, content
         except RefusedError as error:
             yield name, error
         except OSError:  # deleted as too old, after others took long
             yield name, RefusedError("This file was deleted before its turn came. Please send it again.")
+
+
+def _photo_in(member: bytes | RefusedError, limits: Limits, name: str) -> bytes | RefusedError:
+    try:
+        return member if isinstance(member, RefusedError) else photo_of(member, limits, name)
+    except RefusedError as error:
+        return error
 
 
 def caption_all(

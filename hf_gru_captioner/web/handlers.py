@@ -13,7 +13,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import ExifTags, Image
 
 from ..captioner import Caption
-from ..untrusted_images import ADDRESSES, Limits, RefusedError, fetch_image, open_image
+from ..untrusted_images import ADDRESSES, Limits, RefusedError, fetch_image, open_image, photo_of
 from .answers import answer_of, as_sentences, caption_as_json, jpeg_of, shown_image, word_probability
 from .batch import Sent, caption_all, images_of, saved
 from .messages import reviewed, sent_files
@@ -52,7 +52,7 @@ class Handlers:
         """An image for the encoder; files are read and decoded by a few threads, however many callers wait."""
 
         def work() -> Image.Image:
-            content = read()
+            content = photo_of(read(), self.limits)
             open_image(content, self.limits)
             return service.load(content)
 
@@ -63,7 +63,7 @@ class Handlers:
         """An image for the encoder, and one to show; it is decoded twice rather than kept whole while it waits."""
 
         def work() -> tuple[Image.Image, Image.Image]:
-            content = read()
+            content = photo_of(read(), self.limits)
             picture = open_image(content, self.limits)
             return service.load(content), self.load_image(content, size=shown_size(picture, side))
 

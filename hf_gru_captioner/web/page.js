@@ -1,12 +1,20 @@
 () => {
   // Photos that are dropped or pasted anywhere go to the tab that is open.
   const visible = (selector) => [...document.querySelectorAll(selector)].find((each) => each.offsetParent !== null);
-  const TYPES = { avif: "image/avif", heic: "image/heic", heif: "image/heif", jxl: "image/jxl", tif: "image/tiff", tiff: "image/tiff" };
+  const ENDINGS = SUFFIXES; // of photos, which page.py fills in
+  const PICKER = ".photo-input input[type=file]";
 
-  // Browsers know no type of some photos, and Gradio would refuse those.
+  // Browsers know no type of some photos, or not that they are photos, and Gradio would refuse those.
   function typed(file) {
-    const type = file.type || TYPES[file.name.split(".").pop().toLowerCase()];
-    return type === file.type ? file : new File([file], file.name, { type });
+    const ending = file.name.match(/\.\w+$/)?.[0].toLowerCase();
+    if (file.type.startsWith("image/") || !ENDINGS.includes(ending)) return file;
+    return new File([file], file.name, { type: `image/${ending.slice(1)}` });
+  }
+
+  function put(files, input) {
+    const list = new DataTransfer();
+    for (const file of files) list.items.add(typed(file));
+    input.files = list.files;
   }
 
   async function until(condition) {
@@ -33,9 +41,8 @@
     }
     const tab = visible(".photo-tab");
     if (!tab) return visible("#review [data-part=root]")?.dispatchEvent(new CustomEvent("photos", { detail: photos }));
-    const input = await clear(tab), list = new DataTransfer();
-    list.items.add(typed(photos[0].file));
-    input.files = list.files;
+    const input = await clear(tab);
+    put([photos[0].file], input);
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
@@ -77,6 +84,9 @@
     event.stopPropagation();
     give(files.map((file) => ({ file, name: file.name })));
   }, true);
+  // So that the browser offers what it does not know to be photos; before it asks for a file.
+  window.addEventListener("click", (event) => event.target.matches?.(PICKER) && (event.target.accept = ["image/*", ...ENDINGS].join()), true);
+  window.addEventListener("change", (event) => event.target.matches?.(PICKER) && put([...event.target.files], event.target), true);
   document.addEventListener("another", async (event) => (await clear(event.target))?.closest("button")?.focus(), true);
   document.body.dataset.takes = "photos"; // from now on
 }

@@ -4,6 +4,7 @@ The browser (`viewer.js`) shows attention and alternatives from one answer of th
 (`api`). Input is checked in `untrusted_images`, `uploads`, `body_limit` and `routes`; callers share `service`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from ..untrusted_images import LIMITS, Limits
+from ..untrusted_images import LIMITS, SUFFIXES, Limits
 from .answers import as_sentences
 from .api import add_endpoints
 from .body_limit import BodyLimit
@@ -83,7 +84,7 @@ def launch(page: gr.Blocks, **server) -> None:
     page.queue(max_size=MAX_WAITING, api_open=False)  # every call goes through the queue
     outlive_clients(page)
     page.launch(
-        max_file_size=LIMITS.image_bytes,
+        max_file_size=LIMITS.file_bytes,
         app_kwargs={
             "middleware": [
                 Middleware(RouteFilter, uploads=uploads()),
@@ -96,7 +97,7 @@ def launch(page: gr.Blocks, **server) -> None:
         theme=_theme(),
         # Not as css, whose selectors Gradio would make those of elements within its container.
         head=f"<style>{(HERE / 'page.css').read_text()}</style>",
-        js=(HERE / "page.js").read_text(),
+        js=(HERE / "page.js").read_text().replace("SUFFIXES", json.dumps(SUFFIXES)),
         ssr_mode=False,  # a second server in front of this one, which would bypass the middleware
         enable_monitoring=False,
         footer_links=[],

@@ -1,16 +1,8 @@
 // Many photos: sends them, and shows their captions to be read, changed and accepted. Nothing is asked of the server to
-// review. Runs as js_on_load of a gr.HTML, see viewer.js. The server is asked by `props.value`, JSON as text, and an
-// event: `upload` captions {photos}, `submit` saves {save, rows}, `stop` ends the captioning. It answers
-// {rows, total, left_out, is_done}. Whatever came from outside is put in as text, never as HTML.
+// review. The server is asked by `props.value`, JSON as text, and an event: `upload` captions {photos}, `submit` saves
+// {save, rows}, `stop` ends the captioning. It answers {rows, total, left_out, is_done}. Runs behind parts.js.
 
 const SENT_TOGETHER = 4; // files
-const part = (name) => element.querySelector(`[data-part="${name}"]`);
-const make = (tag, attributes = {}, text = "") => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
-  return made;
-};
 
 let rows = []; // {name, captions, sure, caption, isChecked, card}
 let leftOut = []; // {name, why}

@@ -69,16 +69,8 @@ def compare_tab(handlers: Handlers) -> None:
 def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -> None:
     """Many images, captioned into a grid to review; `settings` are the controls of the first tab."""
     with gr.Tab("Many photos", id="many"):
-        review = gr.HTML(
-            "",
-            html_template=(HERE / "review.html")
-            .read_text()
-            .replace("TRAIN_FROM", _in_template(f" --model.checkpoint {train_from}" if train_from else "")),
-            css_template=(HERE / "review.css").read_text(),
-            js_on_load=(HERE / "review.js").read_text(),
-            elem_id="review",
-            label="Review",
-        )
+        weights = _in_template(f" --model.checkpoint {train_from}" if train_from else "")
+        review = _component("review", "review", "Review", TRAIN_FROM=weights)
         file = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
         captioning = review.upload(
             handlers.caption_for_review,
@@ -155,13 +147,21 @@ def _examples(paths: Sequence[Path], image: gr.Image) -> None:
 
 def _viewer(elem_id: str, title: str = "") -> gr.HTML:
     """Shows an answer of the server, given as JSON."""
+    return _component("viewer", elem_id, title or "Caption")
+
+
+def _component(name: str, elem_id: str, label: str, **in_place: str) -> gr.HTML:
+    """One of our own: its HTML, in which words are replaced, its style and its script."""
+    html, css, script = ((HERE / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
+    for word, text in in_place.items():
+        html = html.replace(word, text)
     return gr.HTML(
         "",
-        html_template=(HERE / "viewer.html").read_text(),
-        css_template=(HERE / "viewer.css").read_text(),
-        js_on_load=(HERE / "viewer.js").read_text(),
+        html_template=html,
+        css_template=css,
+        js_on_load=(HERE / "parts.js").read_text() + script,
         elem_id=elem_id,
-        label=title or "Caption",
+        label=label,
     )
 
 

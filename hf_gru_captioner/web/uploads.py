@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..untrusted_images import LIMITS, Limits, RefusedError, is_public
+from ..untrusted_images import LIMITS, Limits, RefusedError, is_public, read_photo
 from . import heap
 
 PREFIX = "gru-captioner-"
@@ -70,18 +70,18 @@ class Uploads:
             if Path(os.path.abspath(path)).is_relative_to(self.folder):  # other paths are not looked up on the disk
                 real = real.resolve(strict=True)
                 found = real.lstat() if real.is_relative_to(self.folder) else None
-        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.image_bytes:
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.file_bytes:
             raise self._gone()
         return real
 
     def read(self, path: str) -> bytes:
-        """The content of the file that a visitor's path leads to.
+        """The photo in the file that a visitor's path leads to, see [`read_photo`].
 
         Raises:
-            RefusedError: As in [`check`].
+            RefusedError: As in [`check`] and [`read_photo`].
         """
         try:
-            return self.check(path).read_bytes()
+            return read_photo(self.check(path), self.limits)
         except OSError:  # deleted just now
             raise self._gone() from None
 

@@ -1,14 +1,6 @@
 // The caption and where the model looked, all of it in the page: nothing is asked of the server to look around.
-// Runs as js_on_load of a gr.HTML: `element` is its root, `props.value` the answer of the server as JSON, `watch` calls
-// back when it changes. Whatever came from outside is put in as text, never as HTML.
+// `props.value` is the answer of the server as JSON. Runs behind parts.js.
 
-const part = (name) => element.querySelector(`[data-part="${name}"]`);
-const make = (tag, attributes = {}, text = "") => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
-  return made;
-};
 const percent = (share) =>
   share < 0.0005 ? "< 0.1 %" : (share >= 0.995 ? "100" : (100 * share).toFixed(share < 0.1 ? 1 : 0)) + " %";
 

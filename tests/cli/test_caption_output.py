@@ -344,7 +344,7 @@ def test_options_that_do_nothing_here_are_refused(command, capsys, options, mess
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_killed_twice_each_photo_is_captioned_exactly_once(command, photos, make_photo, tmp_path, ending):
+def test_killed_twice_each_photo_is_captioned_exactly_once(command, photos, make_photo, tmp_path, monkeypatch, ending):
     (photos / "deep" / "4.png").unlink()
     for number in range(400):
         folder = photos / f"{number % 7}" / f"{number % 3}"
@@ -361,15 +361,75 @@ def test_killed_twice_each_photo_is_captioned_exactly_once(command, photos, make
         time.sleep(chance.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert 0 < num_written(file) < 408
+        kept = parts_of(file)
+        assert 0 < len(kept) < 408
+        assert not file.exists()  # and no half of it
+    begun = []
+    load = Captioner.load_image
+    monkeypatch.setattr(Captioner, "load_image", lambda self, path: begun.append(path) or load(self, path))
     assert main([*command, "--output", str(file)]) == 0
+    assert len(begun) == 408 - len(kept)
+    assert not kept.keys() & set(begun)
     rows = read(file)
+    assert {row["path"]: row["caption"] for row in rows if row["path"] in kept} == kept
     assert set(Counter(row["path"] for row in rows).values()) == {1}
     assert len(rows) == 408
     assert [path.name for path in tmp_path.glob("captions*")] == [file.name]
     alone = tmp_path / f"alone.{ending}"
     main([*command, "--output", str(alone)])
     assert read(alone) == rows
+
+
+KILLED = """
+import os, signal, sys
+from hf_gru_captioner.cli import main
+from hf_gru_captioner.library import caption_file
+
+write_whole, caption_file.ROWS_AT_ONCE = caption_file._write_whole, 2
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write(file, index, photos):
+    if sys.argv[1] == "written":
+        write_whole(file, index, photos)
+        kill()
+    rows, asked = index.rows, []
+    index.rows = lambda photo: asked.append(photo) or rows(photo) if len(asked) < int(sys.argv[1]) else kill()
+    write_whole(file, index, photos)
+
+caption_file._write_whole = write
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_killed_while_the_file_is_put_together_nothing_is_lost_or_captioned_again(command, tmp_path, captioned, ending):
+    """In the midst of its rows (Parquet's names of columns take the first pass), and before its parts are deleted."""
+    file = tmp_path / f"captions.{ending}"
+    arguments = [*command, "--output", str(file)]
+    for moment, is_there in (("6" if ending == "jsonl" else "15", False), ("written", True)):
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, moment, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert file.exists() == is_there
+    before = read(file)
+    assert len(before) == 9
+    assert main(arguments) == 2
+    assert captioned == ["4.png"]  # which is no picture
+    assert texts(read(file)) == texts(before)
+    assert [path.name for path in tmp_path.glob("captions*")] == [file.name]
+
+
+def parts_of(file: Path) -> dict[str, str]:
+    """Path and caption of the photos in its parts; a line that a kill has torn has no end."""
+    lines = [line for part in file.parent.glob(f"{file.name}.part-*") for line in part.read_bytes().splitlines(True)]
+    rows = [json.loads(line)[0] for line in lines if line.endswith(b"\n")]
+    return {row["path"]: row["caption"] for row in rows}
 
 
 def num_written(file: Path) -> int:

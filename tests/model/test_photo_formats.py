@@ -1,7 +1,6 @@
 """HEIC, JPEG XL and raw files, and images that come in something else than a path."""
 
 import base64
-import importlib.util
 import io
 import re
 from pathlib import Path
@@ -14,11 +13,7 @@ from hf_gru_captioner import Captioner
 from hf_gru_captioner.model import image_loading_gru_captioner as image_loading
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.model.image_loading_gru_captioner import is_one_image, readable_suffixes, register_readers
-from hf_gru_captioner.untrusted_images import RefusedError, open_image
-
-_spec = importlib.util.spec_from_file_location("raw_photo", Path(__file__).parents[1] / "support" / "raw_photo.py")
-raw_photo = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(raw_photo)
+from hf_gru_captioner.untrusted_images import Limits, RefusedError, open_image, photo_of, read_photo
 
 
 @pytest.fixture
@@ -30,12 +25,12 @@ def halves() -> Image.Image:
 
 
 @pytest.fixture
-def files(halves, tmp_path):
+def files(halves, tmp_path, write_dng):
     """One file in each of the formats that Pillow alone doesn't read."""
     register_readers()
     for name in ("a.heic", "a.jxl"):
         halves.save(tmp_path / name, quality=95)
-    raw_photo.write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), halves)
+    write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), halves)
     return {path.suffix[1:]: path for path in tmp_path.iterdir()}
 
 
@@ -68,14 +63,16 @@ def test_formats_of_phones_and_cameras_are_read(files, kind):
         (8, (240, 320), ("blue", "yellow")),
     ],
 )
-def test_the_preview_of_a_raw_file_is_turned_as_the_camera_was(halves, tmp_path, orientation, size, expected):
-    raw_photo.write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), halves, orientation)
+def test_the_preview_of_a_raw_file_is_turned_as_the_camera_was(
+    halves, tmp_path, write_dng, orientation, size, expected
+):
+    write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), halves, orientation)
     image = load_image(tmp_path / "a.dng")
     assert (image.size, colours(image)) == (size, expected)
 
 
-def test_a_raw_file_with_a_thumbnail_alone_gives_that(tmp_path):
-    raw_photo.write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), None)
+def test_a_raw_file_with_a_thumbnail_alone_gives_that(tmp_path, write_dng):
+    write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), None)
     assert colours(load_image(tmp_path / "a.dng")) == ("red", "red")
 
 
@@ -143,16 +140,53 @@ def test_without_their_readers_the_formats_are_named_with_what_to_install(files,
         load_image(files[kind])
     with pytest.raises(ValueError, match=re.escape(f"the image {message}")):
         load_image(files[kind].read_bytes())
-    with pytest.raises(RefusedError, match="which this page can't read: save it as JPEG"):
-        open_image(files[kind].read_bytes())
+    advice = f"can't read yet: save it as JPEG, or install what reads it ({image_loading.INSTALL_READERS})"
+    with pytest.raises(RefusedError, match=re.escape(advice)):
+        open_image(photo_of(files[kind].read_bytes()))
     assert f".{kind}" not in readable_suffixes()
 
 
-def test_strangers_photos_are_read_but_for_raw_ones(files):
+def test_strangers_photos_are_read_and_raw_ones_in_another_process(files, monkeypatch):
     assert open_image(files["heic"].read_bytes()).size == (320, 240)
     assert open_image(files["jxl"].read_bytes()).size == (320, 240)
-    with pytest.raises(RefusedError, match="a camera's raw file"):
-        open_image(files["dng"].read_bytes())
+    monkeypatch.setattr(image_loading, "_preview", None)
+    content = files["dng"].read_bytes()
+    with pytest.raises(RefusedError, match="of which only the preview can be opened"):
+        open_image(content)
+    renamed = [files["dng"].with_suffix(suffix) for suffix in (".jpg", ".nef", ".NEF", "")]
+    for path in renamed:
+        path.write_bytes(content)
+    for photo in (*map(read_photo, (files["dng"], *renamed)), photo_of(content)):
+        assert open_image(photo).format == "JPEG"
+        assert load_image(photo).size == (320, 240)
+        assert colours(load_image(photo)) == ("yellow", "blue")
+        assert photo_of(photo) is photo
+    scan = files["dng"].with_suffix(".tif")  # which load_image takes for what it is called
+    scan.write_bytes(content)
+    assert load_image(read_photo(scan)).size == load_image(scan).size == (16, 12)
+
+
+def test_a_raw_file_that_its_name_alone_tells_is_read_by_it(halves, tmp_path):
+    """Its preview is a JPEG that LibRaw does not know."""
+    halves.save(tmp_path / "a.crw", "JPEG")
+    with pytest.raises(ValueError, match=r"a\.crw can't be read"):
+        load_image(tmp_path / "a.crw")
+    content = (tmp_path / "a.crw").read_bytes()
+    for read in (lambda: read_photo(tmp_path / "a.crw"), lambda: photo_of(content, name="a.crw")):
+        with pytest.raises(RefusedError, match="no preview that can be read, or it is damaged"):
+            read()
+    assert photo_of(content) is content
+
+
+def test_raw_files_may_be_larger_than_other_photos(files):
+    num_bytes = files["dng"].stat().st_size
+    larger = Limits(image_bytes=num_bytes - 1, file_bytes=num_bytes)
+    assert load_image(read_photo(files["dng"], larger)).size == (320, 240)
+    assert load_image(photo_of(files["dng"].read_bytes(), larger, "A.DNG")).size == (320, 240)
+    with pytest.raises(RefusedError, match="larger than 0 MB"):
+        read_photo(files["dng"], Limits(file_bytes=num_bytes - 1))
+    with pytest.raises(RefusedError, match="larger than 0 MB"):
+        read_photo(files["dng"].rename(files["dng"].with_suffix(".jpg")), larger)
 
 
 def test_a_damaged_file_of_each_format_is_refused_in_one_line(files, tmp_path):

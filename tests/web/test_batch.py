@@ -58,6 +58,18 @@ def test_of_two_photos_with_one_name_the_second_is_left_out(make_photo, tmp_path
     assert "Another photo has this name" in str(second[1])
 
 
+def test_a_raw_file_in_an_archive_may_be_larger_than_other_photos(make_photo, tmp_path, write_dng):
+    write_dng(tmp_path / "a.dng", make_photo(), make_photo(width=60))
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "a.dng", "b/a.dng")
+        archive.write(tmp_path / "a.dng", "b/a.jpg")
+    num_bytes = (tmp_path / "a.dng").stat().st_size
+    limits = Limits(image_bytes=num_bytes - 1, file_bytes=num_bytes)
+    (name, content), (other, refusal) = images_of(sent([tmp_path / "more.zip"]), limits)
+    assert (name, caption(content)) == ("b/a.dng", "60 wide")
+    assert (other, str(refusal)) == ("b/a.jpg", "This file is larger than 0 MB.")
+
+
 def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_path):
     """Of all files together, not of each archive."""
     for number in range(3):

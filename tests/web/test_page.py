@@ -150,6 +150,8 @@ def test_an_example_has_a_name_and_is_captioned_by_a_click(visit, expected):
     page = visit()
     box = page.get_by_text("kitten", exact=True).bounding_box()
     assert box["y"] + box["height"] < 900  # no need to scroll
+    settings = page.get_by_role("button", name="Settings").bounding_box()
+    assert settings["y"] < box["y"] + box["height"] + 60  # right below
     page.locator("#examples button", has_text="kitten").click()
     assert caption_of(page) == expected[KITTEN]
     page.locator("#examples button", has_text="dogs lawn").click()
@@ -167,12 +169,58 @@ def test_the_page_says_what_the_model_knows_and_its_terms(visit):
 GIVE = """([how, name, content]) => {
     const data = new DataTransfer();
     const bytes = Uint8Array.from(atob(content), (sign) => sign.charCodeAt(0));
-    data.items.add(new File([bytes], name, {type: 'image/jpeg'}));
+    data.items.add(new File([bytes], name, {type: name.endsWith('jpg') ? 'image/jpeg' : ''}));
     const settings = {bubbles: true, cancelable: true};
     const give = (event) => document.body.dispatchEvent(event);
     if (how === 'paste') return give(new ClipboardEvent('paste', {...settings, clipboardData: data}));
     for (const kind of ['dragover', 'drop']) give(new DragEvent(kind, {...settings, dataTransfer: data}));
 }"""
+
+
+@pytest.fixture
+def raw(tmp_path, write_dng):
+    """A camera's raw file whose preview is a photo of a kitten; its caption."""
+    with Image.open(KITTEN) as preview:
+        write_dng(tmp_path / "DSC_1.NEF", Image.new("RGB", (16, 12), "red"), preview)
+    return tmp_path / "DSC_1.NEF", Captioner.from_pretrained()(tmp_path / "DSC_1.NEF").text
+
+
+def test_a_raw_file_is_captioned_by_its_preview_however_it_comes(visit, raw):
+    """Browsers know no type of it."""
+    path, expected = raw
+    content = path.read_bytes()
+    page = visit()
+    page.wait_for_selector("body[data-takes]")
+    with page.expect_file_chooser() as chooser:
+        page.locator("#photo button", has_text="Choose a photo").first.click()
+    assert ".nef" in page.get_attribute("#photo input[type=file]", "accept").split(",")
+    chooser.value.set_files({"name": path.name, "mimeType": "", "buffer": content})
+    wait_for_caption(page, expected)
+    assert pictures(page) == 1
+    assert page.locator("#viewer [data-part=photo]").evaluate("(photo) => photo.naturalWidth") > 100
+    page = visit()
+    page.wait_for_selector("body[data-takes]")
+    page.evaluate(GIVE, ["drop", path.name, base64.b64encode(content).decode()])
+    wait_for_caption(page, expected)
+    page.get_by_role("tab", name="Many photos").click()
+    archive = path.with_name("more.zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, "card/DSC_2.NEF")
+    page.set_input_files("#review [data-part=files]", [path, archive])
+    page.get_by_text("0 of 2 accepted").wait_for()
+    assert texts_of(cards(page)) == [expected] * 2
+    assert sorted(names_of(cards(page))) == ["DSC_1.NEF", "card/DSC_2.NEF"]
+
+
+def test_programs_caption_raw_files(address, raw):
+    path, expected = raw
+    client = Client(address, verbose=False)
+    for photo in (handle_file(path), base64.b64encode(path.read_bytes()).decode()):
+        assert client.predict(photo, api_name="/caption")["caption"] == expected
+    (answer,) = client.predict([handle_file(path)], api_name="/caption_many")
+    assert (answer["file_name"], answer["caption"]) == (path.name, expected)
+    growing = client.predict(handle_file(path), strategy="greedy", api_name="/caption_stream")
+    assert growing
 
 
 @pytest.mark.parametrize("how", ["drop", "paste"])
@@ -252,6 +300,7 @@ def test_many_photos_are_reviewed_by_the_keyboard_least_certain_first(reviewed, 
     assert texts_of(cards(page)) == [captions[name].text for name in order]
     box = cards(page).first.bounding_box()
     assert box["y"] < 500  # in view
+    assert len({button.bounding_box()["y"] for button in page.locator("#review [data-save]").all()}) == 1  # in line
     left = page.locator("#review [data-part=left-list] li").all_text_contents()
     assert sorted(each.split(":")[0] for each in left) == [
         "album/notes.txt",

@@ -10,7 +10,7 @@ import pytest
 from hf_gru_captioner.untrusted_images import Limits, RefusedError
 from hf_gru_captioner.web.uploads import Uploads, uploads, visitor_of
 
-FEW = Limits(image_bytes=1000, visitor_files=3, visitor_bytes=100, uploads_bytes=150)
+FEW = Limits(file_bytes=1000, visitor_files=3, visitor_bytes=100, uploads_bytes=150)
 
 
 @pytest.fixture
