@@ -1,6 +1,6 @@
 """How good a captioner of one's own gets from few images: the bare `gru-captioner train` on subsets of three domains.
 
-    python benchmarks/few_shot.py runs/few-shot --domains products flickr8k coco --sizes 50 100 300
+    python benchmarks/few_shot.py runs/few-shot --sources jxie/flickr8k --sizes 50 100 300
 
 `products` are drawn here: a name, a color, a size and a background each, one caption an image. The images to score on
 show combinations that no training image shows; a caption is right if it says all four. The other domains are subsets of
