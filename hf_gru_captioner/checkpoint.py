@@ -35,6 +35,7 @@ SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 # What one image may take of an encoder: half as much again as DINOv2's large one takes at 518 pixels.
 MAX_OPERATIONS = 1.5e12
 MAX_VALUES = 50_000_000  # in one tensor
+OF_THIS_MACHINE = ("is_local", "local_files_only")  # how a tokenizer was loaded, which transformers would save with it
 
 
 class UnsafeWeightsError(ValueError):
@@ -104,6 +105,8 @@ def load_checkpoint(
     with names_damaged(f"the checkpoint {name}"), _no_progress_bars():
         check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
+        for setting in OF_THIS_MACHINE:
+            processor.tokenizer.init_kwargs.pop(setting, None)
         _check_weights(folder, processor)
         model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
             folder,

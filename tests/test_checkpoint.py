@@ -1,4 +1,4 @@
-"""Encoders to begin with: safetensors only, one commit, sizes that fit."""
+"""Checkpoints, and encoders to begin with: safetensors only, one commit, sizes that fit."""
 
 import json
 
@@ -8,7 +8,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, TimmWrapperConfig, ViTConfig
 
-from hf_gru_captioner.checkpoint import Source, encoder_folder
+from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT, Source, encoder_folder, load_checkpoint
 from hf_gru_captioner.hub import push
 
 
@@ -95,3 +95,11 @@ def test_a_hub_repository_of_pickles_is_refused_and_none_is_fetched(hub, encoder
 def test_nothing_of_that_name_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder nor"):
         encoder_folder(Source(str(tmp_path / "nowhere")))
+
+
+def test_a_processor_that_was_loaded_is_saved_as_it_was(tmp_path):
+    _, processor = load_checkpoint(Source(str(SHIPPED_CHECKPOINT)))
+    processor.save_pretrained(tmp_path)
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        saved, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, SHIPPED_CHECKPOINT))
+        assert saved | {"auto_map": None} == shipped | {"auto_map": None}
