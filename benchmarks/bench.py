@@ -18,7 +18,6 @@ import os
 import platform
 import pstats
 import resource
-import signal
 import statistics
 import subprocess
 import sys
@@ -268,7 +267,7 @@ def command_seconds(arguments: list[str], until: str | None = None) -> float:
         for line in process.stdout or ():
             if until is not None and until in line:
                 seconds = time.perf_counter() - start
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 return seconds
     return time.perf_counter() - start
 

@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hf_gru_captioner import Captioner, untrusted_images
+from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import load_captions
@@ -30,9 +31,9 @@ from hf_gru_captioner.data.caption_files import read_caption_file
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.evaluation.coco import read_references, read_results
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
-from hf_gru_captioner.model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, load_image
+from hf_gru_captioner.model import GRUCaptionerConfig, load_image
 from hf_gru_captioner.training import DataConfig, TrainingConfig
-from hf_gru_captioner.training.assembly import _loading
+from hf_gru_captioner.training.encoder import PretrainedEncoder
 from hf_gru_captioner.training.run_folder import claim
 from hf_gru_captioner.untrusted_images import Limits, RefusedError, fetch_image, open_image, read_images
 from hf_gru_captioner.web.service import Decoding, ServicePool
@@ -238,12 +239,12 @@ def test_a_run_folder_whose_options_are_none_is_left_alone(tmp_path, content):
 
 
 def test_sizes_and_encoders_that_no_model_can_be_made_of_are_mistakes_of_the_caller(tmp_path):
-    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"), _loading("x"):
-        GRUCaptionerConfig(hidden_size=10)
+    with pytest.raises(ValueError, match=r"^hidden_size must be a multiple of num_attention_heads"):
+        PretrainedEncoder(str(SHIPPED_CHECKPOINT)).model(hidden_size=10)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(ValueError, match=f"the encoder {tmp_path} is damaged"), _loading(str(tmp_path)):
-        GRUCaptionerForConditionalGeneration.from_encoder_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match=f"the encoder {tmp_path} is damaged"):
+        PretrainedEncoder(str(tmp_path)).model()
 
 
 # --------------------------------------------------------------------------------------------------- caption files

@@ -184,7 +184,7 @@ def test_other_options_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_p
     assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
     code, _, errors = run("train", {**options, "optimization.epochs": 1, "model.dropout": 0.2}, capsys)
     assert code == 2
-    assert "holds a run with other options (model.dropout was 0.5, is 0.2): name another output_dir" in errors[0]
+    assert "holds a run with other options (--model.dropout was 0.5, is 0.2): name another output_dir" in errors[0]
     history = (tmp_path / "run" / "history.jsonl").read_text()
     elsewhere = {**options, "optimization.epochs": 1, "optimization.state_steps": 7, "validation.shown": 0}
     assert run("train", elsewhere, capsys)[0] == 0  # nothing that changes the weights: the run is found finished
@@ -215,7 +215,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state,
     assert (code, "precision       bf16, as at the start" in output) == (0, True)
     fresh_state()
     code, _, errors = run("train", {**settings, "optimization.mixed_precision": "no"}, capsys)
-    assert (code, "optimization.mixed_precision was bf16, is no" in errors[0]) == (2, True)
+    assert (code, "--optimization.mixed-precision was bf16, is no" in errors[0]) == (2, True)
 
 
 def test_other_photos_are_another_run(options, make_dataset, capsys, tmp_path):
@@ -263,7 +263,7 @@ def test_streamed_photos_are_learned_from(options, capsys, tmp_path):
         (["--data.source", "x", "--output_dir", "y", "--objective", "soft"], "objective"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data.source", "./nowhere", "--output_dir", "y"], "./nowhere"),
-        (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "name its folder in model.check"),
+        (["--data.source", "x", "--output_dir", "y", "--objective", "self_critical"], "its folder in --model.check"),
     ],
 )
 def test_mistakes_in_the_options_end_in_one_line(capsys, arguments, message):
@@ -418,7 +418,7 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
 
     code, output, _ = bare()  # is finished
     assert code == 0
-    assert "nothing to do   all 2 epochs are trained; more epochs (optimization.epochs) go on from here" in output
+    assert "nothing to do   all 2 epochs are trained; more epochs (--optimization.epochs) go on from here" in output
     assert "features        all written" in output
     assert "training        under a minute for the 0 steps that are left" in output
     assert (folder / "checkpoint" / "model.safetensors").read_bytes() == weights

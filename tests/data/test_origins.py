@@ -98,7 +98,7 @@ def test_no_command_asks_an_address(server, write, checkpoint, tmp_path, capsys,
         "score": ["--data", folder, "--split", "test", "--checkpoint", checkpoint, "--output", tmp_path / "score"],
     }[command]
     assert main([command, *map(str, arguments)]) == 2
-    option = {"train": "data.allow_urls", "score": "--allow-urls"}[command]
+    option = {"train": "--data.allow-urls", "score": "--allow-urls"}[command]
     assert f"URLs are fetched only with {option}" in capsys.readouterr().err
     assert server.asked == []
 
@@ -275,5 +275,5 @@ def test_a_caption_that_is_no_sentence_is_left_out(png, write, read):
     folder = write(
         {"image": images, "caption": ["a dog", "word " * 200_000]}, {"image": Image(), "caption": Value("string")}
     )
-    with pytest.warns(UserWarning, match="a caption has 1,000,000 characters, more than 10,000"):
+    with pytest.warns(UserWarning, match="a caption has 999,999 characters, more than 10,000"):
         assert [row["captions"] for row in read(folder, "test", max_skipped=0.5)] == [["a dog"]]
