@@ -182,7 +182,7 @@ def test_the_shipped_checkpoint_sees_the_dogs():
         caption = captioner(examples / photo)
         assert "dog" in caption.text
         assert 4 <= len(caption.words) <= 20
-        assert caption.attention.shape == (len(caption.words), 7, 7)
+        assert caption.attention.shape == (len(caption.words), 8, 8)
 
 
 def test_all_backends_go_on_from_given_words_alike():

@@ -383,6 +383,7 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
     Raises:
         ValueError: It is damaged.
     """
+    import pyarrow
     import pyarrow.parquet
 
     try:
@@ -402,9 +403,9 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
             )
             table = file.read([each for each in names if each in found])
         return rows_of_objects(table.to_pylist())
-    except ValueError:
-        raise
-    except Exception as error:  # pyarrow raises errors of its own, and OSError for damage too
+    except Exception as error:  # pyarrow raises errors of its own, ValueError and OSError among them
+        if isinstance(error, ValueError) and not isinstance(error, pyarrow.ArrowException):
+            raise
         raise ValueError(f"{name} can't be read, it may be damaged ({reason_of(error)}).") from error
 
 

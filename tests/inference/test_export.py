@@ -218,7 +218,7 @@ def test_a_format_of_openvino_captions_alike_and_is_refused_elsewhere(exported, 
 def test_an_exported_program_answers_as_the_graphs_do(exported, make_photo, tmp_path):
     folder = tmp_path / "programs"
     assert main(["export", "--output", str(folder), "--format", "exported-program"]) == 0
-    photos = np.stack([np.asarray(make_photo(seed, width=224, height=224)) for seed in range(3)])
+    photos = np.stack([np.asarray(make_photo(seed, width=256, height=256)) for seed in range(3)])
     found = torch.export.load(folder / "encoder.pt2").module()(torch.from_numpy(photos))
     for one, other in zip(found, GraphBackend(exported, "onnxruntime", 1).encode(list(photos)), strict=True):
         np.testing.assert_allclose(one.detach().numpy(), other, atol=1e-3)
