@@ -16,7 +16,7 @@ from ..errors import one_line
 from ..inference.backend import AUTO, BACKENDS
 
 BAD_INPUT = 2  # exit code
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]  # its folder, whose name its log has
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 
 
@@ -60,7 +60,7 @@ def _warnings_in_a_line(shown_else: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def _log_printed() -> Iterator[None]:
     """Prints the package's log while a command runs: information on stdout, warnings on stderr."""
-    logger = logging.getLogger("hf_gru_captioner")
+    logger = logging.getLogger(PACKAGE.name)
     level = logger.level
     information, problems = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     information.addFilter(lambda record: record.levelno < logging.WARNING)

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 from ..errors import UsageError, one_line
 from ..training.config import DataConfig, SourceConfig, TrainingConfig, flatten_options, nearest_option, option_types
 from .examples import add_examples
+from .shell import PACKAGE
 
 # What `--help` lists first.
 OFTEN_SET = (
@@ -31,7 +32,6 @@ OFTEN_SET = (
     "push_to_hub",
     "dry_run",
 )
-PACKAGE = "hf_gru_captioner"  # whose log is printed
 SHORT = {"epochs": "optimization.epochs"}
 REQUIRED = {"data.source", "output_dir"}
 CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
@@ -145,7 +145,7 @@ def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
     `data.max_skipped` as in YAML and Python. With `--config`, those that the command line has; the file has the rest.
 
     Raises:
-        UsageError: In the place of an error that names such an option.
+        UsageError: Instead of an error that names such an option.
     """
     names = names_given(argv) & option_types().keys() if _has_file(argv) else set(option_types())
     dotted = sorted((name for name in names if "." in name), key=len, reverse=True)
@@ -158,7 +158,7 @@ def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
         record.msg, record.args = typed(record.getMessage()), ()
         return True
 
-    handlers = logging.getLogger(PACKAGE).handlers
+    handlers = logging.getLogger(PACKAGE.name).handlers
     for handler in handlers:
         handler.addFilter(in_log)
     try:

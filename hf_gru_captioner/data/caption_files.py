@@ -290,7 +290,7 @@ def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown
         if not content.strip():
             raise ValueError(f"{path} is empty.")
         if content.startswith(LFS_POINTER):
-            raise ValueError(f"{path} is a pointer of Git LFS in the place of the file: git lfs pull fetches it.")
+            raise ValueError(f"{path} is a Git LFS pointer instead of the file: git lfs pull fetches it.")
         is_text = suffix in (".txt", ".token")
         if not (is_text and _add_tokens(reading, decode_text(content, path))):
             _add_content(reading, table_rows(path, content, chosen), chosen)
@@ -381,7 +381,7 @@ class _Reading:
         lost = [entry.where for entry in self.entries if any("\ufffd" in caption for caption in entry.captions)]
         if lost:
             self.notices.append(
-                f"{self.path}: {_counted(len(lost), 'image has a caption', 'images have captions')} with \ufffd in the "
+                f"{self.path}: {_counted(len(lost), 'image has a caption', 'images have captions')} with \ufffd in "
                 f"place of letters that another program lost ({_some(lost)})."
             )
         in_splits: dict[str, list[ImageEntry]] = {}
@@ -620,10 +620,10 @@ def _sidecars(folder: Folder) -> Captions | None:
         elif suffix.lower() in SIDECARS and not NOT_CAPTIONS.fullmatch(os.path.basename(name)):
             texts.setdefault(stem, []).append(name)
     spelt: dict[str, list[str]] = {}  # images by their stems in any capitals and Unicode form
-    aside: dict[str, list[str]] = {}  # the same without a folder such as `images`
+    bare: dict[str, list[str]] = {}  # the same without a folder such as `images`
     for stem, files in images.items():
         spelt.setdefault(plain_file_name(stem), []).extend(files)
-        aside.setdefault(_without_folder(stem, IMAGE_FOLDERS), []).extend(files)
+        bare.setdefault(_without_folder(stem, IMAGE_FOLDERS), []).extend(files)
     of_image: dict[str, list[str]] = {}
     lonely: list[str] = []
     for stem, files in texts.items():
@@ -631,7 +631,7 @@ def _sidecars(folder: Folder) -> Captions | None:
         if not partners:
             like = spelt.get(plain_file_name(stem), [])
             if not like and (inside := _without_folder(stem, CAPTION_FOLDERS)) != plain_file_name(stem):
-                like = aside.get(inside, [])
+                like = bare.get(inside, [])
             partners = like if len(like) == 1 else []
         for image in partners:
             of_image.setdefault(image, []).extend(files)

@@ -27,7 +27,7 @@ class PretrainedEncoder:
     """A pretrained vision encoder, fetched and checked, and what is new around it.
 
     Args:
-        name: Hub id or folder, of an encoder or of a captioner; of a captioner the decoder is left aside.
+        name: Hub id or folder, of an encoder or of a captioner; the decoder of a captioner is not used.
 
     Raises:
         FileNotFoundError: No such folder or Hub repository.
@@ -96,8 +96,23 @@ class PretrainedEncoder:
             _, known = self._captioner
             processor = GRUCaptionerProcessor(known.image_processor, tokenizer)
             if image_size is not None:
-                processor.image_processor.size = {"height": image_size, "width": image_size}
+                set_image_size(processor, image_size)
             return processor
+
+
+def set_image_size(processor: GRUCaptionerProcessor, side: int) -> None:
+    """Lets a captioner's processor scale images to another size.
+
+    Args:
+        processor: Changed in place.
+        side: Height and width in pixels.
+
+    Raises:
+        UsageError: It crops images, by a size of its own.
+    """
+    processor.image_processor.size = {"height": side, "width": side}
+    if processor.image_size is None:
+        raise UsageError("model.image_size: the checkpoint's image processor crops its images, and keeps its own size.")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ..checkpoint import check_work
 from ..errors import UsageError
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import SPECIAL_TOKENS, extend_tokenizer
-from .encoder import PretrainedEncoder
+from .encoder import PretrainedEncoder, set_image_size
 
 SPREAD = 0.3  # of new embeddings around the mean, in standard deviations of the known ones
 RARE = 0.02  # quantile of the output biases that new words get
@@ -93,11 +93,10 @@ def resize_images(model: GRUCaptionerForConditionalGeneration, processor: GRUCap
         side: Height and width in pixels.
 
     Raises:
-        UsageError: The encoder takes images of one size only, or would take too much time or memory.
+        UsageError: The processor crops images, the encoder takes images of one size only, or it would take too much
+            time or memory.
     """
-    processor.image_processor.size = {"height": side, "width": side}
-    if processor.image_size is None:
-        raise UsageError("model.image_size: the checkpoint's image processor crops its images, and keeps its own size.")
+    set_image_size(processor, side)
     try:
         check_work(model, processor)
     except (AssertionError, RuntimeError, ValueError) as error:

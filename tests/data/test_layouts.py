@@ -542,7 +542,7 @@ def test_a_row_of_json_lines_without_captions_is_a_row_without_captions(put):
 def test_letters_that_were_lost_are_counted(put):
     folder = put({"t.csv": "image,caption\na.png,M\ufffddchen\nb.png,a cat\n"})
     (notice,) = recognize(folder / "t.csv", ReadingOptions()).captions.notices
-    assert "1 image has a caption with \ufffd in the place of letters that another program lost (row 2)" in notice
+    assert "1 image has a caption with \ufffd in place of letters that another program lost (row 2)" in notice
 
 
 @pytest.mark.parametrize("caption", ["1\ufe0f\u20e3", "\u2139\ufe0f", "\U0001f600!"])
@@ -655,7 +655,7 @@ FAULTS = {
     "a pointer of Git LFS": (
         {"t.csv": "version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n"},
         "t.csv",
-        r"t\.csv is a pointer of Git LFS in the place of the file: git lfs pull",
+        r"t\.csv is a Git LFS pointer instead of the file: git lfs pull",
     ),
     "boxes in place of captions": (
         {"a.txt": "0 0.5 0.5 1 1\n", "b.txt": "7 .1 .2 .3 .4\n1 .5 .5 1 1\n"},
