@@ -1,7 +1,7 @@
 """What a caption costs on a plain CPU, beside what a user would pick instead; results go to benchmarks/results/.
 
-    make bench            # about 20 minutes of two cores
-    python benchmarks/bench.py [--quick]
+    make bench            # about 30 minutes of two cores; installs twice, which takes the network and 8 GB of disk
+    python benchmarks/bench.py [--quick] [--no-installation]
 
 Every part runs in a process of its own, with its number of threads. Systems take turns, so that a busy minute of the
 machine is shared by all; figures are medians with quartiles. Every caption has exactly 12 words (the end is
@@ -283,13 +283,22 @@ def two_processes(graphs: Path, folder: Path, name: str) -> float:
     return len(list(folder.iterdir())) / (time.perf_counter() - start)
 
 
+def installations() -> dict[str, dict[str, float]]:
+    import installation
+
+    print(f"{time.strftime('%H:%M:%S')} installation", flush=True)
+    return {name: installation.measure(target) for name, target in installation.SETS.items()}
+
+
 # The driver.
 
 
-def run_part(part: str, threads: int, *arguments: object) -> dict:
+def run_part(part: str, threads: int, *arguments: object, cores: int = 0) -> dict:
+    """Runs a part in a process of its own, on so many cores of the machine or on all."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "THP_MEM_ALLOC_ENABLE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, __file__, "--part", json.dumps([part, *map(str, arguments)]), "--threads", str(threads)]
+    command = [sys.executable, __file__, "--part", json.dumps([part, *map(str, arguments)])]
+    command += ["--threads", str(threads), "--cores", str(cores)]
     print(f"{time.strftime('%H:%M:%S')} {part} {threads} threads {' '.join(map(str, arguments[1:]))}", flush=True)
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     return json.loads(output.splitlines()[-1])
@@ -316,10 +325,14 @@ def make_folder(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, a smaller folder")
+    parser.add_argument("--no-installation", action="store_true", help="leave out what takes the network")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
+        if arguments.cores:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
         part, graphs, *rest = json.loads(arguments.part)
         numbers = [int(each) if each.isdigit() else each for each in rest]
         print(json.dumps(globals()[f"part_{part}"](graphs, arguments.threads, *numbers)))
@@ -329,6 +342,7 @@ def main() -> None:
     result: dict = {
         "machine": machine(),
         "words": NUM_WORDS,
+        "installation": {} if arguments.no_installation else installations(),
         "photo": {},
         "shares": {},
         "folder": {},
@@ -345,6 +359,9 @@ def main() -> None:
             result["photo"][threads] = run_part("photo", threads, graphs, rounds)
             result["shares"][threads] = run_part("shares", threads, graphs, rounds)
         make_folder(graphs / "photos", folder_size)
+        for name in (DEFAULT, "openvino int8"):
+            figures = run_part("folder", 1, graphs, graphs / "photos", name, 3, folder_size, cores=1)
+            result["folder"][f"{name}, one core"] = figures
         for threads in (1, 2):
             for name in (DEFAULT, "torch", "openvino int8"):
                 figures = run_part("folder", threads, graphs, graphs / "photos", name, 3, folder_size)

@@ -20,6 +20,7 @@ def table(result: dict) -> str:
     lines += _shares(result["shares"])
     lines += _folder(result["folder"])
     lines += _start(result)
+    lines += _installation(result["installation"])
     return "\n".join(lines) + "\n"
 
 
@@ -62,7 +63,7 @@ def _threads(threads) -> str:
 def _folder(folder: dict) -> list[str]:
     columns = ("encoder alone", "overlapped", "of the encoder", "one stage after the other", "two processes", "memory")
     lines = ["## A folder of photos of several sizes", ""]
-    lines += ["3 beams. Photos a second, and megabytes after 200 photos and more.", ""]
+    lines += ["3 beams; both cores if not said otherwise. Photos a second, megabytes after 200 photos and more.", ""]
     lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, each in folder.items():
         memory = ", ".join(f"{count}: {size:.0f}" for count, size in each["megabytes after"].items())
@@ -82,6 +83,14 @@ def _start(result: dict) -> list[str]:
     for name, each in result["commands"].items():
         lines.append(f"| {name} | {each['median']:.2f} ({each['low']:.2f} to {each['high']:.2f}) |")
     return lines
+
+
+def _installation(sets: dict) -> list[str]:
+    lines = ["", "## Installation", "", "| | seconds | megabytes of packages | on disk |", "|---|---|---|---|"]
+    for name, each in sets.items():
+        cells = (each["seconds"], each["megabytes of packages"], each["megabytes on disk"])
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |")
+    return lines if sets else []
 
 
 def chart(result: dict, path: Path) -> None:

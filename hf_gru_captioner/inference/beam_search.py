@@ -6,7 +6,8 @@ what they were chosen from is kept by the step and read back at the end, so noth
 
 The beam search is that of transformers 5.23 with `early_stopping=False`, its default: 2 K candidates a step, the best K
 unfinished go on, a caption's score is its log-probability divided by its length to the power of the length penalty, and
-an image is done when the best that goes on, divided so, is no better than its worst finished caption.
+an image is done when the best that goes on, divided so, is no better than its worst finished caption. The step goes on
+with the images that are not done.
 
 Candidates that differ by no more than `TIE` count as equal, and the smaller token id comes first: else
 the last bits of a float32, and so the processor, the batch and the runtime, would decide. Of finished captions that are
@@ -42,9 +43,13 @@ class StepOutput(NamedTuple):
 
 
 class Step(Protocol):
-    """One word further: the last words `(N,)` int64 and the states before them `(2, N, H)` -> [`StepOutput`]."""
+    """The decode step of `B` images."""
 
-    def __call__(self, tokens: np.ndarray, states: np.ndarray) -> StepOutput: ...
+    def __call__(self, tokens: np.ndarray, states: np.ndarray) -> StepOutput:
+        """One word further: the last words `(N,)` int64 and the states before them `(2, N, H)` -> [`StepOutput`]."""
+
+    def of_images(self, images: Sequence[int] | np.ndarray) -> "Step":
+        """The step of some of its images, by their places."""
 
 
 @dataclass(frozen=True)
@@ -160,53 +165,56 @@ class _Path(NamedTuple):
 def _greedy(
     step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
 ) -> list[_Path]:
-    num_images, max_words = states.shape[1], settings.max_words
+    num_images = states.shape[1]
     tokens = np.full(num_images, settings.start, dtype=np.int64)
-    lengths = np.full(num_images, max_words)
+    running = list(range(num_images))  # images whose captions go on, one a row of the step
     outputs: list[StepOutput] = []
-    words: list[np.ndarray] = []
-    for position in range(max_words):
+    rows: list[list[int]] = [[] for _ in running]
+    words: list[list[int]] = [[] for _ in running]
+    for _ in range(settings.max_words):
         output = step(tokens, states)
-        allowed = _without(output.log_probabilities, settings.suppressed)
-        is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (B, V)
-        tokens, states = is_best.argmax(axis=1), output.states  # (B,), (2, B, H)
         outputs.append(output)
-        words.append(tokens)
+        allowed = _without(output.log_probabilities, settings.suppressed)
+        is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (N, V)
+        tokens = is_best.argmax(axis=1)  # (N,)
+        for row, (image, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
+            rows[image].append(row)
+            words[image].append(token)
         if report is not None:
-            report([int(each[0]) for each in words])
-        lengths[(tokens == settings.end) & (lengths == max_words)] = position + 1
-        if (lengths <= position + 1).all():
+            report(words[0])
+        kept = (tokens != settings.end).nonzero()[0]
+        if not len(kept):
             break
-    table = np.array(words)  # (T, B)
-    return [
-        _Path(outputs, [image] * length, table[:length, image].tolist())
-        for image, length in enumerate(lengths.tolist())
-    ]
+        if len(kept) < len(running):
+            step, running = step.of_images(kept), [running[row] for row in kept]
+        tokens, states = tokens[kept], output.states[:, kept]  # (N,), (2, N, H)
+    return [_Path(outputs, *of_image) for of_image in zip(rows, words, strict=True)]
 
 
 def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Path]]:
     num_images, num_beams = states.shape[1], settings.num_beams
-    images = [_OfImage(image * num_beams, settings) for image in range(num_images)]
+    images = running = [_OfImage(settings) for _ in range(num_images)]
     states = states.repeat(num_beams, axis=1)  # (2, N, H)
     tokens = np.full(num_images * num_beams, settings.start, dtype=np.int64)  # (N,)
     outputs: list[StepOutput] = []
     for position in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
-        running = np.array([image.running for image in images], dtype=np.float32)  # (B, K)
-        totals = output.log_probabilities.reshape(num_images, num_beams, -1) + running[:, :, None]  # (B, K, V)
+        so_far = np.array([image.running for image in running], dtype=np.float32)  # (B, K)
+        totals = output.log_probabilities.reshape(len(running), num_beams, -1) + so_far[:, :, None]  # (B, K, V)
         if settings.suppressed:
             totals[:, :, settings.suppressed] = -np.inf
         vocab_size = totals.shape[-1]
-        found = _ranked(totals.reshape(num_images, -1), 2 * num_beams, vocab_size)
-        for image, (best, log_probabilities) in zip(images, found, strict=True):
-            if not image.is_done:
-                image.advance(position, [divmod(index, vocab_size) for index in best], log_probabilities)
-        if position + 1 == settings.max_words or all(image.is_done for image in images):
+        found = _ranked(totals.reshape(len(running), -1), 2 * num_beams, vocab_size)
+        for place, (image, (best, log_probabilities)) in enumerate(zip(running, found, strict=True)):
+            image.advance(place * num_beams, [divmod(index, vocab_size) for index in best], log_probabilities)
+        kept = [place for place, image in enumerate(running) if not image.is_done]
+        if position + 1 == settings.max_words or not kept:
             break
-        last = [image.trail[-1] for image in images]  # of an image that is done, whatever it was
-        rows = [image.first_row + beam for image, chosen in zip(images, last, strict=True) for beam, _ in chosen]  # N
-        tokens = np.array([word for chosen in last for _, word in chosen], dtype=np.int64)  # (N,)
+        rows = [place * num_beams + beam for place in kept for beam, _ in running[place].trail[-1]]  # N
+        if len(kept) < len(running):
+            step, running = step.of_images(kept), [running[place] for place in kept]
+        tokens = np.array([word for image in running for _, word in image.trail[-1]], dtype=np.int64)  # (N,)
         states = output.states[:, rows]
     return [[image.path(outputs, rank) for rank in range(settings.num_captions)] for image in images]
 
@@ -220,17 +228,20 @@ class _OfImage:
         is_done: Whether none that goes on can become better than the worst of K that are finished.
     """
 
-    def __init__(self, first_row: int, settings: _Settings):
-        self.first_row, self._settings = first_row, settings
+    def __init__(self, settings: _Settings):
+        self._settings = settings
         self.running = [0.0] + [float(NEVER)] * (settings.num_beams - 1)  # at first all beams are one
         self.trail: list[list[tuple[int, int]]] = []
         self.is_done = False
+        self._first_rows: list[int] = []  # of each step, where its beams begin
         self._scores: list[float] = []  # of the finished captions, the best first
         self._ends: list[tuple[int, int, int]] = []  # step, beam before it and word that finished each
 
-    def advance(self, position: int, candidates: list[tuple[int, int]], log_probabilities: list[float]) -> None:
+    def advance(self, first_row: int, candidates: list[tuple[int, int]], log_probabilities: list[float]) -> None:
         """Takes in the 2 K best candidates of a step, the best first: beam and word of each."""
         settings, num_beams = self._settings, self._settings.num_beams
+        position = len(self._first_rows)
+        self._first_rows.append(first_row)
         is_last = position + 1 == settings.max_words
         stops = [is_last or word == settings.end for _, word in candidates]
         going_on = [rank for rank, stop in enumerate(stops) if not stop]
@@ -251,10 +262,10 @@ class _OfImage:
     def path(self, outputs: Sequence[StepOutput], rank: int) -> _Path:
         """A finished caption, read back from its last word."""
         position, beam, word = self._ends[rank]
-        rows, tokens = [self.first_row + beam], [word]
-        for chosen in reversed(self.trail[:position]):
-            beam, word = chosen[beam]
-            rows.append(self.first_row + beam)
+        rows, tokens = [self._first_rows[position] + beam], [word]
+        for earlier in reversed(range(position)):
+            beam, word = self.trail[earlier][beam]
+            rows.append(self._first_rows[earlier] + beam)
             tokens.append(word)
         return _Path(outputs, rows[::-1], tokens[::-1])
 

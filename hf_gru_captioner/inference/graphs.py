@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ from ..files import (
     sha256_of,
 )
 from ..model.image_loading_gru_captioner import ImageSource, load_image
-from .backend import GRAPH_RUNTIMES, EncodedImages, Weights, encode_known
+from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known
 from .beam_search import Step, StepOutput
 
 GRAPHS = ("encoder", "step")
@@ -142,24 +142,33 @@ class GraphBackend:
 
     def begin(self, encoded: EncodedImages) -> tuple[np.ndarray, Step]:
         """First states `(2, B, H)` and the decode step of encoded images."""
-        num_images = len(encoded.keys)
+        return encoded.states, _GraphStep(self._step, encoded.keys, encoded.values)
 
-        def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
-            inputs = {
-                "tokens": tokens.reshape(num_images, -1),
-                "states": states.reshape(2, num_images, -1, states.shape[-1]),
-                "keys": encoded.keys,
-                "values": encoded.values,
-            }
-            log_probabilities, new_states, *attention = self._step(inputs)
-            num_rows = len(tokens)
-            return StepOutput(
-                log_probabilities.reshape(num_rows, -1),
-                new_states.reshape(2, num_rows, -1),
-                attention[0].reshape(num_rows, -1) if attention else None,
-            )
 
-        return encoded.states, step
+class _GraphStep(NamedTuple):
+    """A [`Step`]; keys and values are `(B, P, H)`."""
+
+    run: Run
+    keys: np.ndarray
+    values: np.ndarray
+
+    def __call__(self, tokens: np.ndarray, states: np.ndarray) -> StepOutput:
+        num_images, num_rows = len(self.keys), len(tokens)
+        inputs = {
+            "tokens": tokens.reshape(num_images, -1),
+            "states": states.reshape(2, num_images, -1, states.shape[-1]),
+            "keys": self.keys,
+            "values": self.values,
+        }
+        log_probabilities, new_states, *attention = self.run(inputs)
+        return StepOutput(
+            log_probabilities.reshape(num_rows, -1),
+            new_states.reshape(2, num_rows, -1),
+            attention[0].reshape(num_rows, -1) if attention else None,
+        )
+
+    def of_images(self, images: Sequence[int] | np.ndarray) -> "_GraphStep":
+        return _GraphStep(self.run, self.keys[images], self.values[images])
 
 
 def architecture_of(checkpoint: Path) -> str:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,18 +77,8 @@ class PyTorchBackend:
     @torch.inference_mode()
     def begin(self, encoder_outputs: ModelOutput) -> tuple[np.ndarray, Step]:
         """First states `(2, B, H)` and the decode step of encoded images."""
-        projected_regions = encoder_outputs.projected_regions
-        decoder, lm_head = self.model.decoder, self.model.lm_head
-
-        @torch.inference_mode()
-        def step(tokens: np.ndarray, states: np.ndarray) -> StepOutput:
-            decoded = decoder(torch.from_numpy(tokens)[:, None], projected_regions, torch.from_numpy(states))
-            log_probabilities = lm_head(decoded.output_embeddings[:, 0]).log_softmax(-1)  # (N, V)
-            weights = decoded.attention_weights  # (N, 1, A, P)
-            attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
-            return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
-
-        return decoder.first_states(projected_regions[2]).numpy(), step
+        regions = encoder_outputs.projected_regions
+        return self.model.decoder.first_states(regions[2]).numpy(), _ModelStep(self.model, regions)
 
     @torch.inference_mode()
     def generate(
@@ -151,6 +141,26 @@ class PyTorchBackend:
         if (unknown := self.processor.tokenizer.unk_token_id) is not None:
             means = means.masked_fill((labels == unknown).any(dim=1), -math.inf)
         return [of_image.tolist() for of_image in means.split(numbers.tolist())]
+
+
+class _ModelStep(NamedTuple):
+    """A [`Step`]; regions are keys `(B, P, H)`, values `(B, P, H)` and their mean `(B, H)`."""
+
+    model: GRUCaptionerForConditionalGeneration
+    regions: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+    @torch.inference_mode()
+    def __call__(self, tokens: np.ndarray, states: np.ndarray) -> StepOutput:
+        decoded = self.model.decoder(torch.from_numpy(tokens)[:, None], self.regions, torch.from_numpy(states))
+        log_probabilities = self.model.lm_head(decoded.output_embeddings[:, 0]).log_softmax(-1)  # (N, V)
+        weights = decoded.attention_weights  # (N, 1, A, P)
+        attention = None if weights is None else weights[:, 0].mean(dim=1).numpy()  # (N, P)
+        return StepOutput(log_probabilities.numpy(), decoded.states.numpy(), attention)
+
+    @torch.inference_mode()
+    def of_images(self, images: Sequence[int] | np.ndarray) -> "_ModelStep":
+        keys, values, mean_region = (each[torch.as_tensor(images)] for each in self.regions)
+        return _ModelStep(self.model, (keys, values, mean_region))
 
 
 class _Streamer(BaseStreamer):

@@ -128,13 +128,50 @@ def test_a_model_without_attention_has_none(make_model, processor, photos):
     assert Captioner(model, processor)(photos[0], num_beams=2).attention is None
 
 
-def table_step(table):
+class TableStep:
     """A decoder that knows only the last word: log-probabilities by table row."""
 
-    def step(tokens, states):
-        return StepOutput(table[tokens], states, None)
+    def __init__(self, table):
+        self.table = table
 
-    return step
+    def __call__(self, tokens, states):
+        return StepOutput(self.table[tokens], states, None)
+
+    def of_images(self, images):
+        return self
+
+
+class CountingStep:
+    """Another step, and how many rows each of its calls had."""
+
+    def __init__(self, step, rows):
+        self.step, self.rows = step, rows
+
+    def __call__(self, tokens, states):
+        self.rows.append(len(tokens))
+        return self.step(tokens, states)
+
+    def of_images(self, images):
+        return CountingStep(self.step.of_images(images), self.rows)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_the_step_goes_on_without_images_whose_captions_are_done(captioner, photos, num_beams):
+    states, step = captioner._backend.begin(captioner.encode(photos))
+    config = captioner.model.config
+    settings = {"start": config.decoder_start_token_id, "end": config.eos_token_id, "max_words": 9}
+    rows = []
+    found = beam_search(
+        CountingStep(step, rows), states, num_beams=num_beams, num_captions=1, length_penalty=0.9, **settings
+    )
+    lengths = [len(hypothesis.tokens) for (hypothesis,) in found]
+    assert min(lengths) < max(lengths)
+    needed = [num_beams * sum(length > position for length in lengths) for position in range(len(rows))]
+    if num_beams == 1:
+        assert rows == needed
+    else:  # which may look for a better one behind the caption that it returns
+        assert rows == sorted(rows, reverse=True)
+        assert rows[0] == needed[0] > rows[-1]
 
 
 def test_a_beam_finds_what_greed_passes_over():
@@ -142,8 +179,8 @@ def test_a_beam_finds_what_greed_passes_over():
     table = np.log([[0.01, 0.50, 0.45, 0.04], [0.30, 0.25, 0.25, 0.20], [0.90, 0.05, 0.03, 0.02], [0.25] * 4])
     table = table.astype(np.float32)
     settings = {"start": 0, "end": 0, "num_captions": 1, "max_words": 4, "length_penalty": 0.0}
-    ((greedy,),) = beam_search(table_step(table), np.zeros((2, 1, 1)), num_beams=1, **settings)
-    ((beam,),) = beam_search(table_step(table), np.zeros((2, 1, 1)), num_beams=2, **settings)
+    ((greedy,),) = beam_search(TableStep(table), np.zeros((2, 1, 1)), num_beams=1, **settings)
+    ((beam,),) = beam_search(TableStep(table), np.zeros((2, 1, 1)), num_beams=2, **settings)
     assert greedy.tokens.tolist() == [1, 0]
     assert beam.tokens.tolist() == [2, 0]
     assert beam.log_probabilities.sum() == pytest.approx(np.log(0.45 * 0.9))
@@ -154,14 +191,14 @@ def test_a_caption_is_as_long_as_it_may_be_and_no_longer():
     table[:, 2] = 0  # never the end
     settings = {"start": 0, "end": 1, "num_captions": 1, "max_words": 4, "length_penalty": 1.0}
     for num_beams in (1, 2):
-        ((found,),) = beam_search(table_step(table), np.zeros((2, 1, 1)), num_beams=num_beams, **settings)
+        ((found,),) = beam_search(TableStep(table), np.zeros((2, 1, 1)), num_beams=num_beams, **settings)
         assert found.tokens.tolist() == [2, 2, 2, 2]
 
 
 def test_more_captions_than_beams_can_not_be_had():
     with pytest.raises(ValueError, match="2 beams can't give 3 captions"):
         beam_search(
-            table_step(np.zeros((3, 3))),
+            TableStep(np.zeros((3, 3))),
             np.zeros((2, 1, 1)),
             start=0,
             end=1,
@@ -195,8 +232,8 @@ def test_rounding_never_decides_between_candidates_that_are_equal(num_beams, noi
     noise = np.random.default_rng(noise_seed).uniform(-1e-6, 1e-6, table.shape)
     settings = {"start": 0, "end": 0, "max_words": 4, "length_penalty": 0.9, "num_alternatives": 4}
     settings |= {"num_beams": num_beams, "num_captions": num_beams}
-    (found,) = beam_search(table_step((table + noise).astype(np.float32)), np.zeros((2, 1, 1)), **settings)
-    (expected,) = beam_search(table_step(table.astype(np.float32)), np.zeros((2, 1, 1)), **settings)
+    (found,) = beam_search(TableStep((table + noise).astype(np.float32)), np.zeros((2, 1, 1)), **settings)
+    (expected,) = beam_search(TableStep(table.astype(np.float32)), np.zeros((2, 1, 1)), **settings)
     assert [each.tokens.tolist() for each in found] == [each.tokens.tolist() for each in expected]
     assert [each.alternatives.tolist() for each in found] == [each.alternatives.tolist() for each in expected]
     assert num_beams > 1 or expected[0].tokens[0] == 1  # the smaller id of two
