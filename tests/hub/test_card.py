@@ -112,7 +112,7 @@ def test_the_text_says_what_the_records_say(recorded):
     text = str(render_card(recorded, "me/captioner", blanks=[Example("black", "a dog")], terms="Mine."))
     for line in (
         "| cross-entropy, label smoothing 0.1; encoder fine-tuned from blocks.3 on | 6,000 | 30,000 | 6 | 21 |",
-        "Energy, as CodeCarbon estimates it: 0.021 kWh.",
+        "Energy, estimated by CodeCarbon: 0.021 kWh.",
         "| CIDEr | 61.2 | 58.0 to 65.0 | 83.2 |",
         "| dog | 200 | 91 % | 5 % |",
         "| 4.0 to 8.2 | 333 | 70.0 |",
