@@ -322,8 +322,8 @@ def _weights(name: str, folder: Path, commit: str | None) -> Sequence[Path]:
         if revision is None:
             raise
         raise UnsafeWeightsError(
-            f"the teacher {name} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
-            f"Hugging Face's {CONVERTER} has converted them: add --revision {revision}"
+            f"the teacher {name} has no safetensors weights, and other formats are not loaded: a pickle can run any "
+            f"code. Hugging Face's {CONVERTER} has converted them: add --revision {revision}"
         ) from error
 
 

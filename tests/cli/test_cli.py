@@ -161,7 +161,7 @@ def test_a_vocabulary_that_does_not_fit_ends_in_one_line(run, photos, checkpoint
     code, _, errors = run(photos)
     assert code == 2
     assert len(errors) == 1
-    assert "they are not of one checkpoint" in errors[0]
+    assert "they are not from the same checkpoint" in errors[0]
 
 
 @pytest.mark.parametrize(("code", "is_told"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])

@@ -347,7 +347,7 @@ def test_an_encoder_of_pickled_weights_is_refused(options, capsys, command):
     pickled(options["model.encoder"])
     code, _, errors = run(command, {**options, "dry_run": True}, capsys)
     assert code == 2
-    assert "no weights as safetensors" in errors[-1]
+    assert "no safetensors weights" in errors[-1]
 
 
 def test_going_on_keeps_the_checkpoint_and_takes_the_dropout_of_the_run(options, checkpoint):

@@ -132,7 +132,7 @@ def test_a_pickle_is_refused_and_the_converted_weights_are_named(hub, teachers, 
     files = {path.name: path.read_bytes() for path in teachers("blip").iterdir()}
     files["pytorch_model.bin"] = files.pop("model.safetensors")
     hub.publish("me/teacher", files)
-    with pytest.raises(UnsafeWeightsError, match="the teacher me/teacher has no weights as safetensors"):
+    with pytest.raises(UnsafeWeightsError, match="the teacher me/teacher has no safetensors weights"):
         load_teacher("me/teacher", SHORT)
 
     class Discussion:
