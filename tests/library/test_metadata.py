@@ -224,7 +224,7 @@ def test_a_sidecar_of_something_else_an_address_and_no_file_are_refused(jpeg):
     with pytest.raises(ValueError, match=r"a\.jpg\.xmp can't be read .*: it stays as it is"):
         Metadata(in_sidecar=True).keep(str(jpeg), [CAPTION])
     assert sidecar.read_text() == "mine"
-    with pytest.raises(ValueError, match="is an address: it has no metadata"):
+    with pytest.raises(ValueError, match="is a URL: it has no metadata"):
         Metadata(in_file=True).keep(f"{ADDRESSES[0]}x.org/a.jpg", [CAPTION])
     with pytest.raises(FileNotFoundError, match="no such file"):
         Metadata(in_file=True).keep(str(jpeg.with_name("nowhere.jpg")), [CAPTION])
