@@ -333,8 +333,8 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(command, photos, t
     ("options", "message"),
     [
         (["--dry-run"], "add --write txt, xmp or metadata"),
-        (["--append"], "take it with --write txt alone"),
-        (["--append", "--write", "xmp"], "take it with --write txt alone"),
+        (["--append"], "use it with --write txt alone"),
+        (["--append", "--write", "xmp"], "use it with --write txt alone"),
     ],
 )
 def test_options_that_do_nothing_here_are_refused(command, capsys, options, message):

@@ -300,7 +300,7 @@ def test_every_recipe_is_made_of_known_options_and_says_what_to_expect(recipe):
 def test_a_learning_encoder_has_no_features_to_make_ahead(options, capsys):
     code, _, errors = run("features", {**options, "optimization.encoder_learning_rate": 1e-4}, capsys)
     assert code == 2
-    assert "nothing to encode ahead" in errors[0]
+    assert "nothing to encode in advance" in errors[0]
 
 
 def pickled(folder):
@@ -464,7 +464,7 @@ def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
     (tmp_path / "set").rename(tmp_path / "other" / "set")
     code, _, error = bare(source=tmp_path / "other" / "set")
     assert code == 2
-    assert f"holds a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
+    assert f"contains a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
 
 
 def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
