@@ -1,4 +1,4 @@
-"""Checkpoints, and encoders to begin with: safetensors only, one commit, sizes that fit."""
+"""Loading of checkpoints and pretrained encoders: safetensors only, one commit, matching sizes."""
 
 import json
 

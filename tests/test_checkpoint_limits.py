@@ -1,4 +1,4 @@
-"""Checkpoints that attack whoever loads them. Each of these ran code, led elsewhere, or took minutes or gigabytes."""
+"""Malicious checkpoints. Each of these used to run code, lead elsewhere, or take minutes or gigabytes."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ def change(path, *without, **fields):
 
 @pytest.fixture
 def evil(checkpoint, tmp_path, monkeypatch):
-    """A checkpoint with code, before somebody who says yes to everything; tells whether the code ran."""
+    """A checkpoint with code, and a user who confirms every prompt; reports whether the code ran."""
     (checkpoint / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
     (checkpoint / "custom_generate").mkdir()
     (checkpoint / "custom_generate" / "generate.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -238,7 +238,7 @@ def test_millions_of_empty_weights_are_refused_before_they_are_listed(checkpoint
 
 
 def test_an_encoder_that_takes_for_ever_on_one_photo_is_refused(make_model, processor, tmp_path):
-    """A ViT of a few thousand weights that looks at each pixel of a large photo: its attention is of 10^12 pairs."""
+    """A ViT with a few thousand weights that attends to every pixel of a large photo: 10^12 pairs."""
     sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
     model = make_model(encoder_config=ViTConfig(**sizes, image_size=2, patch_size=1))
     config = model.config.encoder_config

@@ -22,7 +22,7 @@ def images(make_dataset, tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    """COCO-format annotations and a function that writes a result file -> its path."""
+    """COCO-format annotations, and a function that writes a result file and returns its path."""
     rows = [{"image_id": image, "caption": text} for image, texts in REFERENCES.items() for text in texts]
     images = [{"id": image} for image in REFERENCES]
     (tmp_path / "annotations.json").write_text(json.dumps({"images": images, "annotations": rows}))

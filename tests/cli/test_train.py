@@ -1,4 +1,4 @@
-"""`gru-captioner features` and `train`, from a folder of photos to captions, through every room."""
+"""`gru-captioner features` and `train`, end to end from a folder of photos to captions."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def options(dataset_folder, save_encoder, tmp_path):
-    """Options of a run on a few photos with a tiny encoder."""
+    """Options for a run on a few photos with a tiny encoder."""
     save_encoder(tmp_path / "encoder")
     return {
         "data.source": dataset_folder,
@@ -197,7 +197,7 @@ def test_other_options_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_p
 
 @pytest.fixture
 def fresh_state():
-    """Forgets Accelerate's precision, which a process can't change, before a run and behind the test."""
+    """Resets Accelerate's precision, which is fixed per process, before a run and after the test."""
     yield AcceleratorState._reset_state
     AcceleratorState._reset_state()
 
@@ -383,7 +383,7 @@ def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypa
 
 @pytest.fixture
 def bare(checkpoint, dataset_folder, monkeypatch, tmp_path, capsys):
-    """Runs `gru-captioner train SOURCE` from a tiny checkpoint in the place of the shipped one."""
+    """Runs `gru-captioner train SOURCE` with a tiny checkpoint in place of the shipped one."""
     monkeypatch.setattr("hf_gru_captioner.training.recipe.SHIPPED_CHECKPOINT", checkpoint)
     monkeypatch.setattr("hf_gru_captioner.training.recipe.STEPS", 8)
     monkeypatch.setattr("hf_gru_captioner.training.recipe.EPOCHS", 2)

@@ -59,7 +59,7 @@ def put(make_photo):
 
 
 def table(rows):
-    """What rows say, with the width of the photo for the photo."""
+    """The content of rows, with each photo replaced by its width."""
     return [(row["image_id"], row["captions"], row["image"].width) for row in rows]
 
 
@@ -347,7 +347,7 @@ def test_unchanged_photos_are_checked_once(put, tmp_path, monkeypatch):
 
 @pytest.fixture
 def spoilt(put, tmp_path):
-    """A table of 200 photos of which some can't be used: one JPEG is torn, one is no image, one isn't there."""
+    """A table of 200 photos, some of them unusable: a truncated JPEG, a file that is no image, a missing file."""
     put(tmp_path, "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
     (tmp_path / "torn.jpg").write_bytes(whole[:-60])

@@ -45,7 +45,7 @@ def test_a_jvm_that_dies_is_an_error_with_its_last_words(monkeypatch):
 
 
 def test_text_cannot_break_the_protocol(monkeypatch):
-    """Bars and line ends separate fields and questions; here a stand-in for the jar counts what it gets."""
+    """Bars and line ends separate fields and requests; here a stub for the jar counts them."""
     jar = "import sys\nfor line in sys.stdin: print(line.count(' ||| '), *[0] * 22, flush=True)"
     monkeypatch.setattr(meteor, "java_command", lambda *_: [sys.executable, "-c", jar])
     captions = CaptionSet(["a ||| b\nc", ""], [["d\ne", "|||"], ["f"]], "none")

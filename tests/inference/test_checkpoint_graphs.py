@@ -1,4 +1,4 @@
-"""The graphs in a checkpoint, which hold no weights: whatever weights its architecture has, they caption by."""
+"""The graphs in a checkpoint, which contain no weights and work with any weights of its architecture."""
 
 import collections
 import json

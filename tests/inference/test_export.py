@@ -1,4 +1,4 @@
-"""A checkpoint as graphs: the same answers, whatever runs them."""
+"""A checkpoint exported as graphs: the same outputs in every runtime."""
 
 import contextlib
 import os

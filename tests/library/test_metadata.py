@@ -1,4 +1,4 @@
-"""Captions in metadata, read back through Exiv2; the pictures and all else stay as they were."""
+"""Captions in metadata, read back through Exiv2; the pictures and everything else are unchanged."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def fields(changes) -> list[str]:
 
 @pytest.fixture
 def jpeg(make_photo, tmp_path):
-    """A progressive JPEG as phones write it: EXIF, a colour profile, a second picture's place, something behind."""
+    """A progressive JPEG as from phones: EXIF, a color profile, a reference to a second picture, trailing data."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"
     stream = io.BytesIO()
