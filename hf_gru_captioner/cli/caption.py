@@ -125,7 +125,7 @@ def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_P
         return run.to_file() if file is not None else run.to_screen()
     except KeyboardInterrupt:
         if file is not None:
-            printer.problem("stopped; the same command goes on from here")
+            printer.problem("stopped; the same command resumes from here")
         raise
     finally:
         if file is not None:
@@ -190,7 +190,7 @@ class _Run:
             )
         if not processes.rank and (standing.done or standing.changed or standing.failed):
             self._printer.line(
-                f"going on: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
+                f"resuming: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
                 f"changed since then: {standing.changed:,}; tried again: {standing.failed:,}"
             )
         needs_done = self._places or self._arguments.min_score is not None

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         num_left_out = _Run(arguments, photos, file).run()
     except KeyboardInterrupt:
-        _tell("stopped; the same command goes on from here")
+        _tell("stopped; the same command resumes from here")
         raise
     finally:
         file.close()
@@ -153,7 +153,7 @@ class _Run:
             )
         if standing.done or standing.changed:
             _tell(
-                f"going on: {len(standing.done):,} of {len(self._photos):,} photos have captions; changed since then: "
+                f"resuming: {len(standing.done):,} of {len(self._photos):,} photos have captions; changed since then: "
                 f"{standing.changed:,}",
                 named=False,
             )

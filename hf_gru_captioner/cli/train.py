@@ -86,7 +86,7 @@ def _explains_resuming(config: "TrainingConfig") -> Iterator[None]:
     except KeyboardInterrupt:
         states = Path(config.output_dir) / STATES
         if any(states.glob("step-*")):
-            print(f"\nstopped: the same command goes on from the newest state in {states}")
+            print(f"\nstopped: the same command resumes from the newest state in {states}")
         else:
             print("\nstopped before the first state was saved: the same command starts again")
         raise
@@ -113,7 +113,7 @@ def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     if note := few_images_note(number):
         print(note)
     if result.is_improving:
-        print(f"still improving: --epochs {2 * config.optimization.epochs} goes on from here and may gain")
+        print(f"still improving: --epochs {2 * config.optimization.epochs} continues from here and may help")
     exact = _exact(scored.scores.scores[captions.name].captions)
     if exact:
         print(f"{exact} of {number} captions match a reference word for word.")

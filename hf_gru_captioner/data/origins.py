@@ -49,7 +49,7 @@ class Origin(NamedTuple):
         if separator and path.startswith("zip://") and archive in self.archives:
             return self._unpack(archive, member)
         if not self._is_in_data_set(path):
-            return b"", f"{path}: not a file of this data set; only a table of your own (CSV, JSON lines) may name it"
+            return b"", f"{path}: not a file of this dataset; only a table of your own (CSV, JSON lines) may name it"
         try:
             if "::" not in path and "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
                 return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # reading might block

@@ -137,7 +137,7 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
     if not path.is_dir():
         if looks_like_path or path.exists():
             raise FileNotFoundError(
-                f"{name} does not exist: name a caption file, or the folder of a captioned data set."
+                f"{name} does not exist: name a caption file, or the folder of a captioned dataset."
             )
         _refuse_images(name, options)
         return DatasetsSource(name, None)
@@ -195,7 +195,7 @@ def _refuse_uncaptioned(name: str, folder: Folder) -> None:
         number = "1 image" if len(images) == 1 else f"{len(images):,} images"
         raise UsageError(f"{name} has {number} and no captions: {_how_to_caption()}")
     raise FileNotFoundError(
-        f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
+        f"{name} is not a captioned dataset: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
     )
 
 

@@ -434,7 +434,7 @@ def _find_datasets(found: DatasetsSource, split: str, options: ReadingOptions) -
             splits = get_dataset_split_names(hub_id_or_folder)
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(
-            f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file "
+            f"{name} is not a captioned dataset: it has nothing that datasets reads, and no caption file "
             f"({KNOWN_FILES})."
         ) from error
     own_split, divided = choose_split(name, split, splits)

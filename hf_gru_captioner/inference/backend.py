@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..model.image_loading_gru_captioner import ImageSource
     from .beam_search import Step
 
-AUTO = "auto"  # the fastest one available
+AUTO = "auto"  # graphs if possible, else torch
 PYTORCH = "torch"  # the one backend that needs no graphs
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 

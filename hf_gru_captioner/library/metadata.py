@@ -113,7 +113,7 @@ class Metadata:
             changes += _keep_in(sidecar, str(sidecar), beside or EMPTY_SIDECAR, both[1], fields, caption, dry_run)
         if self._in_file:
             if path.suffix.lower() in RAW_SUFFIXES:
-                raise ValueError(f"{photo} is a camera's raw file, which stays as it is: take --write xmp.")
+                raise ValueError(f"{photo} is a camera's raw file, which is not modified: use --write xmp.")
             changes += _keep_in(path, photo, content, both[0], fields, caption, dry_run)
         return changes
 
@@ -147,7 +147,7 @@ def _texts_of(content: bytes | Path | None, name: Path | None = None) -> Texts:
     except RuntimeError as error:
         if name is None:
             return NO_TEXTS
-        raise ValueError(f"{name} can't be read ({brief(error)}): it stays as it is.") from error
+        raise ValueError(f"{name} can't be read ({brief(error)}); it is unchanged.") from error
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def _keep_in(
         with _opened(content) as image:
             kind, can_write = image.get_mime_type(), image.get_access_mode()
             if not is_sidecar and kind not in CAN_HOLD:
-                raise ValueError(f"{name}: a file of this format ({kind}) can't hold a caption: take --write xmp.")
+                raise ValueError(f"{name}: a file of this format ({kind}) can't hold a caption: use --write xmp.")
             xmp, iptc = _wanted(texts, fields, caption)
             if is_sidecar or not (can_write["iptc"] or "").endswith("write"):
                 iptc = {}
@@ -203,7 +203,7 @@ def _keep_in(
         if not is_sidecar:
             _check_picture(kind, content, written)
     except RuntimeError as error:  # Exiv2's
-        advice = "it stays as it is" if is_sidecar else "take --write xmp"
+        advice = "it is unchanged" if is_sidecar else "use --write xmp"
         raise ValueError(f"{name}: its metadata can't be written ({brief(error)}): {advice}.") from error
     _replace(file, written)
     return changes

@@ -58,7 +58,7 @@ def _read(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: it stays as it is.") from error
+        raise ValueError(f"{file} is not UTF-8 text; it is unchanged.") from error
 
 
 def _shared_files(photos: Iterable[str]) -> dict[Path, str]:

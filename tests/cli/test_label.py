@@ -83,7 +83,7 @@ def test_after_a_kill_the_same_command_ends_with_the_file_of_an_undisturbed_run(
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert not Path("captions.jsonl").exists()
     assert label(*settings) == 0
-    assert f"going on: 4 of {NUM_PHOTOS} photos have captions" in capsys.readouterr().err
+    assert f"resuming: 4 of {NUM_PHOTOS} photos have captions" in capsys.readouterr().err
     assert label(*settings, output="undisturbed.jsonl") == 0
     assert Path("captions.jsonl").read_bytes() == Path("undisturbed.jsonl").read_bytes()
     assert len(rows_of("captions.jsonl")) == 3 * NUM_PHOTOS

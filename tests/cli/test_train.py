@@ -485,7 +485,7 @@ def test_an_interrupted_run_with_a_state_goes_on_from_it(bare, monkeypatch):
     monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
     code, output, _ = bare("--epochs", "3")
     assert code == 130
-    assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output
+    assert f"the same command resumes from the newest state in {Path('runs/set/state')}" in output
 
 
 def test_captions_of_a_teacher_are_said_to_be_the_teachers(bare, make_photo, tmp_path):

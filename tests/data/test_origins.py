@@ -152,7 +152,7 @@ def test_a_downloaded_set_reads_no_other_file_of_this_machine(png, write, tmp_pa
     monkeypatch.chdir(tmp_path / "set")
     where = tmp_path / "set" if ".." in form else tmp_path / "secret.png"
     folder = write({"image": [form.format(where)], "caption": ["a dog"]})
-    with pytest.raises(ValueError, match="not a file of this data set"):
+    with pytest.raises(ValueError, match="not a file of this dataset"):
         list(read(folder, "test"))
 
 
@@ -257,7 +257,7 @@ def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path,
     assert origin.read(str(tmp_path / "datasets--me--set" / "0.png")) == (png, None)
     content, problem = origin.read(str(tmp_path / "datasets--me--other" / "0.png"))
     assert content == b""
-    assert "not a file of this data set" in problem
+    assert "not a file of this dataset" in problem
 
 
 def test_a_photo_that_is_no_bomb_is_what_is_fetched(server, online, write, monkeypatch):

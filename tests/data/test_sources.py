@@ -559,7 +559,7 @@ def test_what_is_missing_is_named(save, put, read, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist: name a caption file, or the folder"):
             read(nowhere)
     (tmp_path / "texts").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"texts is not a captioned data set: .* no caption file \(\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"texts is not a captioned dataset: .* no caption file \(\.csv"):
         read(tmp_path / "texts")
     Dataset.from_dict({"caption": ["a dog"]}).to_parquet(tmp_path / "texts" / "train.parquet")
     with pytest.raises(ValueError, match=r"no column 'image': name it with image_column=NAME. Columns found: caption"):

@@ -47,7 +47,7 @@ def test_photos_that_would_share_a_text_are_told(photos, tmp_path):
 
 def test_a_text_of_another_encoding_and_an_address_are_refused(photos, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text: it stays as it is"):
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text; it is unchanged"):
         TextSidecars(photos, "append").keep(photos[0], ["a dog"])
     with pytest.raises(ValueError, match="is a URL: there is no folder"):
         TextSidecars([]).keep("https://x.org/a.jpg", ["a dog"])
