@@ -1,13 +1,12 @@
-"""The table of docs/ablation.md, out of the folders of runs: what each changed, what it scored, how long it took.
+"""Makes the table in docs/ablation.md from run folders: what each run changed, its scores and its duration.
 
     gru-captioner score --data ... --checkpoint runs/x/checkpoint --output runs/x/score    # for each run
     python benchmarks/ablation.py runs/a runs/b runs/c > table.md
 
-Runs whose options differ in nothing but the seed are one row, with the names of their folders; so are runs that go on
-from such runs, if the names of those end in the seed: b-1 and b-2. A row lists the options that are not as in the first
-one; an encoder or checkpoint is named by the run that it is of. Scores are of the validation split with the Penn
-Treebank tokenizer, times 100; over several seeds the interval is of their mean, else it is the bootstrap's over photos,
-of one run.
+Runs that differ only in the seed share a row, with the names of their folders; so do runs that continue from such runs,
+if the latter's names end in the seed: b-1 and b-2. A row lists the options that differ from the first row; an encoder
+or checkpoint is named after its run. Scores are on the validation split with the Penn Treebank tokenizer, times 100;
+with several seeds the interval is for their mean, otherwise it is a single run's bootstrap interval over photos.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from hf_gru_captioner.training.config import PLACES, flatten_options
 
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
 NOT_COMPARED = PLACES | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
-OF_THE_CHECKPOINT = (  # options of a new model, not looked at by a run that goes on from a checkpoint
+MODEL_OPTIONS = (  # options of a new model, ignored by a run that starts from a checkpoint
     "model.attention_type",
     "model.embedding_size",
     "model.encoder",
@@ -37,7 +36,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     options = flatten_options(yaml.safe_load((folder / "config.yaml").read_text()))
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     system = next(iter(json.loads((folder / "score" / "metrics.json").read_text())["systems"].values()))
-    if options["model.checkpoint"]:  # a-1/checkpoint and a-2/checkpoint are one change, of two seeds
+    if options["model.checkpoint"]:  # a-1/checkpoint and a-2/checkpoint are the same change with two seeds
         options["model.checkpoint"] = re.sub(r"-\d+(/checkpoint)?$", "", options["model.checkpoint"])
     return {
         "options": {name: value for name, value in options.items() if name not in NOT_COMPARED},
@@ -50,9 +49,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def change(options: dict[str, Any], baseline: dict[str, Any]) -> str:
-    """What a row changed; where it goes on from another run's checkpoint, all else belongs to the stage."""
+    """The options changed by a row; model options are ignored if it starts from another run's checkpoint."""
     if options["model.checkpoint"]:
-        options = {name: value for name, value in options.items() if name not in OF_THE_CHECKPOINT}
+        options = {name: value for name, value in options.items() if name not in MODEL_OPTIONS}
     changed = {name: value for name, value in options.items() if value != baseline.get(name)}
     for name in ("model.checkpoint", "model.encoder"):
         if changed.get(name):

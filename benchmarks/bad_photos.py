@@ -1,10 +1,9 @@
-"""The most memory that captioning a folder takes when its files are the worst there are, against ordinary photos.
+"""Peak memory of captioning a folder of worst-case files, compared with ordinary photos.
 
     python benchmarks/bad_photos.py [--graphs GRAPHS]
 
-The corpus of tests/support/bad_images.py, and pictures of nearly as many pixels as are decoded at all, are captioned by
-PyTorch or by ONNX Runtime; so are the images of demo/examples, which is what the process needs in any case. The limit
-for what bad files add is 1 GiB.
+The corpus of tests/support/bad_images.py, and pictures just below the pixel limit, are captioned with PyTorch or ONNX
+Runtime; so are the images in demo/examples, as the baseline. Bad files may add at most 1 GiB.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LIMIT = 1 << 30  # bytes
 
-# A process of its own, since what getrusage says may be of its parent.
+# A separate process, since getrusage may report its parent's peak.
 CAPTION = """
 import json, sys, time
 from hf_gru_captioner.cli import main
@@ -30,7 +29,7 @@ print(json.dumps([code, most * 1024, time.monotonic() - start]))
 
 
 def caption(folder: Path, output: Path, options: list[str]) -> tuple[int, int, float]:
-    """Exit code, the most memory in bytes, seconds."""
+    """Exit code, peak memory in bytes, seconds."""
     command = [sys.executable, "-c", CAPTION, "caption", str(folder), "--output", str(output), *options]
     process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     code, most, seconds = json.loads(process.stdout.splitlines()[-1])

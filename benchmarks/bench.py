@@ -1,12 +1,11 @@
-"""What a caption costs on a plain CPU, beside what a user would pick instead; results go to benchmarks/results/.
+"""Measures the cost of a caption on a plain CPU, compared with alternatives; results go to benchmarks/results/.
 
     make bench            # about 30 minutes of two cores; installs twice, which takes the network and 8 GB of disk
     python benchmarks/bench.py [--quick] [--no-installation]
 
-Every part runs in a process of its own, with its number of threads. Systems take turns, so that a busy minute of the
-machine is shared by all; figures are medians with quartiles. Every caption has exactly 12 words (the end is
-suppressed). Photos are those of demo/examples, 480 pixels wide, read from their files; for the folder also enlarged
-ones.
+Every part runs in a separate process, with its number of threads. Systems are interleaved, so that other load affects
+all of them equally; figures are medians with quartiles. Every caption has exactly 12 words (the end token is
+suppressed). Photos are those in demo/examples, 480 pixels wide, read from their files; for the folder also enlarged.
 """
 
 import argparse
@@ -31,14 +30,14 @@ PHOTOS = sorted(str(path) for path in (ROOT / "demo" / "examples").glob("*.jpg")
 NUM_WORDS = 12
 BEAMS = {1: "greedy", 3: "3 beams", 5: "5 beams"}
 BATCHES = {1: "1 photo", 8: "8 photos"}
-SUPPRESSED = [0, 1, 2, 3]  # the end among them: exactly NUM_WORDS words
-DEFAULT = "default: onnxruntime"  # by the graphs in the checkpoint
-GRAPHS = {  # backend and how whole graphs were exported
+SUPPRESSED = [0, 1, 2, 3]  # includes the end token, for exactly NUM_WORDS words
+DEFAULT = "default: onnxruntime"  # with the graphs in the checkpoint
+GRAPHS = {  # backend, and export options of whole graphs
     "openvino": ("openvino", ["--format", "openvino"]),
     "onnxruntime int8": ("onnxruntime", ["--format", "onnx", "--int8", "--images", str(ROOT / "demo" / "examples")]),
     "openvino int8": ("openvino", ["--format", "openvino", "--int8", "--images", str(ROOT / "demo" / "examples")]),
 }
-COMMANDS = {  # arguments, and what ends the measurement
+COMMANDS = {  # arguments, and the output that ends the measurement
     "caption WRONG-NAME, to its error": (["caption", "no-such-photo.jpg"], None),
     "train --help": (["train", "--help"], None),
     "demo, until the page is served": (["demo"], "Ctrl+C ends"),
@@ -47,10 +46,10 @@ FOLDER_SIZES = ((480, 360, 70), (1600, 1200, 25), (4000, 3000, 5))  # width, hei
 
 
 def take_turns(systems: dict, rounds: int, calls: int = 1) -> dict[str, dict[str, float]]:
-    """Milliseconds of each, the median and the quartiles of so many rounds after a warm-up.
+    """Milliseconds of each system, median and quartiles over this number of rounds after a warm-up round.
 
-    Each turn is one call that is not measured, since the others have emptied the caches, and so many that are; a turn
-    of a peer, which takes seconds, is one measured call.
+    Each turn is an untimed call, since the other systems have evicted the caches, then `calls` timed ones; with one
+    call, for peers that take seconds, it is timed directly.
     """
     times: dict[str, list[float]] = {name: [] for name in systems}
     for number in range(-1, rounds):
@@ -69,7 +68,7 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def megabytes() -> float:
-    """The most memory that this process has held."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -95,7 +94,7 @@ def settings(num_beams: int) -> dict:
 
 
 def part_photo(graphs: str, threads: int, rounds: int) -> dict:
-    """Milliseconds from file to text, alone and in batches, of all systems."""
+    """Milliseconds from file to text for all systems, single and in batches."""
     import torch
     from peers import PEERS, tutorial_beam_search
 
@@ -117,7 +116,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
         tutorial_beam_search(model, processor(images=photos(1))["pixel_values"], num_beams, NUM_WORDS)
 
     def case(count: int, num_beams: int) -> dict[str, dict[str, float]]:
-        """Milliseconds a photo of each system."""
+        """Milliseconds per photo for each system."""
         systems = {
             name: lambda c=captioner: c(photos(count), batch_size=count, **settings(num_beams))
             for name, captioner in ours.items()
@@ -142,7 +141,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
 
 
 def part_shares(graphs: str, threads: int, rounds: int) -> dict:
-    """Milliseconds of each stage of one photo, on each of ours; and of the encoder in plain eager PyTorch."""
+    """Milliseconds per stage for one photo on each of our backends, and for the encoder in plain eager PyTorch."""
     import numpy as np
     import torch
     from PIL import Image
@@ -169,7 +168,7 @@ def part_shares(graphs: str, threads: int, rounds: int) -> dict:
 
 
 def part_folder(graphs: str, threads: int, folder: str, name: str, num_beams: int, count: int) -> dict:
-    """Photos a second over a folder: overlapped, one stage after the other, the encoder alone; and memory."""
+    """Photos per second on a folder: with prefetching, sequentially, the encoder alone; and memory."""
     from hf_gru_captioner.inference.prefetch import caption_all
 
     captioner = load(name, graphs, threads)
@@ -203,7 +202,7 @@ def part_folder(graphs: str, threads: int, folder: str, name: str, num_beams: in
 
 
 def part_memory(graphs: str, threads: int, name: str) -> dict:
-    """The most memory of a process that captions one photo with 3 beams."""
+    """Peak memory of a process that captions one photo with 3 beams."""
     if name in (DEFAULT, "torch", *GRAPHS):
         load(name, graphs, threads)(PHOTOS[3], **settings(3))
     else:
@@ -216,7 +215,7 @@ def part_memory(graphs: str, threads: int, name: str) -> dict:
 
 
 def part_profile(graphs: str, threads: int) -> dict:
-    """Where the time of a caption goes: through generate(), through our search, on the quickest graphs."""
+    """Profiles of a caption: with generate(), with our search, and with the fastest graphs."""
     import torch
 
     captioners = {name: load(name, graphs, threads) for name in ("torch", DEFAULT, "openvino int8")}
@@ -244,14 +243,14 @@ def part_profile(graphs: str, threads: int) -> dict:
 
 
 def options_of(name: str, graphs: Path) -> list[str]:
-    """Of the command line."""
+    """Command line options."""
     if name in GRAPHS:
         return ["--backend", GRAPHS[name][0], "--graphs", str(graphs / name.replace(" ", "-"))]
     return ["--backend", "torch"] if name == "torch" else []
 
 
 def start_up(graphs: Path, name: str) -> float:
-    """Seconds of the command line, from nothing to the caption of one photo."""
+    """Seconds of the command line, from a cold start to the caption of one photo."""
     options = options_of(name, graphs)
     start = time.perf_counter()
     command = [sys.executable, "-m", "hf_gru_captioner.cli", "caption", PHOTOS[3], *options]
@@ -260,7 +259,7 @@ def start_up(graphs: Path, name: str) -> float:
 
 
 def command_seconds(arguments: list[str], until: str | None = None) -> float:
-    """Seconds of a command, to its end or until it prints a text, whereupon it is interrupted."""
+    """Seconds until a command ends, or prints a text and is then terminated."""
     start = time.perf_counter()
     command = [sys.executable, "-u", "-m", "hf_gru_captioner.cli", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -273,7 +272,7 @@ def command_seconds(arguments: list[str], until: str | None = None) -> float:
 
 
 def two_processes(graphs: Path, folder: Path, name: str) -> float:
-    """Photos a second of two processes with a thread each, from nothing to the file."""
+    """Photos per second of two processes with one thread each, from a cold start to the output file."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "scripts" / "caption.py"), str(folder), *options_of(name, graphs), "--num-beams", "3"]
     command += ["--output", str(graphs / f"{name}.jsonl")]
@@ -294,7 +293,7 @@ def installations() -> dict[str, dict[str, float]]:
 
 
 def run_part(part: str, threads: int, *arguments: object, cores: int = 0) -> dict:
-    """Runs a part in a process of its own, on so many cores of the machine or on all."""
+    """Runs a part in a separate process, on this number of cores or on all."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "THP_MEM_ALLOC_ENABLE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     command = [sys.executable, __file__, "--part", json.dumps([part, *map(str, arguments)])]
@@ -305,7 +304,7 @@ def run_part(part: str, threads: int, *arguments: object, cores: int = 0) -> dic
 
 
 def make_folder(folder: Path, count: int) -> None:
-    """Photos of several sizes, as cameras and the web have them."""
+    """Writes photos of several sizes, typical of cameras and the web."""
     from PIL import Image
 
     folder.mkdir()
@@ -325,7 +324,7 @@ def make_folder(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, a smaller folder")
-    parser.add_argument("--no-installation", action="store_true", help="leave out what takes the network")
+    parser.add_argument("--no-installation", action="store_true", help="skip the part that needs the network")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=0, help=argparse.SUPPRESS)

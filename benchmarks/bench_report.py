@@ -1,4 +1,4 @@
-"""Tables and the chart of `bench.py`'s figures."""
+"""Tables and a chart of the results of `bench.py`."""
 
 from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""Big JPEGs are decoded at a fraction of their size: the time it saves, and whether a caption notices.
+"""Decoding big JPEGs at reduced size: the time it saves, and whether captions change.
 
     python benchmarks/big_photos.py ../shared/flickr8k [--photos 200]
 
-Validation photos are enlarged to 12 megapixels, as a phone takes them, and captioned three times: decoded whole and
-scaled in one step, as `load_image(..., size=...)` does it, and, to compare, decoded whole after having been saved with
-JPEG's quality 95 instead of 90: a difference that nobody would mind.
+Validation photos are enlarged to 12 megapixels, as from a phone, and captioned three times: decoded at full size and
+then resized; as by `load_image(..., size=...)`; and, for comparison, decoded at full size after saving at JPEG quality
+95 instead of 90, a negligible difference.
 """
 
 import argparse

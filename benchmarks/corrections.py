@@ -1,12 +1,12 @@
-"""Correct 50 captions on the page, train on them, caption the next 1,000: how much better those are.
+"""Correct 50 captions on the page, train on them, caption the next 1,000: how much they improve.
 
     python benchmarks/corrections.py runs/corrections
     python benchmarks/corrections.py runs/corrections-mine --source my/captions.csv
 
 The pictures are the drawn products of few_shot.py, which the shipped checkpoint does not know; the next ones show
-products that none of the corrected shows. Or those of a source, whose captions stand in for a person's. The file of
-corrections is made by the function behind the page's "Train on my corrections", and the command is the one that the
-page then shows, with further options of `gru-captioner train` if any are given.
+products that are not among the corrected ones. Alternatively they come from a source, whose captions stand in for a
+person's. The file of corrections is made by the function behind the page's "Train on my corrections", and the command
+is the one that the page then shows, plus any further options of `gru-captioner train`.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def drawn(folder: Path, kind: str, number: int) -> list[Picture]:
 
 
 def taken(source: str, folder: Path, kind: str, number: int) -> list[Picture]:
-    """Takes images of a source: of its training split to correct, of its validation split as the next."""
+    """Takes images from a source: from its training split to correct, from its validation split as the next."""
     from hf_gru_captioner.data import decode_images, load_captions
 
     rows = load_captions(source, "train" if kind == "corrected" else "validation").shuffle(seed=0)
@@ -58,7 +58,7 @@ def taken(source: str, folder: Path, kind: str, number: int) -> list[Picture]:
 
 
 def shown_command(corrections: Path, photos: Path, output: Path) -> list[str]:
-    """What the page shows, of these files."""
+    """The command shown by the page, with these files."""
     page = (Path(batch.__file__).parent / "review.html").read_text()
     shown = html.unescape(re.search(r'data-part="command">(.*?)</pre>', page, re.DOTALL)[1])
     in_place = {"TRAIN_FROM": "", "corrections.jsonl": corrections, "PHOTOS": photos, "runs/corrected": output}
@@ -72,7 +72,7 @@ def shown_command(corrections: Path, photos: Path, output: Path) -> list[str]:
 
 
 def score(checkpoint: Path | None, pictures: list[Picture]) -> str:
-    """CIDEr with its 95 % interval, and how many captions are one of the picture's own, word for word."""
+    """CIDEr with its 95 % interval, and the number of captions that match a reference word for word."""
     captioner = Captioner.from_pretrained(checkpoint)
     written = []
     for start in range(0, len(pictures), AT_ONCE):
@@ -87,8 +87,8 @@ def score(checkpoint: Path | None, pictures: list[Picture]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder of the pictures, the corrections and the run; a new one")
-    parser.add_argument("--source", help="data set, a folder, file or Hub id, in place of the drawn products")
+    parser.add_argument("output", type=Path, help="new folder for the pictures, the corrections and the run")
+    parser.add_argument("--source", help="dataset (folder, file or Hub id) to use instead of the drawn products")
     parser.add_argument("--corrected", type=int, default=50, help="pictures to correct (%(default)s)")
     parser.add_argument("--next", type=int, default=1000, help="pictures to score on (%(default)s)")
     arguments, options = parser.parse_known_args()

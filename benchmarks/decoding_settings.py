@@ -1,4 +1,4 @@
-"""Which settings of generate() score best on validation photos; the shipped generation_config.json holds the winner.
+"""Finds the generation settings that score best on validation photos, for the shipped generation_config.json.
 
 python benchmarks/decoding_settings.py --data ../shared/flickr8k [--checkpoint FOLDER]
 """
@@ -36,7 +36,7 @@ def main() -> None:
     for settings in itertools.product(arguments.beams, arguments.length_penalties, arguments.no_repeat_ngram_sizes):
         num_beams, length_penalty, no_repeat = settings
         if num_beams == 1 and length_penalty != arguments.length_penalties[0]:
-            continue  # greedy search compares no lengths
+            continue  # greedy search doesn't use it
         start = time.perf_counter()
         predictions = write_captions(
             model,

@@ -1,11 +1,11 @@
-"""How good a captioner of one's own gets from few images: the bare `gru-captioner train` on subsets of three domains.
+"""Training a captioner on few images: plain `gru-captioner train` on subsets of three domains.
 
     python benchmarks/few_shot.py runs/few-shot --sources jxie/flickr8k --sizes 50 100 300
 
-`products` are drawn here: a name, a color, a size and a background each, one caption an image. The images to score on
-show combinations that no training image shows; a caption is right if it says all four. The other domains are subsets of
-datasets with up to five captions an image, scored by CIDEr. Each run is one command in a process of its own, as a user
-types it.
+`products` are drawn here, each with a name, a color, a size and a background, and one caption per image. Test images
+show combinations that no training image shows; a caption is right if all four attributes are. The other domains are
+subsets of datasets with up to five captions per image, scored by CIDEr. Each run is one command in a separate process,
+as typed by a user.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def caption_of(product: tuple[str, str, str, str]) -> str:
 
 
 def draw(product: tuple[str, str, str, str], seed: int) -> Image.Image:
-    """A picture of a product, with another place, tilt, light and grain for each seed."""
+    """A picture of a product, with random position, tilt, brightness and grain for each seed."""
     size, color, name, background = product
     chance = random.Random(seed)
     ground = BACKGROUNDS[background]
@@ -74,7 +74,7 @@ def draw(product: tuple[str, str, str, str], seed: int) -> Image.Image:
 
 
 def _shape(pen: ImageDraw.ImageDraw, name: str, height: int, color: tuple[int, int, int]) -> None:
-    """Draws a shape of 10 by 10 units in the middle."""
+    """Draws a shape of 10 by 10 units in the center."""
     corner, unit = SIDE / 2 - height / 2, height / 10
 
     def at(*units: float) -> list[float]:
@@ -102,7 +102,7 @@ def _shape(pen: ImageDraw.ImageDraw, name: str, height: int, color: tuple[int, i
 
 
 def write_products(folder: Path, number: int, num_test: int = 60) -> tuple[Path, Path]:
-    """Writes training images of `number` products and test images of others -> their CSV files."""
+    """Writes `number` training images, and test images of other products; returns their CSV files."""
     folder.mkdir(parents=True, exist_ok=True)
     all_of_them = products()
     tables = []
@@ -120,7 +120,7 @@ def write_products(folder: Path, number: int, num_test: int = 60) -> tuple[Path,
 
 
 def write_subset(source: str, folder: Path, number: int) -> Path:
-    """Writes the first images of a dataset's training split into a folder with metadata -> the folder."""
+    """Writes random images from a dataset's training split to a folder with metadata; returns the folder."""
     from hf_gru_captioner.data import decode_images, load_captions
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def write_subset(source: str, folder: Path, number: int) -> Path:
 
 
 def train(source: Path, output: Path, options: list[str]) -> float:
-    """Runs the bare command -> minutes."""
+    """Runs the plain command; returns minutes."""
     command = [
         sys.executable,
         "-m",
@@ -153,7 +153,7 @@ def train(source: Path, output: Path, options: list[str]) -> float:
 
 
 def share_right(checkpoint: Path, table: Path) -> tuple[int, int]:
-    """Captions of test products that are right, and how many there are."""
+    """The number of correct captions of test products, and the number of all."""
     from hf_gru_captioner import Captioner
 
     names, captions = zip(*(line.split(",") for line in table.read_text().splitlines()[1:]), strict=True)
@@ -182,12 +182,12 @@ def cider(checkpoint: Path, source: str, num_images: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder of the images and runs")
+    parser.add_argument("output", type=Path, help="folder for the images and runs")
     parser.add_argument("--products", type=int, nargs="*", default=[50, 100, 180], help="numbers of training images")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[50, 100, 300, 1000], help="of the other domains")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[50, 100, 300, 1000], help="for the other domains")
     parser.add_argument("--sources", nargs="*", default=[], help="datasets: Hub ids or folders")
-    parser.add_argument("--validation-images", type=int, default=200, help="of each of these")
-    parser.add_argument("options", nargs="*", help="of gru-captioner train, after --")
+    parser.add_argument("--validation-images", type=int, default=200, help="for each of these")
+    parser.add_argument("options", nargs="*", help="options of gru-captioner train, after --")
     arguments = parser.parse_args()
     print("| domain | images | minutes | result on unseen images |\n|---|---|---|---|", flush=True)
     for number in arguments.products:

@@ -1,9 +1,9 @@
-"""Milliseconds a photo of a training step through the vision encoder, with PyTorch's own gradients and with ours.
+"""Milliseconds per photo of a training step through the vision encoder, with PyTorch's own gradients and with ours.
 
     python benchmarks/fine_tuning.py --threads 2          # about a minute
 
-The encoder is EfficientNet-Lite0 with random weights, learning from `blocks.3` on or whole, in float32 and under
-bfloat16 autocast. The two runs of a row are interleaved; medians with the range.
+The encoder is EfficientNet-Lite0 with random weights, trainable from `blocks.3` on or entirely, in float32 and under
+bfloat16 autocast. The two runs of a row are interleaved; medians with range.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def milliseconds(vision, pixel_values, bf16: bool) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=32, help="photos a step (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each (%(default)s)")
+    parser.add_argument("--images", type=int, default=32, help="photos per step (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps for each (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pixel_values = torch.randn(arguments.images, 3, 224, 224)

@@ -1,9 +1,9 @@
-"""What an installation costs: megabytes to download and on disk, seconds.
+"""Measures the cost of an installation: megabytes to download and on disk, and seconds.
 
     python benchmarks/installation.py
 
-Runs the Makefile's own targets, each in a virtual environment of its own that is deleted again, with an empty cache of
-pip; `TORCH_INDEX` counts as it does for make. Needs the network and, with CUDA, 12 GB of disk.
+Runs the Makefile's own targets, each in a temporary virtual environment, with an empty pip cache; `TORCH_INDEX` works
+as for make. Needs the network and, with CUDA, 12 GB of disk.
 """
 
 import json

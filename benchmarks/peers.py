@@ -1,8 +1,8 @@
-"""What a user would pick instead: three public captioners, and beam search as tutorials have it.
+"""Alternatives to compare with: three public captioners, and beam search as in tutorials.
 
 The captioners are built from their public configurations (https://huggingface.co/nlpconnect/vit-gpt2-image-captioning,
 https://huggingface.co/Salesforce/blip-image-captioning-base, https://huggingface.co/microsoft/git-base-coco) with
-random weights, since speed does not depend on them, and write exactly so many words.
+random weights, since speed does not depend on them, and generate a fixed number of words.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def _captioning(model, image_processor, num_words: int, input_ids: torch.Tensor 
 
 @torch.inference_mode()
 def tutorial_beam_search(model, pixel_values: torch.Tensor, num_beams: int, num_words: int) -> list[int]:
-    """One photo, one forward a beam, Python lists: what tutorials on image captioning end with."""
+    """Beam search as in image captioning tutorials: one photo, one forward pass per beam, Python lists."""
     encoder_outputs = model.get_encoder()(pixel_values)
     beams = [([model.config.decoder_start_token_id], 0.0, None)]
     for _ in range(num_words):

@@ -1,9 +1,10 @@
-"""Which preparation suits photos that are not square: squashing them whole, or cutting a square out of the middle?
+"""Which preprocessing suits photos that are not square: squashing, or center cropping?
 
     python benchmarks/photo_shape.py --data ../shared/flickr8k [--checkpoint FOLDER] [--photos 1000]
 
-Flickr8k is at hand as 224x224 pictures, squashed from photos of mostly 4:3. They are stretched back to 4:3 (to 3:4
-every third one, about the share of upright photos), which restores their proportions, and then prepared either way.
+Flickr8k is available as 224x224 pictures, squashed from photos of mostly 4:3. They are stretched back to 4:3 (every
+third one to 3:4, about the share of portrait photos), which restores their proportions, and then preprocessed either
+way.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Counts the captions that depend on what ran the model: backend, threads, batch, instructions of the processor.
+"""Counts the captions that depend on how the model is run: backend, threads, batch size, CPU instructions.
 
     python benchmarks/same_captions.py ../shared/flickr8k [--count 1000] [--checkpoint FOLDER]
 
-Every run is a process of its own; the first, PyTorch with one thread and photos one by one, is what the others are
-compared with. Prints a table, and the captions that differ.
+Every run is a separate process; the first, PyTorch with one thread and a batch size of 1, is the baseline. Prints a
+table, and the captions that differ.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RUNS = {  # name -> backend, threads, photos at once, environment
+RUNS = {  # name -> backend, threads, batch size, environment
     "torch": ("torch", 1, 1, {}),
     "torch, 2 threads": ("torch", 2, 1, {}),
     "torch, 16 photos at once": ("torch", 1, 16, {}),
@@ -27,16 +27,16 @@ RUNS = {  # name -> backend, threads, photos at once, environment
 
 
 def photos(source: Path, count: int) -> list[bytes]:
-    """Files of the first photos of the validation split."""
+    """Encoded images of the first photos in the validation split."""
     import pyarrow.parquet
 
-    found: list[bytes] = []
+    files: list[bytes] = []
     for path in sorted((source / "data").glob("validation*.parquet")):
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches(64, columns=["image"]):
-            found += [row["image"]["bytes"] for row in batch.to_pylist()]
-            if len(found) >= count:
-                return found[:count]
-    return found
+            files += [row["image"]["bytes"] for row in batch.to_pylist()]
+            if len(files) >= count:
+                return files[:count]
+    return files
 
 
 def caption_all(source: Path, count: int, checkpoint: str | None, backend: str, threads: int, batch_size: int) -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("source", type=Path, help="folder with data/validation*.parquet")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--checkpoint", help="folder (the checkpoint of the package)")
+    parser.add_argument("--checkpoint", help="folder (the package's checkpoint)")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,12 +1,11 @@
-"""Time and memory of BLEU + CIDEr + ROUGE-L against pycocoevalcap, and CIDEr-D rewards a second.
+"""Time and memory of BLEU + CIDEr + ROUGE-L compared with pycocoevalcap, and CIDEr-D rewards per second.
 
     python benchmarks/scoring.py                              # made-up captions
     python benchmarks/scoring.py --dataset ../shared/flickr8k  # the validation split's: first caption against the
     others
 
-Both sides get the same tokens, so tokenization is not in these figures. Each measurement runs in a process of its own;
-the time is the best of several runs, the memory the highest resident size less what the process held before the first
-run.
+Both get the same tokens, so tokenization is excluded. Each measurement runs in a separate process; the time is the best
+of several runs, the memory the peak resident size minus that before the first run.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from hf_gru_captioner.evaluation import (
     simple_tokenize,
 )
 
-Rows = list[list[str]]  # the captions of each image, the first one standing for the system's
+Rows = list[list[str]]  # the captions of each image, the first one used as the hypothesis
 
 SIZES = {1_000: 5, 40_000: 1}  # images -> runs
-SAMPLES = 5  # captions an image in self-critical training
+SAMPLES = 5  # captions per image in self-critical training
 IMAGES_PER_STEP = 50
 
 
@@ -67,7 +66,7 @@ def load_captions(dataset: str | None) -> Rows:
 
 
 def made_up_captions(images: int, captions: int) -> Rows:
-    """Captions of 11 words on average, from 3,000 words by Zipf's law; those of an image share three pieces."""
+    """Captions of 11 words on average, from 3,000 words by Zipf's law; captions of an image share three phrases."""
     random = np.random.default_rng(0)
     weights = 1 / np.arange(1, 3001)
     vocabulary = [f"word{i}" for i in range(3000)]
@@ -106,7 +105,7 @@ def score_by_ours(rows: Rows) -> None:
 
 
 def pycocoevalcap_scorer() -> Callable[[Rows], None]:
-    """Import first, so that the import is in neither figure."""
+    """Imports first, so that the import is not measured."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -124,7 +123,7 @@ def pycocoevalcap_scorer() -> Callable[[Rows], None]:
 def rewards_a_second(rows: Rows) -> float:
     reward = CiderDReward(rows)
     images = [image for image in range(IMAGES_PER_STEP) for _ in range(SAMPLES)]
-    # Captions of other images stand for samples: as long, and sharing as little as a model's do early on.
+    # Captions of other images stand in for samples: equally long, with as few matches as early in training.
     sampled = [rows[-1 - i % len(rows)][0] for i in range(len(images))]
     return len(images) / best_time(lambda: reward(sampled, images), runs=20)
 
@@ -139,7 +138,7 @@ def best_time(run: Callable[[], object], runs: int) -> float:
 
 
 def resident_megabytes() -> float:
-    """The highest resident size so far, in megabytes; Linux counts in kilobytes, macOS in bytes."""
+    """Peak resident size so far in megabytes; Linux reports kilobytes, macOS bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

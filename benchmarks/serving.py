@@ -1,11 +1,11 @@
-"""What a running page bears: callers at the same time, with shared forwards and without.
+"""Load test of a running page: concurrent callers, with and without shared forward passes.
 
     python benchmarks/serving.py --seconds 20 --threads 1
     python benchmarks/serving.py --soak 300            # 64 callers for five minutes, every tenth an attacker
 
-Server and callers share the machine. Prints captions a second, waiting times, refusals, and the server's memory before
-and after `--requests` further requests. The soak compares every caption with the model's own and ends with an error
-when one is wrong, when anything but a refusal is answered, or when the server's memory grows.
+Server and callers share the machine. Prints captions per second, latencies, rejections, and the server's memory before
+and after `--requests` further requests. The soak test compares every caption with the model's own, and fails if one is
+wrong, if an attack gets any answer but a rejection, or if the server's memory grows.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from PIL import Image
 from hf_gru_captioner.hub import example_images
 
 CLIENTS = (1, 8, 32, 64)
-OF_CALL = ["beam", 1, 5, 1, 1, 0.9, 24, 0, "shipped", False]  # what /caption takes after the photo
+CALL_ARGUMENTS = ["beam", 1, 5, 1, 1, 0.9, 24, 0, "shipped", False]  # of /caption, after the photo
 SIGN = {"_type": "gradio.FileData"}
 PATHS = ("/etc/passwd", "/dev/zero", "/etc", "/nowhere.png", "../../../etc/passwd", "http://127.0.0.1/a.png")
-HARMLESS = "harmless"  # what an attack that is no error came to
-LOOK_SECONDS = 1.0  # between two looks at the memory; a large photo needs 200 MB for a moment
-MAY_GROW = 100  # megabytes from the first two thirds of a soak to the last
+HARMLESS = "harmless"  # result of an attack that causes no error
+LOOK_SECONDS = 1.0  # between memory measurements; a large photo briefly needs 200 MB
+MAY_GROW = 100  # megabytes from the first two thirds of a soak test to the last
 REFUSALS = (
     "base64", "not a picture", "can't be read to its end", "not on the public web", "begins with http",
     "is a whole number from", "is a number from", "strategy is one of", "no such checkpoint", "is not here",
@@ -63,7 +63,7 @@ def serve(max_batch: int, threads: int, pipe) -> None:
 
 
 def drive(client, photos: list[str], clients: int, seconds: float, requests: int | None = None) -> dict:
-    """Each client asks, waits for the answer, and asks again."""
+    """Each client sends a request, waits for the response, and repeats."""
     waits, busy, errors = [], [], []
     end = time.monotonic() + seconds
 
@@ -95,7 +95,7 @@ def drive(client, photos: list[str], clients: int, seconds: float, requests: int
 
 
 def soak(client, photos: list[str], process, seconds: float) -> bool:
-    """Prints what photos, garbage and attacks were answered with, and the server's memory; whether all was well."""
+    """Prints the responses to photos, garbage and attacks, and the server's memory; returns whether all was well."""
     expected = captions_of(photos)
     attempts = garbage(client, photos) | attacks(client.src, photos)
     answers: Counter[str] = Counter()
@@ -167,7 +167,7 @@ def is_refusal(said: str) -> bool:
 
 
 def garbage(client, photos: list[str]) -> dict[str, Callable[[], str]]:
-    """What programs get wrong, by name."""
+    """Typical mistakes of programs, by name."""
     torn = base64.b64encode(base64.b64decode(photos[0])[:5000]).decode()
     requests: dict[str, dict] = {
         "no base64": {"photo": "%%%"},
@@ -188,7 +188,7 @@ def garbage(client, photos: list[str]) -> dict[str, Callable[[], str]]:
 
 
 def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
-    """What nobody sends by mistake, by name."""
+    """Deliberate attacks, by name."""
     many_pixels = io.BytesIO()
     Image.new("1", (7000, 7000)).save(many_pixels, "PNG")
     text_of_many = base64.b64encode(many_pixels.getvalue()).decode()
@@ -200,22 +200,22 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
             archive.writestr(f"../../{number}<img src=//127.0.0.1/>.png", bytes(30_000_000))
 
     def path(named: str) -> Callable[[], str]:
-        return lambda: call(address, "caption", [{"path": named}, *OF_CALL])
+        return lambda: call(address, "caption", [{"path": named}, *CALL_ARGUMENTS])
 
     def upload_then_caption(name: str, content: bytes) -> str:
         (own,) = json.loads(upload(address, name, content))
-        return call(address, "caption", [{"path": own}, *OF_CALL])
+        return call(address, "caption", [{"path": own}, *CALL_ARGUMENTS])
 
     def many(name: str, content: bytes) -> str:
         (own,) = json.loads(upload(address, name, content))
-        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], *OF_CALL[:-1]])
+        found = call(address, "caption_many", [[{"path": own, "meta": SIGN}], *CALL_ARGUMENTS[:-1]])
         return served(found)
 
     def served(answer: str) -> str:
         return f"{HARMLESS}: served" if "event: complete" in answer else answer
 
     def hang_up() -> str:
-        """Half a request, and away."""
+        """Sends half a request and disconnects."""
         with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as server:
             server.sendall(b"POST /gradio_api/call/caption HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
         return f"{HARMLESS}: hung up"
@@ -229,11 +229,11 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
     found: dict[str, Callable[[], str]] = {f"path {named}": path(named) for named in PATHS}
     found |= {f"door {door}": lambda door=door: ask(address + door) for door in doors}
     found |= {
-        "many pixels as text": lambda: served(call(address, "caption", [text_of_many, *OF_CALL])),
+        "many pixels as text": lambda: served(call(address, "caption", [text_of_many, *CALL_ARGUMENTS])),
         "many pixels": lambda: served(upload_then_caption("a.png", many_pixels.getvalue())),
         "too many pixels": lambda: upload_then_caption("a.png", too_many_pixels.getvalue()),
         "too large": lambda: upload(address, "a.png", bytes(21_000_000)),
-        "large text": lambda: call(address, "caption", ["A" * 11_000_000, *OF_CALL]),
+        "large text": lambda: call(address, "caption", ["A" * 11_000_000, *CALL_ARGUMENTS]),
         "archive of zeros": lambda: many("a.zip", bomb.getvalue()),
         "no archive": lambda: many("a.zip", b"PK"),
         "hanging up": hang_up,
@@ -243,16 +243,16 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
 
 
 def sent_as_text(address: str, photo: str) -> str:
-    return caption_in(call(address, "caption", [photo, *OF_CALL]))
+    return caption_in(call(address, "caption", [photo, *CALL_ARGUMENTS]))
 
 
 def uploaded(address: str, photo: str) -> str:
     (path,) = json.loads(upload(address, "photo.jpg", base64.b64decode(photo)))
-    return caption_in(call(address, "caption", [{"path": path, "meta": SIGN}, *OF_CALL]))
+    return caption_in(call(address, "caption", [{"path": path, "meta": SIGN}, *CALL_ARGUMENTS]))
 
 
 def caption_in(answer: str) -> str:
-    """The best caption of an answer, or the answer."""
+    """The best caption in a response, or the response itself."""
     data = answer.rpartition("data: ")[2]
     try:
         (content,) = json.loads(data)
@@ -269,7 +269,7 @@ def call(address: str, name: str, data: list) -> str:
 
 
 def upload(address: str, name: str, content: bytes) -> str:
-    """From an address of its own, as a proxy would say: the page would soon refuse so many photos of one visitor."""
+    """Uploads from a random address, as if behind a proxy: the page would soon reject so many photos of one visitor."""
     visitor = f"8.8.{random.randrange(256)}.{random.randrange(256)}"
     head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     headers = {"Content-Type": "multipart/form-data; boundary=cut", "X-Forwarded-For": visitor}
@@ -277,7 +277,7 @@ def upload(address: str, name: str, content: bytes) -> str:
 
 
 def ask(url: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> str:
-    """What the server says; before a refusal, its status."""
+    """The server's response, preceded by its status if it is an error."""
     request = urllib.request.Request(url, body, headers or {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
@@ -294,9 +294,9 @@ def memory(process) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="of each number of clients")
-    parser.add_argument("--threads", type=int, default=1, help="of the model")
-    parser.add_argument("--requests", type=int, default=2000, help="between two looks at the memory; 0 for none")
+    parser.add_argument("--seconds", type=float, default=20, help="for each number of clients")
+    parser.add_argument("--threads", type=int, default=1, help="for the model")
+    parser.add_argument("--requests", type=int, default=2000, help="between two memory measurements; 0 for none")
     parser.add_argument("--soak", type=float, help="seconds of many callers and some garbage instead of the table")
     arguments = parser.parse_args()
     from gradio_client import Client

@@ -1,16 +1,15 @@
-"""Words trained a second and peak memory, against the soft-attention LSTM decoder as it is commonly implemented.
+"""Training words per second and peak memory, compared with a common implementation of the soft-attention LSTM decoder.
 
     python benchmarks/training.py                 # about 5 minutes on one core
 
-The peer is Show, Attend and Tell (https://arxiv.org/abs/1502.03044) after the well-known tutorial
+The baseline is Show, Attend and Tell (https://arxiv.org/abs/1502.03044) as in the well-known tutorial
 (https://github.com/sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning): an LSTMCell in a Python loop over words, additive
-attention, a gate on the context, one row of regions a caption, captions sorted by length so that the batch shrinks. It
-runs twice: as the tutorial has it, with the attention's keys made anew for every word, and with keys made once a
-caption, which is the stronger peer. Same sizes, same cached regions, same captions, same optimizer; runs are
-interleaved, medians with the spread. Memory is each system's own process's peak less what it held before its first
-step.
+attention, a gate on the context, one copy of the regions per caption, captions sorted by length so that the batch
+shrinks. It runs twice: as in the tutorial, with the attention keys recomputed for every word, and with keys computed
+once per caption, which is the stronger baseline. Same sizes, cached regions, captions and optimizer; runs are
+interleaved, medians with range. Memory is the peak of each system's separate process minus that before its first step.
 
-Also: what an epoch costs when the data grow 1x, 2x, 4x, and how long training waits for its data.
+Also: the cost of an epoch with 1x, 2x and 4x the data, and how long training waits for data.
 """
 
 import argparse
@@ -38,17 +37,17 @@ PEER = "step by step LSTM, keys once"
 
 
 class StepByStepDecoder(nn.Module):
-    """Show, Attend and Tell's decoder, a word at a time.
+    """Show, Attend and Tell's decoder, word by word.
 
     Args:
-        keys_once: Make the attention's keys once a caption. The tutorial makes them in the loop, for every word.
+        keys_once: Compute the attention keys once per caption instead of for every word as in the tutorial.
     """
 
     def __init__(self, vocab_size: int, size: int, dropout: float, keys_once: bool):
         super().__init__()
         self.keys_once = keys_once
         self.embedding = nn.Embedding(vocab_size, size)
-        self.of_regions, self.of_state, self.score = (
+        self.region_keys, self.state_query, self.score = (
             nn.Linear(FEATURES, size),
             nn.Linear(size, size),
             nn.Linear(size, 1),
@@ -63,32 +62,32 @@ class StepByStepDecoder(nn.Module):
         lengths, order = (labels >= 0).sum(dim=1).sort(descending=True)  # (N,)
         regions, input_ids, labels = regions[order], input_ids[order], labels[order]
         embeddings = self.embedding(input_ids)  # (N, T, H)
-        keys = self.of_regions(regions) if self.keys_once else None  # (N, P, H)
+        keys = self.region_keys(regions) if self.keys_once else None  # (N, P, H)
         mean = regions.mean(dim=1)  # (N, D)
         h, c = self.initial_h(mean), self.initial_c(mean)  # (N, H)
         loss = 0.0
         for word in range(int(lengths[0])):
-            going = int((lengths > word).sum())
-            h, c = h[:going], c[:going]
-            keys_now = self.of_regions(regions[:going]) if keys is None else keys[:going]  # (n, P, H)
-            scores = self.score(torch.relu(keys_now + self.of_state(h)[:, None])).squeeze(-1)  # (n, P)
-            context = (scores.softmax(dim=-1)[..., None] * regions[:going]).sum(dim=1)  # (n, D)
+            active = int((lengths > word).sum())
+            h, c = h[:active], c[:active]
+            step_keys = self.region_keys(regions[:active]) if keys is None else keys[:active]  # (n, P, H)
+            scores = self.score(torch.relu(step_keys + self.state_query(h)[:, None])).squeeze(-1)  # (n, P)
+            context = (scores.softmax(dim=-1)[..., None] * regions[:active]).sum(dim=1)  # (n, D)
             context = torch.sigmoid(self.gate(h)) * context
-            h, c = self.cell(torch.cat((embeddings[:going, word], context), dim=-1), (h, c))  # (n, H)
+            h, c = self.cell(torch.cat((embeddings[:active, word], context), dim=-1), (h, c))  # (n, H)
             logits = self.output(self.dropout(h))  # (n, V)
-            loss = loss + nn.functional.cross_entropy(logits, labels[:going, word], reduction="sum")
+            loss = loss + nn.functional.cross_entropy(logits, labels[:active, word], reduction="sum")
         return loss / lengths.sum()
 
 
 def make_captions(num_images: int, seed: int = 0) -> list[list[str]]:
-    """Captions as long as Flickr8k's: 11 words in the mean, 4 in the deviation."""
+    """Captions as long as Flickr8k's: 11 words on average, with a standard deviation of 4."""
     random = np.random.default_rng(seed)
     lengths = random.normal(11, 4, (num_images, CAPTIONS_AN_IMAGE)).round().clip(3, 30).astype(int)
-    return [[" ".join(random.choice(VOCABULARY, length)) for length in of_image] for of_image in lengths]
+    return [[" ".join(random.choice(VOCABULARY, length)) for length in image_lengths] for image_lengths in lengths]
 
 
 class System:
-    """A decoder with its optimizer, and one step of it."""
+    """A decoder with its optimizer."""
 
     def __init__(self, name: str, size: int, processor, bf16: bool):
         torch.manual_seed(0)
@@ -109,11 +108,11 @@ class System:
         self.optimizer = torch.optim.AdamW([each for each in self.model.parameters() if each.requires_grad], lr=1e-3)
 
     def step(self, batch) -> int:
-        """Learns one batch; the words in it, end tokens included."""
+        """Trains on one batch; returns the number of words in it, including end tokens."""
         labels = batch["labels"]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             if self.name in (TUTORIAL, PEER):
-                regions = batch["encoder_outputs"].last_hidden_state[batch["image_index"]].float()  # a row a caption
+                regions = batch["encoder_outputs"].last_hidden_state[batch["image_index"]].float()  # (N, P, D)
                 input_ids = labels.roll(1, dims=1).clamp(min=0)
                 input_ids[:, 0] = 0
                 loss = self.model(regions, input_ids, labels)
@@ -131,7 +130,7 @@ def make_processor():
 
 
 def make_batches(processor, num_images: int, images_per_step: int, folder: str) -> EpochBatches:
-    """Batches of regions that are mapped from disk."""
+    """Batches of memory-mapped regions."""
     random = np.random.default_rng(0)
     paths = []
     for start in range(0, num_images, IMAGES_PER_SHARD):
@@ -144,13 +143,13 @@ def make_batches(processor, num_images: int, images_per_step: int, folder: str) 
 
 
 def resident(field: str) -> float:
-    """Megabytes of this process: VmRSS now, VmHWM at the peak. Of Linux."""
+    """Megabytes of this process: current VmRSS, or peak VmHWM. Linux only."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) / 1024
 
 
 def forget_peak() -> float:
-    """Begins a new peak; megabytes held now."""
+    """Resets the peak; returns current megabytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
@@ -159,7 +158,7 @@ def words_a_second(systems, batches, repeats: int) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {system.name: [] for system in systems}
     steps = [batch for (batch,) in batches.epoch(0)]
     for system in systems:
-        system.step(steps[0])  # warm
+        system.step(steps[0])  # warm-up
     for repeat in range(repeats):
         for system in systems:
             start = time.perf_counter()
@@ -169,7 +168,7 @@ def words_a_second(systems, batches, repeats: int) -> dict[str, list[float]]:
 
 
 def peak_memory(name: str, size: int, images_per_step: int, bf16: bool, answer) -> None:
-    """In a process of its own: megabytes at the peak, less those before the first step."""
+    """Runs in a separate process: peak megabytes minus those before the first step."""
     torch.set_num_threads(1)
     processor = make_processor()
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +182,7 @@ def peak_memory(name: str, size: int, images_per_step: int, bf16: bool, answer) 
 
 
 def run_apart(measure, *arguments):
-    """What `measure` answers from a fresh process."""
+    """The result of `measure` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
     process = context.Process(target=measure, args=(*arguments, answer))
@@ -194,7 +193,7 @@ def run_apart(measure, *arguments):
 
 
 def epoch(num_images: int, size: int, images_per_step: int, answer) -> None:
-    """In a process of its own: seconds, seconds of waiting, megabytes at the peak, and those of the region file."""
+    """Runs in a separate process: seconds, seconds of waiting, peak megabytes, and those of the region file."""
     torch.set_num_threads(1)
     processor = make_processor()
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +210,7 @@ def epoch(num_images: int, size: int, images_per_step: int, answer) -> None:
 
 
 def epochs_of_growing_data(arguments) -> None:
-    """Pages of the mapped region file count as resident while there is room, and are given back when there is none."""
+    """Pages of the mapped region file count as resident while there is free memory, and are released otherwise."""
     print(
         "\n| photos | seconds an epoch | ms a photo | memory at the peak | without the region file | waiting for data |"
     )
@@ -228,9 +227,9 @@ def epochs_of_growing_data(arguments) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=384, help="hidden and embedding size (%(default)s)")
-    parser.add_argument("--images", type=int, default=32, help="photos a step, five captions each (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="timed steps of each system (%(default)s)")
-    parser.add_argument("--photos", type=int, default=320, help="photos of the smallest epoch (%(default)s)")
+    parser.add_argument("--images", type=int, default=32, help="photos per step, five captions each (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="timed steps for each system (%(default)s)")
+    parser.add_argument("--photos", type=int, default=320, help="photos in the smallest epoch (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     processor = make_processor()
@@ -244,14 +243,14 @@ def main() -> None:
             systems = [System(name, arguments.size, processor, bf16) for name in (TUTORIAL, PEER, *OURS)]
             rates = words_a_second(systems, batches, arguments.repeats)
             memory = {name: run_apart(peak_memory, name, arguments.size, arguments.images, bf16) for name in rates}
-            for name, of_system in rates.items():
+            for name, own_rates in rates.items():
                 times_peer, times_tutorial = (
-                    statistics.median(ours / peer for ours, peer in zip(of_system, rates[peer_name], strict=True))
+                    statistics.median(ours / peer for ours, peer in zip(own_rates, rates[peer_name], strict=True))
                     for peer_name in (PEER, TUTORIAL)
                 )
                 print(
-                    f"| {name} | {'bf16' if bf16 else 'fp32'} | {statistics.median(of_system):.0f} "
-                    f"({min(of_system):.0f} to {max(of_system):.0f}) | {times_peer:.2f} | {times_tutorial:.2f} | "
+                    f"| {name} | {'bf16' if bf16 else 'fp32'} | {statistics.median(own_rates):.0f} "
+                    f"({min(own_rates):.0f} to {max(own_rates):.0f}) | {times_peer:.2f} | {times_tutorial:.2f} | "
                     f"{memory[name]:.0f} MB | {memory[name] / memory[PEER]:.2f} |"
                 )
     epochs_of_growing_data(arguments)

@@ -1,7 +1,7 @@
 """A small image captioner: any vision encoder, a GRU decoder that attends to regions, transformers' generate().
 
-Names load when they are used, so that importing the package costs nothing. Each of the model's names makes
-transformers' auto classes know the model.
+Names are imported lazily, so that importing the package costs nothing. Importing any of the model's names registers it
+with transformers' auto classes.
 """
 
 from importlib import import_module
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = import_module(f".{_MODULE_OF[name]}", __name__)
-    with needs_extra("torch"):  # for the model, which travels and so knows nothing of extras
-        return getattr(room, name)
+    module = import_module(f".{_MODULE_OF[name]}", __name__)
+    with needs_extra("torch"):  # for the model, which is copied into checkpoints and so doesn't know about extras
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""Images in, captions out: what the command line, the demo and the scorer call.
+"""Images in, captions out: the API behind the command line, the demo and the scorer.
 
-Nothing here imports torch before it is needed: graphs caption without it.
+torch is imported only when needed: graphs run without it.
 """
 
 import importlib.util
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from .inference.pytorch import PyTorchBackend
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
-FLOAT32 = "float32"  # the precision of graphs that write the same captions as torch
+FLOAT32 = "float32"  # precision at which graphs give the same captions as torch
 
 _logger = logging.getLogger(__name__)
 
-# Arguments of generate() that change what it is given or returns, not how it decodes.
+# Arguments of generate() that change its inputs or outputs, not how it decodes.
 NOT_SETTINGS = {
     "inputs",
     "encoder_outputs",
@@ -52,7 +52,7 @@ NOT_SETTINGS = {
     "streamer",
 }
 
-# Settings of generate() that [`beam_search`] knows, or that have nothing to do with how a caption is written.
+# Generation settings that [`beam_search`] supports, or that don't affect decoding.
 SEARCH_KNOWS = {
     "bos_token_id",
     "decoder_start_token_id",
@@ -66,7 +66,7 @@ SEARCH_KNOWS = {
     "use_cache",
 }
 
-# Others that change nothing while they are off.
+# Settings that have no effect unless set.
 OFF_UNLESS_TRUE = {
     "do_sample",
     "early_stopping",
@@ -84,15 +84,15 @@ class Caption:
 
     Args:
         text: The caption.
-        score: Its log-probability in nats, end token included, divided by `length ** length_penalty`, which beam search
-            ranks by; of what comes behind the words that it was to begin with. Closer to 0 is better; comparable
-            between captions of the same image.
+        score: Its log-probability in nats, end token included and a given beginning excluded, divided by
+            `length ** length_penalty`, as ranked by beam search. Closer to 0 is better; comparable between captions of
+            the same image.
         words: Its tokens, as text.
-        log_probabilities: Log-probability of each word given those before it, in nats.
-        attention: Where the model looked at each word, `(words, rows, columns)` of the grid of regions, the mean over
-            heads; each word's sums to 1. None when the model has no attention.
-        alternatives: For each word, the likeliest tokens in its place with their probabilities, the word itself among
-            them if it is one; empty when they were not asked for.
+        log_probabilities: Log-probability of each word given the words before it, in nats.
+        attention: Attention weights of each word over the grid of regions, `(words, rows, columns)`, averaged over
+            heads; they sum to 1 for each word. None if the model has no attention.
+        alternatives: For each word, the likeliest tokens at its position with their probabilities, which may include
+            the word itself; empty unless requested.
     """
 
     text: str
@@ -111,14 +111,14 @@ class Captioner:
         processor: Its processor.
 
     Raises:
-        ValueError: The processor's vocabulary is not the model's.
+        ValueError: Processor and model differ in vocabulary size.
     """
 
-    _backend: Backend  # which encodes and decodes
+    _backend: Backend
     source: Source | None = None
-    """Where it was loaded from, with the commit if that is on the Hub."""
+    """Where it was loaded from, with the commit if on the Hub."""
     not_graphs: str = ""
-    """Why PyTorch runs it and not the graphs, where that was left to us."""
+    """Why `backend="auto"` chose PyTorch over the graphs."""
 
     def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
         from .inference.pytorch import PyTorchBackend
@@ -135,43 +135,43 @@ class Captioner:
         return self._pytorch.processor
 
     def backend_for(self, num_captions: int = 1, **generation: Any) -> str:
-        """What runs the model with these settings: `"onnxruntime"`, `"torch"`, or both, `"onnxruntime+torch"`, when the
-        words are chosen by generate()."""
+        """The backend used with these settings: `"onnxruntime"`, `"torch"`, or both, `"onnxruntime+torch"`, when
+        generate() does the decoding."""
         settings = {**self._backend.defaults(), **generation}
         searches = self._backend.can_search and _search_settings(settings, num_captions) is not None
         return self._backend.name if searches or self._backend.name == PYTORCH else f"{self._backend.name}+{PYTORCH}"
 
     @property
     def name(self) -> str:
-        """Folder or Hub id that it was loaded from; empty where it was not."""
+        """Folder or Hub id that it was loaded from; empty if it was not."""
         return self.source.name if self.source else ""
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the file of weights that it was loaded from, hexadecimal."""
+        """Hexadecimal SHA-256 of the weights file that it was loaded from."""
         if self.source is None:
             raise ValueError("this captioner was not loaded from a checkpoint.")
         return sha256_of(self.source.folder(WEIGHTS) / WEIGHTS)
 
     def defaults(self) -> dict[str, Any]:
-        """Settings of generate() that the checkpoint was saved with."""
+        """The checkpoint's generation settings."""
         return self._backend.defaults()
 
     @property
     def has_attention(self) -> bool:
-        """Whether captions come with where the model looked."""
+        """Whether captions come with attention weights."""
         return self._backend.has_attention
 
     @property
     def num_beams(self) -> int:
-        """Beams of the search when none are asked for."""
+        """The default number of beams."""
         return self._backend.defaults().get("num_beams") or 1
 
     @property
     def fingerprint(self) -> str:
-        """Twelve digits that tell checkpoints apart: of the weights and the settings that captions are written by.
+        """Twelve hexadecimal digits that identify a checkpoint: a hash of its weights and generation settings.
 
-        The same for all backends of a checkpoint, but for graphs in 8 bits, whose captions may differ.
+        The same for all backends of a checkpoint except int8 graphs, whose captions may differ.
         """
         settings = {
             name: value
@@ -198,33 +198,33 @@ class Captioner:
     ) -> "Captioner":
         """
         Args:
-            checkpoint: Folder or Hub id; the checkpoint that ships with the package when not given. Also a folder of
-                whole graphs alone.
+            checkpoint: Folder or Hub id; by default the checkpoint that ships with the package. May also be a folder
+                of whole graphs.
             revision, token: As in `AutoModel.from_pretrained`.
-            device: Where torch runs the model.
-            dtype: Precision it runs in there, whatever that of the file.
-            backend: `"onnxruntime"` or `"openvino"` for the graphs, which write the same captions as `"torch"`, sooner
-                and without importing it. What only generate() can do, such as sampling, still runs on torch. `"auto"`
-                is ONNX Runtime where it is installed, the checkpoint has float32 graphs and no other device or dtype
-                is asked for; else torch.
-            graphs: Folder of the graphs; `onnx` in the checkpoint's folder when not given.
-            num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
+            device: Device that torch runs on.
+            dtype: The model's dtype there, whatever the file's.
+            backend: `"onnxruntime"` or `"openvino"` for the graphs, which give the same captions as `"torch"`, faster
+                and without importing it. What only generate() supports, such as sampling, still runs on torch.
+                `"auto"` is ONNX Runtime if it is installed, the checkpoint has float32 graphs and no other device or
+                dtype is requested; else torch.
+            graphs: Folder of the graphs; by default `onnx` in the checkpoint's folder.
+            num_threads: Threads for the graphs; by default OMP_NUM_THREADS or the number of cores.
 
         Raises:
             FileNotFoundError: No such folder or Hub repository.
             OSError: The Hub failed, timed out or closed the connection.
-            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend, or graphs of other
-                weights.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend, or graphs that don't
+                match the checkpoint.
             MissingExtraError: The backend isn't installed.
         """
         source = Source(fspath(checkpoint or SHIPPED_CHECKPOINT), revision, token)
         graphs = None if graphs is None else fspath(graphs)
         if backend not in (AUTO, *BACKENDS):
-            raise ValueError(f"the backend is one of {', '.join((AUTO, *BACKENDS))}, found {backend!r}.")
+            raise ValueError(f"the backend must be one of {', '.join((AUTO, *BACKENDS))}, found {backend!r}.")
         captioner: Captioner | None = None
         not_graphs = ""
         if backend == AUTO:
-            captioner, not_graphs = _by_graphs_if_possible(source, graphs, num_threads, str(device), str(dtype))
+            captioner, not_graphs = _graph_captioner_if_possible(source, graphs, num_threads, str(device), str(dtype))
         elif backend != PYTORCH:
             captioner = _GraphCaptioner(source, graphs, backend, num_threads)
         if captioner is None:
@@ -262,42 +262,42 @@ class Captioner:
     ) -> Caption | list[Caption] | list[list[Caption]]:
         """
         Args:
-            images: One image of a kind that `load_image` takes (path, address, `data:` URI, bytes, open file, dict of
+            images: An image of any kind that `load_image` takes (path, URL, `data:` URI, bytes, open file, dict of
                 `datasets`, PIL image, array or tensor), or a list of them.
-            num_captions: How many captions of each image, the best first; then each image gives a list. Beam search
-                writes at most `num_beams` of them, sampling (`do_sample=True, num_beams=1`) any number.
-            batch_size: Images captioned at once.
-            begin: Words that each caption begins with and goes on from, such as `"a photo of"`.
-            generation: Settings of generate(), e.g. `num_beams=1`; the checkpoint's generation_config has the rest.
+            num_captions: Captions per image, best first; if given, each image gets a list. Beam search gives at most
+                `num_beams`, sampling (`do_sample=True, num_beams=1`) any number.
+            batch_size: Images per batch.
+            begin: Words that each caption starts with and continues, such as `"a photo of"`.
+            generation: Generation settings, e.g. `num_beams=1`; the others come from the checkpoint's
+                generation_config.
 
         Returns:
             One [`Caption`] per image, or a list of `num_captions` of them.
 
         Raises:
-            ValueError: An image that can't be read, a number below 1, or a word in `begin` that the checkpoint doesn't
-                know.
+            ValueError: An image can't be read, a number is below 1, or a word in `begin` is not in the vocabulary.
             TypeError: An argument of generate() that is not a setting.
         """
         if batch_size < 1 or (num_captions is not None and num_captions < 1):
-            raise ValueError(f"batch_size and num_captions are at least 1, found {batch_size} and {num_captions}.")
+            raise ValueError(f"batch_size and num_captions must be at least 1, found {batch_size} and {num_captions}.")
         refused = sorted(set(generation) & NOT_SETTINGS)
         if refused:
-            raise TypeError(f"Captioner takes no {refused[0]}: call captioner.model.generate() for that.")
+            raise TypeError(f"Captioner doesn't accept {refused[0]}: call captioner.model.generate() for that.")
         is_one = is_one_image(images)
         sources: list[Any] = [images] if is_one else [*cast(Sequence[Any], images)]
         captions: list[list[Caption]] = []
         for start in range(0, len(sources), batch_size):
             encoder_outputs = self.encode(sources[start : start + batch_size])
             captions += self.decode(encoder_outputs, num_captions or 1, begin=begin, **generation)
-        results = captions if num_captions is not None else [of_image[0] for of_image in captions]
+        results = captions if num_captions is not None else [image_captions[0] for image_captions in captions]
         return results[0] if is_one else results
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """One image, upright, RGB and as small as the encoder takes it: the part of [`encode`] that reads files."""
+        """Loads an image, upright, RGB and scaled down to the encoder's input size: the I/O part of [`encode`]."""
         return self._backend.load_image(source)
 
     def encode(self, images: Sequence[ImageSource]) -> "ModelOutput | EncodedImages":
-        """Images -> what the decoder needs to know of them, for [`decode`]."""
+        """Images -> encoder outputs, for [`decode`]."""
         return self._backend.encode(images)
 
     def decode(
@@ -309,62 +309,62 @@ class Captioner:
         begin: str = "",
         **generation: Any,
     ) -> list[list[Caption]]:
-        """Encoded images -> `num_captions` captions of each, the best first, with `num_alternatives` for each word.
+        """Encoder outputs -> `num_captions` captions per image, best first, with `num_alternatives` for each word.
 
-        The captions are those of generate(). Our own search writes them where it knows the settings: it is faster.
-        Of one image and without beams, `report` is called with the text so far after each word. Each caption goes on
-        from the words of `begin`, which count neither for its score nor for `max_new_tokens`.
+        The captions equal generate()'s. Our own search, which is faster, is used where it supports the settings.
+        For a single image without beams, `report` is called with the text so far after each word. Each caption
+        continues the words of `begin`, which count neither towards its score nor towards `max_new_tokens`.
         """
-        given = self._backend.encode_words(begin) if begin else []
+        prefix = self._backend.encode_words(begin) if begin else []
         streamed = None
         if report is not None:
 
             def streamed(tokens: list[int]) -> None:
-                report(self._backend.decode_tokens([*given, *tokens]))
+                report(self._backend.decode_tokens([*prefix, *tokens]))
 
         settings = {**self._backend.defaults(), **generation}
         check_length_penalty(settings.get("length_penalty"))
         search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
         if search_settings is not None:
             states, step = self._backend.begin(encoded)
-            found = beam_search(
+            hypotheses = beam_search(
                 step,
                 states,
                 num_captions=num_captions,
                 num_alternatives=num_alternatives,
                 report=streamed,
-                begin=given,
+                begin=prefix,
                 **search_settings,
             )
         else:
-            found = self._pytorch.generate(
-                self._for_pytorch(encoded), num_captions, num_alternatives, generation, streamed, given
+            hypotheses = self._pytorch.generate(
+                self._for_pytorch(encoded), num_captions, num_alternatives, generation, streamed, prefix
             )
         ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
         length_penalty = 1.0 if length_penalty is None else length_penalty
-        captions = [[self._caption(each, ends, length_penalty, len(given)) for each in of_image] for of_image in found]
+        captions = [[self._caption(each, ends, length_penalty, len(prefix)) for each in beams] for beams in hypotheses]
         if search_settings is not None:
-            return captions  # in the order of the search, which rounding doesn't change
-        return [sorted(of_image, key=lambda caption: -caption.score) for of_image in captions]
+            return captions  # in the order of the search, which is robust to rounding
+        return [sorted(image_captions, key=lambda caption: -caption.score) for image_captions in captions]
 
     def mean_log_probabilities(
         self, images: Sequence[ImageSource], captions: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """How well given captions suit images: each is read by the decoder, in one call for all of them.
+        """Scores given captions of images with the decoder, in a single batch.
 
         Args:
             images: Images.
-            captions: The captions of each image, any number of them.
+            captions: Any number of captions for each image.
 
         Returns:
             For each image the mean log-probability per token of each caption, in nats, end token included; closer to 0
-            is better. Minus infinity for a caption with a word that the checkpoint doesn't know.
+            is better. Minus infinity for a caption with a word outside the vocabulary.
 
         Raises:
-            ValueError: An image that can't be read, or another number of images than of lists of captions.
+            ValueError: An image can't be read, or the numbers of images and lists of captions differ.
         """
         if len(images) != len(captions):
-            raise ValueError(f"found {len(images)} images and the captions of {len(captions)}.")
+            raise ValueError(f"found {len(images)} images but captions of {len(captions)}.")
         if not images:
             return []
         return self._pytorch.mean_log_probabilities(self._for_pytorch(self.encode(images)), captions)
@@ -373,46 +373,46 @@ class Captioner:
         return encoded
 
     def _try_out(self, name: str) -> None:
-        """Captions a grey image, so that settings that don't fit the weights fail now and not in the middle of a job.
+        """Captions a grey image, so that settings that don't match the weights fail now, not in the middle of a job.
 
         Raises:
-            ValueError: It fails; names the checkpoint.
+            ValueError: It fails; the message names the checkpoint.
         """
         check_generation(self._backend.defaults(), name)
         with names_damaged(f"the checkpoint {name}"):
             caption = self(Image.new("RGB", (32, 32), "grey"), max_new_tokens=1)
         if not math.isfinite(caption.score):
-            raise ValueError(f"the checkpoint {name} is damaged: the probabilities that it writes by are not finite.")
+            raise ValueError(f"the checkpoint {name} is damaged: its token probabilities are not finite.")
 
-    def _caption(self, found: Hypothesis, ends: list[int], length_penalty: float, num_given: int) -> Caption:
-        tokens = found.tokens.tolist()
-        log_probabilities = found.log_probabilities.tolist()
+    def _caption(self, hypothesis: Hypothesis, ends: list[int], length_penalty: float, prefix_length: int) -> Caption:
+        tokens = hypothesis.tokens.tolist()
+        log_probabilities = hypothesis.log_probabilities.tolist()
         num_words = len(tokens) - (tokens[-1] in ends)
-        attention = found.attention
+        attention = hypothesis.attention
         if attention is not None:
             rows = math.isqrt(attention.shape[-1])
             attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
         return Caption(
             text=self._backend.decode_tokens(tokens),
-            score=math.fsum(log_probabilities[num_given:]) / (len(tokens) - num_given) ** length_penalty,
+            score=math.fsum(log_probabilities[prefix_length:]) / (len(tokens) - prefix_length) ** length_penalty,
             words=tuple(self._backend.decode_tokens([token]) for token in tokens[:num_words]),
             log_probabilities=tuple(log_probabilities[:num_words]),
             attention=attention,
-            alternatives=tuple(self._alternatives(found, num_words)) if found.alternatives.shape[1] else (),
+            alternatives=tuple(self._alternatives(hypothesis, num_words)) if hypothesis.alternatives.shape[1] else (),
         )
 
-    def _alternatives(self, found: Hypothesis, num_words: int) -> Iterator[tuple[tuple[str, float], ...]]:
-        """Word and probability of each alternative, by word."""
-        probabilities = np.exp(found.alternative_log_probabilities)
-        for of_word, values in zip(
-            found.alternatives[:num_words].tolist(), probabilities[:num_words].tolist(), strict=True
+    def _alternatives(self, hypothesis: Hypothesis, num_words: int) -> Iterator[tuple[tuple[str, float], ...]]:
+        """For each word, the text and probability of its alternatives."""
+        probabilities = np.exp(hypothesis.alternative_log_probabilities)
+        for tokens, values in zip(
+            hypothesis.alternatives[:num_words].tolist(), probabilities[:num_words].tolist(), strict=True
         ):
-            texts = (self._backend.decode_tokens([token], skip_special_tokens=False) for token in of_word)
+            texts = (self._backend.decode_tokens([token], skip_special_tokens=False) for token in tokens)
             yield tuple(zip(texts, values, strict=True))
 
 
 class _GraphCaptioner(Captioner):
-    """Captions images by graphs; torch loads the checkpoint only when something asks for what graphs can't do."""
+    """Captions images with graphs; the checkpoint is loaded in torch only for what graphs can't do."""
 
     _backend: GraphBackend
     source: Source
@@ -444,16 +444,16 @@ class _GraphCaptioner(Captioner):
         )
 
 
-def _by_graphs_if_possible(
+def _graph_captioner_if_possible(
     source: Source, graphs: str | None, num_threads: int | None, device: str, dtype: str
 ) -> tuple[_GraphCaptioner | None, str]:
-    """A captioner on ONNX Runtime, or None and why not. Where graphs are asked for by name, they or an error."""
+    """A captioner on ONNX Runtime, or None and the reason. Graphs that were requested explicitly must load."""
     if graphs is not None or source.is_graphs:
         settings = read_graphs_settings(Path(graphs or source.name))
         runtime = OPENVINO if settings["format"] == OPENVINO else ONNXRUNTIME
         return _GraphCaptioner(source, graphs, runtime, num_threads), ""
     if device != "cpu" or dtype.removeprefix("torch.") != FLOAT32:
-        return None, f"graphs run in float32 on the CPU, and {dtype} on {device} was asked for"
+        return None, f"graphs run in float32 on the CPU, but {dtype} on {device} was requested"
     if importlib.util.find_spec(ONNXRUNTIME) is None:
         return None, "onnxruntime is not installed"
     try:
@@ -470,7 +470,7 @@ def _by_graphs_if_possible(
 
 
 def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:
-    """Arguments of beam_search() that mean what these settings of generate() mean; None where there are none."""
+    """Arguments of beam_search() equivalent to these generation settings; None if it doesn't support them."""
     unknown = {name for name in settings.keys() - SEARCH_KNOWS if settings[name] or name not in OFF_UNLESS_TRUE}
     num_beams = settings.get("num_beams") or 1
     ends, length_penalty = _end_tokens(settings), settings.get("length_penalty")
@@ -487,6 +487,6 @@ def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, A
 
 
 def _end_tokens(settings: dict[str, Any]) -> list[int]:
-    """The ids that end a caption; generate() takes one or a list."""
+    """Ids of the end tokens; generate() takes one or a list."""
     ends = settings.get("eos_token_id")
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)

@@ -1,7 +1,7 @@
-"""The one loader of checkpoints, for captioning, training, scoring and the page alike; and of pretrained encoders.
+"""Loads checkpoints, for captioning, training, scoring and the web page alike, and pretrained encoders.
 
-Safetensors only, files of one commit, none of a repository's code; what `checkpoint_limits` says of sizes and settings
-holds before anything is built. Nothing here imports torch before it is needed: graphs caption without it.
+Safetensors only, all files from a single commit, no code from the repository; sizes and settings are checked by
+`checkpoint_limits` before anything is built. torch is imported only when needed: graphs run without it.
 """
 
 import json
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
-# What one image may take of an encoder: half as much again as DINOv2's large one takes at 518 pixels.
+# Limits on encoding one image: 1.5 times what DINOv2 large needs at 518 pixels.
 MAX_OPERATIONS = 1.5e12
 MAX_VALUES = 50_000_000  # in one tensor
-OF_THIS_MACHINE = ("is_local", "local_files_only")  # how a tokenizer was loaded, which transformers would save with it
+LOCAL_SETTINGS = ("is_local", "local_files_only")  # how a tokenizer was loaded; transformers would save them with it
 
 
 class UnsafeWeightsError(ValueError):
-    """Weights in another format than safetensors."""
+    """Weights in a format other than safetensors."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Source:
     token: str | bool | None = None
 
     def folder(self, *files: str, commit: str | None = None) -> Path:
-        """Folder with such files; from the Hub they are fetched, of that commit where it is known.
+        """A folder with these files, downloaded if on the Hub, from that commit if given.
 
         Raises:
             FileNotFoundError: No such folder or Hub repository.
@@ -71,11 +71,11 @@ class Source:
 
     @property
     def is_graphs(self) -> bool:
-        """Whether it is a folder of whole graphs alone, without the checkpoint that they were made of."""
+        """Whether it is a folder of whole graphs, without a checkpoint."""
         return (Path(self.name) / GRAPHS_SETTINGS).is_file()
 
     def commit(self, folder: Path) -> str | None:
-        """The commit of a folder that was fetched from the Hub, which is its name; None for a local one."""
+        """The commit of a folder downloaded from the Hub, which is the folder's name; None for a local one."""
         return None if Path(self.name).is_dir() else folder.name
 
 
@@ -85,9 +85,9 @@ def load_checkpoint(
     """Model and processor.
 
     Args:
-        source: Where they are.
-        device: Where the model goes.
-        dtype: Its precision there, whatever that of the file.
+        source: Where the checkpoint is.
+        device: The model's device.
+        dtype: Its dtype, whatever the file's.
 
     Raises:
         FileNotFoundError: No such folder or Hub repository.
@@ -99,13 +99,13 @@ def load_checkpoint(
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
     name = source.name
-    folder = source.folder(CONFIG)  # first, since another model may be very large
+    folder = source.folder(CONFIG)  # first, since some other model may be very large
     check_config(name, folder / CONFIG)
     folder = source.folder(*MAX_BYTES, WEIGHTS, commit=source.commit(folder))
     with names_damaged(f"the checkpoint {name}"), _no_progress_bars():
         check_files(name, folder)
         processor = GRUCaptionerProcessor.from_pretrained(folder, trust_remote_code=False)
-        for setting in OF_THIS_MACHINE:
+        for setting in LOCAL_SETTINGS:
             processor.tokenizer.init_kwargs.pop(setting, None)
         _check_weights(folder, processor)
         model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
@@ -115,41 +115,41 @@ def load_checkpoint(
             output_loading_info=True,
             trust_remote_code=False,
         )
-    model.name_or_path = model.config.name_or_path = name  # which scores are recorded by, not a folder of the cache
-    model.config._commit_hash = source.commit(folder)  # as transformers has it
+    model.name_or_path = model.config.name_or_path = name  # recorded with scores; not the cache folder
+    model.config._commit_hash = source.commit(folder)  # as transformers sets it
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, {missing[0]} for one.")
+        raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, such as {missing[0]}.")
     for weight, values in model.state_dict().items():
-        # the minimum and maximum suffice: nan is both where there is one
+        # minimum and maximum suffice: both are NaN if any value is
         is_checked = values.is_floating_point() and values.numel()
         if is_checked and not all(map(math.isfinite, map(float, values.aminmax()))):
-            raise ValueError(f"the checkpoint {name} has weights that are not finite, in {weight} for one.")
+            raise ValueError(f"the checkpoint {name} has weights that are not finite, such as {weight}.")
     return model.to(device), processor
 
 
 def load_graphs(
     source: Source, backend: str, graphs: str | Path | None = None, num_threads: int | None = None
 ) -> "tuple[GraphBackend, str | None]":
-    """The graphs of a checkpoint, and the commit that its weights are of where they are on the Hub.
+    """The graphs of a checkpoint, and the commit of its weights if it is on the Hub.
 
     Args:
-        source: A checkpoint, or a folder of whole graphs alone.
+        source: A checkpoint, or a folder of whole graphs.
         backend: One of `GRAPH_RUNTIMES`.
-        graphs: Folder of the graphs; `onnx` in the checkpoint when not given.
-        num_threads: Threads of the graphs; OMP_NUM_THREADS or the number of cores when not given.
+        graphs: Folder of the graphs; by default `onnx` in the checkpoint.
+        num_threads: Threads for the graphs; by default OMP_NUM_THREADS or the number of cores.
 
     Raises:
-        FileNotFoundError: No such checkpoint; as [`NoGraphsError`], no graphs.
+        FileNotFoundError: No such checkpoint; [`NoGraphsError`] if it has no graphs.
         MissingExtraError: The backend isn't installed.
         OSError: The Hub failed, timed out or closed the connection.
-        ValueError: Not a checkpoint, or a damaged one; as [`GraphsError`], graphs that are damaged or not its own.
+        ValueError: Not a checkpoint, or a damaged one; [`GraphsError`] if the graphs are damaged or don't match it.
     """
     from .inference.graphs import GraphBackend, GraphsError
 
     if source.is_graphs:
         return GraphBackend(source.name, backend, num_threads), None
-    folder = source.folder(CONFIG)  # first, as above
+    folder = source.folder(CONFIG)  # first, as in load_checkpoint
     check_config(source.name, folder / CONFIG)
     files = (*MAX_BYTES, WEIGHTS) if graphs else (*MAX_BYTES, WEIGHTS, f"{GRAPHS_FOLDER}/*")
     folder = source.folder(*files, commit=source.commit(folder))
@@ -158,7 +158,7 @@ def load_graphs(
     graphs = Path(graphs or folder / GRAPHS_FOLDER)
     loaded = GraphBackend(graphs, backend, num_threads, folder)
     if loaded.are_whole and loaded.settings["weights"] != sha256_of(folder / WEIGHTS):
-        raise GraphsError(_of_other_weights(source.name, graphs))
+        raise GraphsError(_other_weights_message(source.name, graphs))
     return loaded, source.commit(folder)
 
 
@@ -172,17 +172,17 @@ def is_captioner(source: Source) -> bool:
     path = source.folder(CONFIG) / CONFIG
     try:
         return path.is_file() and read_json(path).get("model_type") == "gru_captioner"
-    except (AttributeError, ValueError):  # what loads it says what is wrong
+    except (AttributeError, ValueError):  # loading it reports what is wrong
         return False
 
 
 def encoder_folder(source: Source) -> Path:
-    """Folder of a pretrained encoder's files, fetched from the Hub where `source` is on it.
+    """Folder of a pretrained encoder's files, downloaded if `source` is on the Hub.
 
     Raises:
         FileNotFoundError: No such folder or Hub repository.
         OSError: The Hub failed, timed out or closed the connection.
-        ValueError: Not an encoder, weights that are not safetensors, or a damaged one.
+        ValueError: Not an encoder, a damaged one, or one without safetensors.
     """
     folder = source.folder(CONFIG)
     _check_encoder_config(source.name, folder / CONFIG)
@@ -194,11 +194,11 @@ def encoder_folder(source: Source) -> Path:
 
 
 def weights_files(what: str, folder: Path) -> Sequence[Path]:
-    """The files of weights of a model, as transformers would choose them.
+    """A model's weights files, as transformers would choose them.
 
     Args:
-        what: The model, for the message.
-        folder: Of its files.
+        what: Description of the model, for the message.
+        folder: The model's folder.
 
     Raises:
         UnsafeWeightsError: It has no safetensors.
@@ -210,26 +210,26 @@ def weights_files(what: str, folder: Path) -> Sequence[Path]:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     if not names or not all(each.endswith(".safetensors") and Path(each).name == each for each in names):
         raise UnsafeWeightsError(
-            f"the {what} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
+            f"the {what} has no safetensors weights, and other formats are not loaded: a pickle can run any code. "
             "Load it where you trust it and save it with save_pretrained(), which writes safetensors."
         )
     return [folder / each for each in names]
 
 
 def check_work(model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor") -> None:
-    """Refuses an encoder that would take too much time or memory for one image.
+    """Rejects an encoder that would need too much time or memory per image.
 
     Raises:
-        ValueError: Says why.
+        ValueError: With the reason.
     """
     _check_sides(processor.image_processor)
     if processor.image_size is not None:
-        _count_work(_without_memory(model.config).encoder.vision, processor.image_size)
+        _check_cost(_on_meta_device(model.config).encoder.vision, processor.image_size)
 
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """transformers shows one of its weights, which takes a second here."""
+    """Hides transformers' progress bar for loading weights, which takes only a second here."""
     from transformers.utils import logging
 
     are_shown = logging.is_progress_bar_enabled()
@@ -243,10 +243,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def names_damaged(what: str, *let_through: type[Exception]) -> Iterator[None]:
-    """Around what reads or builds a checkpoint: a damaged file raises whatever the library that reads it stumbles over.
+    """Wraps loading of a checkpoint: libraries raise errors of any kind when a file is damaged.
 
     Raises:
-        ValueError: Says what is damaged.
+        ValueError: Names what is damaged.
     """
     try:
         yield
@@ -257,8 +257,8 @@ def names_damaged(what: str, *let_through: type[Exception]) -> Iterator[None]:
 
 
 def _check_weights(folder: Path, processor: "GRUCaptionerProcessor") -> None:
-    """Refuses a model that the file of weights is not of, before memory is taken for what the file lacks; and one that
-    would take too much time or memory for an image."""
+    """Rejects a model that doesn't match its weights file, before memory is allocated for what the file lacks, and one
+    that would need too much time or memory per image."""
     from safetensors import safe_open
 
     from .model import GRUCaptionerConfig
@@ -266,23 +266,23 @@ def _check_weights(folder: Path, processor: "GRUCaptionerProcessor") -> None:
     _check_sides(processor.image_processor)
     if not (weights := folder / WEIGHTS).is_file():
         return
-    model = _without_memory(GRUCaptionerConfig.from_pretrained(folder))
-    wanted = model.state_dict()
-    if sum(values.numel() for values in model.buffers()) > MAX_VALUES:  # some are made by rule, not from the file
-        raise ValueError("its encoder keeps tables that are too large")
+    model = _on_meta_device(GRUCaptionerConfig.from_pretrained(folder))
+    expected = model.state_dict()
+    if sum(values.numel() for values in model.buffers()) > MAX_VALUES:  # some are computed, not loaded
+        raise ValueError("its encoder has buffers that are too large")
     with safe_open(weights, "np") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, not a dict
-    for key in wanted.keys() & found.keys():
-        if found[key] != tuple(wanted[key].shape):
-            raise ValueError(f"{key} is {found[key]} in the file and {tuple(wanted[key].shape)} by config.json")
-    if sum(values.numel() for values in wanted.values()) > 2 * sum(map(math.prod, found.values())):
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118, not a dict
+    for key in expected.keys() & shapes.keys():
+        if shapes[key] != tuple(expected[key].shape):
+            raise ValueError(f"{key} is {shapes[key]} in the file and {tuple(expected[key].shape)} by config.json")
+    if sum(values.numel() for values in expected.values()) > 2 * sum(map(math.prod, shapes.values())):
         raise ValueError("the file lacks most of its weights")
     if processor.image_size is not None:
-        _count_work(model.encoder.vision, processor.image_size)
+        _check_cost(model.encoder.vision, processor.image_size)
 
 
-def _without_memory(config: Any) -> "GRUCaptionerForConditionalGeneration":
-    """A captioner that has sizes and no memory."""
+def _on_meta_device(config: Any) -> "GRUCaptionerForConditionalGeneration":
+    """A captioner with shapes but no memory."""
     import torch
 
     from .model import GRUCaptionerForConditionalGeneration
@@ -292,15 +292,15 @@ def _without_memory(config: Any) -> "GRUCaptionerForConditionalGeneration":
 
 
 def _check_sides(image_processor: Any) -> None:
-    """Refuses to scale images to what no memory holds."""
+    """Rejects image sizes that would not fit in memory."""
     for setting in ("size", "crop_size", "pad_size"):
         sides = dict(getattr(image_processor, setting, None) or {})
         if not all(side is None or 1 <= side <= MAX_SIDE for side in sides.values()):
             raise ValueError(f"{setting} of its images is not 1 to {MAX_SIDE} pixels")
 
 
-def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
-    """Counts what an encoder without memory would do with one image of that height and width."""
+def _check_cost(vision: Any, image_size: tuple[int, int]) -> None:
+    """Checks the cost of encoding one image of that height and width; `vision` is on the meta device."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -322,16 +322,16 @@ def _count_work(vision: Any, image_size: tuple[int, int]) -> None:
         try:
             vision.eval()(image)
         except (NotImplementedError, RuntimeError) as error:
-            if "meta" not in str(error):  # else an encoder that goes by the values of its image: what it did counts
+            if "meta" not in str(error):  # control flow that depends on pixel values; what ran so far is counted
                 raise
     if counter.get_total_flops() > MAX_OPERATIONS or largest.values > MAX_VALUES:
         raise ValueError(
-            f"an image of {image_size[0]} x {image_size[1]} pixels takes its encoder too much time or memory"
+            f"an image of {image_size[0]} x {image_size[1]} pixels would take its encoder too much time or memory"
         )
 
 
 def _check_encoder_config(name: str, path: Path) -> None:
-    """Refuses what would be built without end, before any other file is fetched or read."""
+    """Rejects a config that would take forever to build, before any other file is downloaded or read."""
     if not path.is_file():
         raise ValueError(f"{name} is not an encoder: it has no {CONFIG}.")
     try:
@@ -339,36 +339,36 @@ def _check_encoder_config(name: str, path: Path) -> None:
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name} is not an encoder: its {CONFIG} can't be read.") from error
     check_layers(f"encoder {name}", config)
-    # timm's configuration says by `pretrained_cfg` where its own weights come from, which are not asked for
+    # timm configs say in `pretrained_cfg` where their original weights come from; these are never requested
     check_encoder(name, config)
 
 
 def _check_encoder_weights(folder: Path, weights: Sequence[Path]) -> None:
-    """Refuses an encoder that its files are not of, before memory is taken for what they lack."""
+    """Rejects an encoder that doesn't match its files, before memory is allocated for what they lack."""
     import torch
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModel
 
-    with torch.device("meta"):  # which has sizes and no memory
-        wanted = AutoModel.from_config(
+    with torch.device("meta"):  # shapes but no memory
+        expected = AutoModel.from_config(
             AutoConfig.from_pretrained(folder, trust_remote_code=False), trust_remote_code=False
         ).state_dict()
     num_found = 0
     for path in weights:
         with safe_open(path, "np") as file:
             num_found += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no dict
-    if sum(values.numel() for values in wanted.values()) > 2 * num_found:
+    if sum(values.numel() for values in expected.values()) > 2 * num_found:
         raise ValueError("the files lack most of its weights")
 
 
-def _of_other_weights(name: str, graphs: Path) -> str:
+def _other_weights_message(name: str, graphs: Path) -> str:
     if name == str(SHIPPED_CHECKPOINT):
         return (
-            f"the graphs in {graphs} are not of the checkpoint of the package: name the one that they were exported "
-            "from as the checkpoint too (--checkpoint FOLDER), or, to caption by graphs alone, their own folder "
+            f"the graphs in {graphs} were not exported from the package's checkpoint: also give the checkpoint that "
+            "they were exported from (--checkpoint FOLDER), or, to caption by graphs alone, their own folder "
             f"(--checkpoint {graphs})."
         )
     return (
-        f"the graphs in {graphs} are of other weights than those of {name}: name the checkpoint that they were "
-        f"exported from, or export them again (gru-captioner export {name} --output {graphs})."
+        f"the graphs in {graphs} were exported from other weights than those of {name}: give the checkpoint that they "
+        f"were exported from, or export them again (gru-captioner export {name} --output {graphs})."
     )

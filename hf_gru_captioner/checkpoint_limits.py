@@ -1,8 +1,8 @@
-"""Limits that a checkpoint's files must keep, checked before anything is built: its author is not trusted.
+"""Limits on a checkpoint's files, checked before anything is built: its author is not trusted.
 
-Sizes and counts come first, so that no file takes more memory or time than its weights warrant; then whatever could
-lead elsewhere: to another repository, another file, code. Needs neither torch nor transformers, so graphs are checked
-by it too.
+Sizes and counts come first, so that no file takes more memory or time than its weights warrant; then anything that
+could lead elsewhere: to another repository, another file, or code. Needs neither torch nor transformers, so it also
+checks graphs.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from typing import Any
 from .files import CONFIG, WEIGHTS
 from .tokenization import PATTERNS
 
-# The JSON files of a checkpoint, and the bytes that each may have: at least ten times what is usual. Parsed, brackets
-# alone take thirty times their bytes.
+# Maximum size in bytes of a checkpoint's JSON files: at least ten times the usual. Once parsed, brackets alone take
+# thirty times their size in memory.
 MAX_BYTES = {
     CONFIG: 4_000_000,  # some encoders list 21,000 labels
     "generation_config.json": 4_000_000,
@@ -34,36 +34,36 @@ MAX_BYTES = {
 }
 MAX_LAYERS = 1000
 MAX_SIDE = 2048  # pixels that images are scaled to; more is a typing error, or an attempt to exhaust memory
-MAX_HEADER = 8_000_000  # bytes of names and shapes in a file of weights
+MAX_HEADER = 8_000_000  # bytes of names and shapes in a weights file
 MAX_WEIGHTS = 50_000  # tensors
 MAX_CHARACTERS = 1000  # of a token
 MAX_ADDED_TOKENS = 5000
-MAX_PARTS = 10_000  # objects and lists in a tokenizer.json, but for its vocabulary and merges
+MAX_PARTS = 10_000  # objects and lists in a tokenizer.json, except in its vocabulary and merges
 TOKENIZER = {
     *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"),
     *("decoder", "model"),
 }
 MAX_STEPS = 20  # of a decoder or normalizer
 MAX_PATTERN = 500  # characters of a regular expression
-MAX_REPEATS = 4  # in one of its alternatives: the power of a text's length that it may take
+MAX_REPEATS = 4  # quantifiers per alternative: matching may take up to this power of a text's length
 MAX_PADDING = 10_000  # tokens
-MAX_BAD_WORDS = 10_000  # tokens of all sequences that captions may not hold
-LENGTH_PENALTY = 10  # at most, either way; 1,000 tokens to the power of more are soon infinite
+MAX_BAD_WORDS = 10_000  # tokens in all banned sequences
+LENGTH_PENALTY = 10  # maximum magnitude; 1,000 tokens to a higher power soon overflow
 
-LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting that says how many an encoder has
+LAYERS = re.compile("layer|depth|block|stage")  # in the name of a setting for the number of layers
 LAYERS_OF_STAGES = re.compile("depths?$|layers$|blocks$|repeats$")  # in the name of a list of such numbers
-PLAIN_NAME = re.compile(r"[\w.\-]+")  # of an architecture that timm brings along; others lead to the Hub or to a folder
+PLAIN_NAME = re.compile(r"[\w.\-]+")  # of an architecture built into timm; others lead to the Hub or to a folder
 ARCHITECTURES = ("architecture", "backbone", "model_name")
-# Settings of an encoder that have weights, files or code fetched from elsewhere; false or empty they do nothing.
+# Encoder settings that load weights, files or code from elsewhere; harmless if false or empty.
 LEADS_ELSEWHERE = {
     *("use_pretrained_backbone", "pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg_overlay"),
     *("pretrained_model_args", "quantization_config", "auto_map", "custom_pipelines", "gguf_file"),
 }
-IMPLEMENTATIONS = (None, "eager", "sdpa")  # of the attention; others are kernels, which the Hub has too
+IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention; others are kernels, possibly from the Hub
 
-# Of a checkpoint's settings of generate(), the whole numbers: one that asks for more wants all memory, or never ends.
+# Maxima of a checkpoint's integer generation settings: larger ones would exhaust memory or never finish.
 LIMITS = {"num_beams": 1000, "max_new_tokens": 1000, "max_length": 1000}
-# Settings of generate() that a checkpoint may bring; the others load models, compile, or lead to code on the Hub.
+# Generation settings that a checkpoint may contain; the others load models, compile, or lead to code on the Hub.
 GENERATION = {
     *("_from_model_config", "begin_suppress_tokens", "bad_words_ids", "bos_token_id", "decoder_start_token_id"),
     *("do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "eos_token_id"),
@@ -74,18 +74,18 @@ GENERATION = {
     *("renormalize_logits", "repetition_penalty", "return_dict_in_generate", "sequence_bias", "suppress_tokens"),
     *("temperature", "token_healing", "top_h", "top_k", "top_p", "transformers_version", "typical_p", "use_cache"),
 }
-OFF_AT_ONE = {"guidance_scale", "num_beam_groups"}  # other settings, which do nothing at 1; older releases write them
+OFF_AT_ONE = {"guidance_scale", "num_beam_groups"}  # have no effect at 1; older releases write them
 
 
 def check_config(name: str, path: Path) -> None:
-    """Refuses what is not a checkpoint of ours, would never finish building, or leads elsewhere.
+    """Rejects what is not a GRU captioner, would never finish building, or leads elsewhere.
 
     Args:
-        name: Of the checkpoint, for the message.
-        path: Its config.json, the only file that has to be there.
+        name: Name of the checkpoint, for the message.
+        path: Its config.json, the only file that must exist.
 
     Raises:
-        ValueError: Says what is wrong.
+        ValueError: With the reason.
     """
     if not path.is_file():
         raise ValueError(f"{name} is not a checkpoint: it has no config.json.")
@@ -101,30 +101,30 @@ def check_config(name: str, path: Path) -> None:
 
 
 def check_layers(name: str, config: Mapping[str, Any]) -> None:
-    """Refuses a network that would never finish building.
+    """Rejects a network that would never finish building.
 
     Args:
-        name: Of what is loaded, for the message.
-        config: Its configuration, as JSON has it.
+        name: Name of the model, for the message.
+        config: Its parsed config.json.
 
     Raises:
         ValueError: Names the setting.
     """
     for setting, value in _settings(config):
         if _is_number(value) and value > MAX_LAYERS and LAYERS.search(setting):
-            raise ValueError(f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MAX_LAYERS:,}.")
+            raise ValueError(f"the {name} is damaged: {setting[:60]} in its config.json is more than {MAX_LAYERS:,}.")
         if isinstance(value, list) and sum(map(_layers, value)) > MAX_LAYERS and LAYERS_OF_STAGES.search(setting):
             raise ValueError(
-                f"the {name} is damaged: by its config.json, {setting[:60]} is more than {MAX_LAYERS:,} in all."
+                f"the {name} is damaged: {setting[:60]} in its config.json is more than {MAX_LAYERS:,} in total."
             )
 
 
 def check_encoder(name: str, config: Mapping[str, Any]) -> None:
-    """Refuses an encoder whose building would ask another repository, read another file or run code.
+    """Rejects an encoder that would access another repository, read another file or run code when built.
 
     Args:
-        name: Of what is loaded, for the message.
-        config: Its configuration, as JSON has it. What it says of its own code is not read by this package.
+        name: Name of the model, for the message.
+        config: Its parsed config.json. References to its own code are ignored by this package.
 
     Raises:
         ValueError: Names the setting.
@@ -145,10 +145,10 @@ def check_encoder(name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_files(name: str, folder: Path) -> None:
-    """Refuses files of a checkpoint that exceed a limit or lead elsewhere. Missing files are skipped.
+    """Rejects files of a checkpoint that exceed a limit or lead elsewhere. Missing files are skipped.
 
     Raises:
-        ValueError: Says which and why.
+        ValueError: Names the file and the reason.
     """
     contents = {}
     for file in MAX_BYTES:
@@ -173,14 +173,14 @@ def check_files(name: str, folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of a checkpoint.
+    """Reads a JSON file of a checkpoint.
 
     Raises:
         ValueError: It exceeds its limit, or is not JSON.
     """
-    most = MAX_BYTES[path.name]
-    if path.stat().st_size > most:
-        raise ValueError(f"{path.name} is larger than {most / 1e6:.0f} MB")
+    limit = MAX_BYTES[path.name]
+    if path.stat().st_size > limit:
+        raise ValueError(f"{path.name} is larger than {limit / 1e6:.0f} MB")
     try:
         return json.loads(path.read_bytes())
     except RecursionError as error:
@@ -188,43 +188,44 @@ def read_json(path: Path) -> Any:
 
 
 def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
-    """Refuses settings of generate() that never end, exhaust memory, or that a checkpoint may not bring.
+    """Rejects generation settings that never finish, exhaust memory, or that a checkpoint must not contain.
 
     Raises:
         ValueError: Names the setting, and the checkpoint if its name is given.
     """
     of_name = f" of {name}" if name else ""
-    for setting, most in LIMITS.items():
+    for setting, limit in LIMITS.items():
         value = settings.get(setting)
-        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
-            raise ValueError(f"{setting}{of_name} is a whole number from 1 to {most:,}, found {_short(value)}.")
+        if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
+            raise ValueError(f"{setting}{of_name} must be a whole number from 1 to {limit:,}, found {_short(value)}.")
     check_length_penalty(settings.get("length_penalty"), of_name)
     for setting, value in settings.items():
         is_off = value in (None, 0, "", [], {}) or (setting in OFF_AT_ONE and value == 1 and value is not True)
         if setting not in GENERATION and not is_off:
-            raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may bring.")
+            raise ValueError(f"{setting[:60]}{of_name} is not a setting that a checkpoint may contain.")
     for setting in ("bad_words_ids", "sequence_bias"):
         if sum(1 for _ in _settings(settings.get(setting))) > MAX_BAD_WORDS:
             raise ValueError(f"{setting}{of_name} has more than {MAX_BAD_WORDS:,} tokens.")
 
 
 def check_length_penalty(value: Any, of_name: str = "") -> None:
-    """Refuses one that makes scores non-finite.
+    """Rejects a length penalty that makes scores non-finite.
 
     Raises:
-        ValueError: Says what was found.
+        ValueError: Names the allowed range.
     """
     if value is not None and not (_is_number(value) and abs(value) <= LENGTH_PENALTY):
         raise ValueError(
-            f"length_penalty{of_name} is a number from -{LENGTH_PENALTY} to {LENGTH_PENALTY}, found {_short(value)}."
+            f"length_penalty{of_name} must be a number from -{LENGTH_PENALTY} to {LENGTH_PENALTY}, found "
+            f"{_short(value)}."
         )
 
 
 def check_tokenizer(content: Mapping[str, Any], vocab_size: int | None = None) -> None:
-    """Refuses a tokenizer.json that is slow on long texts, or has more tokens than the model.
+    """Rejects a tokenizer.json that is slow on long texts, or has more tokens than the model.
 
     Raises:
-        ValueError: Says why.
+        ValueError: With the reason.
     """
     added = content.get("added_tokens") or ()
     if len(added) > MAX_ADDED_TOKENS:
@@ -257,21 +258,21 @@ def _check_steps(part: str, steps: list[Mapping[str, Any]]) -> None:
             replaced = step["pattern"] if isinstance(step["pattern"], dict) else {"String": step["pattern"]}
             growing += len(str(step.get("content") or "")) > len(str(replaced.get("String", " ")))
         if pattern == "":
-            raise ValueError(f"the {part} in tokenizer.json looks for nothing")
+            raise ValueError(f"the {part} in tokenizer.json has an empty pattern")
         if expression is not None and expression not in PATTERNS and (part == "decoder" or _is_slow(str(expression))):
-            raise ValueError(f"a regular expression of the {part} in tokenizer.json might never end")
+            raise ValueError(f"a regular expression of the {part} in tokenizer.json might never finish")
     if growing > (0 if part == "decoder" else 2):  # each may multiply the text
-        raise ValueError(f"the {part} in tokenizer.json makes texts longer and longer")
+        raise ValueError(f"the {part} in tokenizer.json may lengthen texts without bound")
 
 
 def _is_slow(expression: str) -> bool:
-    """Whether a regular expression may take more than polynomial time: it repeats a group that repeats or has
-    alternatives. Some fast expressions are refused too."""
+    """Whether a regular expression may take exponential time: it repeats a group that contains repetition or
+    alternatives. Some fast expressions are rejected too."""
     if len(expression) > MAX_PATTERN:
         return True
     plain = re.sub(r"\\[pP]\{[^}]*\}|\\.|\[(?:\\.|[^\]\\])*\]", "x", expression)  # classes count as one letter
-    groups = [False]  # of each group that is open: whether it repeats something or has alternatives
-    closed = False  # the same of the group that ends just before
+    groups = [False]  # for each open group: whether it contains repetition or alternatives
+    closed = False  # the same for the group just closed
     repeats = 0
     for token in re.findall(r"\(\??|\)|[*+|]|\{\d*,\d*\}|\{\d+\}|.", plain, re.DOTALL):
         if token[0] == "(":
@@ -293,7 +294,7 @@ def _is_slow(expression: str) -> bool:
 
 
 def _check_header(weights: Path) -> None:
-    """Refuses a file of weights that is mostly header."""
+    """Rejects a weights file that is mostly header."""
     with weights.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -302,7 +303,7 @@ def _check_header(weights: Path) -> None:
         try:
             names = json.loads(file.read(size)) if size <= MAX_HEADER else {}
         except (RecursionError, ValueError):
-            return  # safetensors says what is wrong with it
+            return  # safetensors reports what is wrong
     if len(names) > MAX_WEIGHTS:
         raise ValueError(f"{weights.name} has {len(names):,} weights, more than {MAX_WEIGHTS:,}")
 
@@ -315,7 +316,7 @@ def _tokens(vocabulary: Any, added: Iterable[Any]) -> Iterator[Any]:
 
 
 def _objects(content: Any) -> Iterator[Mapping[str, Any]]:
-    """Every object of a JSON, itself included."""
+    """Every object in a JSON value, including itself."""
     if isinstance(content, dict):
         yield content
     for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
@@ -323,7 +324,7 @@ def _objects(content: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _containers(content: Any) -> Iterator[Any]:
-    """Every object and list of a JSON."""
+    """Every object and list in a JSON value."""
     if isinstance(content, dict | list):
         yield content
         for value in content.values() if isinstance(content, dict) else content:
@@ -331,7 +332,7 @@ def _containers(content: Any) -> Iterator[Any]:
 
 
 def _settings(content: Any, setting: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a JSON with the name of its setting, also what is in objects and lists; lists as wholes too."""
+    """Every value in a JSON value with the name of its setting, nested ones included; lists also as a whole."""
     if isinstance(content, dict):
         for key, value in content.items():
             if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""COCO's annotations format, for training data and for references alike: https://cocodataset.org/#format-data.
+"""COCO's annotation format, for training data and references alike: https://cocodataset.org/#format-data.
 
 `{"images": [{"id": 42, "file_name": "a.jpg"}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`,
-one row per image and one per caption. Ids are numbers there; here they are text, because other data sets have file
-names for ids.
+one row per image and one per caption. Ids are numbers in COCO; here they are strings, because other datasets use file
+names as ids.
 """
 
 import json
@@ -12,27 +12,25 @@ from typing import Any, NamedTuple
 
 from .untrusted_images import MAX_CAPTION
 
-MAX_SHOWN = 80  # characters of a row that a message shows
+MAX_SHOWN = 80  # characters of a row shown in a message
 
 
 class Annotations(NamedTuple):
     """The content of an annotations file, in the order of the file."""
 
     images: dict[str, Mapping[str, Any]]  # rows of "images" by id; empty if the file has none
-    captions: dict[str, list[str]]  # by image id, first those of "images", then those that only captions name
+    captions: dict[str, list[str]]  # by image id, first those in "images", then those only in "annotations"
 
 
 def parse_annotations(path: str | Path, content: Mapping[str, Any]) -> Annotations:
-    """Checks and sorts the JSON of an annotations file.
-
-    A null caption is left out.
+    """Checks an annotations file, and groups its captions by image. Null captions are dropped.
 
     Args:
-        path: Of the file, for messages.
+        path: The file's path, for messages.
         content: Its JSON, with a list "annotations".
 
     Raises:
-        ValueError: Something is not in the format; shows where.
+        ValueError: The format is violated; shows where.
     """
     rows = content.get("images") or []
     if not isinstance(rows, list):
@@ -46,22 +44,22 @@ def parse_annotations(path: str | Path, content: Mapping[str, Any]) -> Annotatio
                 raise ValueError(f'{path}: image {number} needs an "id", found {shortened(row)}.')
     captions: dict[str, list[str]] = {image_id: [] for image_id in images}
     for image_id, caption in caption_rows(path, content["annotations"], allow_null=True):
-        of_image = captions.setdefault(image_id, [])
+        image_captions = captions.setdefault(image_id, [])
         if caption is not None:
-            of_image.append(caption)
+            image_captions.append(caption)
     return Annotations(images, captions)
 
 
 def caption_rows(path: str | Path, rows: Any, *, allow_null: bool = False) -> Iterator[tuple[str, str | None]]:
-    """Yields image id and caption of each row of "annotations", or of a results file.
+    """Yields image id and caption of each row in "annotations", or in a results file.
 
     Args:
-        path: Of the file, for messages.
+        path: The file's path, for messages.
         rows: Objects with "image_id" and "caption".
-        allow_null: Yield None for a caption of null instead of refusing it.
+        allow_null: Yield None for a null caption instead of rejecting it.
 
     Raises:
-        ValueError: A row is something else, its caption has more than 10,000 characters, or there are no rows.
+        ValueError: A row is malformed, a caption has more than 10,000 characters, or there are no rows.
     """
     if not isinstance(rows, list):
         raise ValueError(f'{path}: "annotations" is not a list, found {shortened(rows)}.')
@@ -93,7 +91,7 @@ def checked_text(path: str | Path, text: str) -> str:
     """The text itself.
 
     Raises:
-        ValueError: It contains half of a surrogate pair, which JSON can spell and nothing can store.
+        ValueError: It contains half of a surrogate pair, which is possible in JSON but can't be encoded.
     """
     try:
         text.encode()
@@ -103,6 +101,6 @@ def checked_text(path: str | Path, text: str) -> str:
 
 
 def shortened(row: Any) -> str:
-    """JSON of a value, short enough for a message."""
+    """A value as JSON, shortened for a message."""
     text = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."

@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and the names of those that a checkpoint consists of.
+"""Atomic writes, and the names of a checkpoint's files.
 
-Whatever is written goes to a temporary sibling first, is flushed to the disk, and takes its place by a rename: a killed
-process, a full disk or a power cut leaves the old content or the new, never a part.
+Everything is written to a temporary sibling first, flushed to disk, and renamed: a killed process, a full disk or a
+power cut leaves the old content or the new, never a partial file.
 """
 
 import hashlib
@@ -12,31 +12,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = f"{WEIGHTS}.index.json"  # of weights in several files
+WEIGHTS_INDEX = f"{WEIGHTS}.index.json"  # of sharded weights
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
 TOKENIZER = "tokenizer.json"
-GRAPHS_FOLDER = "onnx"  # of a checkpoint: its graphs, which read their weights from its own file
-GRAPHS_SETTINGS = "graphs.json"  # which makes a folder one of graphs
+GRAPHS_FOLDER = "onnx"  # a checkpoint's graphs, which use the weights in its own file
+GRAPHS_SETTINGS = "graphs.json"  # marks a folder of graphs
 SCORES = "scores.json"
 TRAINING_RECORD = "training.json"
-# Entries of a configuration that say where it comes from and change nothing that is computed.
+# Entries of a configuration that record its origin and don't affect computation.
 PROVENANCE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
-PARTIAL = ".partial"  # the ending of what is being written
-MAX_NAME = 200  # bytes of a file's name that its temporary sibling's keeps: 255 are all that file systems take
+PARTIAL = ".partial"  # suffix of files being written
+MAX_NAME = 200  # bytes of a file's name kept in its temporary sibling's: file systems allow 255
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], writer: str = "") -> Iterator[Path]:
-    """A temporary sibling to write to, which takes the place of `path` when the block ends well.
+    """A temporary sibling to write to, which replaces `path` when the block succeeds.
 
     Args:
         path: The file.
-        writer: What tells processes apart that may write the same file at the same time; the last one wins.
+        writer: Distinguishes processes that may write the same file concurrently; the last one wins.
 
     Raises:
-        OSError: It can't be written; what was there is as it was.
+        OSError: Writing failed; an existing file is unchanged.
     """
     path = Path(path)
     name = os.fsdecode(os.fsencode(path.name)[:MAX_NAME])
@@ -51,7 +51,7 @@ def atomic_path(path: str | os.PathLike[str], writer: str = "") -> Iterator[Path
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes, writer: str = "") -> None:
-    """Writes a file, text as UTF-8, whole or not at all; `writer` as in [`atomic_path`].
+    """Writes a file atomically, text as UTF-8; `writer` as in [`atomic_path`].
 
     Raises:
         OSError: As in [`atomic_path`].
@@ -62,12 +62,12 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes, writer:
 
 @contextmanager
 def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty temporary folder to write to, which takes the place of `folder` when the block ends well.
+    """An empty temporary folder to write to, which replaces `folder` when the block succeeds.
 
-    What a killed process has left behind is put right first. Runs on one process.
+    Leftovers of a killed process are cleaned up first. Runs on one process.
 
     Raises:
-        OSError: It can't be written; what was there is as it was.
+        OSError: Writing failed; an existing folder is unchanged.
     """
     folder = Path(folder)
     temporary, old = folder.with_name(f"{folder.name}{PARTIAL}"), folder.with_name(f"{folder.name}.old")
@@ -79,7 +79,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         flush(temporary)
-        if folder.exists():  # a folder can't be renamed onto one with files
+        if folder.exists():  # a folder can't be renamed onto a non-empty one
             folder.rename(old)
         try:
             temporary.rename(folder)
@@ -93,7 +93,7 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Has the disk write down what the system may still hold in memory of a file, or of a folder and all in it."""
+    """Flushes a file, or a folder and everything in it, to disk."""
     for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
         handle = os.open(each, os.O_RDONLY)
         try:

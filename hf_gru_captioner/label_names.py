@@ -1,7 +1,7 @@
-"""Which labels a caption names, and how many of each it says there are.
+"""Finds the labels that a caption names, and how many of each.
 
-A label is named by its own words, by its synonyms and by the English plurals of both. The longest name wins, so that
-"hot dog" does not name a dog.
+A label is named by its own words, its synonyms and the English plurals of both. The longest name wins, so that "hot
+dog" does not name a dog.
 """
 
 import math
@@ -14,7 +14,7 @@ from .errors import UsageError, reason_of
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 POSSESSIVE = re.compile(r"['’]s$")
-INVARIANT = (  # one form for any number
+INVARIANT = (  # same form in singular and plural
     *("aircraft", "binoculars", "cattle", "deer", "fish", "furniture", "glasses", "jeans", "luggage", "pants"),
     *("police", "scissors", "sheep", "shorts", "skis"),
 )
@@ -41,7 +41,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("bunch", "crowd", "dozens", "few", "flock", "group", "herd", "lots", "many"), MANY),
     **dict.fromkeys(("numerous", "pack", "several", "various"), MANY),
 }
-# Where a number in front of a name no longer belongs to it.
+# A number before one of these words doesn't refer to the name after it.
 BORDERS = {
     *("and", "are", "as", "at", "behind", "beside", "by", "for", "from", "holding", "in", "is", "near", "next", "on"),
     *("or", "over", "riding", "that", "to", "under", "while", "with"),
@@ -50,7 +50,7 @@ MAX_DISTANCE = 4  # words between a number and the name
 
 
 class Said(NamedTuple):
-    """How many of a label a caption says there are."""
+    """The number of objects with a label, according to a caption."""
 
     minimum: float
     maximum: float
@@ -62,12 +62,12 @@ def words_of(text: str) -> list[str]:
 
 
 def normalized(label: str) -> str:
-    """A label as it is compared: "Hot_dog" is "hot dog"."""
+    """A normalized label for comparison: "Hot_dog" -> "hot dog"."""
     return " ".join(words_of(label.replace("_", " ")))
 
 
 def plural_of(name: str) -> str:
-    """The English plural of a name, whose last word changes."""
+    """The English plural of a name; only the last word changes."""
     first, _, last = name.rpartition(" ")
     if last in IRREGULAR:
         last = IRREGULAR[last]
@@ -81,11 +81,11 @@ def plural_of(name: str) -> str:
 
 
 def read_synonyms(path: str | Path) -> dict[str | None, list[str]]:
-    """Reads a YAML file of `label: [words that name it]`; the words of `null` name no label.
+    """Reads a YAML file of `label: [words that name it]`; words under `null` name no label.
 
     Raises:
         FileNotFoundError: No such file.
-        UsageError: Not such a file; says where.
+        UsageError: The file is malformed; says where.
     """
     import yaml
 
@@ -109,7 +109,7 @@ class LabelNames:
     """Finds labels in captions.
 
     Args:
-        labels: All labels that there are.
+        labels: All labels.
         synonyms: Words that name a label, by label; those of None name no label ("bus stop").
     """
 
@@ -121,34 +121,34 @@ class LabelNames:
             own += map(normalized, words)
         self.labels = sorted(filter(None, names))
         self.index = {label: number for number, label in enumerate(self.labels)}
-        self._of_words: dict[tuple[str, ...], list[tuple[int, bool | None]]] = {}
+        self._by_words: dict[tuple[str, ...], list[tuple[int, bool | None]]] = {}
         for label in self.labels:
             for name, is_plural in _with_plurals(names[label]).items():
-                self._of_words.setdefault(tuple(name.split()), []).append((self.index[label], is_plural))
+                self._by_words.setdefault(tuple(name.split()), []).append((self.index[label], is_plural))
         for name in nothing:
             for each in (name, plural_of(name)):
-                self._of_words[tuple(each.split())] = []
-        self._longest = max(map(len, self._of_words), default=0)
+                self._by_words[tuple(each.split())] = []
+        self._longest = max(map(len, self._by_words), default=0)
 
     def said(self, caption: str) -> dict[int, Said]:
-        """The labels that a caption names, by index, and how many of each it says there are."""
+        """The labels that a caption names, by index, with their numbers."""
         words = [POSSESSIVE.sub("", word) for word in words_of(caption)]
-        found: dict[int, list[tuple[Said, bool]]] = {}
+        mentions: dict[int, list[tuple[Said, bool]]] = {}
         position = border = 0
         while position < len(words):
             longest = min(self._longest, len(words) - position)
             length = next(
-                (n for n in range(longest, 0, -1) if tuple(words[position : position + n]) in self._of_words), 0
+                (n for n in range(longest, 0, -1) if tuple(words[position : position + n]) in self._by_words), 0
             )
             if not length:
                 position += 1
                 continue
             before = words[max(border, position - MAX_DISTANCE) : position]
-            for label, is_plural in self._of_words[tuple(words[position : position + length])]:
-                found.setdefault(label, []).append(_said(before, words[position + length - 1], is_plural))
+            for label, is_plural in self._by_words[tuple(words[position : position + length])]:
+                mentions.setdefault(label, []).append(_mention(before, words[position + length - 1], is_plural))
             position += length
             border = position
-        return {label: _together(each) for label, each in found.items()}
+        return {label: _combined(each) for label, each in mentions.items()}
 
     def named(self, caption: str) -> set[str]:
         """The labels that a caption names."""
@@ -156,14 +156,14 @@ class LabelNames:
 
 
 def _with_plurals(names: Sequence[str]) -> dict[str, bool | None]:
-    """These names and their plurals, and whether each is a plural; None for one form of any number."""
+    """These names and their plurals, and whether each is a plural; None if both forms are the same."""
     plurals = {plural_of(name) for name in names}
     singular = {name: None if plural_of(name) == name else name in plurals for name in names}
     return {**dict.fromkeys(plurals, True), **singular}
 
 
-def _said(before: Sequence[str], last: str, is_plural: bool | None) -> tuple[Said, bool]:
-    """The number that a name says there are, and whether it introduces them; `before` are the words in front of it."""
+def _mention(before: Sequence[str], last: str, is_plural: bool | None) -> tuple[Said, bool]:
+    """The number given by a mention, and whether it introduces new objects; `before` are the preceding words."""
     if last in NUMBERS:  # "a crowd", "a couple"
         return Said(*NUMBERS[last]), True
     number = None
@@ -183,8 +183,8 @@ def _said(before: Sequence[str], last: str, is_plural: bool | None) -> tuple[Sai
     return Said(1, math.inf if is_plural is None else 1), False
 
 
-def _together(mentions: Sequence[tuple[Said, bool]]) -> Said:
-    """The number that several mentions say: "a cat and a cat" are two, "a cat and the cat" one or two."""
+def _combined(mentions: Sequence[tuple[Said, bool]]) -> Said:
+    """The number given by several mentions: "a cat and a cat" are two, "a cat and the cat" one or two."""
     introduced = sum(said.minimum for said, introduces in mentions if introduces)
     minimum = max(introduced, *(said.minimum for said, _ in mentions))
     return Said(minimum, max(minimum, sum(said.maximum for said, _ in mentions)))

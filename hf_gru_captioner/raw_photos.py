@@ -1,8 +1,8 @@
-"""Raw files of strangers' cameras: their preview is found by a process of its own.
+"""Decodes untrusted camera raw files in a separate process.
 
-LibRaw reads some hundred formats, most of them found out by trial. What a file may do to it, it does to a process that
-ends with it: one photo is refused, and the page goes on. That process is this module, run with the path of a file; it
-loads it as any other caller of `load_image`, and writes the photo to its standard output, as JPEG.
+LibRaw reads some hundred formats, most of them reverse-engineered. If a file crashes it, only that process dies: one
+photo is rejected, and the page keeps running. The process is this module, run with the path of a file; it loads it with
+`load_image` as usual, and writes the photo to its standard output as JPEG.
 """
 
 import io
@@ -10,32 +10,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-SECONDS = 20  # that a file may take
-MAX_MEMORY = 2 << 30  # bytes of addresses; half the size of a sensor of 100 million pixels takes less
-MAX_SIDE = 4096  # pixels of the photo that comes back
+SECONDS = 20  # timeout per file
+MAX_MEMORY = 2 << 30  # bytes of address space; 100 megapixels at half size need less
+MAX_SIDE = 4096  # pixels of the returned photo
 
 
 class UnreadableError(ValueError):
-    """There is no photo in a raw file, or it can't be found in time and memory."""
+    """A raw file contains no photo, or it can't be decoded within the limits of time and memory."""
 
 
 def preview_of(path: Path) -> bytes:
-    """The largest preview in a raw file, upright, as JPEG; where there is none, its sensor's pixels.
+    """The largest preview in a raw file, upright, as JPEG; without a preview, the developed sensor data.
 
     Raises:
         UnreadableError: There is none.
     """
     try:
-        found = subprocess.run(
+        finished = subprocess.run(
             [sys.executable, "-m", __name__, str(path)], capture_output=True, timeout=SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UnreadableError(f"{path.name} can't be read, it may be damaged.") from error
-    return found.stdout
+    return finished.stdout
 
 
 def _main(path: str) -> None:
-    from .model import load_image  # here: whoever asks for a preview has loaded it long since
+    from .model import load_image  # deferred: only needed in the subprocess
 
     try:
         import resource

@@ -1,4 +1,4 @@
-"""Scores a checkpoint, or result files of other systems, on images with reference captions; `gru-captioner score`.
+"""Scores a checkpoint, or result files of other systems, on images with reference captions: `gru-captioner score`.
 
     references = load_references("my/captions.csv")
     run = score(references, caption_references(references, "runs/mine/checkpoint"))
@@ -7,8 +7,8 @@
 
 `save` writes into a folder
     predictions.json    captions of the checkpoint, in COCO's results format
-    metrics.json        scores, intervals, and all settings that two scores must share to be comparable
-    report.html         the same as a page, with images
+    metrics.json        scores, intervals, and all settings that must match for scores to be comparable
+    report.html         the same as a web page, with images
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of generate() that change scores
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
 DEFAULT_METRICS = ("cider", "meteor", "bleu", "rouge_l", "diversity")
-SHIPPED = "shipped checkpoint"  # name of the package's own in tables
+SHIPPED = "shipped checkpoint"  # name of the package's own checkpoint in tables
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class References:
     Attributes:
         captions: Reference captions by image id.
         settings: Where they come from.
-        rows: Rows of the dataset with the images, in the same order; None for a file of captions alone.
+        rows: Rows of the dataset with the images, in the same order; None for a file of captions only.
     """
 
     captions: Mapping[str, list[str]]
@@ -69,7 +69,7 @@ class CheckpointCaptions:
         name: Name of the system in tables.
         captions: One per image, in the order of the references.
         folder: Folder or Hub id of the checkpoint.
-        settings: Checkpoint, hash of its weights, generation settings, what ran it.
+        settings: Checkpoint, hash of its weights, generation settings, backend.
     """
 
     name: str
@@ -108,7 +108,7 @@ def load_references(data: str, split: str = "validation", **options: Any) -> Ref
 def read_references(path: str | Path, image_column: str | None = None, caption_column: str | None = None) -> References:
     """Read reference captions from a file, without images: COCO's annotations, or any table that training reads.
 
-    In a table, images are told apart by a column `image_id`, otherwise by their paths.
+    In a table, images are identified by the column `image_id` if present, otherwise by their paths.
 
     Raises:
         FileNotFoundError, ValueError: As in `evaluation.coco.read_references` and `data.caption_files`.
@@ -121,7 +121,7 @@ def read_results(path: str | Path) -> dict[str, str]:
     """Read a system's captions by image id from COCO's results format, or from any table that training reads.
 
     Raises:
-        FileNotFoundError, ValueError: As of [`read_references`], or an image has more than one caption.
+        FileNotFoundError, ValueError: As in [`read_references`], or an image has more than one caption.
     """
     captions = _captions_in_file(Path(path), None, None, "results")
     several = next((image_id for image_id, texts in captions.items() if len(texts) > 1), None)
@@ -150,13 +150,13 @@ def _captions_in_file(
     except ValueError as error:
         if image_column is not None or "no image path" not in str(error):
             raise
-        entries = read_caption_file(path, ChosenColumns("image_id", caption_column))  # ids will do without images
+        entries = read_caption_file(path, ChosenColumns("image_id", caption_column))  # without images, ids suffice
     captions: dict[str, list[str]] = {}
     for entry in entries:
         captions.setdefault(entry.image_id, []).extend(entry.captions)
     without = [image_id for image_id, texts in captions.items() if not texts]
     if without:
-        raise UsageError(f"{path} has no caption for {len(without):,} images, the first is {without[0][:80]}.")
+        raise UsageError(f"{path} has no caption for {len(without):,} images; the first is {without[0][:80]}.")
     return captions
 
 
@@ -169,14 +169,14 @@ def caption_references(
     num_beams: int | None = None,
     batch_size: int = 32,
 ) -> CheckpointCaptions:
-    """Caption the images with a checkpoint. Runs on every process: each captions its share, all get all captions.
+    """Caption the images with a checkpoint. Runs on every process: each captions a shard, all get all captions.
 
     Args:
         references: With rows.
         checkpoint: Folder or Hub id; by default the package's own.
         backend, graphs: As in `Captioner.from_pretrained`.
-        num_beams: Beams of the search; by default the checkpoint's.
-        batch_size: Images captioned at once.
+        num_beams: Number of beams; by default the checkpoint's.
+        batch_size: Images per batch.
 
     Raises:
         MissingExtraError: The backend is not installed.
@@ -193,15 +193,15 @@ def caption_references(
     state = PartialState()
     captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
     generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
-    written: list[Caption] = []
-    with state.split_between_processes(list(range(len(references.captions)))) as share:
-        starts = range(0, len(share), batch_size)
+    captions: list[Caption] = []
+    with state.split_between_processes(list(range(len(references.captions)))) as shard:
+        starts = range(0, len(shard), batch_size)
         for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
-            images = decode_images(references.rows, share[start : start + batch_size])
-            written.extend(captioner(images, batch_size=batch_size, **generation))
+            images = decode_images(references.rows, shard[start : start + batch_size])
+            captions.extend(captioner(images, batch_size=batch_size, **generation))
     return CheckpointCaptions(
         name=Path(checkpoint).name if checkpoint else SHIPPED,
-        captions=gather_object(written),
+        captions=gather_object(captions),
         folder=captioner.name,
         settings={
             "checkpoint": captioner.name,
@@ -220,8 +220,8 @@ class ScoringRun:
         references: What was scored against.
         checkpoint: The checkpoint's captions; it is the first system. None if only result files were scored.
         predictions: Captions by name of the system, one per image.
-        scores: The scores of each system, and how the others compare with the first.
-        mentions: Labels that the first system names; None if the references have none.
+        scores: The scores of each system, and comparisons of the others with the first.
+        mentions: Labels mentioned by the first system; None if the references have none.
     """
 
     references: References
@@ -232,7 +232,7 @@ class ScoringRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two scores must share to be comparable, as `metrics.json` records it."""
+        """The settings that must match for scores to be comparable, as recorded in `metrics.json`."""
         versions = {"hf_gru_captioner": __version__, "python": platform.python_version()}
         versions |= {name: version(name) for name in LIBRARIES}
         checkpoint = self.checkpoint.settings if self.checkpoint else {}
@@ -287,7 +287,7 @@ class ScoringRun:
         write_model_index(card, name, results)
 
     def keep(self) -> None:
-        """Store the checkpoint's scores in its folder, for its own card. Runs on one process.
+        """Store the checkpoint's scores in its folder, for its model card. Runs on one process.
 
         Raises:
             UsageError: No checkpoint was scored, or it is not a folder.
@@ -341,15 +341,15 @@ def score(
         references: What to score against.
         checkpoint: From [`caption_references`].
         results: Files in COCO's results format; a system is called by its file's name.
-        training_data: Hub id or folder whose train split tells which captions are new.
-        allow_urls: Download images of `training_data` that are given by address.
+        training_data: Hub id or folder whose train split determines which captions are novel.
+        allow_urls: Download images of `training_data` that are given as URLs.
         metrics: Names from `evaluation.METRICS`.
-        synonyms: Words that name the labels of the references, see `label_names.read_synonyms`. Of references with a
-            column `labels`, those that the captions name are counted.
+        synonyms: Synonyms of the references' labels, see `label_names.read_synonyms`. Label mentions are counted if
+            the references have a column `labels`.
         options: `tokenizer`, `brevity_penalty`, `bootstrap` and others of `evaluation.score_captions`.
 
     Raises:
-        UsageError: Nothing to score, or two systems of the same name.
+        UsageError: Nothing to score, or two systems with the same name.
         FileNotFoundError, ValueError, ImportError: As in `evaluation.score_captions` and `evaluation.coco.match`.
     """
     with needs_extra("score"):
@@ -391,5 +391,5 @@ def _mentions(
     if references.rows is None or LABELS not in references.rows.column_names:
         return None
     labels = references.rows[LABELS][:]
-    names = LabelNames((label for of_image in labels for label in of_image or ()), synonyms)
+    names = LabelNames((label for image_labels in labels for label in image_labels or ()), synonyms)
     return label_mentions(captions, labels, list(references.captions.values()), names)

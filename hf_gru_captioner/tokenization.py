@@ -1,12 +1,12 @@
-"""Captions -> a tokenizer of them, by whole words or by byte-pair pieces.
+"""Learns caption tokenizers, word-level or with byte-pair encoding.
 
-A caption's words are what the field's scorers count (the Penn Treebank tokenizer of pycocoevalcap): lower case, no
+A caption's words are those counted by the usual scorers (the Penn Treebank tokenizer of pycocoevalcap): lower case, no
 punctuation, `man's` as `man 's`, `isn't` as `is n't`, `t-shirt` and `my_dog` whole. Decoding joins them again: "the
 man's t-shirt".
 
-That suits English. Other languages put no spaces between words, or need capitals and punctuation to be right; their
-captions are cut into byte-pair pieces of the text as it is written (Kudo and Richardson, 2018, "SentencePiece",
-https://aclanthology.org/D18-2012, with the spaces as part of the pieces), and come out as they were written.
+That suits English. Other languages have no spaces between words, or need capitals and punctuation; their captions are
+split into byte-pair pieces of the raw text (Kudo and Richardson, 2018, "SentencePiece",
+https://aclanthology.org/D18-2012, with spaces as part of the pieces), and are decoded unchanged.
 """
 
 import json
@@ -21,7 +21,7 @@ from .evaluation.writing_systems import FOREIGN, MANY, language_of, num_foreign,
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# The order gives the ids: 0 start, 1 padding, 2 end, 3 unknown, as in GRUCaptionerConfig.
+# In the order of their ids: 0 start, 1 padding, 2 end, 3 unknown, as in GRUCaptionerConfig.
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 _CLITIC = r"(?:n't|'(?:s|re|ve|ll|d|m))(?![\p{L}\p{N}])"
@@ -29,7 +29,7 @@ _WORD_BEFORE_NOT = r"[\p{L}\p{M}]+(?=n't(?![\p{L}\p{N}]))"  # greedy, then backt
 
 
 def _words(letters: str, first: str) -> str:
-    """The expression of words of these letters, the first of which may be another expression."""
+    """A regular expression for words of these letters; `first` matches the first letter."""
     word = rf"{first}[{letters}]*(?:(?!{_CLITIC})(?:[-'.]|(?<=\p{{N}}),(?=\p{{N}}))[{letters}]+)*"
     return rf"{_CLITIC}|{_WORD_BEFORE_NOT}|{word}|[&$%]"
 
@@ -41,19 +41,19 @@ _PATTERN_BEFORE_UNDERSCORES = _words(r"\p{L}\p{N}\p{M}", r"[\p{L}\p{N}\p{M}]").r
 _QUOTES = "[‘’`´]"
 _BEFORE_CLITIC = rf" (?={_CLITIC})"
 _SPACES = r"\s+"
-PATTERNS = {  # all regular expressions of these tokenizers, and of those of version 0.1
+PATTERNS = {  # all regular expressions of these tokenizers, including those of version 0.1
     *(_PATTERN, _PATTERN_BEFORE_UNDERSCORES, _QUOTES, _BEFORE_CLITIC, _SPACES),
 }
 
-SPACE = "\u2581"  # how a space is written in pieces of the text as it is
-CAPITALIZED = 0.5  # share of captions with a capital inside, below the first word, as in German
-LENGTH = 40  # tokens of a caption, the end token included
-MAX_LENGTH = 250  # of a caption in pieces, unless the caller wants more
+SPACE = "\u2581"  # represents a space in pieces of raw text
+CAPITALIZED = 0.5  # share of captions with a capitalized word after the first, as in German
+LENGTH = 40  # tokens of a caption, including the end token
+MAX_LENGTH = 250  # default maximum in pieces of raw text
 NEARLY_ALL = 0.995  # of the captions
 
 
 def suitable_kind(captions: Iterable[str]) -> tuple[str, str]:
-    """The kind of tokenizer that suits captions, and why, for a message."""
+    """The appropriate kind of tokenizer for captions, and the reason, for a message."""
     captions = list(captions)
     if spaceless_share(captions) >= MANY:
         return "verbatim", f"{language_of(captions)} puts no spaces between words"
@@ -79,21 +79,21 @@ def build_tokenizer(
     """Learns a caption tokenizer.
 
     Args:
-        captions: The training captions, as they are.
-        kind: `"word"`, or `"bpe"` for byte-pair pieces of words, which can spell those that training never saw;
-            `"verbatim"` for byte-pair pieces of the text as it is written, with capitals, punctuation and spaces.
-        min_count: Words (of pieces, pairs) seen less often are left out.
-        vocab_size: At most so many tokens, the four special ones included; None for no limit (of pieces: 8192).
-        max_length: Longer captions are cut to so many tokens, the end token included. None: 40; for `"verbatim"` what
-            nearly all captions need, from 40 to 250.
+        captions: The raw training captions.
+        kind: `"word"`, or `"bpe"` for byte-pair pieces of words, which can spell words not seen in training;
+            `"verbatim"` for byte-pair pieces of the raw text, with capitals, punctuation and spaces.
+        min_count: Words (for pieces, pairs) that occur less often are dropped.
+        vocab_size: Maximum vocabulary size, including the four special tokens; None for no limit (for pieces 8192).
+        max_length: Captions are truncated to this number of tokens, including the end token. None: 40; for
+            `"verbatim"` what nearly all captions need, from 40 to 250.
 
     Returns:
-        A tokenizer that ends each caption with its end token and never begins it with the start token.
+        A tokenizer that appends the end token to each caption, but doesn't prepend the start token.
 
     Raises:
-        ValueError: An unknown kind, or no word is left.
+        ValueError: An unknown kind, or an empty vocabulary.
     """
-    from transformers import PreTrainedTokenizerFast  # not above: graphs go by what is said there, without torch
+    from transformers import PreTrainedTokenizerFast  # deferred: graphs use this module without torch
 
     captions = list(captions)
     special_tokens = list(SPECIAL_TOKENS.values())
@@ -166,12 +166,12 @@ def build_tokenizer(
 
 
 def is_verbatim(tokenizer: "PreTrainedTokenizerFast") -> bool:
-    """Whether a tokenizer's tokens are pieces of the text as it is written."""
+    """Whether a tokenizer's tokens are pieces of the raw text."""
     return isinstance(tokenizer.backend_tokenizer.decoder, decoders.Metaspace)
 
 
 def needed_length(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str]) -> int:
-    """The number of tokens, the end token included, that nearly all captions need, from 40 to 250."""
+    """The number of tokens, including the end token, that nearly all captions need, from 40 to 250."""
     needed = sorted(lengths(tokenizer, captions))
     return max(LENGTH, min(MAX_LENGTH, needed[min(len(needed) - 1, int(NEARLY_ALL * len(needed)))]))
 
@@ -179,15 +179,15 @@ def needed_length(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str])
 def extend_tokenizer(
     tokenizer: "PreTrainedTokenizerFast", captions: Iterable[str], min_count: int
 ) -> tuple["PreTrainedTokenizerFast", list[str]]:
-    """Adds the words of captions to a tokenizer of whole words; the ids of known words stay.
+    """Adds the words of captions to a word-level tokenizer; ids of known words are kept.
 
     Args:
-        tokenizer: Stays unchanged. Of byte-pair pieces nothing is added, since they spell any word.
-        captions: As they are.
-        min_count: Words seen less often are left out.
+        tokenizer: Not modified. Nothing is added to byte-pair encodings, since they can spell any word.
+        captions: Raw captions.
+        min_count: Words that occur less often are dropped.
 
     Returns:
-        The extended tokenizer, and the new words, the most frequent first.
+        The extended tokenizer, and the new words, most frequent first.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -216,16 +216,16 @@ def extend_tokenizer(
 
 
 def special_token_ids(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
-    """The fields of `GRUCaptionerConfig` that must agree with the tokenizer."""
+    """The fields of `GRUCaptionerConfig` that must match the tokenizer."""
     return {"vocab_size": len(tokenizer), **{f"{name}_id": getattr(tokenizer, f"{name}_id") for name in SPECIAL_TOKENS}}
 
 
 def count_unknown(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str]) -> tuple[int, int]:
-    """How many words of the captions are unknown to the tokenizer, and how many there are."""
+    """The number of unknown words in the captions, and the number of all words."""
     ids = [token for row in tokenizer(list(captions), add_special_tokens=False)["input_ids"] for token in row]
     return sum(token == tokenizer.unk_token_id for token in ids), len(ids)
 
 
 def lengths(tokenizer: "PreTrainedTokenizerFast", captions: Sequence[str]) -> list[int]:
-    """The number of tokens of each caption, the end token included, before it is cut."""
+    """The number of tokens in each caption, including the end token, before truncation."""
     return [len(row) for row in tokenizer(list(captions), truncation=False, verbose=False)["input_ids"]]

@@ -1,12 +1,12 @@
 """Images from untrusted sources: uploads, URLs, ZIP archives. All are checked before they are opened.
 
-An image is refused by its size in bytes and in pixels before any pixel is decoded; of a camera's raw file that is done
-with its largest preview, which `raw_photos` takes out. A URL is fetched only from the
-public web: http or https on the default ports, every IP address of the host public, the connection made to the very
-address that was checked, each redirect checked like the first URL, within limits of size and time. An archive is read
-in memory, never unpacked onto the disk, and only up to the limits.
+An image is rejected by its size in bytes and pixels before any pixel is decoded; for a camera's raw file, its largest
+preview is checked, which `raw_photos` extracts. A URL is fetched only from the public web: http or https on the default
+ports, every IP address of the host public, connected to the very address that was checked, each redirect checked like
+the first URL, within limits of size and time. An archive is read in memory, never extracted to disk, and only up to the
+limits.
 
-Every refusal is a sentence for the visitor of the page, and tells nothing about the server.
+Every rejection is a sentence for the visitor of the page, and reveals nothing about the server.
 """
 
 import http.client
@@ -43,20 +43,20 @@ from .model.image_loading_gru_captioner import (
 from .raw_photos import UnreadableError, preview_of
 
 ADDRESS_PORTS = {"http": 80, "https": 443}
-ADDRESSES = tuple(f"{scheme}://" for scheme in ADDRESS_PORTS)  # how they begin
+ADDRESSES = tuple(f"{scheme}://" for scheme in ADDRESS_PORTS)  # prefixes of URLs
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 4
 CHUNK = 1 << 16  # bytes
-MAX_CAPTION = 10_000  # characters; more is not a sentence, and some metrics take time by its square
+MAX_CAPTION = 10_000  # characters; more is not a sentence, and some metrics take quadratic time
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-    *(HEIC_SUFFIXES + JXL_SUFFIXES + RAW_SUFFIXES),  # which are read or refused by name
+    *(HEIC_SUFFIXES + JXL_SUFFIXES + RAW_SUFFIXES),  # read, or rejected with a message that names the format
 )
 KINDS = {"pillow_heif": "HEIC picture", "pillow_jxl": "JPEG XL picture", "rawpy": "raw file of a camera"}  # by reader
 
 # IANA's registries of special-purpose addresses (https://www.iana.org/assignments/iana-ipv4-special-registry,
-# .../iana-ipv6-special-registry), of 2025, with multicast and what was reserved later; `ipaddress` knows those of the
-# day when its Python was released. Written out, since a list that is too short lets visitors in.
+# .../iana-ipv6-special-registry) as of 2025, plus multicast and reserved ranges; `ipaddress` may be outdated, depending
+# on the Python release. Written out, since an incomplete list would be a security hole.
 NOT_PUBLIC = tuple(
     map(
         ipaddress.ip_network,
@@ -66,7 +66,7 @@ NOT_PUBLIC = tuple(
             "100.64.0.0/10",  # shared by a provider's customers
             "127.0.0.0/8",  # loopback
             "168.63.129.16/32",  # Azure's host, for its virtual machines; in no registry
-            "169.254.0.0/16",  # link-local; where clouds tell machines their keys
+            "169.254.0.0/16",  # link-local; cloud metadata services with credentials
             "172.16.0.0/12",  # private
             "192.0.0.0/24",  # protocol assignments
             "192.0.2.0/24",  # documentation
@@ -80,52 +80,52 @@ NOT_PUBLIC = tuple(
             "203.0.113.0/24",  # documentation
             "224.0.0.0/4",  # multicast
             "240.0.0.0/4",  # reserved, and broadcast
-            "2001::/23",  # protocol assignments, Teredo among them
+            "2001::/23",  # protocol assignments, including Teredo
             "2001:db8::/32",  # documentation
-            "2002::/16",  # 6to4, whose relays are gone
+            "2002::/16",  # 6to4, deprecated
             "2620:4f:8000::/48",  # AS112
-            "3ffe::/16",  # once the 6bone
+            "3ffe::/16",  # formerly 6bone
             "3fff::/20",  # documentation
         ),
     )
 )
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all other IPv6 is special or not given out
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # how a network without IPv4 names an IPv4 address, in the last 32 bits
-ISATAP = 0x5EFE  # bits 64 to 95 of an address, but for one: an IPv4 address in the last 32 as well
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all other IPv6 is special or unassigned
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # embeds an IPv4 address in the last 32 bits
+ISATAP = 0x5EFE  # bits 64 to 95 of an address, except one bit: also embeds an IPv4 address in the last 32
 
 MAX_NAME = 1000  # characters of a file's name, with its folders
 MAX_MEMBERS = 10_000  # of an archive, images or not: each takes memory before it is read
-DIRECTORY_SIGN = b"PK\x01\x02"  # of a member in an archive's table of contents
-PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may want gigabytes to unpack a few bytes
+DIRECTORY_SIGN = b"PK\x01\x02"  # signature of an entry in an archive's central directory
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may need gigabytes to decompress a few bytes
 
 Resolve = Callable[[str, int], list[str]]
 
 
 class RefusedError(ValueError):
-    """An upload or URL is refused; the text tells its sender why."""
+    """An upload or URL is rejected; the message tells its sender why."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of what is accepted.
+    """Limits on what is accepted.
 
     Attributes:
-        image_bytes: Bytes of an image file.
-        file_bytes: Bytes of an upload that isn't one: an archive, or a camera's raw file, of which only a preview is
-            held in memory.
+        image_bytes: Size of an image file.
+        file_bytes: Size of any other upload: an archive, or a camera's raw file, of which only a preview is loaded into
+            memory.
         image_pixels: Pixels of an image, width times height.
-        archive_images: Images in an archive.
-        archive_bytes: Bytes of all images of an archive, unpacked.
-        seconds: Time to fetch a URL, redirects included.
-        text_bytes: Bytes of a request other than an upload, such as an image in base64.
-        kept_seconds: Time that an upload stays on the disk.
-        visitor_files, visitor_bytes: Uploads of one visitor in this time.
-        uploads_bytes: Uploads of all visitors together in this time.
+        archive_images: Number of images in an archive.
+        archive_bytes: Total uncompressed size of the images in an archive.
+        seconds: Time to fetch a URL, including redirects.
+        text_bytes: Size of a request other than an upload, such as an image in base64.
+        kept_seconds: Time that an upload is kept on disk.
+        visitor_files, visitor_bytes: Uploads per visitor in this time.
+        uploads_bytes: Total size of all visitors' uploads in this time.
     """
 
     image_bytes: int = 20_000_000
     file_bytes: int = 100_000_000
-    image_pixels: int = MAX_PIXELS  # load_image takes no more
+    image_pixels: int = MAX_PIXELS  # the limit of load_image
     archive_images: int = 500
     archive_bytes: int = 500_000_000
     seconds: float = 10.0
@@ -140,11 +140,11 @@ LIMITS = Limits()
 
 
 def read_photo(upload: Path, limits: Limits = LIMITS) -> bytes:
-    """The content of an image file; of a camera's raw file, which is not held in memory, that of its largest preview.
+    """The content of an image file; for a camera's raw file, which is not loaded into memory, its largest preview.
 
     Raises:
         RefusedError: Too large, or a raw file that can't be read.
-        OSError: It is not there any more.
+        OSError: The file no longer exists.
     """
     suffix = upload.suffix.lower()
     _check_bytes(upload.stat().st_size, suffix, limits)
@@ -156,10 +156,10 @@ def read_photo(upload: Path, limits: Limits = LIMITS) -> bytes:
 
 
 def photo_of(content: bytes, limits: Limits = LIMITS, name: str = "") -> bytes:
-    """The same of a file's bytes; its name, if known, tells raw files that nothing else does.
+    """Like [`read_photo`] for a file's bytes; some raw files can only be recognised by their name, if known.
 
     Raises:
-        RefusedError: As above.
+        RefusedError: As in [`read_photo`].
     """
     suffix = PurePosixPath(name).suffix.lower()
     _check_bytes(len(content), suffix, limits)
@@ -186,22 +186,22 @@ def _check_bytes(num_bytes: int, suffix: str, limits: Limits) -> None:
 
 
 def _is_raw(content: bytes) -> bool:
-    """Whether load_image would take these bytes for a camera's raw file."""
+    """Whether load_image would treat these bytes as a camera's raw file."""
     if reader_of(content) == "rawpy":
         return True
-    if not content.startswith((b"II", b"MM")):  # as all that Pillow takes for TIFF
+    if not content.startswith((b"II", b"MM")):  # not TIFF
         return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content)) as image:
                 return is_raw(image, content)
-    except Exception:  # Pillow's parsers raise what they happen to stumble over; open_image says that it is damaged
+    except Exception:  # Pillow raises errors of any kind; open_image reports the damage
         return False
 
 
 def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
-    """Bytes of an image file, as [`read_photo`] and [`photo_of`] give them -> the image, not yet decoded.
+    """Bytes of an image file, from [`read_photo`] or [`photo_of`] -> the image, not yet decoded.
 
     Raises:
         RefusedError: Too large, or not an image.
@@ -233,7 +233,7 @@ def open_image(content: bytes, limits: Limits = LIMITS) -> Image.Image:
 def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes | RefusedError]]:
     """Yields name, with its folders, and content of each image in a ZIP archive.
 
-    What can't be read is refused one by one. Other files come last, refused too; hidden ones are passed over.
+    Unreadable images are rejected one by one. Other files come last, rejected too; hidden ones are skipped.
 
     Raises:
         RefusedError: Not a ZIP archive, no images in it, or too many.
@@ -259,10 +259,8 @@ def read_images(archive: BinaryIO, limits: Limits = LIMITS) -> Iterator[tuple[st
                     if info.compress_type not in PACKED:
                         raise ValueError("packed in an unusual way")
                     with opened.open(info) as file:
-                        content: bytes | RefusedError = file.read(
-                            most + 1
-                        )  # what the archive says of sizes may be a lie
-                except Exception:  # zipfile lets through whatever its decompressors stumble over
+                        content: bytes | RefusedError = file.read(most + 1)  # the size in the archive may be false
+                except Exception:  # zipfile raises errors of any kind
                     content = RefusedError(
                         "This picture of the archive is damaged or encrypted, or packed in an unusual way."
                     )
@@ -346,7 +344,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
             content += chunk
             if len(content) > limits.image_bytes:
                 raise RefusedError(too_large(limits))
-        if time.monotonic() > deadline:  # a body without a length just ends when the socket is shut
+        if time.monotonic() > deadline:  # a body without a length just ends when the socket is closed
             raise TimeoutError
         return bytes(content)
     except RefusedError:
@@ -362,11 +360,11 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet, also where it is embedded in an IPv6 address."""
+    """Whether an IP address is on the public internet, including one embedded in an IPv6 address."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         low = int(ip) & 0xFFFFFFFF
-        if ip in NAT64 or (int(ip) >> 32) & 0xFDFFFFFF == ISATAP:  # that one bit says whether the address is unique
+        if ip in NAT64 or (int(ip) >> 32) & 0xFDFFFFFF == ISATAP:  # ignores the bit for globally unique addresses
             return (ip in NAT64 or _is_global(ip)) and _is_global(ipaddress.IPv4Address(low))
     return _is_global(ip)
 
@@ -378,11 +376,11 @@ def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 
 def _resolve(host: str, port: int) -> list[str]:
-    return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def _connect(scheme: str, host: str, address: str, deadline: float) -> http.client.HTTPConnection:
-    """A connection to the IP address that was checked; TLS and the Host header use the name."""
+    """A connection to the checked IP address; TLS and the Host header use the host name."""
     seconds = max(0.1, deadline - time.monotonic())
     port = ADDRESS_PORTS[scheme]
     connection = http.client.HTTPConnection(host, port, timeout=seconds)
@@ -398,12 +396,12 @@ def _connect(scheme: str, host: str, address: str, deadline: float) -> http.clie
 
 
 def _shut(connected: socket.socket) -> None:
-    with suppress(OSError):  # it may be closed already
+    with suppress(OSError):  # may already be closed
         connected.shutdown(socket.SHUT_RDWR)
 
 
 def safe_name(name: str) -> str:
-    """A file's name, on any system, as a relative path with slashes that stays in its folder."""
+    """A file's name from any system as a relative path with slashes that stays inside its folder."""
     parts = PurePosixPath(name.replace("\\", "/").replace("\0", "")).parts
     kept = (part for part in parts if part not in ("/", "//", "..") and not part.endswith(":"))
     return "/".join(kept)[-MAX_NAME:].lstrip("/") or "photo"
@@ -423,7 +421,7 @@ def _suffix(info: zipfile.ZipInfo) -> str:
 
 
 def most_bytes(limits: Limits, suffix: str) -> int:
-    """How large a file with this ending may be."""
+    """Maximum size of a file with this suffix."""
     return limits.file_bytes if suffix in (*RAW_SUFFIXES, ".zip") else limits.image_bytes
 
 
@@ -439,12 +437,12 @@ def _not_read(reader: str) -> str:
 
 
 def _count(file: BinaryIO, sign: bytes) -> int:
-    """How often these bytes are in a file, however large it is."""
-    found, end = 0, b""
+    """How often these bytes occur in a file of any size."""
+    number, end = 0, b""
     while chunk := file.read(CHUNK):
-        found += (end + chunk).count(sign)
+        number += (end + chunk).count(sign)
         end = (end + chunk)[1 - len(sign) :]
-    return found
+    return number
 
 
 def _too_many_pixels(limits: Limits) -> str:

@@ -1,4 +1,4 @@
-"""Draws attention weights over the image, a panel per word."""
+"""Draws attention weights over the image, one panel per word."""
 
 import math
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PANEL_HEIGHT = 200  # pixels
-PANEL_WIDTHS = (120, 400)  # pixels; images narrower or wider than that are squashed into them
+PANEL_WIDTHS = (120, 400)  # pixels; narrower or wider images are distorted to fit
 LABEL_HEIGHT = 26  # pixels
-DARKEST = 0.2  # brightness of a region without attention; the word's strongest region has 1
+DARKEST = 0.2  # brightness of a region without attention; the strongest region of a word has 1
 
 
 def draw_attention(
     image: Image.Image, words: Sequence[str], attention: np.ndarray, max_columns: int = 6
 ) -> Image.Image:
-    """Draws the image, then once per word with the regions lit that the model attended to.
+    """Draws the image, then once per word with the attended regions highlighted.
 
     Args:
-        image: The image that was captioned.
+        image: The captioned image.
         words: Words of the caption.
         attention: `(words, rows, columns)`, as in `Caption.attention`.
-        max_columns: Panels side by side.
+        max_columns: Maximum number of panels per row.
 
     Raises:
-        ValueError: Not one map per word.
+        ValueError: The numbers of maps and words differ.
     """
     if attention is None or len(attention) != len(words):
         raise ValueError(
@@ -47,7 +47,7 @@ def draw_attention(
 
 
 def _light(image: Image.Image, weights: np.ndarray) -> Image.Image:
-    """The image, each region as bright as its weight relative to the largest."""
+    """The image, with brightness proportional to each region's weight relative to the largest."""
     relative = np.round(weights / weights.max() * 255).astype(np.uint8)
     smooth = Image.fromarray(relative).resize(image.size, Image.Resampling.BICUBIC)
     brightness = DARKEST + (1 - DARKEST) * np.asarray(smooth, dtype=np.float32)[..., None] / 255  # (height, width, 1)

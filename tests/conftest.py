@@ -1,4 +1,4 @@
-"""Tiny captioners with random weights, and photos made on the spot. No test reaches the network."""
+"""Tiny captioners with random weights, and generated photos. No test accesses the network."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ IMAGE_SIZE = 96  # pixels; the tiny encoder makes 3x3 regions of it
 
 @pytest.fixture(autouse=True)
 def no_graphs(request, monkeypatch):
-    """Training and pushing write no graphs, which takes ten seconds, but in tests that are marked so."""
+    """Disables graph export, which takes ten seconds, in training and pushing, except in marked tests."""
     if "writes_graphs" not in request.keywords:
         monkeypatch.setattr("hf_gru_captioner.training.checkpoints.CheckpointGraphs._exported", lambda *_: {})
         monkeypatch.setattr("hf_gru_captioner.cli.push.ensure_graphs", lambda checkpoint: None)
@@ -82,7 +82,7 @@ def make_model(tokenizer):
 
 
 def calibrate_batch_norm(backbone) -> None:
-    """Gives random weights the statistics of their own outputs; without, every image looks alike to them."""
+    """Sets BatchNorm statistics to match random weights; without them, all images give the same outputs."""
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean of all batches, here one
@@ -93,7 +93,7 @@ def calibrate_batch_norm(backbone) -> None:
 
 @pytest.fixture
 def save_encoder():
-    """Saves a tiny vision encoder with random weights into a folder."""
+    """Saves a tiny vision encoder with random weights to a folder."""
 
     def save(folder: Path) -> None:
         settings = {"input_size": [3, IMAGE_SIZE, IMAGE_SIZE], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -105,7 +105,7 @@ def save_encoder():
 
 @pytest.fixture(scope="session")
 def draw_weights():
-    """Draws a model's weights anew, the same ones in every release of transformers, which differ in their order."""
+    """Reinitializes a model's weights identically in every release of transformers, which differ in order."""
 
     def draw(model: GRUCaptionerForConditionalGeneration, seed: int) -> GRUCaptionerForConditionalGeneration:
         torch.manual_seed(seed)
@@ -126,7 +126,7 @@ def model(make_model):
 
 @pytest.fixture
 def checkpoint(model, processor, tmp_path):
-    """Folder of a whole tiny checkpoint."""
+    """Folder of a complete tiny checkpoint."""
     folder = tmp_path / "checkpoint"
     model.generation_config.update(max_new_tokens=6, num_beams=2)
     model.save_pretrained(folder)
@@ -154,7 +154,7 @@ def photo(make_photo) -> Image.Image:
 
 @pytest.fixture(autouse=True)
 def forget_precision():
-    """Forgets Accelerate's precision behind each test: a process has one, and a run by "auto" may have chosen bf16."""
+    """Resets Accelerate's precision after each test: it is per process, and "auto" may have chosen bf16."""
     yield
     if (state := sys.modules.get("accelerate.state")) is not None:
         state.AcceleratorState._reset_state()
@@ -162,7 +162,7 @@ def forget_precision():
 
 @pytest.fixture
 def make_dataset(make_photo):
-    """Makes a captioned data set of `size` photos in memory, each with two captions, as `load_captions` gives it."""
+    """Makes an in-memory dataset of `size` photos with two captions each, as returned by `load_captions`."""
 
     def make(size: int = 4) -> Dataset:
         rows = {
@@ -180,7 +180,7 @@ def make_dataset(make_photo):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub on loopback to which this process's client is pointed, with the right to write."""
+    """A loopback Hub that this process's client uses, with write permission."""
     with loopback_hub.LoopbackHub() as hub:
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
@@ -197,7 +197,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_plainly(tmp_path):
-    """Runs code where the libraries are installed and nothing of ours is; what it prints last is JSON, the answer."""
+    """Runs code without this package but with its dependencies; the last line it prints is the result as JSON."""
 
     def run(code: str, *arguments, home: str = "home", **environment: str):
         standard = {
@@ -226,7 +226,7 @@ def run_plainly(tmp_path):
 
 @pytest.fixture
 def dataset_folder(make_dataset, tmp_path):
-    """A folder of parquet files: six images to train on, three to validate on."""
+    """A folder of parquet files: six training images, three validation images."""
     folder = tmp_path / "set"
     (folder / "data").mkdir(parents=True)
     for split, size in (("train", 6), ("validation", 3)):

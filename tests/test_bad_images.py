@@ -1,4 +1,4 @@
-"""Every door is shown the same bad images; each answers with a picture or one clear line, soon and in little memory."""
+"""All entry points get the same bad images; each returns a picture or a one-line error, fast and in little memory."""
 
 import csv
 import gc
@@ -75,7 +75,7 @@ DOORS = ["path", "path, scaled", "bytes"]
 
 
 def look_at(paths: list[str], seconds: float, doors: list[str] = DOORS) -> tuple[list[list], int]:
-    """Path, door, what was said (None of a picture) and seconds of each; the most memory, in bytes."""
+    """Path, entry point, error (None for a picture) and seconds of each; peak memory in bytes."""
     process = subprocess.run(
         [sys.executable, "-c", LOOK],
         input=json.dumps([paths, doors]),
@@ -103,7 +103,7 @@ def looked_at(corpus):
 
 @pytest.fixture
 def no_programs(monkeypatch):
-    """Ghostscript, installed or not, must never be run."""
+    """Fails if Ghostscript is run, whether installed or not."""
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program was run"))
 
 
@@ -188,7 +188,7 @@ def test_no_file_stays_open(corpus):
 
 @pytest.fixture
 def run(checkpoint, capfd):
-    """Runs a command with the tiny checkpoint -> exit code, output, lines of errors."""
+    """Runs a command with the tiny checkpoint; returns exit code, output and error lines."""
 
     def run(command, *arguments):
         capfd.readouterr()
@@ -374,7 +374,7 @@ def test_every_door_takes_as_many_scans(photo, tmp_path, num_scans, is_taken):
 
 @pytest.fixture
 def changing(photo, tmp_path):
-    """A table of three photos, and a function that spoils the second of them."""
+    """A table of three photos, and a function that damages the second."""
     for name in ("a.png", "b.png", "c.png"):
         photo.save(tmp_path / name)
     (tmp_path / "test.csv").write_text("image,caption\na.png,a dog\nb.png,two dogs\nc.png,a cat\n")

@@ -1,4 +1,4 @@
-"""Checkpoints, and encoders to begin with: safetensors only, one commit, sizes that fit."""
+"""Loading of checkpoints and pretrained encoders: safetensors only, one commit, matching sizes."""
 
 import json
 
@@ -43,8 +43,8 @@ def drop_weights(folder):
 
 
 DAMAGES = {
-    "pickled weights": (pickle_weights, "no weights as safetensors, and others are not loaded: a pickle"),
-    "an index of pickles": (name_pickles_in_the_index, "no weights as safetensors, and others are not loaded"),
+    "pickled weights": (pickle_weights, "no safetensors weights, and other formats are not loaded: a pickle"),
+    "an index of pickles": (name_pickles_in_the_index, "no safetensors weights, and other formats are not loaded"),
     "most weights missing": (drop_weights, "lack most of its weights"),
     "torn weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "is damaged or its files"),
     "too many layers": (lambda folder: change_config(folder, num_hidden_layers=10**9), "is more than 1,000"),
@@ -87,7 +87,7 @@ def test_a_hub_repository_of_pickles_is_refused_and_none_is_fetched(hub, encoder
     pickle_weights(encoder)
     push({path.name: path.read_bytes() for path in encoder.iterdir()}, "me/encoder", message="first")
     hub.requests.clear()
-    with pytest.raises(ValueError, match="the encoder me/encoder has no weights as safetensors"):
+    with pytest.raises(ValueError, match="the encoder me/encoder has no safetensors weights"):
         encoder_folder(Source("me/encoder"))
     assert not [path for _, path, _ in hub.requests if path.endswith(".bin")]
 

@@ -1,4 +1,4 @@
-"""The one parser of COCO annotations, through the doors that use it: training data and references."""
+"""The COCO annotation parser, through both of its users: training data and references."""
 
 import json
 

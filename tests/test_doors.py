@@ -1,4 +1,4 @@
-"""Whichever way a photo comes in, the model sees it upright: turned as its file says, and once."""
+"""However a photo is passed in, the model sees it upright: rotated according to its file, exactly once."""
 
 import base64
 import csv
@@ -52,14 +52,14 @@ def encode(image: Image.Image, file_format: str, orientation: int | None = None)
 
 
 def upright(image: Image.Image, file_format: str, orientation: int) -> Image.Image:
-    """What the file shows, read without Pillow's knowledge of orientations."""
+    """The file's upright pixels, computed without Pillow's handling of orientations."""
     with Image.open(io.BytesIO(encode(image, file_format))) as stored:
         return Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](np.asarray(stored.convert("RGB")))))
 
 
 @pytest.fixture(scope="module")
 def stored() -> Image.Image:
-    """Pixels as a camera stores them; no two of their eight views look alike."""
+    """Pixels as stored by a camera; their eight orientations are all different."""
     y, x = np.mgrid[:64, :96]
     return Image.fromarray(np.stack((x * 255 // 95, y * 255 // 63, np.where(x + 2 * y < 60, 220, 20)), -1).astype("u1"))
 
@@ -71,7 +71,7 @@ def cases():
 
 @pytest.fixture(scope="module")
 def files(stored, cases, tmp_path_factory):
-    """A file of each format and orientation, with a caption, as a folder to learn from."""
+    """A training folder with a captioned file of each format and orientation."""
     folder = tmp_path_factory.mktemp("photos")
     paths = [folder / f"{number:02d}.{file_format.lower()}" for number, (file_format, _) in enumerate(cases)]
     for path, (file_format, orientation) in zip(paths, cases, strict=True):
@@ -83,7 +83,7 @@ def files(stored, cases, tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(make_model, processor, tmp_path):
-    """One whose captions tell the eight views of the photo apart."""
+    """A checkpoint whose captions distinguish the photo's eight orientations."""
     model = make_model(seed=1)
     with torch.no_grad():
         model.lm_head.weight.mul_(12)
@@ -101,7 +101,7 @@ def captioner(checkpoint):
 
 @pytest.fixture
 def expected(captioner, stored, cases):
-    """Captions of the photos as they are looked at, which are not those of the photos as they are stored."""
+    """Captions of the upright photos, which differ from those of the photos as stored."""
     texts = [caption.text for caption in captioner([np.asarray(upright(stored, *case)) for case in cases])]
     as_stored = [caption.text for caption in captioner([upright(stored, file_format, 1) for file_format, _ in cases])]
     for (_, orientation), text, other in zip(cases, texts, as_stored, strict=True):
@@ -160,14 +160,14 @@ def first(answer: str) -> str:
 
 
 def uploaded(path) -> str:
-    """The file where the page finds what visitors sent; it reads nothing else."""
+    """The file in the page's upload folder, the only place it reads from."""
     folder = uploads().folder / path.stem
     folder.mkdir(exist_ok=True)
     return str(shutil.copy(path, folder))
 
 
 def sent(path) -> str:
-    """As the review grid sends it."""
+    """The file as sent by the review grid."""
     return json.dumps({"photos": [{"name": path.name, "path": uploaded(path)}]})
 
 
@@ -195,7 +195,7 @@ PAGE_DOORS = {
 
 @pytest.fixture
 def page(captioner, monkeypatch):
-    """What the page's events and endpoints call, by name."""
+    """The functions behind the page's events and endpoints, by name."""
 
     def fetch(address, limits):
         return Path(address.removeprefix("file://")).read_bytes()

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def active(monkeypatch):
-    """The pip of this Python is the first on the path."""
+    """Puts this Python's pip first on the PATH."""
     monkeypatch.setattr(shutil, "which", lambda name: str(Path(sys.executable).with_name(name)))
 
 

@@ -1,4 +1,4 @@
-"""What captioning takes, and what is said where more is needed, with all else that is installed hidden."""
+"""The requirements of captioning, and the messages if more is needed, with all other packages hidden."""
 
 import ast
 import json
@@ -54,7 +54,7 @@ def with_what_they_need(requirements):
 
 @cache
 def hidden_modules():
-    """Of all that is installed beside what captioning takes."""
+    """Modules of all installed packages that captioning doesn't need."""
     base = with_what_they_need(PROJECT["dependencies"])
     return sorted(
         module
@@ -137,7 +137,7 @@ DOORS = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """What each door says, in one process."""
+    """The message of each entry point, in a single process."""
     without_graphs = tmp_path_factory.mktemp("checkpoint")
     for path in (PACKAGE / "pretrained").iterdir():
         if path.is_file():
@@ -173,7 +173,7 @@ def test_what_needs_more_says_so_in_one_line_with_the_command(answers, door, ext
 
 
 def extras_named():
-    """In needs_extra() and install_command(), wherever they are called with one."""
+    """Extras named in calls of needs_extra() and install_command()."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("needs_extra", "install_command"):

@@ -1,4 +1,4 @@
-"""A few of the kills and disks of `faults.py`, which a person runs with many."""
+"""A small sample of the kills and full disks in `faults.py`."""
 
 import subprocess
 import sys

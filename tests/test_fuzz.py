@@ -45,7 +45,7 @@ DEEP = 100_000  # brackets
 
 
 def examples(number: int):
-    """So many examples, the same each time; fixtures are made once for all of them."""
+    """Deterministic examples; fixtures are made once for all of them."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
 
@@ -58,7 +58,7 @@ values = st.recursive(
 
 
 def places_of(content, path=()):
-    """Paths of everything in a json, itself included."""
+    """Paths of everything in a JSON, including itself."""
     yield path
     if isinstance(content, dict | list):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content[:8]):
@@ -67,7 +67,7 @@ def places_of(content, path=()):
 
 @st.composite
 def damaged_jsons(draw, content) -> bytes:
-    """A json with one or two fields of other values, without them, or with them twice."""
+    """A JSON with one or two fields changed, removed or duplicated."""
     content = {"": copy.deepcopy(content)}
     for _ in range(draw(st.integers(1, 2))):
         *path, key = draw(st.sampled_from([path for path in places_of(content) if path]))
@@ -86,7 +86,7 @@ def damaged_jsons(draw, content) -> bytes:
 
 @st.composite
 def damaged_bytes(draw, whole: bytes) -> bytes:
-    """A file cut off, with other bytes in the middle of it, or with a piece of it twice."""
+    """A file that is truncated, has bytes overwritten, or has a part duplicated."""
     place, end = sorted(draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
     odd = st.sampled_from([b"\0", b"\xff", b"\xef\xbb\xbf", b'"', b"\n", b"[", b"{", b",", b"\t", b"9" * 5000, b"e9"])
     patch = draw(odd | st.binary(max_size=6))
@@ -105,7 +105,7 @@ def damaged_bytes(draw, whole: bytes) -> bytes:
 
 
 def damaged(content):
-    """Of a json both kinds of damage, of bytes the one."""
+    """Both kinds of damage for JSON, only the second for bytes."""
     if isinstance(content, bytes):
         return damaged_bytes(content)
     return damaged_jsons(content) | damaged_bytes(json.dumps(content).encode())
@@ -113,7 +113,7 @@ def damaged(content):
 
 @contextmanager
 def taken_or_refused(named: str | Path = "", kinds: tuple = (OSError, ValueError)):
-    """Nothing but a refusal of these kinds may come, in one line that names what was read."""
+    """Only these errors may be raised, with one line that names what was read."""
     text = None
     try:
         yield
@@ -127,7 +127,7 @@ def taken_or_refused(named: str | Path = "", kinds: tuple = (OSError, ValueError
 
 
 def one_line_of(capsys, command: list) -> str:
-    """What a command says that can't do what it should."""
+    """The error message of a failing command."""
     capsys.readouterr()
     assert main([str(each) for each in command]) == 2
     said = capsys.readouterr().err.splitlines()
@@ -291,7 +291,7 @@ def test_a_damaged_caption_file_is_read_or_refused(tmp_path, name):
 
 
 def odd(content, **fields) -> bytes:
-    """A json whose first image has other fields."""
+    """A JSON whose first image has other fields."""
     content = copy.deepcopy(content)
     content["images"][0].update(fields)
     return json.dumps(content).encode()
@@ -424,7 +424,7 @@ JSONS = ("config.json", "generation_config.json", "processor_config.json", "toke
 
 @pytest.fixture
 def caption_with(checkpoint):
-    """Captions a photo with the tiny checkpoint, one file of which has another content; then puts the file back."""
+    """Captions a photo with the tiny checkpoint while one of its files has other content; then restores the file."""
 
     def caption(name: str, content: bytes) -> None:
         path = checkpoint / name
@@ -490,9 +490,9 @@ WEIGHTS = {  # what is done to them, and what is said; None where they are taken
     "of other names and sizes": (swap_sizes, "don't fit together"),
     "too many": (lambda weights: weights.update(extra=torch.ones(3)), None),
     "one too few": (lambda weights: weights.pop(GATES[0]), f"lacks 1 weights, {GATES[0]}"),
-    "one nan": (lambda weights: one_of(weights, float("nan")), f"not finite, in {EMBEDDINGS}"),
-    "infinite": (lambda weights: one_of(weights, float("inf")), f"not finite, in {EMBEDDINGS}"),
-    "minus infinite": (lambda weights: one_of(weights, -float("inf")), f"not finite, in {EMBEDDINGS}"),
+    "one nan": (lambda weights: one_of(weights, float("nan")), f"not finite, such as {EMBEDDINGS}"),
+    "infinite": (lambda weights: one_of(weights, float("inf")), f"not finite, such as {EMBEDDINGS}"),
+    "minus infinite": (lambda weights: one_of(weights, -float("inf")), f"not finite, such as {EMBEDDINGS}"),
     "finite, but far too large": (lambda weights: weights[GATES[0]].fill_(3e38), None),
     "all far too large": (lambda weights: [each.fill_(1e38) for each in weights.values() if each.ndim > 1], "damaged"),
     "in double precision": (lambda weights: weights.update({EMBEDDINGS: weights[EMBEDDINGS].double()}), None),
@@ -577,7 +577,7 @@ def test_files_that_hold_no_settings_are_refused_and_none_is_passed_over(checkpo
 
 @pytest.fixture
 def graphs(checkpoint, tmp_path, monkeypatch):
-    """Folder of graphs, which NumPy runs in the place of ONNX Runtime: it is their settings that are damaged here."""
+    """Folder of graphs, run by NumPy in place of ONNX Runtime: only their settings are damaged here."""
     side, width, vocab_size = 12, 4, len(json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"])
 
     def load(path, num_threads):
@@ -745,7 +745,7 @@ def test_a_redirect_to_no_address_is_refused(monkeypatch, answer):
 
 @pytest.fixture
 def caption_of(checkpoint):
-    """The demo's endpoint for programs, without the network between."""
+    """The demo's endpoint for programs, called without the network."""
     from hf_gru_captioner.web.page import build_page
 
     pool = ServicePool(["tiny"], lambda name: Captioner.from_pretrained(checkpoint))

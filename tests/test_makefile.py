@@ -1,4 +1,4 @@
-"""What make would run, by `make --dry-run`: nothing is installed."""
+"""The commands that make would run, from `make --dry-run`: nothing is installed."""
 
 import re
 import subprocess

@@ -136,7 +136,7 @@ def test_the_room_that_travels_imports_nothing_but_siblings():
 
 
 def test_the_room_that_travels_needs_only_what_a_plain_install_brings():
-    """transformers refuses a checkpoint whose code imports, anywhere in it, what is not installed."""
+    """transformers rejects a checkpoint whose code imports, anywhere, a package that is not installed."""
     brought = {"PIL", "huggingface_hub", "numpy", "torch", "transformers", *sys.stdlib_module_names}
     for path in (PACKAGE / "model").glob("*.py"):
         assert {name.split(".")[0] for name in get_imports(path)} <= brought, path

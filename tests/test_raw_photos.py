@@ -10,7 +10,7 @@ from hf_gru_captioner.model import load_image
 
 @pytest.fixture
 def raw(tmp_path, write_dng):
-    """Held on its side by the camera."""
+    """A raw file taken in portrait orientation."""
     preview = Image.new("RGB", (320, 240), "blue")
     write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), preview, 6)
     return tmp_path / "a.dng"

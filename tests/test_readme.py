@@ -1,4 +1,4 @@
-"""What README promises is run: its Python, and the commands it names."""
+"""Runs the README's Python code and commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checkpoints load through transformers' auto classes in a process that has nothing of ours on its path."""
+"""Checkpoints load through transformers' auto classes in a process without this package."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of the code itself."""
+"""Promises of SECURITY.md about the code itself."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""One captioner, many threads and processes: everybody gets what one alone would get."""
+"""One captioner in many threads and processes: the results are the same as with one."""
 
 import subprocess
 import sys

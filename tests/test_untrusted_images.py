@@ -236,7 +236,7 @@ def test_what_python_s_own_table_lacks_is_known_and_neighbours_are_public(addres
 
 @pytest.fixture
 def web(monkeypatch, photo):
-    """A server on loopback that passes for the public web; its pages by path."""
+    """A loopback server that stands in for the public web; its pages by path."""
     pages: dict[str, tuple[int, dict[str, str], bytes]] = {"/photo.png": (200, {}, encoded(photo))}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -355,7 +355,7 @@ def test_a_server_that_drips_or_never_ends_is_cut_off_wherever_it_does(monkeypat
     ],
 )  # fmt: skip
 def test_a_redirect_that_leads_inside_is_not_followed(monkeypatch, place):
-    """The real test of addresses, on a server of loopback that alone passes for public."""
+    """The real check of addresses, with a loopback server as the only public one."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ def add_command(commands) -> None:
         "borrow",
         help="give images with labels captions of other images",
         description="Gives images that have labels but no captions the captions of other images with the same labels, "
-        "as a dataset to train on. Captions that name a label which the image doesn't have are not taken.",
+        "as a dataset to train on. Captions that name a label which the image doesn't have are not used.",
     )
     parser.add_argument(
         "--images", required=True, metavar="SOURCE", help="images with a column labels: Hub id, folder or parquet file"
@@ -34,10 +34,10 @@ def add_command(commands) -> None:
         help="captioner that ranks the candidates by their likelihood given the image: folder or Hub id; without one, "
         "captions are drawn from the most typical candidates",
     )
-    parser.add_argument("--per-image", type=positive, default=3, help="captions of each image, at most (%(default)s)")
+    parser.add_argument("--per-image", type=positive, default=3, help="maximum captions per image (%(default)s)")
     parser.add_argument("--candidates", type=positive, default=30, help="captions to choose from (%(default)s)")
-    parser.add_argument("--min-words", type=positive, default=6, help="of a borrowed caption (%(default)s)")
-    parser.add_argument("--max-words", type=positive, default=14, help="of a borrowed caption (%(default)s)")
+    parser.add_argument("--min-words", type=positive, default=6, help="in a borrowed caption (%(default)s)")
+    parser.add_argument("--max-words", type=positive, default=14, help="in a borrowed caption (%(default)s)")
     parser.add_argument(
         "--synonyms",
         type=Path,
@@ -48,9 +48,9 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--allow-urls",
         action="store_true",
-        help="download images that the dataset gives by address, from the public web only; never with HF_HUB_OFFLINE",
+        help="download images that the dataset gives by URL, from the public web only; never with HF_HUB_OFFLINE",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn by chance (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(report: "BorrowingReport", num_candidates: int) -> None:
-    print(f"{report.num_captioned} of {report.num_images} images got captions, {report.num_captions} in all")
+    print(f"{report.num_captioned} of {report.num_images} images got captions, {report.num_captions} in total")
     if report.num_few:
         print(f"{report.num_few} of them had fewer than {num_candidates} candidates")
     for number, problem in (
@@ -99,7 +99,7 @@ def _print(report: "BorrowingReport", num_candidates: int) -> None:
         (report.num_unreadable, "can't be read"),
     ):
         if number:
-            print(f"{number} images {problem} and are left out")
+            print(f"{number} images {problem} and are skipped")
     if report.unnamed:
         commonest = ", ".join(f"{label} ({number})" for label, number in report.unnamed.most_common(5))
         print(f"labels of images without candidates: {commonest}; --synonyms says by which words captions name them")

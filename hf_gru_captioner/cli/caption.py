@@ -1,4 +1,4 @@
-"""`gru-captioner caption`: images in; captions out, printed, in a file, or where a photo library keeps them."""
+"""`gru-captioner caption`: captions images; prints captions, writes them to a file, or stores them with the photos."""
 
 import argparse
 import heapq
@@ -19,37 +19,35 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-TXT, XMP, METADATA = "txt", "xmp", "metadata"  # where --write keeps captions
-TO_LOOK_AT = 20  # captions below --min-score that are listed
+TXT, XMP, METADATA = "txt", "xmp", "metadata"  # choices of --write
+TO_LOOK_AT = 20  # captions below --min-score to list
 
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "caption",
         help="caption images",
-        description="Writes a caption of each image.",
+        description="Captions images.",
         epilog="Exit code 0 if every image was captioned, 2 if something could not be read. Several processes "
         "(torchrun --nproc_per_node 2 scripts/caption.py) share the images.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
-    parser.add_argument("--recursive", action="store_true", help="subfolders of folders too")
-    parser.add_argument("--checkpoint", help="folder or Hub id (the checkpoint of the package)")
-    parser.add_argument("--num-beams", type=positive, help="beams of the search (the checkpoint's setting)")
+    parser.add_argument("--recursive", action="store_true", help="include subfolders")
+    parser.add_argument("--checkpoint", help="folder or Hub id (the package's checkpoint)")
+    parser.add_argument("--num-beams", type=positive, help="number of beams (the checkpoint's setting)")
     parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=16, help="images captioned at once (%(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images per batch (%(default)s)")
     add_backend(parser)
 
     text = parser.add_argument_group("the text")
-    text.add_argument(
-        "--begin", default="", metavar="WORDS", help="words that each caption begins with, and goes on from"
-    )
-    text.add_argument("--prefix", default="", metavar="TEXT", help="put before each caption as it is")
-    text.add_argument("--suffix", default="", metavar="TEXT", help="put behind each caption as it is")
+    text.add_argument("--begin", default="", metavar="WORDS", help="words that each caption starts with and continues")
+    text.add_argument("--prefix", default="", metavar="TEXT", help="text to prepend to each caption")
+    text.add_argument("--suffix", default="", metavar="TEXT", help="text to append to each caption")
     text.add_argument(
         "--min-score",
         type=float,
         metavar="SCORE",
-        help="list captions that score lower, the worst first, and don't --write them (a score is at most 0)",
+        help="list captions that score lower, worst first, and don't --write them (scores are at most 0)",
     )
 
     kept = parser.add_argument_group("where captions go")
@@ -62,72 +60,72 @@ def add_command(commands) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="a file instead: .jsonl, .csv or .parquet; the same command goes on where a killed one stopped, tries "
-        "again what could not be read, and captions anew what has changed",
+        help="write to a .jsonl, .csv or .parquet file; the same command resumes a killed one, retries what could not "
+        "be read, and captions changed photos again",
     )
     kept.add_argument(
         "--write",
         action="append",
         choices=[TXT, XMP, METADATA],
         default=[],
-        help="keep captions with the photos: photo.txt, photo.jpg.xmp, or the photo's own metadata; may be repeated",
+        help="store captions with the photos: photo.txt, photo.jpg.xmp, or the photo's own metadata; may be repeated",
     )
     existing = kept.add_mutually_exclusive_group()
     existing.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace texts that are there, and captions that --output has of other settings",
+        help="replace existing texts, and captions in --output made with other settings",
     )
-    existing.add_argument("--append", action="store_true", help="add captions to text files that are there")
+    existing.add_argument("--append", action="store_true", help="add captions to existing text files")
     kept.add_argument("--dry-run", action="store_true", help="show what --write would change, and write nothing")
-    kept.add_argument("--attention", type=Path, metavar="DIR", help="draw the attention to each word, one PNG each")
+    kept.add_argument("--attention", type=Path, metavar="DIR", help="draw attention maps, a PNG per image")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints or keeps captions, reports images that can't be read and goes on with the rest.
+    """Prints or stores captions; images that can't be read are reported and skipped.
 
-    Runs on every process; each captions its share, the first one puts their files together.
+    Runs on every process; each captions a shard, the first one merges their files.
     """
     from .find_images import find_images
 
     _check(arguments)
     found = find_images(arguments.paths, arguments.recursive)
     processes = _Processes(arguments.output)
-    tell = _Teller(processes.rank)
+    printer = _Printer(processes.rank)
     for line in found.problems if not processes.rank else []:
-        tell.problem(line)
-    is_well = not (found.problems or found.left_out)
+        printer.problem(line)
+    succeeded = not (found.problems or found.left_out)
     if any(map(_may_exist, found.paths)):
-        is_well &= _caption_found(arguments, found, processes, tell)
-    else:  # which is said at once, before anything is loaded
+        succeeded &= _caption_found(arguments, found, processes, printer)
+    else:  # report right away, before anything is loaded
         for path in found.paths:
-            tell.row({"path": path, "error": one_line(_read_again(path))}, arguments.json)
-        is_well &= not found.paths
+            printer.row({"path": path, "error": one_line(_read_again(path))}, arguments.json)
+        succeeded &= not found.paths
     for line in found.summary() if not processes.rank else []:
-        tell.problem(line)
-    return 0 if is_well else BAD_INPUT
+        printer.problem(line)
+    return 0 if succeeded else BAD_INPUT
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.dry_run and not arguments.write:
         raise UsageError("--dry-run shows what --write would change: add --write txt, xmp or metadata.")
     if arguments.append and arguments.write != [TXT]:
-        raise UsageError("--append adds lines to text files: take it with --write txt alone.")
+        raise UsageError("--append adds lines to text files: use it with --write txt alone.")
 
 
-def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", tell: "_Teller") -> bool:
+def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", printer: "_Printer") -> bool:
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
     has_file = arguments.output is not None and not arguments.dry_run
-    file = CaptionFile(arguments.output, processes.rank) if has_file else None  # which refuses before work begins
+    file = CaptionFile(arguments.output, processes.rank) if has_file else None  # raises before any work is done
     try:
-        run = _Run(arguments, found.paths, file, processes, tell)
+        run = _Run(arguments, found.paths, file, processes, printer)
         return run.to_file() if file is not None else run.to_screen()
     except KeyboardInterrupt:
         if file is not None:
-            tell.problem("stopped; the same command goes on from here")
+            printer.problem("stopped; the same command resumes from here")
         raise
     finally:
         if file is not None:
@@ -135,10 +133,11 @@ def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_P
 
 
 class _Run:
-    """One command on its images."""
+    """A run of the command on its images."""
 
-    def __init__(self, arguments, paths: Sequence[str], file, processes: "_Processes", tell: "_Teller"):
-        self._arguments, self._paths, self._file, self._processes, self._tell = arguments, paths, file, processes, tell
+    def __init__(self, arguments, paths: Sequence[str], file, processes: "_Processes", printer: "_Printer"):
+        self._arguments, self._paths, self._file = arguments, paths, file
+        self._processes, self._printer = processes, printer
         self._places = _places(arguments, paths)
         self._captioner = _load_captioner(arguments)
         num_beams = arguments.num_beams or self._captioner.num_beams
@@ -151,28 +150,28 @@ class _Run:
         self._drawings: dict[str, Path] = {}
         if arguments.attention is not None and not arguments.dry_run:
             if not self._captioner.has_attention:
-                raise UsageError("this checkpoint has no attention to draw: leave out --attention.")
+                raise UsageError("this checkpoint has no attention to draw: omit --attention.")
             arguments.attention.mkdir(parents=True, exist_ok=True)
             self._drawings = _drawing_paths(arguments.attention, paths)
         self._made_by = _made_by(self._captioner, num_beams, arguments)
         self._kept = _Kept()
-        self._low: list[tuple[float, str, str]] = []  # the worst of those below --min-score, a heap
+        self._low: list[tuple[float, str, str]] = []  # heap of the worst captions below --min-score
         self._num_low = 0
 
     def to_screen(self) -> bool:
         wanted = self._paths
         if self._places and not self._arguments.dry_run:
-            looked_at = self._with_bar(self._paths, self._paths, "looking for texts")
-            wanted = [path for path in looked_at if not all(place.is_taken(path) for place in self._places)]
+            checked = self._with_bar(self._paths, self._paths, "looking for texts")
+            wanted = [path for path in checked if not all(place.is_taken(path) for place in self._places)]
             self._kept.num_taken += len(self._paths) - len(wanted)
         failures = 0
         for path, rows in self._captioned(wanted):
             failures += "error" in rows[0]
             if not self._arguments.dry_run:
                 for row in rows:
-                    self._tell.row(row, self._arguments.json)
+                    self._printer.row(row, self._arguments.json)
             elif "error" in rows[0]:
-                self._tell.problem(rows[0]["error"])
+                self._printer.problem(rows[0]["error"])
             self._keep(path, rows)
         self._summarize()
         return not failures and not self._kept.num_refused
@@ -181,7 +180,7 @@ class _Run:
         file, processes = self._file, self._processes
         if not processes.rank:
             file.collect()
-        processes.wait()  # all see what there was
+        processes.wait()  # until the earlier results are merged
         standing = file.open(self._paths, self._made_by, self._is_drawn)
         processes.wait()
         if standing.others and not self._arguments.overwrite:
@@ -190,17 +189,17 @@ class _Run:
                 f"be {self._made_by}. Name another file, or add --overwrite to caption them again."
             )
         if not processes.rank and (standing.done or standing.changed or standing.failed):
-            self._tell.line(
-                f"going on: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
+            self._printer.line(
+                f"resuming: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
                 f"changed since then: {standing.changed:,}; tried again: {standing.failed:,}"
             )
-        is_gone_through = self._places or self._arguments.min_score is not None
-        for path in self._share([path for path in self._paths if path in standing.done] if is_gone_through else []):
+        needs_done = self._places or self._arguments.min_score is not None
+        for path in self._shard([path for path in self._paths if path in standing.done] if needs_done else []):
             rows = file.rows(path)
-            if self._keep(path, rows):  # the file of a photo is another when its metadata has changed
+            if self._keep(path, rows):  # writing metadata changes the version of a photo
                 file.write(_with_version(rows, path))
-        share = self._share([path for path in self._paths if path not in standing.done])
-        for path, rows in self._captioned(share):
+        shard = self._shard([path for path in self._paths if path not in standing.done])
+        for path, rows in self._captioned(shard):
             if self._keep(path, rows):
                 rows = _with_version(rows, path)
             file.write(rows)
@@ -213,7 +212,7 @@ class _Run:
         print(f"written: {file.path}, {len(self._paths)} images, {failures} of them could not be read")
         return not failures and not self._kept.num_refused
 
-    def _share(self, paths: Sequence[str]) -> Sequence[str]:
+    def _shard(self, paths: Sequence[str]) -> Sequence[str]:
         return paths[self._processes.rank :: self._processes.count]
 
     def _is_drawn(self, path: str, row: dict[str, Any]) -> bool:
@@ -221,13 +220,13 @@ class _Run:
         return drawing is None or (row.get("attention") == str(drawing) and drawing.exists())
 
     def _captioned(self, paths: Sequence[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Path and rows of each image; draws the attention if asked to."""
+        """Path and rows of each image; draws the attention if requested."""
         from ..inference.prefetch import caption_all
         from ..library.caption_file import photo_version
 
         arguments = self._arguments
         generation = _generation(arguments)
-        versions: dict[str, str | None] = {}  # of what is being captioned, as it was before it was read
+        versions: dict[str, str | None] = {}  # of images in progress, taken before they are read
 
         def sources() -> Iterator[str]:
             for path in paths:
@@ -246,12 +245,12 @@ class _Run:
             version = versions.pop(path)
             rows = self._rows(path, result)
             if self._file is not None:
-                told = {"photo_version": version, "made_by": self._made_by}
-                rows = [row | {name: value for name, value in told.items() if value is not None} for row in rows]
+                provenance = {"photo_version": version, "made_by": self._made_by}
+                rows = [row | {name: value for name, value in provenance.items() if value is not None} for row in rows]
             yield path, rows
 
     def _with_bar(self, items: Iterable[Item], paths: Sequence[str], what: str | None = None) -> Iterator[Item]:
-        """The items, an image each, with a bar on a terminal if there are many."""
+        """The items, one per image, with a progress bar in a terminal if there are many."""
         from tqdm import tqdm
 
         is_quiet = len(paths) <= self._arguments.batch_size or not sys.stderr.isatty() or self._processes.rank > 0
@@ -280,7 +279,7 @@ class _Run:
         return rows
 
     def _keep(self, path: str, rows: Sequence[dict[str, Any]]) -> bool:
-        """Writes captions to where --write says; returns whether a file changed."""
+        """Stores captions according to --write; returns whether a file changed."""
         if "error" in rows[0]:
             return False
         if self._arguments.min_score is not None and rows[0].get("score", 0) < self._arguments.min_score:
@@ -300,7 +299,7 @@ class _Run:
                 changes += place.keep(path, captions, self._arguments.dry_run)
             except (OSError, ValueError) as error:
                 is_refused = True
-                self._tell.problem(one_line(error))
+                self._printer.problem(one_line(error))
         self._kept.num_refused += is_refused
         self._kept.num_written += bool(changes)
         self._kept.num_taken += not (changes or is_refused)
@@ -308,7 +307,7 @@ class _Run:
             for change in changes:
                 before = f" in place of {json.dumps(change.before, ensure_ascii=False)}" if change.before else ""
                 after = json.dumps(change.after.rstrip("\n"), ensure_ascii=False)
-                self._tell.result(f"{_shown(str(change.file))}: {change.field} {after}{before}")
+                self._printer.result(f"{_shown(str(change.file))}: {change.field} {after}{before}")
         return bool(changes) and not self._arguments.dry_run
 
     def _summarize(self) -> None:
@@ -316,27 +315,27 @@ class _Run:
             will = "would be written" if self._arguments.dry_run else "written"
             refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
             empty = f", {self._kept.num_empty:,} have an empty caption" if self._kept.num_empty else ""
-            self._tell.line(
+            self._printer.line(
                 f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
                 f"{self._kept.num_taken:,} had texts that stay{refused}{empty}"
             )
         if self._num_low:
-            self._tell.problem(f"{self._num_low:,} score below {self._arguments.min_score:g}, look at them:")
+            self._printer.problem(f"{self._num_low:,} score below {self._arguments.min_score:g}, look at them:")
             for score, path, caption in sorted(self._low, reverse=True):
-                self._tell.problem(f"  {-score:.2f} {_shown(path)}: {caption}", named=False)
+                self._printer.problem(f"  {-score:.2f} {_shown(path)}: {caption}", named=False)
             if self._num_low > len(self._low):
-                self._tell.problem(f"  and {self._num_low - len(self._low):,} more", named=False)
+                self._printer.problem(f"  and {self._num_low - len(self._low):,} more", named=False)
 
 
 class _Kept:
-    """What --write has done."""
+    """Counts for --write."""
 
     def __init__(self) -> None:
         self.num_written = self.num_taken = self.num_refused = self.num_empty = 0
 
 
-class _Teller:
-    """Prints without tearing a progress bar."""
+class _Printer:
+    """Prints without breaking a progress bar."""
 
     def __init__(self, rank: int):
         self._rank = rank
@@ -362,7 +361,7 @@ class _Teller:
 def _write(text: str, stream) -> None:
     from tqdm import tqdm
 
-    with tqdm.external_write_mode(stream):  # takes the bar off the line, and draws it again below
+    with tqdm.external_write_mode(stream):  # clears the bar, and redraws it below
         print(text, file=stream)
 
 
@@ -371,7 +370,7 @@ def _shown(path: str) -> str:
 
 
 def _places(arguments, paths: Sequence[str]) -> list:
-    """Where --write keeps captions."""
+    """Where --write stores captions."""
     from ..library.metadata import Metadata
     from ..library.sidecars import Existing, TextSidecars
 
@@ -394,7 +393,7 @@ def _load_captioner(arguments: argparse.Namespace):
 
 
 def _generation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Settings of generate()."""
+    """Generation settings."""
     return {} if arguments.num_beams is None else {"num_beams": arguments.num_beams}
 
 
@@ -405,7 +404,7 @@ def _may_exist(path: str) -> bool:
 
 
 def _made_by(captioner, num_beams: int, arguments: argparse.Namespace) -> str:
-    """Checkpoint and settings, by which captions of others are told apart."""
+    """Checkpoint and settings, to recognise captions made with others."""
     parts = [f"checkpoint {captioner.fingerprint}", f"num_beams {num_beams}", f"num_captions {arguments.num_captions}"]
     for name in ("begin", "prefix", "suffix"):
         if getattr(arguments, name):
@@ -420,7 +419,7 @@ def _with_version(rows: Sequence[dict[str, Any]], path: str) -> list[dict[str, A
 
 
 class _Processes:
-    """The processes that `accelerate launch` has started, or this one alone, which then doesn't import torch."""
+    """The processes started by `accelerate launch`, or a single one, which doesn't import torch."""
 
     def __init__(self, output: Path | None):
         self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
@@ -438,7 +437,7 @@ class _Processes:
 
 
 def _drawing_paths(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
-    """A file for each image; two images in different folders may have the same name."""
+    """An output file for each image; images in different folders may have the same name."""
     drawings: dict[str, Path] = {}
     seen: Counter[str] = Counter()
     for path in paths:

@@ -1,4 +1,4 @@
-"""`gru-captioner card`: writes a checkpoint's model card, with its captions of example images and of blank ones."""
+"""`gru-captioner card`: writes a checkpoint's model card, with captions of example images and blank ones."""
 
 import argparse
 import io
@@ -10,16 +10,16 @@ from ..errors import UsageError
 from ..files import write_atomically
 
 BLANK_SIDE = 224  # pixels
-EXAMPLE_SIDE = 1000  # pixels, the longer one
+EXAMPLE_SIDE = 1000  # pixels, longer side
 
 
 def add_card_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `card` and `push` share."""
+    """Adds the arguments shared by `card` and `push`."""
     parser.add_argument(
-        "--license", help="of the weights, as an id of the Hub; by default that of config.json, else other"
+        "--license", help="license of the weights, as a Hub id; by default that in config.json, else other"
     )
-    parser.add_argument("--language", default="en", help="of the captions, ISO 639-1 (%(default)s)")
-    parser.add_argument("--title", help="of the card; by default the repository's name")
+    parser.add_argument("--language", default="en", help="language of the captions, ISO 639-1 (%(default)s)")
+    parser.add_argument("--title", help="title of the card; by default the repository's name")
     parser.add_argument(
         "--datasets",
         nargs="+",
@@ -42,11 +42,11 @@ def add_command(commands) -> None:
     parser = commands.add_parser(
         "card",
         help="write a checkpoint's model card",
-        description="Writes a model card from the files beside the weights: training.json, scores.json (gru-captioner "
-        "score --keep), the configuration; and from the model's captions of example images.",
+        description="Writes a model card from the files beside the weights, training.json, scores.json (gru-captioner "
+        "score --keep) and the configuration, and from the model's captions of example images.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    parser.add_argument("--repo-id", help="user/name on the Hub; by default the folder, relative to this one")
+    parser.add_argument("--repo-id", help="user/name on the Hub; by default the folder's relative path")
     parser.add_argument("--output", type=Path, help="file of the card; by default README.md in the folder")
     parser.add_argument("--image-folder", type=Path, help="folder of the example images; by default examples beside it")
     add_card_arguments(parser)
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _relative_path(folder: Path) -> str:
-    """The path of a folder inside of the current one, else its name: cards are read on other machines."""
+    """A folder's path relative to the current one, if inside, else its name: cards are read on other machines."""
     try:
         return folder.absolute().relative_to(Path.cwd()).as_posix()
     except ValueError:
@@ -77,8 +77,8 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
     """The card, and its images by their paths in the card.
 
     Args:
-        arguments: The command's: checkpoint, license, language, terms, images.
-        repo_id: What the card's example code loads.
+        arguments: The command's arguments: checkpoint, license, language, terms, images.
+        repo_id: The model loaded by the card's example code.
         prefix: Folder of the images, relative to the card.
     """
     from ..captioner import Captioner
@@ -112,7 +112,7 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
 
 
 def _draw(path: Path, caption) -> bytes:
-    """An image with the attention at each word of its caption, as JPEG."""
+    """An image with the attention map of each word of its caption, as JPEG."""
     from ..model import load_image
     from ..visualization import draw_attention
 

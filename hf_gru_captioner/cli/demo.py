@@ -1,4 +1,4 @@
-"""`gru-captioner demo`: a web page that captions images and shows the attention at each word."""
+"""`gru-captioner demo`: a web page that captions images and shows the attention for each word."""
 
 import argparse
 import os
@@ -23,12 +23,12 @@ def add_command(commands) -> None:
         "checkpoints",
         nargs="*",
         metavar="CHECKPOINT",
-        help="folders or Hub ids to choose from (the checkpoint of the package)",
+        help="folders or Hub ids to choose from (the package's checkpoint)",
     )
     parser.add_argument(
         "--any-checkpoint",
         action="store_true",
-        help="let visitors name any folder of this machine or Hub id: for your own use, not for the public web",
+        help="let visitors load any folder on this machine or Hub id: for your own use, not for the public web",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address; 0.0.0.0 opens the page to the network (%(default)s)"
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load(paths: Mapping[str, str | None], name: str):
-    """A captioner; of what a visitor names no graphs are run, which may be of any size."""
+    """Loads a captioner; graphs of checkpoints named by visitors are not run, since they may be arbitrarily large."""
     from ..captioner import Captioner
 
     return Captioner.from_pretrained(paths.get(name, name), backend=AUTO if name in paths else PYTORCH)

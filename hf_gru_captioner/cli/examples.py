@@ -1,4 +1,4 @@
-"""What each command's help ends with: examples to copy."""
+"""Examples at the end of each command's help."""
 
 import argparse
 import shutil
@@ -55,8 +55,8 @@ EXAMPLES = {
 
 
 def add_examples(parser: argparse.ArgumentParser, command: str) -> None:
-    """Ends the help of a command with its examples, each on a line of its own."""
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    """Appends a command's examples to its help, one per line."""
+    width = shutil.get_terminal_size().columns - 2  # as in argparse
     paragraphs = [textwrap.fill(parser.epilog, width)] if parser.epilog else []
     lines = "\n".join(f"  {line}" for line in EXAMPLES[command])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

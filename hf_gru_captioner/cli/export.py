@@ -15,13 +15,13 @@ def add_command(commands) -> None:
     parser = commands.add_parser(
         "export",
         help="export a checkpoint as graphs, which run faster",
-        description="Exports the encoder and one step of the decoder as graphs, and checks that their outputs are the "
-        "model's. ONNX Runtime and OpenVINO run them: gru-captioner caption --backend openvino.",
-        epilog="Without --output, graphs without weights are written into the checkpoint's own folder onnx: they read "
-        "those of its model.safetensors, and captions are written by them from then on. They go by its architecture "
-        "and fit whatever weights it is trained to. Training and push write them too.",
+        description="Exports the encoder and one decoder step as graphs, and checks their outputs against the model's. "
+        "ONNX Runtime and OpenVINO run them: gru-captioner caption --backend openvino.",
+        epilog="Without --output, graphs without weights are written into the checkpoint's folder onnx: they use the "
+        "weights in its model.safetensors, and are used for captioning from then on. They depend on its architecture "
+        "only, and stay valid when it is trained further. Training and push write them too.",
     )
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="folder (the checkpoint of the package)")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="folder (the package's checkpoint)")
     parser.add_argument("--output", type=Path, help="write whole graphs, with their weights, into this folder instead")
     parser.add_argument(
         "--format",
@@ -30,21 +30,21 @@ def add_command(commands) -> None:
         help="onnx runs on ONNX Runtime and OpenVINO; openvino is OpenVINO IR, which loads faster; exported-program is "
         "PyTorch's own (%(default)s)",
     )
-    parser.add_argument("--int8", action="store_true", help="8-bit graphs: smaller and faster, scores a little lower")
+    parser.add_argument("--int8", action="store_true", help="quantize to int8: smaller, faster, slightly lower scores")
     parser.add_argument(
-        "--images", nargs="+", metavar="PATH", help="images, folders or patterns that --int8 is calibrated on"
+        "--images", nargs="+", metavar="PATH", help="calibration set for --int8: images, folders or patterns"
     )
     parser.add_argument(
-        "--num-images", type=positive, default=256, help="how many of them to calibrate on, evenly spread (%(default)s)"
+        "--num-images", type=positive, default=256, help="size of the calibration set, evenly spread (%(default)s)"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None and (arguments.int8 or arguments.format != "onnx"):
-        raise UsageError("the graphs in a checkpoint are onnx in float32: name another folder with --output.")
+        raise UsageError("graphs in a checkpoint must be onnx in float32: name another folder with --output.")
     if arguments.int8 and not arguments.images:
-        raise UsageError("--int8 is calibrated on images like those to be captioned: add --images FOLDER.")
+        raise UsageError("--int8 needs a calibration set, images like those to caption: add --images FOLDER.")
     with needs_extra("export"):
         import onnxscript  # noqa: F401
         import torch  # noqa: F401
@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
         in_8_bits = _encoder_ms(GraphBackend(arguments.output, backend))
         in_float32 = _encoder_ms(GraphBackend(graphs, ONNXRUNTIME, checkpoint=checkpoint))
         print(
-            f"on this machine the encoder takes {in_8_bits:.1f} ms a photo in 8 bits, {in_float32:.1f} in float32, "
-            "by its own graphs; processors without VNNI gain less. gru-captioner score tells what it costs."
+            f"on this machine the encoder takes {in_8_bits:.1f} ms a photo in 8 bits, {in_float32:.1f} in float32; "
+            "CPUs without VNNI gain less. gru-captioner score shows the loss in quality."
         )
     return 0
 
 
 def _encoder_ms(backend: Any) -> float:
-    """The least of several times, which other work of the machine disturbs least."""
+    """The minimum of several timings, which is least affected by other load."""
     from PIL import Image
 
     image = Image.new("RGB", (256, 256), "grey")
@@ -110,7 +110,7 @@ def _encoder_ms(backend: Any) -> float:
 
 
 def ensure_graphs(checkpoint: Path) -> None:
-    """Writes graphs into the folder of a checkpoint that has none of its own, or says in a line why not."""
+    """Writes graphs into a checkpoint's folder if it has none, or prints why not."""
     from ..inference.graphs import belong
 
     if belong(checkpoint / GRAPHS_FOLDER, checkpoint):
@@ -128,7 +128,7 @@ def ensure_graphs(checkpoint: Path) -> None:
         raise
     except MissingExtraError as error:
         print(f"without graphs, by which ONNX Runtime captions: {error}")
-    except Exception as error:  # the exporter knows not every encoder, and raises whatever it stumbles over
+    except Exception as error:  # the exporter doesn't support every encoder, and raises errors of any kind
         print(f"without graphs, PyTorch captions by it: {reason_of(error)}")
 
 

@@ -1,4 +1,4 @@
-"""`gru-captioner features`: encodes the images of a training run ahead of it. Its options are those of `train`."""
+"""`gru-captioner features`: encodes the images of a training run in advance. It takes the options of `train`."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     with needs_extra("train"):
-        config = read_config(argv, "features", "Encodes the images of a training run ahead of it, into its cache.")
+        config = read_config(argv, "features", "Encodes the images of a training run in advance, into its cache.")
         check_sources(config)
 
         from accelerate import Accelerator
@@ -24,7 +24,7 @@ def _run(argv: Sequence[str]) -> int:
 
     if not config.caches_regions:
         raise UsageError(
-            "nothing to encode ahead: the cache is for a frozen encoder and images that are stored "
+            "nothing to encode in advance: the cache is for a frozen encoder and stored images "
             "(data.cache true, data.streaming false, optimization.encoder_learning_rate null)."
         )
     quiet_transformers()

@@ -1,4 +1,4 @@
-"""Expands the paths of a command line into images, and tells what it leaves out."""
+"""Expands the paths on a command line into images, and reports what is skipped."""
 
 import glob
 import os
@@ -16,7 +16,7 @@ from ..model.image_loading_gru_captioner import (
 )
 from ..untrusted_images import ADDRESSES
 
-# Pictures that nothing here reads; what is no picture at all, such as a film, is passed over.
+# Unsupported picture formats; files that are not pictures, such as videos, are ignored silently.
 OTHER_PICTURES = (
     ".ai",
     ".bpg",
@@ -32,19 +32,19 @@ OTHER_PICTURES = (
     ".wmf",
     ".xcf",
 )
-# Folders of thumbnails and deleted files that network drives and systems keep among the photos.
+# Folders of thumbnails and deleted files that network drives and operating systems create.
 NOT_PHOTOS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
 
 
 @dataclass
 class Found:
-    """Images, and what was left out.
+    """Images found, and what was skipped.
 
     Args:
-        paths: Files and addresses in order, each once.
-        left_out: Number of pictures that can't be read, by ending.
-        deeper: Number of images in subfolders, by folder, that were not asked for.
-        problems: What was named and isn't there, a line each.
+        paths: Files and URLs in order, without duplicates.
+        left_out: Number of unsupported pictures, by suffix.
+        deeper: Number of images in subfolders that were not searched, by folder.
+        problems: A line for each path that doesn't exist.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Found:
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> list[str]:
-        """Lines about images that are not among the paths."""
+        """Lines about skipped images."""
         lines = [
             f"{folder}: {number:,} {'photo lies' if number == 1 else 'photos lie'} deeper: add --recursive"
             for folder, number in self.deeper.items()
@@ -70,14 +70,13 @@ class Found:
 
 
 def find_images(patterns: Sequence[str], recursive: bool = False) -> Found:
-    """Files, URLs, the images in folders, and what patterns match, in order, without duplicates.
+    """Files, URLs, the images in folders, and matches of patterns, in order, without duplicates.
 
-    Hidden files and folders are passed over, unless they are named. A folder that is linked to from several places is
-    read once.
+    Hidden files and folders are skipped, unless named explicitly. A folder with several links to it is read once.
 
     Args:
-        patterns: Paths, addresses and patterns.
-        recursive: Whether the subfolders of folders are read too.
+        patterns: Paths, URLs and patterns.
+        recursive: Whether to search subfolders.
 
     Raises:
         UsageError: An empty path.
@@ -97,14 +96,14 @@ class _Finder:
         self.found = Found()
         self._recursive = recursive
         self._readable = readable_suffixes()
-        of_extras = (ending for endings in EXTRA_READERS.values() for ending in endings)
-        self._pictures_end = {*self._readable, *OTHER_PICTURES, *of_extras}
+        with_extras = (ending for endings in EXTRA_READERS.values() for ending in endings)
+        self._picture_suffixes = {*self._readable, *OTHER_PICTURES, *with_extras}
 
     def add(self, pattern: str) -> None:
         path = os.path.expanduser(pattern)
         if pattern.startswith(ADDRESSES):
             self.paths[pattern] = None
-        elif os.path.isdir(path):  # never raises, whatever the name: the error comes when the image is loaded
+        elif os.path.isdir(path):  # never raises: an invalid name fails when the image is loaded
             self._add_folder(path, pattern)
         elif not os.path.exists(path) and glob.has_magic(pattern):
             matches = sorted(glob.glob(path, recursive=True))
@@ -133,10 +132,10 @@ class _Finder:
             self.found.problems.append(f"{name}: no images in this folder.")
 
     def _pictures(self, folder: str, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, int]]:
-        """The pictures of a folder by name, then those of its subfolders, with the number of folders between."""
+        """The pictures in a folder by name, then those in its subfolders, with their depth."""
         try:
             state = os.stat(folder)
-            if (state.st_dev, state.st_ino) in seen:  # links in a circle
+            if (state.st_dev, state.st_ino) in seen:  # symlink loop
                 return
             seen.add((state.st_dev, state.st_ino))
             names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in NOT_PHOTOS)
@@ -145,7 +144,7 @@ class _Finder:
             return
         for name in names:
             path = Path(folder, name)
-            if path.suffix.lower() in self._pictures_end and os.path.isfile(path):  # never raises
+            if path.suffix.lower() in self._picture_suffixes and os.path.isfile(path):  # never raises
                 yield str(path), depth
         for name in names:
             if os.path.isdir(inside := os.path.join(folder, name)):

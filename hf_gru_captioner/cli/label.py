@@ -1,4 +1,4 @@
-"""`gru-captioner label`: captions for photos that have none, written by a teacher; a file to train on."""
+"""`gru-captioner label`: captions unlabelled photos with a teacher, into a file to train on."""
 
 import argparse
 import os
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from ..labelling.run import Labelled
 
 ENDINGS = (".jsonl", ".csv")
-NAMED = 50  # photos without a caption that are named at the end
-SHOWN = 5  # captions that are shown at the end
-SECONDS = 60.0  # between two lines of progress where there is no terminal
+NAMED = 50  # photos without a caption to list at the end
+SHOWN = 5  # captions to show at the end
+SECONDS = 60.0  # between progress lines without a terminal
 
 
 def add_command(commands) -> None:
     parser = commands.add_parser(
         "label",
         help="have another captioner write captions to train on",
-        description="Writes captions of photos that have none, with a large captioner as the teacher, into a file that "
-        "gru-captioner train learns from. The same command goes on where a killed one stopped.",
-        epilog="Exit code 0 if every photo has a caption, 2 if some could not be read. What it costs and what captions "
-        "are cleaned of: docs/distillation.md.",
+        description="Captions unlabelled photos with a large captioner as the teacher, into a file for gru-captioner "
+        "train. The same command resumes a killed one.",
+        epilog="Exit code 0 if every photo has a caption, 2 if some could not be read. Costs, and how captions are "
+        "cleaned: docs/distillation.md.",
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="photo, folder of photos, or pattern ('*.jpg')")
-    parser.add_argument("--recursive", action="store_true", help="subfolders of folders too")
+    parser.add_argument("--recursive", action="store_true", help="include subfolders")
     parser.add_argument(
         "--teacher",
         required=True,
@@ -39,40 +39,40 @@ def add_command(commands) -> None:
         "image-text-to-text, or a checkpoint of this package",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="of the captions, .jsonl or .csv: what train takes"
+        "--output", required=True, type=Path, metavar="FILE", help="file of captions for train, .jsonl or .csv"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace captions of another teacher or other settings"
+        "--overwrite", action="store_true", help="replace captions from another teacher or with other settings"
     )
 
-    writing = parser.add_argument_group("how it writes")
+    writing = parser.add_argument_group("how captions are generated")
     writing.add_argument(
         "--num-captions",
         type=positive,
         default=1,
-        help="of a photo: one by beam search, several by sampling (%(default)s)",
+        help="per photo: one by beam search, several by sampling (%(default)s)",
     )
-    writing.add_argument("--prompt", metavar="TEXT", help="what the teacher is told (what its family needs)")
-    writing.add_argument("--num-beams", type=positive, help="beams of the search (3; of chat models 1)")
-    writing.add_argument("--top-p", type=float, default=0.9, help="samples are of the likeliest words (%(default)s)")
-    writing.add_argument("--temperature", type=float, default=1.0, help="of the sampling (%(default)s)")
-    writing.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
-    writing.add_argument("--max-new-tokens", type=positive, help="of a caption (50)")
+    writing.add_argument("--prompt", metavar="TEXT", help="the teacher's prompt (what its family needs)")
+    writing.add_argument("--num-beams", type=positive, help="number of beams (3; for chat models 1)")
+    writing.add_argument("--top-p", type=float, default=0.9, help="nucleus size for sampling (%(default)s)")
+    writing.add_argument("--temperature", type=float, default=1.0, help="for sampling (%(default)s)")
+    writing.add_argument("--seed", type=int, default=0, help="for sampling (%(default)s)")
+    writing.add_argument("--max-new-tokens", type=positive, help="maximum length of a caption (50)")
     writing.add_argument(
-        "--no-cleaning", action="store_true", help='keep captions as they are written, "arafed" and "there is" included'
+        "--no-cleaning", action="store_true", help='keep raw captions, including "arafed" and "there is"'
     )
 
     running = parser.add_argument_group("where it runs")
-    running.add_argument("--batch-size", type=positive, default=8, help="photos at once (%(default)s)")
-    running.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU where there is one)")
+    running.add_argument("--batch-size", type=positive, default=8, help="photos per batch (%(default)s)")
+    running.add_argument("--device", help="cpu, cuda, cuda:1, mps (a GPU if there is one)")
     running.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="precision (bfloat16 on a GPU, float32 on a CPU)"
     )
-    running.add_argument("--revision", help="of the teacher on the Hub: branch, tag, commit or refs/pr/N")
+    running.add_argument("--revision", help="teacher's revision on the Hub: branch, tag, commit or refs/pr/N")
     running.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run Python files of the teacher's repository, with all your rights: read them, and name their --revision",
+        help="run Python files of the teacher's repository, with all your rights: read them, and pin their --revision",
     )
     parser.set_defaults(run=run)
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         num_left_out = _Run(arguments, photos, file).run()
     except KeyboardInterrupt:
-        _tell("stopped; the same command goes on from here")
+        _tell("stopped; the same command resumes from here")
         raise
     finally:
         file.close()
@@ -102,14 +102,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _seen_from(output: Path, paths: Sequence[str]) -> list[str]:
-    """Paths that the file's reader finds: as they are where it lies in the working folder, else from the root."""
+    """Paths that resolve from the output file: unchanged if it is in the working directory, else absolute."""
     if output.absolute().parent == Path.cwd():
         return [os.path.expanduser(path) for path in paths]
     return [path if "://" in path else os.path.abspath(os.path.expanduser(path)) for path in paths]
 
 
 class _Run:
-    """One command on its photos."""
+    """A run of the command on its photos."""
 
     def __init__(self, arguments: argparse.Namespace, photos: Sequence[str], file: Any):
         with needs_extra("torch"):
@@ -142,7 +142,7 @@ class _Run:
         )
 
     def run(self) -> int:
-        """Number of photos without a caption."""
+        """Captions the photos; returns the number of photos without a caption."""
         file = self._file
         file.collect()
         standing = file.open(self._photos, self._made_by)
@@ -153,7 +153,7 @@ class _Run:
             )
         if standing.done or standing.changed:
             _tell(
-                f"going on: {len(standing.done):,} of {len(self._photos):,} photos have captions; changed since then: "
+                f"resuming: {len(standing.done):,} of {len(self._photos):,} photos have captions; changed since then: "
                 f"{standing.changed:,}",
                 named=False,
             )
@@ -169,7 +169,7 @@ class _Run:
             file.write(self._rows(labelled))
             if len(examples) < SHOWN:
                 examples.append(labelled)
-        file.stop()  # close() would take what is in the file for all that there is
+        file.stop()  # not close(), which would discard parts
         file.finish(self._photos)
         self._summarize(problems, num_cut, examples)
         return len(problems)
@@ -191,17 +191,17 @@ class _Run:
             initial = len(self._photos) - len(photos)
             yield from tqdm(labelled, total=len(self._photos), initial=initial, unit="photo", smoothing=0.05)
         else:
-            yield from _told(labelled, len(photos))
+            yield from _with_progress(labelled, len(photos))
 
     def _rows(self, labelled: "Labelled") -> list[dict[str, Any]]:
-        told = {
+        provenance = {
             "teacher": self._teacher.name,
             "teacher_revision": self._teacher.revision,
-            "photo_version": labelled.version,  # which an address doesn't have
+            "photo_version": labelled.version,  # None for a URL
             "made_by": self._made_by,
         }
-        told = {name: value for name, value in told.items() if value is not None}
-        return [{"path": labelled.photo, "caption": caption, **told} for caption in labelled.captions]
+        provenance = {name: value for name, value in provenance.items() if value is not None}
+        return [{"path": labelled.photo, "caption": caption, **provenance} for caption in labelled.captions]
 
     def _summarize(self, problems: Sequence[str], num_cut: int, examples: "Sequence[Labelled]") -> None:
         teacher, output = self._teacher, self._arguments.output
@@ -214,9 +214,9 @@ class _Run:
             print(f"  {_shown(os.path.basename(labelled.photo))}: {' | '.join(labelled.captions)}")
         if self._cleaner.counts:
             habits = ", ".join(f"{name} ({number:,})" for name, number in self._cleaner.counts.most_common() if number)
-            print(f"cleaned of: {habits or 'nothing'}; --no-cleaning keeps captions as they are written")
+            print(f"cleaned of: {habits or 'nothing'}; --no-cleaning keeps raw captions")
         if num_cut:
-            _tell(f"{num_cut:,} captions were cut off before their end: add --max-new-tokens {2 * self._most}")
+            _tell(f"{num_cut:,} captions were truncated: add --max-new-tokens {2 * self._most}")
         if problems:
             _tell(f"{len(problems):,} of {num_photos:,} photos have no caption:")
             _tell(*(f"  {problem}" for problem in problems[:NAMED]), named=False)
@@ -226,8 +226,8 @@ class _Run:
             print(f"next: gru-captioner train {output}")
 
 
-def _told(labelled: "Iterator[Labelled]", total: int) -> "Iterator[Labelled]":
-    """The same, with a line of progress now and then, for a log."""
+def _with_progress(labelled: "Iterator[Labelled]", total: int) -> "Iterator[Labelled]":
+    """The same items, with occasional progress lines for a log."""
     begin = last = time.monotonic()
     for number, each in enumerate(labelled, 1):
         yield each
@@ -238,7 +238,7 @@ def _told(labelled: "Iterator[Labelled]", total: int) -> "Iterator[Labelled]":
 
 
 def _quiet_generation() -> None:
-    """Hides what transformers warns of settings that teachers bring."""
+    """Hides transformers' warnings about teachers' generation settings."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

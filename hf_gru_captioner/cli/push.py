@@ -8,7 +8,7 @@ from pathlib import Path
 from .card import add_card_arguments, describe
 from .export import ensure_graphs
 
-LINE_OF_USE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
+USAGE_LINE = re.compile(r'(captioner = pipeline\(model=)"[^"\n]*"')
 
 
 def add_command(commands) -> None:
@@ -16,13 +16,13 @@ def add_command(commands) -> None:
         "push",
         help="publish a checkpoint on the Hub",
         description="Publishes weights (safetensors only), settings, code, scores and card in one commit.",
-        epilog="A README.md in the checkpoint's folder is published as its card; without one, a card is written as by "
-        "gru-captioner card.",
+        epilog="A README.md in the checkpoint's folder is published as its card; without one, a card is written as "
+        "with gru-captioner card.",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub")
     parser.add_argument("--space", action="store_true", help="publish the demo with this checkpoint, as a Gradio Space")
-    parser.add_argument("--private", action="store_true", help="make the repository private if it is created now")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--revision", help="branch; created if it doesn't exist")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     parser.add_argument("--message", default="Upload a GRU captioner", help="commit message (%(default)s)")
@@ -64,11 +64,11 @@ def _card(arguments: argparse.Namespace) -> Mapping[str, Path | bytes]:
 
     license_of(arguments.checkpoint, arguments.license)
     if (card := card_of_checkpoint(arguments.checkpoint)) is not None:
-        # `card` may have written code that loads the folder; readers load the repository.
+        # The card's example may load the folder; readers load the repository.
         name = "checkpoint" if arguments.space else arguments.repo_id
-        text = LINE_OF_USE.sub(f'\\1"{name}"', card["README.md"].read_text("utf-8"))
+        text = USAGE_LINE.sub(f'\\1"{name}"', card["README.md"].read_text("utf-8"))
         return card | {"README.md": text.encode()}
-    if arguments.space:  # loads the folder beside it
+    if arguments.space:  # the Space loads the folder beside its app
         arguments.title = arguments.title or arguments.repo_id.split("/")[-1]
     text, drawn = describe(arguments, "checkpoint" if arguments.space else arguments.repo_id, EXAMPLE_IMAGES)
     return {"README.md": text.encode(), **drawn}

@@ -9,7 +9,7 @@ from ..evaluation.metrics import METRICS
 from ..scoring_run import DEFAULT_METRICS
 from .shell import add_backend, positive, quiet_transformers
 
-READING = ("images", "image_column", "caption_column", "max_skipped", "allow_urls")  # how --data is read
+READING = ("images", "image_column", "caption_column", "max_skipped", "allow_urls")  # options for reading --data
 
 
 def add_command(commands) -> None:
@@ -31,41 +31,37 @@ def add_command(commands) -> None:
     references.add_argument(
         "--references",
         type=Path,
-        help="what RESULTS are scored against: COCO-format annotations, or a table of images and captions",
+        help="reference captions for RESULTS: COCO-format annotations, or a table of images and captions",
     )
     parser.add_argument(
         "--allow-urls",
         action="store_true",
-        help="download images that the dataset gives by address, from the public web only; never with HF_HUB_OFFLINE",
+        help="download images that the dataset gives by URL, from the public web only; never with HF_HUB_OFFLINE",
     )
+    parser.add_argument("--images", help="folder of the images named by a caption file of --data; by default beside it")
+    parser.add_argument("--image-column", help="column with the images, or their ids; by default recognised by name")
     parser.add_argument(
-        "--images", help="folder of the images that a caption file of --data names; by default beside it"
-    )
-    parser.add_argument(
-        "--image-column", help="column with the images, or with their ids; by default known by its name"
-    )
-    parser.add_argument(
-        "--caption-column", help="column with the captions, several separated by commas; by default known"
+        "--caption-column", help="column with the captions, several separated by commas; by default recognised by name"
     )
     parser.add_argument(
         "--max-skipped", type=float, default=0.01, help="fraction of the images that may be unusable (%(default)s)"
     )
     parser.add_argument(
-        "--split", default="validation", help="split of --data, or all of one without splits (%(default)s)"
+        "--split", default="validation", help="split of --data; all for the whole, if it has no splits (%(default)s)"
     )
-    parser.add_argument("--checkpoint", help="folder or Hub id; by default the checkpoint of the package")
+    parser.add_argument("--checkpoint", help="folder or Hub id; by default the package's checkpoint")
     add_backend(parser)
-    parser.add_argument("--num-beams", type=positive, help="beams of the search; by default the checkpoint's own")
-    parser.add_argument("--batch-size", type=positive, default=32, help="images captioned at once (%(default)s)")
+    parser.add_argument("--num-beams", type=positive, help="number of beams; by default the checkpoint's")
+    parser.add_argument("--batch-size", type=positive, default=32, help="images per batch (%(default)s)")
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), help=_metrics_help())
     parser.add_argument(
         "--tokenizer",
         choices=["auto", "ptb", "simple", "char"],
         default="auto",
-        help="what is counted; auto: ptb, or char for scripts without spaces; simple needs no Java (%(default)s)",
+        help="auto: ptb, or char for scripts without spaces; simple needs no Java (%(default)s)",
     )
     parser.add_argument("--no-brevity-penalty", action="store_true", help="BLEU as in papers before 2015")
-    parser.add_argument("--training-data", help="Hub id or folder: its train split tells which captions are new")
+    parser.add_argument("--training-data", help="Hub id or folder: its train split determines which captions are novel")
     parser.add_argument(
         "--synonyms",
         type=Path,
@@ -76,7 +72,7 @@ def add_command(commands) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/score"), help="folder of the files (%(default)s)")
     parser.add_argument("--card", type=Path, help="model card to write the checkpoint's scores into (model-index)")
     parser.add_argument(
-        "--keep", action="store_true", help="store the scores in the checkpoint's folder, where its own card finds them"
+        "--keep", action="store_true", help="store the scores in the checkpoint's folder, for its model card"
     )
     parser.set_defaults(run=run)
 
@@ -141,8 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(scored.scores.table())
     if drawn:
         print(
-            f"These are the {len(references.captions):,} images of {arguments.data} that training takes as its split "
-            f"{arguments.split}; --split all scores every one, which means something if none was trained on."
+            f"These are the {len(references.captions):,} images of {arguments.data} that training uses as its split "
+            f"{arguments.split}; --split all scores every one, which is meaningful if none was trained on."
         )
     if scored.mentions is not None:
         print(f"\n{scored.mentions.table()}")
@@ -156,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_images_of_references(arguments: argparse.Namespace) -> None:
-    """A table of captions names its images, so that a checkpoint can be scored against it as on `--data`."""
+    """A table of captions names its images, so a checkpoint can be scored on it as on `--data`."""
     if arguments.references and not arguments.results and arguments.references.suffix.lower() != ".json":
         arguments.data, arguments.references = str(arguments.references), None
 

@@ -1,4 +1,4 @@
-"""What the commands share: a usage error ends in one line and exit code 2."""
+"""Shared by all commands: a usage error prints one line and exits with code 2."""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ from ..errors import one_line
 from ..inference.backend import AUTO, BACKENDS
 
 BAD_INPUT = 2  # exit code
-PACKAGE = Path(__file__).parents[1]  # its folder, whose name its log has
+PACKAGE = Path(__file__).parents[1]  # its folder, also the logger's name
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC}
 
 
@@ -44,7 +44,7 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
 
 
 def _warnings_in_a_line(shown_else: Callable[..., None]) -> Callable[..., None]:
-    """Shows what this package warns of as a line each, once, without the place in the code; others as before."""
+    """Shows this package's warnings as one line each, once, without the code location; others as before."""
     shown: set[str] = set()
 
     def show(message: Any, category: Any, filename: str, *place: Any, **settings: Any) -> None:
@@ -59,7 +59,7 @@ def _warnings_in_a_line(shown_else: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _log_printed() -> Iterator[None]:
-    """Prints the package's log while a command runs: information on stdout, warnings on stderr."""
+    """Prints the package's log while a command runs: info to stdout, warnings to stderr."""
     logger = logging.getLogger(PACKAGE.name)
     level = logger.level
     information, problems = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
@@ -83,10 +83,10 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=(AUTO, *BACKENDS),
         default=AUTO,
-        help="what runs the model; auto is onnxruntime where the checkpoint has graphs, else torch (%(default)s)",
+        help="what runs the model; auto is onnxruntime if the checkpoint has graphs, else torch (%(default)s)",
     )
-    parser.add_argument("--graphs", help="folder of graphs by gru-captioner export (onnx in the checkpoint)")
-    parser.add_argument("--verbose", action="store_true", help="say on stderr what runs the model")
+    parser.add_argument("--graphs", help="folder of graphs from gru-captioner export (onnx in the checkpoint)")
+    parser.add_argument("--verbose", action="store_true", help="print to stderr what runs the model")
 
 
 def say_what_runs(captioner: Any, num_captions: int = 1, **generation: Any) -> None:
@@ -103,13 +103,13 @@ def positive(text: str) -> int:
 
 
 def _quiet_pillow() -> None:
-    """Hides Pillow's warnings about images that it reads nevertheless; those that it can't read are reported."""
+    """Hides Pillow's warnings about images that it can read anyway; unreadable ones are reported."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def quiet_transformers() -> None:
-    """Hides the progress bars of weights that are loaded or saved, and Accelerate's warning of tied weights."""
+    """Hides progress bars for loading and saving weights, and Accelerate's warning about tied weights."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

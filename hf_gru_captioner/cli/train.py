@@ -1,4 +1,4 @@
-"""`gru-captioner train`: a data set in, a checkpoint out. Its arguments are the fields of `TrainingConfig`."""
+"""`gru-captioner train`: trains a checkpoint on a dataset. Its arguments are the fields of `TrainingConfig`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from ..evaluation.caption_set import CaptionSet
     from ..training import TrainingConfig, TrainingResult
 
-SHOWN = 10  # captions beside those of people
+SHOWN = 10  # captions shown beside human ones
 DESCRIPTION = (
-    "Trains a captioner. With a SOURCE, options that are not given are chosen by the data, and training goes on from "
+    "Trains a captioner. With a SOURCE, options that are not given are chosen from the data, and training starts from "
     "the shipped checkpoint; with --config or --data.source they keep their defaults."
 )
 
@@ -44,7 +44,7 @@ def _run(argv: Sequence[str]) -> int:
         if PartialState().is_main_process:
             print(estimates)
         return 0
-    with _says_how_to_go_on(config):
+    with _explains_resuming(config):
         result = train(config, print if source else None)
         if PartialState().is_main_process:
             if source:
@@ -56,7 +56,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
-    """The options of a run on one source: those of the run that its folder holds, else chosen by the data."""
+    """The options of a run on one source: those of an existing run in its folder, else chosen from the data."""
     argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
     config = read_config(argv, "train", DESCRIPTION)
     check_sources(config)
@@ -68,15 +68,17 @@ def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
     saved = Path(config.output_dir) / OPTIONS
     if saved.is_file():
         config = read_config([f"--config={saved}", *argv[1:]], "train", DESCRIPTION)
-        (of_run,) = config.data.sources
-        if of_run.path != source:
-            raise UsageError(f"{config.output_dir} holds a run on {of_run.path}: name another folder by --output-dir.")
+        (existing,) = config.data.sources
+        if existing.path != source:
+            raise UsageError(
+                f"{config.output_dir} contains a run on {existing.path}: name another folder by --output-dir."
+            )
         return config
     return recommend(config, given)
 
 
 @contextmanager
-def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
+def _explains_resuming(config: "TrainingConfig") -> Iterator[None]:
     from ..training.checkpoints import STATES
 
     try:
@@ -84,14 +86,14 @@ def _says_how_to_go_on(config: "TrainingConfig") -> Iterator[None]:
     except KeyboardInterrupt:
         states = Path(config.output_dir) / STATES
         if any(states.glob("step-*")):
-            print(f"\nstopped: the same command goes on from the newest state in {states}")
+            print(f"\nstopped: the same command resumes from the newest state in {states}")
         else:
             print("\nstopped before the first state was saved: the same command starts again")
         raise
 
 
 def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
-    """Scores the best checkpoint, writes the report, and prints both and the next command. Runs on one process."""
+    """Scores the best checkpoint, writes a report, and prints both and the next command. Runs on one process."""
     from ..data.teachers import teachers_of
     from ..evaluation import choose_tokenizer
     from ..evaluation.metrics import few_images_note
@@ -111,19 +113,19 @@ def _conclude(config: "TrainingConfig", result: "TrainingResult") -> None:
     if note := few_images_note(number):
         print(note)
     if result.is_improving:
-        print(f"still improving: --epochs {2 * config.optimization.epochs} goes on from here and may gain")
+        print(f"still improving: --epochs {2 * config.optimization.epochs} continues from here and may help")
     exact = _exact(scored.scores.scores[captions.name].captions)
     if exact:
-        print(f"{exact} of {number} captions are word for word one of the references.")
+        print(f"{exact} of {number} captions match a reference word for word.")
     teachers = [each["name"] for each in teachers_of(source.path)]
     author = "teacher" if teachers else "people"
     print(f"\ncaptions of validation images, and what {' and '.join(teachers) or author} wrote")
-    for (name, written), caption in list(zip(references.captions.items(), captions.captions, strict=True))[:SHOWN]:
-        print(f"  {name}: {caption.text or '(empty)'}\n      {author}: {written[0]}")
+    for (name, texts), caption in list(zip(references.captions.items(), captions.captions, strict=True))[:SHOWN]:
+        print(f"  {name}: {caption.text or '(empty)'}\n      {author}: {texts[0]}")
     print(f"\nall of them with pictures: {folder / 'report.html'}, curves: {folder / 'curves.png'}")
     print(f"next: gru-captioner caption photo.jpg --checkpoint {checkpoint}")
 
 
 def _exact(captions: "CaptionSet") -> int:
-    """The number of captions that are, in words, a reference of their image."""
+    """The number of captions whose words match a reference of their image."""
     return sum(caption in references for caption, references in captions)

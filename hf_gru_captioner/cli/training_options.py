@@ -1,7 +1,7 @@
 """Training options from a YAML file and the command line.
 
-On the command line names have dashes, `--output-dir`, as those of every other command; underscores, as in YAML, are
-accepted too. A boolean option needs no value.
+On the command line, names have dashes, `--output-dir`, as in all commands; underscores, as in YAML, are accepted too. A
+boolean option needs no value.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from ..training.config import DataConfig, SourceConfig, TrainingConfig, flatten_
 from .examples import add_examples
 from .shell import PACKAGE
 
-# What `--help` lists first.
+# Listed first by `--help`.
 OFTEN_SET = (
     "data.source",
     "data.images",
@@ -36,15 +36,15 @@ SHORT = {"epochs": "optimization.epochs"}
 REQUIRED = {"data.source", "output_dir"}
 CONFIG_HELP = "YAML file of these options, nested, with underscores in names; the command line overrides it"
 MAX_DEPTH = 20  # nesting of a YAML file of options, which needs 2
-MAX_COMPLAINT = 1000  # characters of the parser's message: it repeats what it found
+MAX_COMPLAINT = 1000  # characters of the parser's message, which quotes its input
 
 
 def read_config(argv: Sequence[str], command: str, description: str) -> TrainingConfig:
-    """The options of the YAML file of `--config`, overridden by those of the command line.
+    """The options from the YAML file given by `--config`, overridden by those on the command line.
 
     Raises:
-        UsageError: An option is unknown, missing or of the wrong type; names the nearest known one.
-        SystemExit: Help was asked for and is printed.
+        UsageError: An option is unknown, missing or of the wrong type; suggests the nearest known one.
+        SystemExit: Help was requested and printed.
     """
     if {"-h", "--help"} & set(argv):
         _help_parser(command, description).print_help()
@@ -65,7 +65,7 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
     except UnicodeDecodeError as error:
         raise UsageError(f"--config is not UTF-8 text ({error}).") from error
     source = fields["data"].source
-    if isinstance(source, str) and source.lstrip().startswith(("[{", "{")):  # else it would be looked for as a file
+    if isinstance(source, str) and source.lstrip().startswith(("[{", "{")):  # otherwise taken for a file name
         names = ", ".join(each.name for each in dataclasses.fields(SourceConfig))
         raise UsageError(
             'data.source takes a list like [{"path": "a"}, {"path": "b", "repeat": 2}] of sources with the options '
@@ -75,10 +75,10 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
 
 
 def check_sources(config: TrainingConfig) -> None:
-    """Refuses sources that can't be read before anything heavy is loaded.
+    """Rejects unreadable sources before anything heavy is loaded.
 
     Raises:
-        OSError, ValueError: As `data.check_source`.
+        OSError, ValueError: As in `data.check_source`.
     """
     from ..data import NoSplitError, ReadingOptions, check_source
 
@@ -95,7 +95,7 @@ def check_sources(config: TrainingConfig) -> None:
 
 
 def _parser(command: str) -> Any:
-    """jsonargparse's parser of the dataclasses, with a YAML loader that refuses what exhausts stack or memory."""
+    """A jsonargparse parser for the dataclasses, with a YAML loader that rejects what exhausts stack or memory."""
     from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
     from yaml import YAMLError
 
@@ -119,7 +119,7 @@ def _parser(command: str) -> Any:
 
 
 def _normalized(argv: Sequence[str]) -> list[str]:
-    """Arguments as jsonargparse takes them: names with underscores, a value for every boolean option."""
+    """Arguments as expected by jsonargparse: names with underscores, a value for every boolean option."""
     types = option_types()
     arguments = []
     for argument, following in zip(argv, [*argv[1:], "--"], strict=False):
@@ -135,17 +135,17 @@ def _normalized(argv: Sequence[str]) -> list[str]:
 
 
 def names_given(argv: Sequence[str]) -> set[str]:
-    """The full names of the options on a command line."""
+    """Full names of the options on a command line."""
     return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
 
 
 @contextmanager
 def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
-    """Around training: errors and log call options as they are typed on the command line, `--data.max-skipped`, not
-    `data.max_skipped` as in YAML and Python. With `--config`, those that the command line has; the file has the rest.
+    """Rewrites option names in errors and logs as typed on the command line, `--data.max-skipped` instead of
+    `data.max_skipped` as in YAML and Python. With `--config`, only for options given on the command line.
 
     Raises:
-        UsageError: Instead of an error that names such an option.
+        UsageError: Replaces an error that names such an option.
     """
     names = names_given(argv) & option_types().keys() if _has_file(argv) else set(option_types())
     dotted = sorted((name for name in names if "." in name), key=len, reverse=True)
@@ -177,8 +177,8 @@ def _has_file(argv: Sequence[str]) -> bool:
 
 
 def _check_flat(text: str) -> None:
-    """Refuses YAML that holds no options before it is built: brackets in brackets would overflow PyYAML's stack, which
-    ends the process, and aliases of aliases (`&`, `*`) expand beyond any memory.
+    """Rejects dangerous YAML before it is built: deeply nested brackets would overflow PyYAML's stack and crash the
+    process, and nested aliases (`&`, `*`) expand beyond any memory.
 
     Raises:
         ValueError: There are aliases, or the nesting is too deep.
@@ -194,8 +194,8 @@ def _check_flat(text: str) -> None:
 
 
 def _suggestion(complaint: str) -> str:
-    """The option that may have been meant by one that jsonargparse doesn't know, written as it was: with dashes on the
-    command line, with underscores in a file."""
+    """The option that was probably meant by an unknown one, in the same style: with dashes on the command line, with
+    underscores in a file."""
     if unknown := re.search(r"arguments: --([\w.]+)", complaint):
         return f" Did you mean {_flag(nearest_option(unknown[1]))}?"
     if unknown := re.search(r"Group '(.+)' does not accept option '(.+)'", complaint):
@@ -210,7 +210,7 @@ def _flag(name: str) -> str:
 
 
 def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """A parser for its help alone, which takes neither jsonargparse nor the types to be loaded."""
+    """A parser for the help only, which needs neither jsonargparse nor the types."""
     parser = argparse.ArgumentParser(
         prog=f"gru-captioner {command}",
         usage=_usage(command),
@@ -251,7 +251,7 @@ def _add_option(group: Any, name: str, text: str, default: Any) -> None:
 
 
 def _texts() -> dict[str, str]:
-    """What the docstring under each option says, by full name."""
+    """The docstring of each option, by full name."""
     from docstring_parser import parse_from_object
 
     texts: dict[str, str] = {}

@@ -1,6 +1,6 @@
-"""Captioned images: sources, the cache of encoder outputs, the order of batches, the collator.
+"""Captioned images: sources, the cache of encoder outputs, batch sampling, the collator.
 
-Names load when they are used: what tells whether a source can be read loads neither torch nor datasets.
+Names are imported lazily: checking whether a source can be read needs neither torch nor datasets.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
 """The order of training images, independent of the number of processes and of interruptions.
 
-All randomness is a function of seed, epoch and image. So a run can resume at any step without repeating earlier ones,
-and several processes, each with its share of every step, together train exactly as one would.
+All randomness is a function of seed, epoch and image. So a run can resume at any step without replaying earlier ones,
+and several processes, each with a shard of every step, train exactly as a single one would.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ Collate = Callable[[list[dict[str, Any]]], Batch]
 
 
 class Rows(Protocol):
-    """A data set with the number of the epoch, on which its augmentation may depend."""
+    """A dataset with an epoch number, on which its augmentation may depend."""
 
     epoch: int
 
@@ -26,16 +26,16 @@ class Rows(Protocol):
 
 
 class EpochBatches:
-    """Batches of a data set with random access. Each epoch has every image once, in an order of its own.
+    """Batches of a map-style dataset. Each epoch visits every image once, in a new random order.
 
     Args:
         rows: The images.
         collate: Rows -> batch.
         images_per_step: Images per optimizer step, over all processes.
-        micro_batches: Parts that a process's share of a step is split into, to save memory.
-        seed: Of the order.
+        micro_batches: Micro-batches per step and process, for gradient accumulation.
+        seed: Seed of the order.
         process, processes: Index of this process and number of processes.
-        num_workers: Processes that prefetch and collate; 0 does it in this one.
+        num_workers: Worker processes that load and collate; 0 to do so in this process.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class EpochBatches:
             collate_fn=collate,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # otherwise epochs would draw from dropout's generator
+            generator=torch.Generator(),  # otherwise each epoch would advance the global generator, which dropout uses
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """This process's batches of each step from `first_step` on, `micro_batches` per step."""
+        """This process's batches for each step from `first_step` on, `micro_batches` per step."""
         self.rows.epoch = self.sampler.epoch = epoch
         self.sampler.first_step = first_step
         with _explains_workers():
@@ -78,7 +78,7 @@ class EpochBatches:
                 yield step
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: a step's batches are determined by its number."""
+        """Empty: the step number determines its batches."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -87,10 +87,10 @@ class EpochBatches:
 
 @contextmanager
 def _explains_workers() -> Iterator[None]:
-    """Turns errors of prefetching processes into a line that says what to do.
+    """Turns errors of DataLoader workers into a line that says what to do.
 
     Raises:
-        OSError: A process died, or its data can't be read. Programming errors pass unchanged.
+        OSError: A worker died, or can't read its data. Programming errors pass unchanged.
     """
     try:
         yield
@@ -121,25 +121,25 @@ class _EpochOrder(Sampler):
         parts = self.processes * self.micro_batches
         for step in range(self.first_step, self.steps_per_epoch):
             images = order[step * self.images_per_step : (step + 1) * self.images_per_step]
-            images = np.resize(images, max(len(images), parts))  # repeats some if the last step has too few for all
+            images = np.resize(images, max(len(images), parts))  # repeats some if the last step has fewer than parts
             for part in np.array_split(images, parts)[self.process * self.micro_batches :][: self.micro_batches]:
                 yield part.tolist()
 
 
 class StreamedBatches:
-    """Batches of a stream of unknown length, restarted when it ends; an "epoch" is a number of steps.
+    """Batches of a stream of unknown length, restarted when it ends; an "epoch" is a fixed number of steps.
 
-    Images are shuffled in blocks: a block is read, then drawn from in random order. A state is the stream's own state
-    at the beginning of the block and the position inside, so that resuming reads less than one block again.
+    Images are shuffled in blocks: a block is read, then drawn from in random order. The state is the stream's own state
+    at the start of the block and the position within it, so that resuming rereads less than one block.
 
     Args:
-        stream: This process's share, a `datasets.IterableDataset` of rows with `image` and `captions`.
+        stream: This process's shard, a `datasets.IterableDataset` of rows with `image` and `captions`.
         collate: Rows -> batch.
         images_per_batch: Images per batch of this process.
         steps_per_epoch: Steps between validations.
         micro_batches: Batches per step.
-        block_size: Images held in memory to be shuffled, about a megabyte each when decoded.
-        seed: Of the order.
+        block_size: Size of the shuffle buffer in images, about a megabyte each when decoded.
+        seed: Seed of the order.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class StreamedBatches:
         self._rows: Iterator[dict[str, Any]] | None = None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """The batches of each step from `first_step` on; the state, not `epoch`, says where the stream resumes."""
+        """The batches for each step from `first_step` on; the state, not `epoch`, determines where to resume."""
         if self._rows is None:
             self._rows = self._shuffled_rows()
         for _ in range(first_step, self.steps_per_epoch):
@@ -174,7 +174,7 @@ class StreamedBatches:
             ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream after the last batch that was yielded; plain values."""
+        """Position of the stream after the last batch yielded; plain values."""
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

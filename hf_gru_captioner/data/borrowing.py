@@ -1,10 +1,10 @@
-"""Captions for images that have labels but no captions, borrowed from captions written for other images.
+"""Borrows captions written for other images, for images with labels but no captions.
 
 An image of a horse gets captions of other images of a horse: labels ground them. Candidates are the captions of images
-with the same labels, else with the most similar ones; those that name a label which the image doesn't have are dropped.
-A captioner chooses among them by their likelihood given the image, otherwise the most typical ones are drawn from. The
-idea of training on captions that no one wrote for the image, with labels as what is known: Anderson et al. 2018
-(https://arxiv.org/abs/1806.06004); here the captions are whole ones of people instead of a model's.
+with the same or the most similar labels; candidates that name a label which the image doesn't have are dropped. A
+captioner ranks them by their likelihood given the image; without one, they are sampled from the most typical ones. The
+idea of training on captions that were not written for the image, grounded by labels, is from Anderson et al. 2018
+(https://arxiv.org/abs/1806.06004); here they are complete human captions instead of a model's.
 """
 
 import itertools
@@ -30,23 +30,23 @@ from .origins import Origin
 from .sources import ID_COLUMNS, IMAGE_COLUMNS, load_rows, read_image
 
 LABEL_COLUMNS = ("labels", "label")
-MAX_COUNT = 3  # of one label; more are as alike as three
-# Among equal Jaccard similarities, which differ by more than this for up to 50 labels together, counts and the first
-# label decide, then chance.
+MAX_COUNT = 3  # of one label; higher counts are treated as three
+# Ties in Jaccard similarity are broken by counts and the first label, then at random. These terms are smaller than any
+# difference in similarity for up to 50 labels.
 TIE = 1e-4
 CHANCE = 1e-8
-KEPT_SHARE = 6  # without a captioner, one candidate of so many is kept and drawn from: the most typical ones
-WINDOW = 512  # most similar images whose captions are looked through first; four times as many while they don't suffice
-IMAGES_AT_ONCE = 64  # whose similarities to all others are computed together
-RANKED_AT_ONCE = 8  # images; with 30 candidates each, logits of 100 MB
+KEPT_SHARE = 6  # without a captioner, captions are sampled from the most typical 1 in 6 candidates
+WINDOW = 512  # number of most similar images searched first; quadrupled until there are enough candidates
+IMAGES_AT_ONCE = 64  # batch size for similarities
+RANKED_AT_ONCE = 8  # batch size for ranking; with 30 candidates each, the logits take 100 MB
 BYTES_PER_FILE = 500_000_000  # of images in a parquet file
-ROWS_AT_ONCE = 256  # written to a file together
+ROWS_AT_ONCE = 256  # rows per write
 NUM_EXAMPLES = 10
 OUTPUT = Features(
     {"image": Image(), "captions": List(Value("string")), "labels": List(Value("string")), "image_id": Value("string")}
 )
 
-# (encoded images, candidates of each) -> a score of each candidate, the higher the better
+# (encoded images, candidates of each) -> scores of the candidates, higher is better
 Scorer = Callable[[Sequence[bytes], Sequence[Sequence[str]]], Sequence[Sequence[float]]]
 
 
@@ -59,15 +59,15 @@ class BorrowingOptions:
     """
 
     per_image: int = 3
-    """Captions of each image, at most."""
+    """Maximum number of captions per image."""
     candidates: int = 30
-    """Captions that these are chosen from."""
+    """Number of candidates that they are chosen from."""
     min_words: int = 6
-    """Of a caption that can be borrowed."""
+    """Minimum length of a borrowed caption."""
     max_words: int = 14
-    """Of a caption that can be borrowed."""
+    """Maximum length of a borrowed caption."""
     seed: int = 0
-    """Of what is drawn by chance."""
+    """Random seed."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.per_image <= self.candidates:
@@ -86,16 +86,16 @@ class BorrowingOptions:
 
 @dataclass
 class BorrowingReport:
-    """What came of it.
+    """Summary of a run.
 
     Args:
         num_images: Images in the source.
         num_captioned: Images in the output, which have at least one caption.
-        num_few: Of these, images with fewer candidates than were asked for.
-        num_without_labels, num_without_candidates, num_unreadable: Images that are left out.
+        num_few: Number of these with fewer candidates than requested.
+        num_without_labels, num_without_candidates, num_unreadable: Images that are skipped.
         num_captions: Captions in the output.
-        unnamed: Labels that images without candidates have, with the number of these images, the commonest first.
-        examples: Name, labels and captions of some images, drawn by chance.
+        unnamed: Labels of images without candidates, with the number of these images.
+        examples: Name, labels and captions of random images.
     """
 
     num_images: int = 0
@@ -111,7 +111,7 @@ class BorrowingReport:
 
 @dataclass(frozen=True)
 class Donor:
-    """An image with captions that others may borrow; the image itself is not needed."""
+    """Captions that may be borrowed, with the labels of their image; the image itself is not needed."""
 
     captions: Sequence[str]
     labels: Sequence[str]  # one for each object, the largest first
@@ -126,7 +126,7 @@ class CaptionPool:
         options: How captions are chosen.
     """
 
-    # Legend: D donors, C their captions, L labels, B images
+    # Legend: D donors, C captions of donors, L labels, B images
 
     def __init__(self, donors: Sequence[Donor], names: LabelNames, options: BorrowingOptions):
         self.names = names
@@ -150,9 +150,9 @@ class CaptionPool:
             if len(self.captions) > before:
                 labels.append(donor.labels)
                 num_captions.append(len(self.captions) - before)
-        self._keys = np.array(key_of, dtype=np.int64)  # (C,), the same for captions of the same words
+        self._keys = np.array(key_of, dtype=np.int64)  # (C,), equal for captions with the same words
         self._named = np.zeros((len(self.captions), len(names.labels)), dtype=bool)  # (C, L)
-        self._range = np.zeros((len(self.captions), 2))  # (C, 2), number of the only label that a caption names
+        self._range = np.zeros((len(self.captions), 2))  # (C, 2), range of the count, if a caption names one label only
         for row, said in enumerate(said_of):
             self._named[row, list(said)] = True
             if len(said) == 1:
@@ -166,10 +166,10 @@ class CaptionPool:
     def candidates(
         self, labels: Sequence[Sequence[str]], random: np.random.Generator
     ) -> Iterator[tuple[list[str], list[str]]]:
-        """For each of some images with these labels, the captions that it may borrow, the most similar image's first.
+        """For each image with these labels, the captions that it may borrow, from the most similar images first.
 
         Yields:
-            The candidates, at most `options.candidates`, and the labels of the image that were looked for.
+            The candidates, at most `options.candidates`, and the image's labels.
         """
         for start in range(0, len(labels), IMAGES_AT_ONCE):
             batch = labels[start : start + IMAGES_AT_ONCE]
@@ -177,11 +177,11 @@ class CaptionPool:
             similarities = self._similarities(counts, first, random)  # (B, D)
             for row, own in enumerate(batch):
                 exact = Counter(self.names.index[normalized(label)] for label in own)
-                found = self._borrow(similarities[row], exact) if exact else []
-                yield [self.captions[each] for each in found], [self.names.labels[each] for each in exact]
+                borrowed = self._borrow(similarities[row], exact) if exact else []
+                yield [self.captions[each] for each in borrowed], [self.names.labels[each] for each in exact]
 
     def _count(self, labels: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Number of each label, at most three, and the first label, -1 if there is none: (B, L), (B,)."""
+        """Count of each label, capped at three, and the first label, -1 if there is none: (B, L), (B,)."""
         counts = np.zeros((len(labels), len(self.names.labels)), dtype=np.int8)
         first = np.full(len(labels), -1)
         for row, own in enumerate(labels):
@@ -192,21 +192,21 @@ class CaptionPool:
         return counts, first
 
     def _similarities(self, counts: np.ndarray, first: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Of images to donors, (B, D); -1 where they share no label."""
+        """Similarities of images to donors, (B, D); -1 if they share no label."""
         num_labels = counts.shape[1]
         thresholds = _thresholds(counts)  # (B, 3 L)
         both = thresholds[:, :num_labels] @ self._thresholds[:, :num_labels].T  # (B, D)
-        common = thresholds @ self._thresholds.T  # (B, D), the sum of the smaller counts
+        common = thresholds @ self._thresholds.T  # (B, D), the sum of minimum counts
         with np.errstate(invalid="ignore"):  # 0 / 0 for an image without labels, which shares none
             jaccard = both.astype(np.float64) / ((counts > 0).sum(1)[:, None] + self._sizes - both)
-            of_counts = common / (counts.sum(1)[:, None] + self._totals - common)
-        jaccard += TIE * (of_counts + (first[:, None] == self._first))
+            multiset_jaccard = common / (counts.sum(1)[:, None] + self._totals - common)
+        jaccard += TIE * (multiset_jaccard + (first[:, None] == self._first))
         jaccard += CHANCE * random.random(jaccard.shape)
         jaccard[both == 0] = -1
         return jaccard
 
     def _borrow(self, similarity: np.ndarray, exact: Mapping[int, int]) -> list[int]:
-        """Indices of captions for an image with so many of these labels."""
+        """Indices of captions for an image with these label counts."""
         num_similar = int((similarity >= 0).sum())
         window = WINDOW
         while True:
@@ -217,18 +217,18 @@ class CaptionPool:
             _, firsts = np.unique(self._keys[captions], return_index=True)
             captions = captions[np.sort(firsts)][: self.options.candidates]
             if len(captions) == self.options.candidates or window == num_similar:
-                found: list[int] = captions.tolist()
-                return found
+                indices: list[int] = captions.tolist()
+                return indices
             window *= 4
 
     def _captions_of(self, donors: np.ndarray) -> np.ndarray:
-        """Indices of all captions of these donors, in this order."""
+        """Indices of all captions of these donors, in order."""
         numbers = self._num_captions[donors]
         before = np.cumsum(numbers) - numbers
         return np.repeat(self._starts[donors] - before, numbers) + np.arange(numbers.sum())
 
     def _fitting(self, captions: np.ndarray, exact: Mapping[int, int]) -> np.ndarray:
-        """The captions that name no other label, and not another number of the only one."""
+        """The captions that name no other label and, for a single label, no other count."""
         absent = np.ones(len(self.names.labels), dtype=bool)
         absent[list(exact)] = False
         captions = captions[~self._named[captions][:, absent].any(1)]
@@ -240,25 +240,25 @@ class CaptionPool:
 
 
 def _thresholds(counts: np.ndarray) -> np.ndarray:
-    """Whether there are at least 1, 2 and 3 of each label, (B, 3 L): the product of two such rows is the sum of the
-    smaller counts."""
+    """Whether the count of each label is at least 1, 2 and 3, (B, 3 L): the dot product of two such rows is the sum of
+    minimum counts."""
     return np.concatenate([counts >= number for number in range(1, MAX_COUNT + 1)], axis=1).astype(np.float32)
 
 
 def typicality(captions: Sequence[str]) -> list[float]:
-    """How typical each of some captions is of them: in how many of them its bigrams are, on average."""
+    """How typical each caption is of the group: the average number of captions that contain each of its bigrams."""
     bigrams = []
     for caption in captions:
         words = ["<s>", *words_of(caption), "</s>"]
         bigrams.append(list(itertools.pairwise(words)))
-    numbers = Counter(bigram for of_caption in bigrams for bigram in set(of_caption))
+    numbers = Counter(bigram for caption_bigrams in bigrams for bigram in set(caption_bigrams))
     return [sum(numbers[bigram] for bigram in each) / len(each) for each in bigrams]
 
 
 def choose(
     candidates: Sequence[str], scores: Sequence[float] | None, per_image: int, random: np.random.Generator
 ) -> list[str]:
-    """The captions of an image: those with the highest scores, or, without scores, drawn from the most typical ones."""
+    """The captions with the highest scores; without scores, a random sample of the most typical ones."""
     typical = typicality(candidates)
     if scores is None:
         order = sorted(range(len(candidates)), key=lambda each: -typical[each])
@@ -280,17 +280,17 @@ def borrow_captions(
     scorer_name: str | None = None,
     allow_urls: bool = False,
 ) -> BorrowingReport:
-    """Writes a dataset of the images that have labels, with captions borrowed from others; runs on one process.
+    """Writes a dataset of labelled images with captions borrowed from others. Runs on one process.
 
     Args:
-        images: Source of images with a column `labels`, one label for each object and the largest first; as in
-            [`load_rows`]. Its captions, if it has any, are not read.
+        images: Source of images with a column `labels`, one label per object, largest first; as in [`load_rows`].
+            Captions in it are ignored.
         captions: Sources of captions with a column `labels`; images are not needed.
-        output: Folder of the dataset, which must not exist or be empty; parquet files of `image`, `captions`, `labels`
-            and `image_id`, and a dataset card that names the sources.
+        output: Folder of the dataset, which must be empty or not exist; parquet files with `image`, `captions`,
+            `labels` and `image_id`, and a dataset card that names the sources.
         options: How captions are chosen.
-        synonyms: Words that name a label, by label, as of [`read_synonyms`].
-        scorer: Ranks the candidates of images, such as [`Captioner.mean_log_probabilities`].
+        synonyms: Words that name a label, by label, as from [`read_synonyms`].
+        scorer: Scores candidates given images, such as [`Captioner.mean_log_probabilities`].
         scorer_name: Its name, for the dataset card.
         allow_urls: As in [`load_captions`].
 
@@ -327,7 +327,7 @@ def borrow_captions(
 
 
 def load_donors(source: str | Path) -> list[Donor]:
-    """The rows of the train split of a source that have captions and labels.
+    """The rows with captions and labels in a source's train split.
 
     Raises:
         FileNotFoundError: No such source.
@@ -343,7 +343,7 @@ def load_donors(source: str | Path) -> list[Donor]:
         )
     labels = _labels_of(rows, source)
     cells = zip(*(rows.select_columns(column)[column][:] for column in columns), strict=True)
-    donors = [Donor(captions_of(of_row), own) for of_row, own in zip(cells, labels, strict=True)]
+    donors = [Donor(captions_of(row), own) for row, own in zip(cells, labels, strict=True)]
     donors = [donor for donor in donors if donor.captions and donor.labels]
     if not donors:
         raise UsageError(f"{source} has no row with captions and labels.")
@@ -352,9 +352,9 @@ def load_donors(source: str | Path) -> list[Donor]:
 
 @dataclass(frozen=True)
 class _LabelledImages:
-    """Images with labels of a source."""
+    """A source's images with their labels."""
 
-    rows: Dataset  # of the undecoded image alone
+    rows: Dataset  # with the undecoded image only
     labels: list[list[str]]
     image_ids: list[str] | None
     origin: Origin
@@ -376,7 +376,7 @@ class _LabelledImages:
         return cls(images.rename_column(column, "image") if column != "image" else images, labels, image_ids, origin)
 
     def read(self, index: int) -> tuple[bytes, str | None, str]:
-        """The encoded image, why it can't be decoded, if so, and its name."""
+        """The encoded image, the reason if it can't be decoded, and its name."""
         image = self.rows[index]["image"] or {}
         path = image.get("path")
         encoded, problem = read_image(path, image.get("bytes"), self.origin)
@@ -384,7 +384,7 @@ class _LabelledImages:
 
 
 def _labels_of(rows: Dataset, source: str | Path) -> list[list[str]]:
-    """The labels of each row, from a column of texts or class labels, or of lists of them."""
+    """The labels of each row, from a column of strings or class labels, or of lists of them."""
     column = next((each for each in LABEL_COLUMNS if each in rows.column_names), None)
     if column is None:
         raise UsageError(
@@ -410,7 +410,7 @@ def _borrowed_rows(
     random: np.random.Generator,
     report: BorrowingReport,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of the output; counts what happens in the report."""
+    """Rows of the output; updates the report's counts."""
     pending: list[tuple[dict[str, Any], list[str]]] = []
     found = tqdm(pool.candidates(labelled.labels, random), "borrowing", len(labelled.labels), unit="image")
     for index, (candidates, names) in enumerate(found):
@@ -439,7 +439,7 @@ def _chosen(
     random: np.random.Generator,
     report: BorrowingReport,
 ) -> Iterator[dict[str, Any]]:
-    """These rows with the captions that are chosen of their candidates."""
+    """These rows with captions chosen from their candidates."""
     if not pending:
         return
     scores: Sequence[Sequence[float] | None] = [None] * len(pending)
@@ -454,7 +454,7 @@ def _chosen(
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], folder: Path, sources: Mapping[str, Any]) -> None:
-    """Writes rows to files of limited size; their metadata name the sources."""
+    """Writes rows to files of limited size, with the sources in their metadata."""
     folder.mkdir()
     schema = OUTPUT.arrow_schema
     schema = schema.with_metadata({**(schema.metadata or {}), b"borrowed_from": json.dumps(sources).encode()})
@@ -480,7 +480,7 @@ def _write_parquet(rows: Iterator[dict[str, Any]], folder: Path, sources: Mappin
 
 
 def _public_name(source: str | Path) -> str:
-    """A Hub id, or the name of a folder or file without where it is on this machine."""
+    """A Hub id, or the name of a folder or file without its path on this machine."""
     path = Path(source).expanduser()
     return path.absolute().name if path.exists() else str(source)
 

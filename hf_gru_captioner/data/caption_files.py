@@ -1,4 +1,4 @@
-"""Images and captions of files that `datasets` has no reader for, as `ImageEntry`s.
+"""Reads images and captions from files that `datasets` doesn't support, as `ImageEntry`s.
 
 Layouts, each recognised by its content:
 
@@ -8,7 +8,7 @@ Layouts, each recognised by its content:
 - COCO captions (https://cocodataset.org/#format-data);
 - Karpathy's json (https://cs.stanford.edu/people/karpathy/deepimagesent/);
 - the Flickr8k token file with its split lists (Hodosh et al., 2013), and Kaggle's `captions.txt` of the same images;
-- text files beside the images, `photo.txt` or `photo.caption`, a caption a line.
+- text files beside the images, `photo.txt` or `photo.caption`, one caption per line.
 """
 
 import json
@@ -57,17 +57,17 @@ SUFFIXES = (*TABLES, ".zip", ".tar")
 KNOWN_FILES = (
     ".csv, .tsv, .jsonl, .ndjson, .json, .xlsx, .parquet, .txt (Flickr8k tokens or a table), .zip, .tar (webdataset)"
 )
-OTHER_TABLES = {  # what people have and what to do with it
+OTHER_TABLES = {  # unsupported formats that people have, and what to do
     **dict.fromkeys((".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".gsheet"), "save it as .xlsx or .csv"),
     **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"), "unpack it"),
     **dict.fromkeys((".doc", ".docx", ".odt", ".pdf", ".rtf"), "save its table as .csv"),
     **dict.fromkeys((".pkl", ".pickle", ".npy", ".npz", ".db", ".sqlite", ".feather"), "write it as .csv or .parquet"),
 }
 TEXT_FOLDERS = ("annotations", "Flickr8k_text")  # hold captions only; their images are one level up
-SIDECARS = (".txt", ".caption", ".json")  # files with the captions of the photo of the same name; .json comes last
+SIDECARS = (".txt", ".caption", ".json")  # files with captions of the photo of the same name, by precedence
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "photo", "pictures")  # beside folders of captions
 CAPTION_FOLDERS = ("captions", "caption", "texts", "text", "txt", "prompts", "descriptions")
-NUMBERS = re.compile(r"(?:[-+\d.eE]+[ \t]+){3,}[-+\d.eE]+\s*(?:[-+\d.eE]+\s+)*[-+\d.eE]*\s*")  # a text of four or more
+NUMBERS = re.compile(r"(?:[-+\d.eE]+[ \t]+){3,}[-+\d.eE]+\s*(?:[-+\d.eE]+\s+)*[-+\d.eE]*\s*")  # four or more
 NOT_CAPTIONS = re.compile(r"(readme|licen[sc]e|changelog|notice|requirements)\b.*|(dataset_infos?|state)\.json", re.I)
 USUAL_TABLES = (
     *("*.token.txt", "*.token", "captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.ndjson"),
@@ -76,13 +76,13 @@ USUAL_TABLES = (
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv", "metadata.ndjson", "metadata.json", "metadata.xlsx")
 TOKEN_LINE = re.compile(r"(?P<path>\S+)#\d+\t(?P<caption>.*)")
 LFS_POINTER = b"version https://git-lfs.github.com/"
-NAMED_ROWS = 5  # that a notice gives
+NAMED_ROWS = 5  # listed in a notice
 
 
 class ImageEntry(NamedTuple):
     """An image of a caption file."""
 
-    path: str  # as in the file; "" if it names none
+    path: str  # as in the file; "" if missing
     captions: tuple[str, ...]
     split: str | None  # None if unknown
     image_id: str
@@ -94,13 +94,13 @@ class ImageEntry(NamedTuple):
 
 @dataclass
 class Captions:
-    """What a source's files say.
+    """The content of a source's files.
 
     Attributes:
         entries: The images, in the order of the files.
-        folder: Where the images are looked for first.
-        notices: Sentences about what was left out or may be a mistake.
-        columns: What the columns were taken for, if there are several candidates.
+        folder: Where images are searched first.
+        notices: Sentences about what was skipped or may be a mistake.
+        columns: How the columns were interpreted, if there are several candidates.
     """
 
     entries: list[ImageEntry]
@@ -110,16 +110,16 @@ class Captions:
 
 
 def split_of(name: str) -> str | None:
-    """`train`, `validation` or `test` if a word of the name says so: `captions_val2017.json` -> `validation`."""
+    """`train`, `validation` or `test` if the name contains such a word: `captions_val2017.json` -> `validation`."""
     words = re.findall(r"[a-z]+", name.lower())
     return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def caption_files(folder: Folder) -> list[str]:
-    """The files of a folder that hold its captions, by their names below it; empty if there are none.
+    """The files of a folder that contain its captions, by relative path; empty if there are none.
 
     Raises:
-        ValueError: Several tables may be meant; names them. Or the only ones can't be read; says why.
+        ValueError: Several tables are candidates; names them. Or the only ones can't be read; with the reason.
     """
     names = folder.names
     for year in ("2017", "2014"):
@@ -138,7 +138,7 @@ def caption_files(folder: Folder) -> list[str]:
 
 
 def _other_tables(folder: Folder) -> list[str]:
-    """Tables of other names in a folder or in the folders of its splits."""
+    """Tables with other names in a folder or in the folders of its splits."""
     images = {os.path.splitext(name)[0] for name in folder.names if name.lower().endswith(IMAGE_SUFFIXES)}
     folders = {each.split("/")[0] for each in folder.names if "/" in each}
     tables, faults = [], []
@@ -172,16 +172,16 @@ def _other_tables(folder: Folder) -> list[str]:
 
 
 def _is_about(name: str, folders: Collection[str]) -> bool:
-    """Whether a table is about a folder of images, as img2dataset writes `00000.parquet` and `00000_stats.json`."""
+    """Whether a table describes a folder of images, such as img2dataset's `00000.parquet` and `00000_stats.json`."""
     match = re.fullmatch(r"(\d+)(?:\.parquet|_stats\.json)", name)
     return match is not None and match[1] in folders
 
 
 def read_captions(source: Path, chosen: ChosenColumns = BY_NAME) -> Captions | None:
-    """The captions of a file, of a folder or of a ZIP archive with the images; None if a folder has another layout.
+    """The captions in a file, a folder or a ZIP archive with the images; None if a folder has another layout.
 
     Raises:
-        ValueError: As of [`read_caption_file`], or there are several tables in the folder.
+        ValueError: As in [`read_caption_file`], or there are several tables in the folder.
     """
     if source.is_file() and source.suffix.lower() != ".zip":
         folder: Folder = DiskFolder(source.parent)
@@ -213,7 +213,7 @@ def read_captions(source: Path, chosen: ChosenColumns = BY_NAME) -> Captions | N
 
 
 def _beside(folder: Folder, names: Sequence[str]) -> list[str]:
-    """A sentence about what may have captions too and is not read, if there is any."""
+    """A sentence about other possible caption files that are not read, if there are any."""
     images = {os.path.splitext(name)[0] for name in folder.names if name.lower().endswith(IMAGE_SUFFIXES)}
     tables, sidecars = [], []
     for name in folder.names:
@@ -247,35 +247,35 @@ def _read_into(
     placed: Callable[[ImageEntry], ImageEntry],
     in_one: bool = True,
 ) -> None:
-    found = read_table(captions.folder, name, chosen, shown_name)
+    reading = read_table(captions.folder, name, chosen, shown_name)
     where = "" if in_one else f"{name}, "
     captions.entries += [
-        placed(entry._replace(where=where + entry.where if entry.where else "")) for entry in found.entries
+        placed(entry._replace(where=where + entry.where if entry.where else "")) for entry in reading.entries
     ]
-    captions.notices += found.notices
-    captions.columns += found.columns
+    captions.notices += reading.notices
+    captions.columns += reading.columns
 
 
 def read_caption_file(path: Path, chosen: ChosenColumns = BY_NAME) -> list[ImageEntry]:
     """Reads a caption file.
 
     Raises:
-        ValueError: The layout of the file is unknown; shows the columns or top-level keys that were found. Or a text,
-            a name or a caption in it is not one; shows where.
+        ValueError: The file's layout is unknown; shows the columns or top-level keys found. Or a name or caption in it
+            is invalid; shows where.
     """
     return read_table(DiskFolder(path.parent), path.name, chosen, str(path)).entries
 
 
 def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown_name: str | None = None) -> "_Reading":
-    """Reads a caption file of a folder, as [`read_caption_file`].
+    """Reads a caption file in a folder, like [`read_caption_file`].
 
     Args:
-        folder, name: Where it is.
-        chosen: Names of columns that the user gives.
-        shown_name: Its name in messages.
+        folder, name: The folder, and the file's name in it.
+        chosen: Column names given by the user.
+        shown_name: The file's name in messages.
 
     Raises:
-        ValueError: As of [`read_caption_file`].
+        ValueError: As in [`read_caption_file`].
     """
     path = shown_name or f"{folder.path}/{name}"
     suffix = PurePosixPath(name).suffix.lower()
@@ -301,11 +301,11 @@ def read_table(folder: Folder, name: str, chosen: ChosenColumns = BY_NAME, shown
 
 
 class _Reading:
-    """The images of a file while it is read.
+    """Collects the images of a file while it is read.
 
     Args:
-        path: Its name in messages.
-        split: That of images of which the file says nothing else.
+        path: The file's name in messages.
+        split: Split of images for which the file gives none.
     """
 
     def __init__(self, path: str, split: str | None = None):
@@ -315,8 +315,8 @@ class _Reading:
         self._entries: dict[tuple[str, str | None], ImageEntry] = {}
         self._empty: list[tuple[tuple[str, str | None], str]] = []
         self._wordless: list[tuple[tuple[str, str | None], str]] = []
-        self._texts: dict[tuple[str, str | None], str] = {}  # an example of those without words
-        self.num_failed = 0  # rows with an error in place of a caption, as `gru-captioner caption --output` writes
+        self._texts: dict[tuple[str, str | None], str] = {}  # an example of a text without words
+        self.num_failed = 0  # rows with an error instead of a caption, from `gru-captioner caption --output`
         self.entries: list[ImageEntry] = []
         self.notices: list[str] = []
 
@@ -328,11 +328,11 @@ class _Reading:
 
         Args:
             entry: Its image.
-            texts: Its captions, also those that are left out.
+            texts: Its captions, including those that will be dropped.
         """
         try:
             "".join((entry.path, entry.image_id, entry.split or "", *texts)).encode()
-        except UnicodeEncodeError as error:  # JSON can spell half of a character, which nothing can store
+        except UnicodeEncodeError as error:  # JSON can contain a lone surrogate, which can't be encoded
             raise ValueError(
                 f"{self.path}{', ' * bool(entry.where)}{entry.where}: image {shown(entry.path)} contains half of a "
                 "surrogate pair."
@@ -348,7 +348,7 @@ class _Reading:
         self._entries[key] = _merged(known, entry) if known else entry
 
     def keep(self, splits: Mapping[str, str]) -> None:
-        """Keeps the images of these names, and puts them into their splits."""
+        """Keeps only these images, and assigns them to their splits."""
         self._entries = {
             (name, splits[name]): entry._replace(split=splits[name])
             for (name, _), entry in self._entries.items()
@@ -356,7 +356,7 @@ class _Reading:
         }
 
     def finish(self) -> None:
-        """Lists the images, and says what was left out of those that are used."""
+        """Lists the images, and notes what was dropped from those that are used."""
         if not self._entries:
             raise ValueError(f"{self.path} has no rows" + (" with captions." if self.num_failed else "."))
         if self.num_failed:
@@ -364,15 +364,15 @@ class _Reading:
             self.notices.append(f"{self.path}: {failed} an error in place of a caption, and left out.")
         for key, text in self._texts.items():
             if key in self._entries and not self._entries[key].captions:
-                said = f"no caption with a word: {shown(text)}"
-                self._entries[key] = self._entries[key]._replace(problem=self._entries[key].problem or said)
+                problem = f"no caption with a word: {shown(text)}"
+                self._entries[key] = self._entries[key]._replace(problem=self._entries[key].problem or problem)
         self.entries = list(self._entries.values())
         used = {key for key, entry in self._entries.items() if entry.captions}
-        for left_out, what in (
+        for dropped, what in (
             (self._empty, "empty"),
             (self._wordless, "without a word, such as punctuation or emoji"),
         ):
-            rows = [where for key, where in left_out if key in used]
+            rows = [where for key, where in dropped if key in used]
             if rows:
                 self.notices.append(
                     f"{self.path}: {_counted(len(rows), 'caption is', 'captions are')} {what}, and left "
@@ -401,7 +401,7 @@ class _Reading:
 
 
 def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
-    """An image with the captions of two rows."""
+    """Merges two rows of the same image."""
     weights = None
     if first.caption_weights or second.caption_weights:
         both = ((each.caption_weights or (1.0,) * len(each.captions)) for each in (first, second))
@@ -411,7 +411,7 @@ def _merged(first: ImageEntry, second: ImageEntry) -> ImageEntry:
 
 
 def merged_files(entries: Iterable[ImageEntry], file_of: Callable[[ImageEntry], str]) -> list[ImageEntry]:
-    """Images with those of the same file merged, as a path and its spelling with other capitals are."""
+    """Merges images of the same file, such as paths that differ only in case."""
     merged: dict[str, ImageEntry] = {}
     for entry in entries:
         file = file_of(entry)
@@ -420,7 +420,7 @@ def merged_files(entries: Iterable[ImageEntry], file_of: Callable[[ImageEntry], 
 
 
 def _add_content(reading: _Reading, content: Any, chosen: ChosenColumns) -> None:
-    """Adds what [`table_rows`] returns: rows, or the value of a JSON."""
+    """Adds the result of [`table_rows`]: rows, or a JSON value."""
     path = reading.path
     if isinstance(content, list) and all(isinstance(row, Row) for row in content):
         return _add_rows(reading, content, chosen)
@@ -444,7 +444,7 @@ def _add_content(reading: _Reading, content: Any, chosen: ChosenColumns) -> None
         are_objects = bool(content) and len(objects) == len(content)
         if are_objects and not any(map(looks_like_image, content)):
             columns = find_columns(tuple(objects[0]), *chosen) if chosen == BY_NAME else None
-            if columns is None or (columns.image and columns.captions):  # by a number or name of the row
+            if columns is None or (columns.image and columns.captions):  # keyed by row number or name
                 return _add_rows(reading, rows_of_objects(objects), chosen)
             if columns.captions:
                 return _add_names(reading, content)
@@ -484,7 +484,7 @@ def _add_rows(reading: _Reading, rows: Iterable[Row], chosen: ChosenColumns) -> 
         has_id = columns.image_id and cells[columns.image_id] not in (None, "")
         captions = [cells[column] for column in columns.captions]
         if columns.weights is None and any(not _is_blank(cell) for cell in captions):
-            captions = [cell for cell in captions if not _is_blank(cell)]  # the rest of numbered columns
+            captions = [cell for cell in captions if not _is_blank(cell)]  # numbered columns may be partly blank
         labels = cells[columns.labels] if columns.labels else None
         entry = ImageEntry(
             name,
@@ -504,9 +504,9 @@ def _is_blank(cell: Any) -> bool:
 
 
 def _not_read(names: Sequence[str], columns: Any) -> list[str]:
-    """Columns that might have been meant instead of those that are read."""
-    rest = tuple(name for name in names if name not in columns.captions and name != columns.image)
-    others = find_columns(rest)
+    """Unused columns that might have been intended instead."""
+    unused = tuple(name for name in names if name not in columns.captions and name != columns.image)
+    others = find_columns(unused)
     return [name for name in (others.image, *others.captions) if name is not None]
 
 
@@ -585,7 +585,7 @@ def _add_tokens(reading: _Reading, text: str) -> bool:
 
 
 def _keep_listed(reading: _Reading, folder: Folder, parent: str) -> None:
-    """Puts images into the splits of Flickr8k's lists, if there are any; then images of no list are skipped."""
+    """Assigns images to the splits in Flickr8k's lists, if there are any; images in no list are then skipped."""
     listed: dict[str, str] = {}
     folders = [parent, *(f"{parent}/{name}".strip("/") for name in TEXT_FOLDERS)]
     for name in _files_in(folder, folders):
@@ -598,7 +598,7 @@ def _keep_listed(reading: _Reading, folder: Folder, parent: str) -> None:
 
 
 def _files_in(folder: Folder, parents: Sequence[str]) -> list[str]:
-    """The files of some folders, without those of their subfolders."""
+    """The files directly in these folders."""
     if not isinstance(folder, DiskFolder):
         return [name for name in folder.names if os.path.dirname(name) in parents]
     return [
@@ -610,7 +610,7 @@ def _files_in(folder: Folder, parents: Sequence[str]) -> list[str]:
 
 
 def _sidecars(folder: Folder) -> Captions | None:
-    """Images with the captions of the text files beside them; None if no image has one."""
+    """Images with captions in text files beside them; None if no image has one."""
     images: dict[str, list[str]] = {}
     texts: dict[str, list[str]] = {}
     for name in folder.names:
@@ -619,44 +619,44 @@ def _sidecars(folder: Folder) -> Captions | None:
             images.setdefault(stem, []).append(name)
         elif suffix.lower() in SIDECARS and not NOT_CAPTIONS.fullmatch(os.path.basename(name)):
             texts.setdefault(stem, []).append(name)
-    spelt: dict[str, list[str]] = {}  # images by their stems in any capitals and Unicode form
+    by_plain_name: dict[str, list[str]] = {}  # images by normalized stem
     bare: dict[str, list[str]] = {}  # the same without a folder such as `images`
     for stem, files in images.items():
-        spelt.setdefault(plain_file_name(stem), []).extend(files)
+        by_plain_name.setdefault(plain_file_name(stem), []).extend(files)
         bare.setdefault(_without_folder(stem, IMAGE_FOLDERS), []).extend(files)
-    of_image: dict[str, list[str]] = {}
-    lonely: list[str] = []
+    sidecars: dict[str, list[str]] = {}  # by image
+    unmatched: list[str] = []
     for stem, files in texts.items():
         partners = images.get(stem) or ([stem] if stem.lower().endswith(IMAGE_SUFFIXES) else [])  # photo.jpg.txt
         if not partners:
-            like = spelt.get(plain_file_name(stem), [])
-            if not like and (inside := _without_folder(stem, CAPTION_FOLDERS)) != plain_file_name(stem):
-                like = bare.get(inside, [])
-            partners = like if len(like) == 1 else []
+            similar = by_plain_name.get(plain_file_name(stem), [])
+            if not similar and (inside := _without_folder(stem, CAPTION_FOLDERS)) != plain_file_name(stem):
+                similar = bare.get(inside, [])
+            partners = similar if len(similar) == 1 else []
         for image in partners:
-            of_image.setdefault(image, []).extend(files)
+            sidecars.setdefault(image, []).extend(files)
         if not partners:
-            lonely += [name for name in files if not name.lower().endswith(".json")]
-    if not any(image in of_image for each in images.values() for image in each):
+            unmatched += [name for name in files if not name.lower().endswith(".json")]
+    if not any(image in sidecars for each in images.values() for image in each):
         return None
     reading = _Reading(str(folder.path))
     for image in sorted(name for each in images.values() for name in each):
         split = SPLIT_NAMES.get(image.split("/")[0].lower()) if "/" in image else None
-        files = sorted(of_image.get(image, ()), key=lambda name: SIDECARS.index(os.path.splitext(name)[1].lower()))
+        files = sorted(sidecars.get(image, ()), key=lambda name: SIDECARS.index(os.path.splitext(name)[1].lower()))
         if len(files) > 1:
             files = [name for name in files if not name.lower().endswith(".json")]
         beside = ", ".join(map(os.path.basename, files))
         captions = [text for name in files for text in _sidecar_captions(folder, name)]
         problem = None if files else "no caption: no text file beside it"
         reading.add(ImageEntry(image, (), split, image, where=beside, problem=problem), captions)
-    for name in lonely:
+    for name in unmatched:
         reading.add(ImageEntry("", (), None, name, where=name, problem="a text file without a photo of its name"), [])
     reading.finish()
     return Captions(reading.entries, folder, reading.notices)
 
 
 def _without_folder(stem: str, folders: Sequence[str]) -> str:
-    """A path as names are compared, without the first of its folders that has one of these names."""
+    """A normalized path without the first folder that has one of these names."""
     *parents, name = plain_file_name(stem).split("/")
     index = next((index for index, each in enumerate(parents) if each in folders), len(parents))
     return "/".join([*parents[:index], *parents[index + 1 :], name])
@@ -679,12 +679,12 @@ def _sidecar_captions(folder: Folder, name: str) -> list[str]:
 
 
 def captions_in_text(path: object, text: str) -> list[str]:
-    """The captions of a text file that belongs to one image: one a line."""
+    """The captions in a text file that belongs to one image, one per line."""
     return _texts(str(path), [line for line in text.splitlines() if line.strip()] or [""])
 
 
 def _name(place: str, row: Mapping[str, Any], key: str) -> str:
-    """A file name, an id or a split: text, or a number."""
+    """A file name, an id or a split, given as text or a number."""
     value = row.get(key)
     if not isinstance(value, str | int | float):
         raise ValueError(f'{place}: "{key}" must be text or a number, found {shown(value)}.')
@@ -700,10 +700,10 @@ def _texts(place: str, cells: Iterable[Any]) -> list[str]:
 
 def _caption_weights(place: str, cell: Any, captions: Iterable[Any]) -> tuple[float, ...] | None:
     try:
-        if isinstance(cell, str):  # of a CSV file: a number, or a list in brackets
+        if isinstance(cell, str):  # in a CSV file: a number, or a list in brackets
             cell = json.loads(cell or "null")
         return None if cell is None else tuple(caption_weights_of(cell, captions))
-    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
+    except (ValueError, RecursionError) as error:  # the latter for deeply nested brackets
         raise ValueError(f"{place}: {error}") from error
 
 

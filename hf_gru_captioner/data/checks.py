@@ -1,4 +1,4 @@
-"""The rows of a source: images decoded once, captions as they are learned, and what was left out counted."""
+"""Checks the rows of a source: decodes images once, normalizes captions, and counts what is skipped."""
 
 import hashlib
 import io
@@ -34,9 +34,9 @@ _logger = logging.getLogger(__name__)
 
 NO_CAPTION = "no caption"
 WEIGHTS, LABELS = "caption_weights", "labels"  # columns that rows may have
-WHERE, PROBLEM = "where", "problem"  # columns of rows of ours: the row of the table, and what is known to be wrong
+WHERE, PROBLEM = "where", "problem"  # columns of rows we read ourselves: the row in the table, and what is wrong
 ROWS_TO_JUDGE = 100  # of a stream, before `max_skipped` is enforced
-NAMED_ROWS = 5  # skipped rows that the warning names
+NAMED_ROWS = 5  # skipped rows listed in the warning
 CHECKED = Features(
     {
         "captions": List(Value("string")),
@@ -48,7 +48,7 @@ CHECKED = Features(
         "wordless": Value("int32"),
     }
 )
-INTERNAL = ("key", "problem", "empty", "wordless")  # of these, what no row keeps
+INTERNAL = ("key", "problem", "empty", "wordless")  # of these, dropped from the result
 
 
 def check_row(
@@ -59,7 +59,7 @@ def check_row(
     origin: Origin,
     with_image: bool = False,
 ) -> dict[str, Any]:
-    """Converts a row with an undecoded image to the columns `CHECKED`; `problem` says why it can't be used, if so."""
+    """Converts a row with an undecoded image to the columns `CHECKED`; `problem` is the reason if it can't be used."""
     if isinstance(row.get("json"), Mapping):
         row = {**row["json"], **row}
     image = row[layout["image"]] or {}
@@ -95,7 +95,7 @@ def check_row(
         name = Path(path).relative_to(layout["root"]).as_posix()
     else:
         name = None
-    key = name or digest[:16]  # splits images: never the row number, which a stream doesn't know
+    key = name or digest[:16]  # determines the split; not the row number, which is unknown in a stream
     if problem is not None and layout["is_ours"] and row.get(WHERE):
         problem = f"{row[WHERE]}: {problem}"
     checked: dict[str, Any] = {
@@ -116,11 +116,11 @@ def check_row(
 
 
 def read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple[bytes, str | None]:
-    """The encoded image, and why it can't be decoded, if so.
+    """The encoded image, and the reason if it can't be decoded.
 
     Args:
-        path, encoded: Fields of an undecoded image of `datasets`.
-        origin: What `path` may be read from.
+        path, encoded: Fields of an undecoded image in `datasets`.
+        origin: Where `path` may be read from.
     """
     if encoded is None:
         encoded, problem = origin.read(path) if path else (b"", "no image")
@@ -138,7 +138,7 @@ def read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple
 
 
 def _decode(image: PILImage.Image) -> str | None:
-    """Decodes an opened image as `datasets` and load_image will; returns why they can't, if so."""
+    """Decodes an opened image like `datasets` and load_image; returns the reason if they can't."""
     if image.format in REFUSED_FORMATS:
         return f"{image.format}, a format that is refused"
     stored, max_pixels = image.size, MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
@@ -147,7 +147,7 @@ def _decode(image: PILImage.Image) -> str | None:
     if math.prod(stored) <= max_pixels:
         image.draft(None, (1, 1))  # decodes a JPEG at reduced size, which is fast, but to its last byte
         image.load()
-        stored = max(stored, image.size, key=math.prod)  # an icon may contain an image of another size than it states
+        stored = max(stored, image.size, key=math.prod)  # an icon's image may differ in size from its header
     if math.prod(stored) > max_pixels:
         return f"{stored[0]} x {stored[1]} pixels, more than {max_pixels:,}"
     if image.getexif().get(ExifTags.Base.Orientation) is not None:
@@ -158,11 +158,11 @@ def _decode(image: PILImage.Image) -> str | None:
 
 
 class Tally:
-    """Counts rows and decides which to keep: those without a problem and, if `wanted` is given, of that split.
+    """Counts rows and decides which to keep: those without a problem and, if `wanted` is given, in that split.
 
     Args:
         name: Name of the source.
-        options: How many rows may have a problem, and what that option is called.
+        options: The fraction of rows that may have a problem, and the option's name.
         wanted: Split to keep, if train and validation are split here.
     """
 
@@ -203,7 +203,7 @@ class Tally:
         return False
 
     def count(self, image_id: str, captions: Sequence[str], empty: int, wordless: int) -> None:
-        """Counts captions of a row that is kept: those that are left out, and those that come twice."""
+        """Counts a kept row's dropped and duplicate captions."""
         for kind, number in (("empty", empty), ("wordless", wordless)):
             if number:
                 self.left_out[kind][image_id] += number
@@ -211,10 +211,10 @@ class Tally:
             self.repeated[image_id] += len(captions) - len(set(captions))
 
     def close(self, notices: Sequence[str] = ()) -> None:
-        """Enforces `max_skipped`, and warns the caller's caller of what is skipped.
+        """Enforces `max_skipped`, and issues warnings about skipped rows, attributed to the caller's caller.
 
         Args:
-            notices: Sentences to warn of too.
+            notices: Further warnings.
         """
         self._judge()
         warned = list(notices)
@@ -255,11 +255,11 @@ class Tally:
 def copies(image_ids: Sequence[str], digests: Sequence[str]) -> list[str]:
     """Images with the same bytes as an earlier one, each as `b.jpg = a.jpg`."""
     first: dict[str, str] = {}
-    found = []
+    duplicates = []
     for image_id, digest in zip(image_ids, digests, strict=True):
         if first.setdefault(digest, image_id) != image_id:
-            found.append(f"{image_id} = {first[digest]}")
-    return found
+            duplicates.append(f"{image_id} = {first[digest]}")
+    return duplicates
 
 
 def _counted(number: int, noun: str) -> str:
@@ -272,7 +272,7 @@ def _some(names: Collection[str]) -> str:
 
 
 class CheckedStream(IterableDataset):
-    """A stream that enforces `max_skipped` and warns of skipped rows at its end."""
+    """A stream that enforces `max_skipped` and warns about skipped rows at its end."""
 
     def __init__(self, rows: IterableDataset, tally: Tally, notices: Sequence[str] = ()):
         self.__dict__.update(rows.__dict__)

@@ -1,4 +1,4 @@
-"""Rows -> one batch, whose keys are the arguments of the model's forward."""
+"""Collates rows into a batch whose keys are the arguments of the model's forward."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ class CaptionCollator:
         processor: A `GRUCaptionerProcessor`.
         model: A captioner, to add `decoder_input_ids` to each batch. `transformers.Trainer` needs them for its own
             `label_smoothing_factor`, because it removes the labels before it calls forward.
-        label_names: Labels of images to learn from, see `image_labels` below.
+        label_names: Image labels to learn, see `image_labels` below.
     """
 
     def __init__(self, processor, model=None, label_names: Sequence[str] = ()):
@@ -25,14 +25,14 @@ class CaptionCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            rows: Each with `captions`, and either `image` or `regions` `(P, D)`, the encoder's output for it. Rows may
-                have `caption_weights`, a number for each caption.
+            rows: Each with `captions`, and either `image` or its encoder output `regions` `(P, D)`. Rows may have
+                `caption_weights`, a number for each caption.
 
         Returns:
             `pixel_values` `(B, 3, height, width)` or `encoder_outputs` with `(B, P, D)`; `labels` `(N, T)` of all
             captions, image by image; `image_index` `(N,)`; `caption_weights` `(N,)` if a weight is not 1. With
-            `label_names` also `image_labels` `(B, L)`: 1 for each label that the row has in `labels`, otherwise 0; nan
-            for rows without `labels`. (Forward takes no such argument: it is of [`CrossEntropy`].)
+            `label_names` also `image_labels` `(B, L)`: 1 for each label in the row's `labels`, otherwise 0; NaN for
+            rows without `labels`. (It is not an argument of forward, but used by [`CrossEntropy`].)
         """
         batch = self.images(rows)
         captions = [row["captions"] for row in rows]
@@ -51,12 +51,12 @@ class CaptionCollator:
     def _labels_of(self, labels: Sequence[str] | None) -> torch.Tensor:
         if labels is None:
             return torch.full((len(self.column_of),), torch.nan)
-        found = torch.zeros(len(self.column_of))
-        found[[self.column_of[label] for label in labels if label in self.column_of]] = 1
-        return found  # (L,)
+        targets = torch.zeros(len(self.column_of))
+        targets[[self.column_of[label] for label in labels if label in self.column_of]] = 1
+        return targets  # (L,)
 
     def images(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Only the images of the rows, as generate() takes them."""
+        """Only the images of the rows, as inputs of generate()."""
         if "regions" in rows[0]:
             regions = torch.stack([row["regions"] for row in rows])  # (B, P, D)
             return {"encoder_outputs": BaseModelOutput(last_hidden_state=regions)}

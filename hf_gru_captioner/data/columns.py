@@ -1,7 +1,6 @@
-"""Which columns of a table hold images and captions, and the captions in their cells: the same rules for every source.
+"""Finds the image and caption columns of a table, and parses captions in cells: the same rules for every source.
 
-Names are compared without regard to case, spaces, dashes and underscores: "Image Path" and "ImagePath" are
-`image_path`.
+Names are compared ignoring case, spaces, dashes and underscores: "Image Path" and "ImagePath" are `image_path`.
 """
 
 import itertools
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from ..untrusted_images import ADDRESSES, MAX_CAPTION, SUFFIXES
 
-# In the order of preference, should a table have several.
+# In order of preference, if a table has several.
 IMAGE_NAMES = (
     *("file_name", "image", "images", "image_path", "image_file", "image_file_name", "image_name", "img", "img_path"),
     *("img_name", "file_path", "file", "path", "photo", "photo_path", "picture"),
@@ -49,16 +48,16 @@ KNOWN_LAYOUTS = (
     "sentences (a list of strings or of {'raw': string}), sentence, description, alt, comment, title"
 )
 MAX_WEIGHT = 1000.0  # of a caption
-MAX_SHOWN = 60  # characters of what a message shows
-NAMES_SHOWN = 20  # columns or keys that a message shows
-IMAGE_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".jp2", ".heic", ".ppm")  # which of them can be read shows later
+MAX_SHOWN = 60  # characters of a value shown in a message
+NAMES_SHOWN = 20  # columns or keys shown in a message
+IMAGE_SUFFIXES = (*SUFFIXES, ".jfif", ".jpe", ".jp2", ".heic", ".ppm")  # not all may be readable
 
 _NUMBERED = re.compile(rf"(?P<stem>{'|'.join(CAPTION_STEMS)})_?(?P<number>\d{{1,6}})")
-_LIST = re.compile(r"""\[\s*(?:["'{]|(?:None|null|\]).*(?<=\])$)""", re.DOTALL)  # a cell that is a list of captions
-_OBJECT = re.compile(r"""\{\s*["']""")  # how a cell begins that is an object, or a set of captions
+_LIST = re.compile(r"""\[\s*(?:["'{]|(?:None|null|\]).*(?<=\])$)""", re.DOTALL)  # a cell with a list of captions
+_OBJECT = re.compile(r"""\{\s*["']""")  # the beginning of an object, or of a set of captions
 _TUPLE = re.compile(r"""\(\s*["'].*["']\s*(?:,\s*["'].*["']\s*|,\s*)\)""", re.DOTALL)
-_EMOJI = re.compile("[0-9]\ufe0f?\u20e3|\u2139\ufe0f")  # keycaps and the sign of information, of a digit and a letter
-_TEXT_KEYS = ("raw", "sentence", "caption", "text")  # of a caption that is an object
+_EMOJI = re.compile("[0-9]\ufe0f?\u20e3|\u2139\ufe0f")  # keycaps and the information sign contain digits and letters
+_TEXT_KEYS = ("raw", "sentence", "caption", "text")  # of a caption given as an object
 _ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|None\b)(\s*,\s*|\s+|(?=\]))""", re.DOTALL)
 
 
@@ -66,7 +65,7 @@ class Columns(NamedTuple):
     """The columns of a table by their content."""
 
     image: str | None
-    captions: tuple[str, ...]  # numbered ones in the order of their numbers
+    captions: tuple[str, ...]  # numbered ones in numerical order
     split: str | None = None
     image_id: str | None = None
     weights: str | None = None
@@ -75,7 +74,7 @@ class Columns(NamedTuple):
 
 
 def plain_name(name: Any) -> str:
-    """A column's name as it is compared: `" Image-Path"` -> `imagepath`."""
+    """A normalized column name for comparison: `" Image-Path"` -> `imagepath`."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFC", str(name)).casefold())
 
 
@@ -84,12 +83,12 @@ def find_columns(names: tuple[str, ...], image_column: str | None = None, captio
     """The columns of a table by content.
 
     Args:
-        names: All of them.
-        image_column, caption_column: Names that the user gives, exactly or as [`plain_name`] compares them; of captions
-            also several, separated by commas.
+        names: All column names.
+        image_column, caption_column: Names given by the user, exact or equal by [`plain_name`]; several caption columns
+            are separated by commas.
 
     Raises:
-        ValueError: There is no column of a name that the user gives.
+        ValueError: A column given by the user doesn't exist.
     """
     by_plain: dict[str, str] = {}
     for name in names:
@@ -123,7 +122,7 @@ def find_columns(names: tuple[str, ...], image_column: str | None = None, captio
 
 
 def caption_columns(names: Iterable[str]) -> list[str]:
-    """The columns that hold captions in a known layout; empty if there are none."""
+    """The columns with captions in a known layout; empty if there are none."""
     names = list(names)
     by_plain: dict[str, str] = {}
     numbered: dict[str, list[tuple[int, str]]] = {}
@@ -137,13 +136,13 @@ def caption_columns(names: Iterable[str]) -> list[str]:
         wanted = plain_name(wanted)
         stem = wanted.removesuffix("s")
         alone = [by_plain[name] for name in (wanted, stem, f"{stem}s") if name in by_plain][:1]
-        if found := [*alone, *(name for _, name in sorted(numbered.get(stem, ())))]:
-            return found
+        if columns := [*alone, *(name for _, name in sorted(numbered.get(stem, ())))]:
+            return columns
     return []
 
 
 def looks_like_image(cell: Any) -> bool:
-    """Whether a cell is the name of an image file or its address, by its ending."""
+    """Whether a cell looks like an image file name or a URL."""
     if not isinstance(cell, str) or len(cell) > 4096:
         return False
     text = cell.strip()
@@ -153,29 +152,29 @@ def looks_like_image(cell: Any) -> bool:
 
 
 def has_words(caption: str) -> bool:
-    """Whether a caption has a letter or a digit: punctuation and emoji alone say nothing that can be learned."""
+    """Whether a caption has a letter or a digit: nothing can be learned from punctuation and emoji alone."""
     return any(letter.isalnum() for letter in (caption if caption.isascii() else _EMOJI.sub("", caption)))
 
 
 def captions_of(cells: Iterable[Any]) -> list[str]:
     """The captions in the cells of a row: strings, `{"raw": string}`, lists of these, or such a list as text. Captions
-    that are empty or have no words are left out.
+    that are empty or have no words are dropped.
 
     Raises:
-        ValueError: A caption is not text, or has more than 10,000 characters; or a list in a cell can't be read.
+        ValueError: A caption is not text, or has more than 10,000 characters, or a list in a cell can't be parsed.
     """
     return [text for text in texts_of(cells) if has_words(text)]
 
 
 def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
-    """The weight of each caption that `captions_of(cells)` returns.
+    """The weight of each caption returned by `captions_of(cells)`.
 
     Args:
-        cell: The weights, one for each caption, empty captions included; null for 1 each; one number for one caption.
+        cell: The weights, one per caption, empty captions included; null for 1 each; a number for a single caption.
         cells: The captions.
 
     Raises:
-        ValueError: Another number of weights, or one that is not above 0 and at most 1000.
+        ValueError: The number of weights is wrong, or a weight is not above 0 and at most 1000.
     """
     texts = texts_of(cells)
     weights = [1.0] * len(texts) if cell is None else cell if isinstance(cell, list | tuple) else [cell]
@@ -188,12 +187,12 @@ def caption_weights_of(cell: Any, cells: Iterable[Any]) -> list[float]:
 
 
 def is_list_of_text(value: Any) -> TypeGuard[Sequence[str]]:
-    """Whether a value may be labels of an image."""
+    """Whether a value may be an image's labels."""
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
 def texts_of(cells: Iterable[Any]) -> list[str]:
-    """As [`captions_of`], with empty captions as empty strings and with those that have no words."""
+    """Like [`captions_of`], but keeps captions without words, and empty ones as empty strings."""
     captions: list[str] = []
     for cell in cells:
         if cell is None:
@@ -213,7 +212,7 @@ def texts_of(cells: Iterable[Any]) -> list[str]:
 
 
 def _texts_in(caption: Any) -> Iterable[Any]:
-    """The texts of a caption that may be an object, such as `{"raw": "a dog"}` or `{"text": ["a dog", "two dogs"]}`."""
+    """The texts of a caption, which may be an object like `{"raw": "a dog"}` or `{"text": ["a dog", "two dogs"]}`."""
     if not isinstance(caption, Mapping):
         return [caption]
     value = next((caption[key] for key in _TEXT_KEYS if caption.get(key)), None)
@@ -225,18 +224,18 @@ def _texts_in(caption: Any) -> Iterable[Any]:
 
 
 def _listed(cell: str) -> Any:
-    """What a cell's text stands for: a list of captions, an object, or the text itself."""
+    """Parses a cell's text: a list of captions, an object, or the text itself."""
     if _LIST.match(cell):
         return _list_in(cell)
     if _TUPLE.fullmatch(cell):
-        return _printed_list(f"[{cell[1:-1]}]") or cell  # a caption may be in brackets
+        return _printed_list(f"[{cell[1:-1]}]") or cell  # may be a caption in parentheses
     if _OBJECT.match(cell):
         return _object_in(cell)
     return cell
 
 
 def _object_in(cell: str) -> Any:
-    """An object that was written as text, as the exports of annotation tools have it, or a set of captions."""
+    """Parses an object stored as text, as exported by annotation tools, or a set of captions."""
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):
@@ -250,7 +249,7 @@ def _object_in(cell: str) -> Any:
 
 
 def _list_in(cell: str) -> list[Any]:
-    """A list of captions that was written as text: as JSON, as Python prints it, or as NumPy does, without commas."""
+    """Parses a list of captions stored as text: as JSON, as printed by Python, or by NumPy, without commas."""
     try:
         parsed = json.loads(cell)
     except (ValueError, RecursionError):
@@ -268,19 +267,19 @@ def _printed_list(cell: str) -> list[Any] | None:
     while match := _ITEM.match(cell, position):
         try:
             items.append(literal_eval(match[1]))
-        except (ValueError, SyntaxError):  # an escape that is none
+        except (ValueError, SyntaxError):  # an invalid escape
             return None
         position = match.end()
     return items if cell[position:] == "]" else None
 
 
 def shown(value: Any) -> str:
-    """A value of a file, whatever it is, short enough for a message."""
+    """Any value from a file, shortened for a message."""
     text = reprlib.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def shown_names(names: Iterable[Any]) -> str:
-    """Names of columns or keys, as many as a message can show."""
+    """Names of columns or keys, truncated for a message."""
     some = [" ".join(str(name)[:MAX_SHOWN].split()) for name in itertools.islice(names, NAMES_SHOWN + 1)]
     return ", ".join(some[:NAMES_SHOWN]) + (" and more" if len(some) > NAMES_SHOWN else "")

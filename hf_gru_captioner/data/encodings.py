@@ -1,12 +1,12 @@
-"""Bytes of a text file -> text: UTF-8 with or without a byte order mark, UTF-16 and UTF-32; nothing else is guessed.
+"""Decodes text files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32; nothing else is guessed.
 
-A table in another encoding is refused, since a wrong guess would train on wrong letters; the message names the encoding
-that fits.
+A table in another encoding is rejected, since a wrong guess would train on wrong letters; the message names the most
+likely encoding.
 """
 
 import codecs
 
-MARKS = (  # the longer ones first: that of UTF-32 begins like that of UTF-16
+MARKS = (  # longer ones first: UTF-32's begins like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -19,19 +19,19 @@ CANDIDATES = (
 )
 LOOKED_AT = 1 << 15  # bytes before and after the first one that is not UTF-8
 LATIN = ("cp1250", "cp1254", "cp1257", "cp1258", "mac_roman")
-WESTERN = frozenset([*map(chr, range(0xC0, 0x100)), *"ŠšŽžŒœŸ€‚„…‘’“”–—«»°²³§"])  # letters and signs of cp1252
-HALFWIDTH_KATAKANA = range(0xFF61, 0xFFA0)  # what Thai looks like in Shift JIS
+WESTERN = frozenset([*map(chr, range(0xC0, 0x100)), *"ŠšŽžŒœŸ€‚„…‘’“”–—«»°²³§"])  # letters and symbols of cp1252
+HALFWIDTH_KATAKANA = range(0xFF61, 0xFFA0)  # Thai decoded as Shift JIS
 
 
 def decode_text(content: bytes, name: object) -> str:
-    """The text of a file.
+    """Decodes the text of a file.
 
     Args:
-        content: Its bytes.
+        content: The file's bytes.
         name: Its name in messages.
 
     Raises:
-        ValueError: It is in none of these encodings, or has zero bytes; names the line, and the encoding that fits.
+        ValueError: It is in another encoding, or has zero bytes; names the line and the most likely encoding.
     """
     encoding = next((encoding for mark, encoding in MARKS if content.startswith(mark)), None) or _unmarked(content)
     try:
@@ -56,7 +56,7 @@ def decode_text(content: bytes, name: object) -> str:
 
 
 def _unmarked(content: bytes) -> str:
-    """UTF-16 without a mark shows by its zeros: every other byte of mostly Western text."""
+    """Detects UTF-16 without a byte order mark by zeros in every other byte, which Western text has."""
     beginning = content[:4096]
     half = len(beginning) // 2
     for encoding, zeros in (("utf-16-le", beginning[1::2]), ("utf-16-be", beginning[::2])):
@@ -66,23 +66,23 @@ def _unmarked(content: bytes) -> str:
 
 
 def fitting_encoding(content: bytes) -> str | None:
-    """The name, as `iconv` takes it, of the encoding that text most likely has; None if it looks like no text."""
+    """The most likely encoding, by its `iconv` name; None if it doesn't look like text."""
     if content.count(0):
         return None
     try:
         from charset_normalizer import from_bytes  # comes with `datasets`
     except ImportError:
         return "cp1252"
-    found = from_bytes(content, cp_isolation=list(CANDIDATES)).best()
-    if found is None:
+    best = from_bytes(content, cp_isolation=list(CANDIDATES)).best()
+    if best is None:
         return None
-    name = found.encoding
-    katakana = sum(ord(letter) in HALFWIDTH_KATAKANA for letter in str(found))
-    if katakana > 0.1 * len(str(found)) and _decodes(content, "cp874"):
+    name = best.encoding
+    katakana = sum(ord(letter) in HALFWIDTH_KATAKANA for letter in str(best))
+    if katakana > 0.1 * len(str(best)) and _decodes(content, "cp874"):
         return "cp874"
     western = _decoded(content, "cp1252")
     if name in LATIN and western and all(letter.isascii() or letter in WESTERN for letter in western):
-        return "cp1252"  # the commonest of those that give letters of Western Europe
+        return "cp1252"  # the most common Western European encoding
     return name
 
 

@@ -1,16 +1,16 @@
-"""A disk cache of a frozen vision encoder's output for each image, so that training runs the encoder once.
+"""A disk cache of a frozen vision encoder's outputs, so that training runs the encoder only once per image.
 
     <folder>/<key>/cache.json           shape, dtype, view and image processor settings
-    <folder>/<key>/shard-00000.bin      (256, P, D) fp16 or bf16 values of the first 256 images, read by memory map
+    <folder>/<key>/shard-00000.bin      (256, P, D) fp16 or bf16 values of the first 256 images, memory-mapped
 
 The key covers everything that the values depend on: the encoder's configuration and weights, the image processor's
-settings, the view and the bytes of every image in their order. So a cache is never stale, only absent. Weights enter
-the key in half precision: a checkpoint stored in fp16 finds the cache of the encoder it was made with, and the cache
-itself rounds as coarsely.
+settings, the view and the bytes of every image, in order. So a cache is never stale, only absent. Weights are hashed in
+half precision, so that a checkpoint stored in fp16 finds the cache of the original encoder; the cache has no more
+precision either.
 
-A shard is written atomically, so a killed run resumes where it stopped. Several processes need no communication: each
-starts at a different shard, wraps around, and skips shards that exist. On a shared disk machines share the work too;
-without one each machine makes its own cache. Nothing else here assumes a shared disk.
+Shards are written atomically, so a killed run resumes where it stopped. Several processes need no communication: each
+starts at a different shard, wraps around, and skips existing shards. With a shared disk, machines share the work too;
+otherwise each makes its own cache. Nothing else here assumes a shared disk.
 
 The caller must not cache a trainable encoder or random augmentation.
 """
@@ -44,21 +44,21 @@ _logger = logging.getLogger(__name__)
 
 IMAGES_PER_SHARD = 256
 LEFTOVER_AFTER = 3600  # seconds since the last write; a shard takes seconds
-CROPPED_AREA = (0.6, 1.0)  # fraction of the image that a random crop keeps
+CROPPED_AREA = (0.6, 1.0)  # fraction of the image's area that a random crop keeps
 
-CARRIED = (WEIGHTS, LABELS)  # columns beside image and captions that rows for training keep
+CARRIED = (WEIGHTS, LABELS)  # optional columns of training rows
 
 ImageToPixels = Callable[[list[PILImage.Image]], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class View:
-    """An augmentation of every image of a data set; a cache holds one.
+    """An augmentation of every image in a dataset; each cache contains one.
 
     Args:
         mirror: Flip the image horizontally.
-        crop: Number of a random crop, 1 or more: 60 to 100 % of the area in the image's own proportions, mirrored half
-            of the time. The crop is determined by this number and the index of the image. None: the whole image.
+        crop: Number of a random crop, at least 1: 60 to 100 % of the area at the image's aspect ratio, mirrored half
+            of the time. The crop depends on this number and the image's index. None: the whole image.
     """
 
     mirror: bool = False
@@ -103,14 +103,14 @@ class RegionCache:
     """Caches of one encoder with one image processor.
 
     Args:
-        folder: Cache directory, of all caches.
+        folder: Directory of all caches.
         encoder: Frozen vision encoder, `(B, 3, height, width)` -> `(B, P, D)`.
         encoder_config: Its configuration; part of the key.
         to_pixel_values: Images -> `(B, 3, height, width)`.
         settings: Everything that `to_pixel_values` depends on, the image processor's `to_dict()`; part of the key.
-        precision: `"float16"` or `"bfloat16"`, of the values on disk; part of the key.
-        batch_size: Images per call of the encoder. With more, a CPU spends as long on allocating memory for the first
-            layers' outputs as on computing them.
+        precision: Precision on disk, `"float16"` or `"bfloat16"`; part of the key.
+        batch_size: Images per call of the encoder. With more, a CPU spends as long allocating memory for the first
+            layers' outputs as computing them.
     """
 
     def __init__(
@@ -133,17 +133,17 @@ class RegionCache:
         self.batch_size = batch_size
 
     def regions(self, dataset: Dataset, view: View | None = None, *, process: int = 0, processes: int = 1) -> Regions:
-        """Regions of every image of a data set, from the cache, or encoded now together with the other processes.
+        """Regions of every image in a dataset, from the cache, or encoded now together with the other processes.
 
-        Runs on every process that shares the work, with its index `process` of `processes` on this machine; the first
-        one shows a progress bar. Each process returns when all shards exist.
+        Runs on every process, with its index `process` of `processes` on this machine; the first one shows a progress
+        bar. Each process returns when all shards exist.
 
         Args:
             dataset: Rows with columns `image` and `image_digest`, as from `load_captions`.
-            view: Augmentation of each image; the whole image by default.
+            view: Augmentation of each image; by default the whole image.
 
         Raises:
-            OSError: Not enough free disk space; says how much is needed.
+            OSError: Not enough free disk space; the message says how much is needed.
             ValueError: The encoder's output exceeds the range of half precision.
         """
         view = view or View()
@@ -155,25 +155,25 @@ class RegionCache:
         missing = sum(size for path, size in shards.items() if self._is_missing(path, size))
         if missing:
             self._check_free_disk(directory, missing)
-            made_of = {"shape": shape, "dtype": str(self.dtype), "view": str(view), "settings": self.settings}
-            _write(directory / "cache.json", json.dumps(made_of, indent=2).encode())
+            metadata = {"shape": shape, "dtype": str(self.dtype), "view": str(view), "settings": self.settings}
+            _write(directory / "cache.json", json.dumps(metadata, indent=2).encode())
             self._encode_missing(dataset, view, shards, process, processes)
         return Regions(list(shards), shape, self.dtype)
 
     def directory(self, dataset: Dataset, view: View) -> Path:
-        """Directory of this data set's cache."""
+        """Directory of this dataset's cache."""
         digest = hashlib.sha256(f"{self._encoder_digest}|{self.settings}|{self.dtype}|{view}".encode())
         digest.update("".join(dataset["image_digest"][:]).encode())
         return self.folder / digest.hexdigest()[:32]
 
     def missing_bytes(self, dataset: Dataset, view: View | None = None) -> int:
-        """Bytes still to be written for this data set."""
+        """Bytes still to be written for this dataset."""
         shards = self._shards(self.directory(dataset, view or View()), len(dataset))
         return sum(size for path, size in shards.items() if self._is_missing(path, size))
 
     @cached_property
     def region_shape(self) -> tuple[int, int]:
-        """`(P, D)`, found by encoding a grey image."""
+        """`(P, D)`, determined by encoding a grey image."""
         regions = self._encode([PILImage.new("RGB", (64, 64), "grey")])
         return regions.shape[1], regions.shape[2]
 
@@ -218,20 +218,20 @@ class RegionCache:
                     progress.update(stop - start)
 
     def _shards(self, directory: Path, num_images: int) -> dict[Path, int]:
-        """Files of a cache in their order, with the size of each in bytes when complete."""
+        """Files of a cache in order, with their full sizes in bytes."""
         num_regions, width = self.region_shape
         sizes = (num * num_regions * width * self.dtype.itemsize for num in _images_of_shards(num_images))
         return {directory / f"shard-{number:05d}.bin": size for number, size in enumerate(sizes)}
 
     @staticmethod
     def _is_missing(path: Path, size: int) -> bool:
-        """Whether a shard is still to be written. Warns in the log of one that a power cut truncated."""
+        """Whether a shard is still to be written. Logs a warning if it was truncated by a power cut."""
         if not path.exists():
             return True
-        found = path.stat().st_size
-        if found != size:
-            _logger.warning("%s is damaged (%d of %d bytes) and is written again.", path, found, size)
-        return found != size
+        num_bytes = path.stat().st_size
+        if num_bytes != size:
+            _logger.warning("%s is damaged (%d of %d bytes) and is written again.", path, num_bytes, size)
+        return num_bytes != size
 
     def _check_free_disk(self, folder: Path, needed: int) -> None:
         free = shutil.disk_usage(folder).free
@@ -248,12 +248,12 @@ def _without_provenance(settings: dict[str, Any]) -> str:
 
 
 def _images_of_shards(num_images: int) -> list[int]:
-    """Number of images of each shard."""
+    """Number of images in each shard."""
     return [min(IMAGES_PER_SHARD, num_images - start) for start in range(0, num_images, IMAGES_PER_SHARD)]
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Removes unfinished files of killed processes; recent ones may belong to a running process of any machine."""
+    """Removes unfinished files of killed processes; recent ones may belong to a running process on another machine."""
     for leftover in directory.glob(f"*{PARTIAL}"):
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
             if time.time() - leftover.stat().st_mtime > LEFTOVER_AFTER:
@@ -268,9 +268,9 @@ class CaptionedRegions(torch.utils.data.Dataset):
     """Rows `{"regions": (P, D) tensor, "captions": [...]}` of encoded images, with `caption_weights` if given.
 
     Args:
-        views: One cache per augmentation; each epoch draws one of them for each image.
+        views: One cache per augmentation; each epoch samples one for each image.
         captions: The captions of each image.
-        seed: Of the draw, which depends only on seed, epoch and image.
+        seed: Random seed; samples depend only on seed, epoch and image.
         caption_weights: Weight of each caption of each image.
     """
 
@@ -299,13 +299,13 @@ class CaptionedRegions(torch.utils.data.Dataset):
 
 
 class CaptionedImages(torch.utils.data.Dataset):
-    """Rows `{"image": PIL image, "captions": [...]}`, for an encoder that is trained too, or not cached.
+    """Rows `{"image": PIL image, "captions": [...]}`, for a trainable or uncached encoder.
 
     Args:
-        dataset: Rows with columns `image` and `captions`; `caption_weights` and `labels` are carried along.
-        augment: A new random crop of each image in each epoch, mirrored half of the time.
-        color_jitter: Brightness, contrast and saturation of a crop each change by up to this fraction, [0, 1).
-        seed: Of crops and colors, which depend only on seed, epoch and image.
+        dataset: Rows with columns `image` and `captions`, optionally `caption_weights` and `labels`.
+        augment: Take a new random crop of each image in each epoch, mirrored half of the time.
+        color_jitter: Maximum relative change of a crop's brightness, contrast and saturation, [0, 1).
+        seed: Random seed; crops and colors depend only on seed, epoch and image.
     """
 
     def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):

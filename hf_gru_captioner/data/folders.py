@@ -1,8 +1,7 @@
-"""The files of a folder or of a ZIP archive, found by names that may be spelt a little differently.
+"""Finds files in a folder or ZIP archive by names that may be spelled slightly differently.
 
-People's tables come from other machines: backslashes, a drive, the folders of their author, capitals that Windows and
-macOS don't tell apart, letters with accents in another Unicode form. A file is taken for such a name only if there is
-no doubt which one is meant.
+Tables often come from other machines: backslashes, drive letters, the author's folders, case that Windows and macOS
+ignore, accents in another Unicode form. A file is matched to such a name only if it is unambiguous.
 """
 
 import itertools
@@ -24,17 +23,17 @@ from .columns import IMAGE_SUFFIXES
 MAX_LISTED = 3_000_000  # files of a folder
 MAX_MEMBER = 100_000_000  # bytes of an image in an archive, unpacked
 MAX_TABLE = 1_000_000_000  # bytes of another file in an archive, unpacked
-HIDDEN = (".", "__MACOSX")  # how names of files begin that no one has put there
-MAX_TAILS = 4  # last components of a path that are looked for
+HIDDEN = (".", "__MACOSX")  # prefixes of hidden and system files
+MAX_TAILS = 4  # trailing path components to match
 
 
 class File(NamedTuple):
     """A file that was found."""
 
-    path: str  # as `Origin.read` takes it
+    path: str  # for `Origin.read`
     num_bytes: int
-    mtime_ns: int  # of a member of an archive its checksum
-    is_exact: bool = True  # whether its name is spelt as it was looked for
+    mtime_ns: int  # for an archive member, its checksum
+    is_exact: bool = True  # whether its name matches exactly
 
 
 class Folder(Protocol):
@@ -44,14 +43,14 @@ class Folder(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """All files by their paths below the folder, with slashes, sorted; without hidden ones."""
+        """Relative paths of all files except hidden ones, with slashes, sorted."""
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
 
     def find(self, name: str, *, exactly: bool = True) -> File | None:
-        """The file of this name; unless `exactly`, also one that only differs in capitals or Unicode form, or has the
-        ending of an image more."""
+        """The file with this name; unless `exactly`, it may differ in case or Unicode form, or have an additional image
+        suffix."""
 
 
 class DiskFolder:
@@ -82,17 +81,17 @@ class DiskFolder:
     def find(self, name: str, *, exactly: bool = True) -> File | None:
         path = os.path.join(self.path, name)
         if not exactly:
-            spelt = self._spelt(name)
-            if spelt is None:
+            actual = self._actual_name(name)
+            if actual is None:
                 return None
-            path = os.path.join(self.path, spelt)
+            path = os.path.join(self.path, actual)
         if not os.path.isfile(path):  # never raises
             return None
         state = os.stat(path)
         return File(path, state.st_size, state.st_mtime_ns, is_exact=exactly)
 
-    def _spelt(self, name: str) -> str | None:
-        """The name as the disk spells it."""
+    def _actual_name(self, name: str) -> str | None:
+        """The name as spelled on disk."""
         folder = ""
         *parents, last = [part for part in name.split("/") if part not in ("", ".")] or [""]
         for part in parents:
@@ -131,11 +130,11 @@ class Archive:
                     if not info.is_dir()
                     and not any(part.startswith(HIDDEN) for part in PurePosixPath(info.filename).parts)
                 }
-        except Exception as error:  # zipfile raises what its parsers stumble over
+        except Exception as error:  # zipfile raises errors of any kind
             raise UsageError(f"{path} can't be read as a ZIP archive ({reason_of(error)}).") from error
         if any(info.flag_bits & 1 for info in self._members.values()):
             raise UsageError(f"{path} is encrypted: unpack it, and name the folder.")
-        # an archive of one folder, or of folders in it, stands for the innermost
+        # if everything is inside a single folder, possibly nested, that folder is the root
         folders = [name.split("/")[:-1] for name in self._members]
         common = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
         self._top = "".join(f"{part}/" for part, *_ in common)
@@ -164,19 +163,19 @@ _opened: dict[str, tuple[tuple[int, int, int], zipfile.ZipFile]] = {}
 
 
 def read_member(archive: str, name: str, max_bytes: int = MAX_MEMBER) -> bytes:
-    """The bytes of a file in an archive, which stays open for the next one.
+    """The bytes of a file in an archive, which stays open for the next call.
 
     Raises:
-        OSError, ValueError: It can't be read, or is larger.
+        OSError, ValueError: It can't be read, or is too large.
     """
     state = os.stat(archive)
-    key = (os.getpid(), state.st_size, state.st_mtime_ns)  # a process and its child can't share a position
+    key = (os.getpid(), state.st_size, state.st_mtime_ns)  # a forked process must not share the file position
     if archive not in _opened or _opened[archive][0] != key:
         _opened.clear()
         _opened[archive] = (key, zipfile.ZipFile(archive))
     try:
         with _opened[archive][1].open(name) as file:
-            content = file.read(max_bytes + 1)  # what the archive says of sizes may be a lie
+            content = file.read(max_bytes + 1)  # the size in the archive may be false
     except (KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"can't be unpacked ({reason_of(error)})") from error
     if len(content) > max_bytes:
@@ -185,22 +184,22 @@ def read_member(archive: str, name: str, max_bytes: int = MAX_MEMBER) -> bytes:
 
 
 def open_folder(path: Path) -> DiskFolder | Archive:
-    """A folder, or a file that is an archive."""
+    """Opens a folder, or a file as an archive."""
     return Archive(path) if path.is_file() else DiskFolder(path)
 
 
 def plain_file_name(name: str) -> str:
-    """A file's name as it is compared with others."""
+    """A normalized file name for comparison."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _without_ending(name: str) -> str:
-    """The key in [`_index`] of files whose ending is not given."""
+    """The key in [`_index`] for names without a suffix."""
     return plain_file_name(name) + "\0"
 
 
 def _index(names: Iterable[str]) -> dict[str, str | None]:
-    """Names by their plain ones, those of images also without their ending; None for those of several files."""
+    """Names by normalized name, for images also without suffix; None if ambiguous."""
     index: dict[str, str | None] = {}
     for name in names:
         keys = [plain_file_name(name)]
@@ -213,7 +212,7 @@ def _index(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def with_slashes(path: str) -> str:
-    """A path with slashes only, of Windows too, and without `file://`."""
+    """A path with forward slashes, and without `file://`."""
     path = path.strip().removeprefix("file://")
     if "\\" in path:
         path = path.replace("\\", "/")
@@ -227,13 +226,13 @@ def _parts(path: str) -> list[str]:
 
 
 class ImageFinder:
-    """Finds the files of images in some folders.
+    """Finds image files in folders.
 
     Args:
-        paths: All paths that will be looked for: the end of a path is one file's name only if no other ends so.
-        folders: Folders with the names of their subfolders to look in, in this order; "" is the folder itself.
+        paths: All paths to be found: the end of a path identifies a file only if no other path has the same end.
+        folders: Folders with the names of subfolders to search, in this order; "" is the folder itself.
         outside: Whether paths may lead out of these folders.
-        from_working_directory: Whether they may also be relative to it, as those of `gru-captioner caption` are.
+        from_working_directory: Whether paths may also be relative to it, like those of `gru-captioner caption`.
     """
 
     def __init__(
@@ -251,7 +250,7 @@ class ImageFinder:
 
     @cached_property
     def _ends(self) -> Counter[str]:
-        """How many paths end in each way."""
+        """Number of paths with each end."""
         ends: Counter[str] = Counter()
         for path in self._paths:
             parts = _parts(path)
@@ -259,15 +258,15 @@ class ImageFinder:
         return ends
 
     def find(self, path: str, prefers=lambda subfolder: True) -> File | None:
-        """The file of a path, or None.
+        """The file for a path, or None.
 
         Args:
-            path: As the table has it.
-            prefers: Subfolder -> whether to look there first.
+            path: Path in the table.
+            prefers: Subfolder -> whether to search it first.
         """
-        spelt = with_slashes(path)
-        leads_out = os.path.isabs(spelt) or ".." in spelt.split("/") or re.match(r"[A-Za-z]:/", spelt) is not None
-        spellings = [] if leads_out and not self._outside else list(dict.fromkeys((path.strip(), spelt)))
+        plain = with_slashes(path)
+        leads_out = os.path.isabs(plain) or ".." in plain.split("/") or re.match(r"[A-Za-z]:/", plain) is not None
+        spellings = [] if leads_out and not self._outside else list(dict.fromkeys((path.strip(), plain)))
         places = [
             (folder, subfolder)
             for preferred in (True, False)
@@ -277,13 +276,13 @@ class ImageFinder:
         ]
         if found := self._first(spellings, places, exactly=True):
             return found
-        if self._from_working_directory and not leads_out and spelt and os.path.isfile(spelt):
-            state = os.stat(spelt)
-            return File(os.path.abspath(spelt), state.st_size, state.st_mtime_ns)
-        unquoted = unquote(spelt)  # %20 for a space, as addresses are written
-        if unquoted != spelt and (found := self._first([unquoted], places, exactly=True)):
+        if self._from_working_directory and not leads_out and plain and os.path.isfile(plain):
+            state = os.stat(plain)
+            return File(os.path.abspath(plain), state.st_size, state.st_mtime_ns)
+        unquoted = unquote(plain)  # %20 for a space, as in URLs
+        if unquoted != plain and (found := self._first([unquoted], places, exactly=True)):
             return found._replace(is_exact=False)
-        parts = _parts(spelt)
+        parts = _parts(plain)
         whole = "/".join(parts)
         tails = ["/".join(parts[-number:]) for number in range(min(len(parts), MAX_TAILS), 0, -1)]
         unique = [tail for tail in tails if tail != whole or leads_out]

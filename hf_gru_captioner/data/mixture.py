@@ -1,6 +1,6 @@
-"""Several sources in one training set, each as often, with as much weight and with as many captions as wanted.
+"""Mixes several sources in one training set, each with its own sampling rate, loss weight and number of captions.
 
-As everywhere in training, what is drawn is a function of seed, epoch and image: a run resumes to the same weights.
+As everywhere in training, samples are a function of seed, epoch and image: a resumed run gives the same weights.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 
 from .sources import WEIGHTS
 
-CAPTIONS_DRAW = 1  # ends the seed of the draw of captions, so that it is not that of the view
+CAPTIONS_DRAW = 1  # appended to the seed for sampling captions, so that it differs from the view's
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class MixedSource:
     """The images of one source, and how they are used.
 
     Args:
-        rows: With random access, `captions` in each and a settable `epoch`; or a stream of `stream_captions`.
-        repeat: Times that each image comes in an epoch, above 0. Of a fraction, that share of the images, the same ones
-            in each epoch. Of streams, the share of a source in the mixture is its `repeat` divided by their sum.
-        weight: Factor of the weight of each caption.
-        captions_per_epoch: Maximum number of captions of an image at a time, drawn again each time; None for all.
+        rows: Map-style rows with `captions` and a settable `epoch`, or a stream from `stream_captions`.
+        repeat: Times that each image occurs per epoch, above 0. A fraction selects that share of the images, the same
+            ones in each epoch. For streams, a source's share of the mixture is its `repeat` divided by their sum.
+        weight: Factor for the weight of each caption.
+        captions_per_epoch: Maximum number of captions per image, resampled each time; None for all.
     """
 
     rows: Any
@@ -34,7 +34,7 @@ class MixedSource:
     captions_per_epoch: int | None = None
 
     def adapt(self, row: dict[str, Any], draw: tuple[int, ...]) -> dict[str, Any]:
-        """A row with its captions of this time and their weights. `draw` seeds the choice."""
+        """A row with sampled captions and their weights. `draw` is the seed."""
         captions, weights = row["captions"], row.get(WEIGHTS)
         if weights is None and self.weight != 1:
             weights = [1.0] * len(captions)
@@ -47,8 +47,8 @@ class MixedSource:
 
 
 def images_of_epoch(num_images: int, repeat: float, seed: int = 0) -> np.ndarray:
-    """Indices of the images of an epoch, `(round(num_images * repeat),)`: all of them `floor(repeat)` times, then the
-    fixed share that is left, in the order of the source."""
+    """Indices of the images in an epoch, `(round(num_images * repeat),)`: all of them `floor(repeat)` times, then a
+    fixed subset for the fractional part, in the order of the source."""
     whole = math.floor(repeat)
     share = round((repeat - whole) * num_images)
     drawn = np.sort(np.random.default_rng(seed).permutation(num_images)[:share])
@@ -56,9 +56,9 @@ def images_of_epoch(num_images: int, repeat: float, seed: int = 0) -> np.ndarray
 
 
 class Mixture(torch.utils.data.Dataset):
-    """The rows of all sources as one data set, source by source.
+    """The rows of all sources as one dataset, source by source.
 
-    An image that comes several times in an epoch has another view and other captions each time.
+    An image that occurs several times in an epoch has a different view and different captions each time.
     """
 
     def __init__(self, sources: Sequence[MixedSource], seed: int = 0):
@@ -78,14 +78,14 @@ class Mixture(torch.utils.data.Dataset):
         number = int(np.searchsorted(self.first, index, side="right")) - 1
         source, image = self.sources[number], int(self.image[index])
         copy, copies = (index - int(self.first[number])) // len(source.rows), math.ceil(source.repeat)
-        source.rows.epoch = self.epoch * copies + copy  # each time is an epoch of its own to them
+        source.rows.epoch = self.epoch * copies + copy  # each copy is a separate epoch to them
         return source.adapt(source.rows[image], (self.seed, source.rows.epoch, image))
 
 
 class MixedStream:
-    """Rows of several streams without end: each is read again from its beginning when it ends.
+    """An infinite mixture of several streams: each is restarted when it ends.
 
-    `state_dict()` has plain values, and is the position after the row that was yielded last.
+    `state_dict()` has plain values, and is the position after the last row yielded.
     """
 
     def __init__(self, sources: Sequence[MixedSource], seed: int = 0):
@@ -93,11 +93,11 @@ class MixedStream:
         self.seed = seed
         self._drawn = 0
         self._rounds = [0] * len(sources)
-        self._states: list[dict[str, Any] | None] = [None] * len(sources)  # of streams that are not read yet
+        self._states: list[dict[str, Any] | None] = [None] * len(sources)  # of streams not yet read
         self._is_read = [False] * len(sources)
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: the stream has no end, so it is read once."""
+        """Does nothing: the stream is infinite."""
 
     def state_dict(self) -> dict[str, Any]:
         streams = [

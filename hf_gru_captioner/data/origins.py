@@ -1,7 +1,7 @@
-"""Where the images of a data set may come from: its own files, and URLs only if the user allows them.
+"""Where a dataset's images may come from: its own files, and URLs only if the user allows them.
 
-A downloaded data set may refer to anything its author chose: URLs, also of this machine and its network, that each
-training run would request; files of this machine, that the model would be trained on. Only a table that the user names
+A downloaded dataset may refer to anything its author chose: URLs, even on this machine and its network, that every
+training run would request; files on this machine, that the model would be trained on. Only a table given by the user
 may refer to any file.
 """
 
@@ -21,18 +21,18 @@ from huggingface_hub.errors import HTTPError
 from ..untrusted_images import ADDRESSES, RefusedError, fetch_image
 from .folders import read_member
 
-CARDS = ("README.md", ".huggingface.yaml")  # name the files of a data set
+CARDS = ("README.md", ".huggingface.yaml")  # may list a dataset's files
 
 
 class Origin(NamedTuple):
-    """What the images of a source may be read from.
+    """Where a source's images may be read from.
 
     Attributes:
         folders: Folders whose files may be read; None for any file.
-        hub_id: A data set on the Hub whose files may be read too.
+        hub_id: A dataset on the Hub whose files may be read too.
         allow_urls: Whether URLs are fetched, by the rules of [`fetch_image`]; never with HF_HUB_OFFLINE.
         archives: ZIP archives whose members may be read.
-        urls_option: What the user calls the option that allows URLs.
+        urls_option: Name of the option that allows URLs, as the user types it.
     """
 
     folders: tuple[str, ...] | None = ()
@@ -42,17 +42,17 @@ class Origin(NamedTuple):
     urls_option: str = "allow_urls"
 
     def read(self, path: str) -> tuple[bytes, str | None]:
-        """The bytes of an image's file, and why they can't be read, if so."""
+        """The bytes of an image file, and the reason if they can't be read."""
         if path.startswith(ADDRESSES) and "::" not in path:
             return self._fetch(path)
         member, separator, archive = path.removeprefix("zip://").rpartition("::")
         if separator and path.startswith("zip://") and archive in self.archives:
             return self._unpack(archive, member)
         if not self._is_in_data_set(path):
-            return b"", f"{path}: not a file of this data set; only a table of your own (CSV, JSON lines) may name it"
+            return b"", f"{path}: not a file of this dataset; only a table of your own (CSV, JSON lines) may name it"
         try:
             if "::" not in path and "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
-                return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # reading might never end
+                return b"", f"{path}: not a file but a folder, a pipe, a socket or a device"  # reading might block
             with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
                 return file.read(), None
         except (OSError, ValueError) as error:  # a null byte in the name raises ValueError
@@ -101,15 +101,15 @@ def origin_of_hub(hub_id: str, allow_urls: bool) -> Origin:
 
 
 def _unpacked() -> str:
-    """The folder where `datasets` unpacks archives and keeps downloads."""
+    """The folder where `datasets` extracts archives and stores downloads."""
     return os.path.normpath(Path(datasets.config.DOWNLOADED_DATASETS_PATH).expanduser().absolute())
 
 
 def check_card(name: str, folder: Path | None) -> None:
-    """Refuses a data set whose card places its rows in other folders or at URLs.
+    """Rejects a dataset whose card refers to other folders or URLs for its rows.
 
     Args:
-        name: Name of the data set; its Hub id if it has no folder.
+        name: Name of the dataset; its Hub id if it has no folder.
         folder: Its folder on this machine.
 
     Raises:
@@ -129,7 +129,7 @@ def check_card(name: str, folder: Path | None) -> None:
 def _card_of_hub(hub_id: str, card: str) -> Path | None:
     try:
         return Path(hf_hub_download(hub_id, card, repo_type="dataset"))
-    except (HTTPError, OSError, ValueError):  # none, or no Hub, which `datasets` will report
+    except (HTTPError, OSError, ValueError):  # no card, or no connection, which `datasets` will report
         return None
 
 
@@ -145,7 +145,7 @@ def _files_of(content: Any, is_file: bool = False) -> Iterator[str]:
 
 
 def check_saved(name: str, folder: Path) -> None:
-    """Refuses a folder of `save_to_disk` that places its rows in files of other folders.
+    """Rejects a `save_to_disk` folder that refers to files in other folders.
 
     Raises:
         RefusedError: Names the file.

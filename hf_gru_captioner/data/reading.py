@@ -1,4 +1,4 @@
-"""How a source of captioned images is read, and how messages call the options that say so."""
+"""Options for reading a source of captioned images, and their names in messages."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from .tables import ChosenColumns
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """Options of reading a source.
+    """Options for reading a source.
 
     Raises:
         ValueError: `max_skipped` is not from 0 to 1.
     """
 
     images: str | None = None
-    """Folder of the images that a caption file names; None to look beside the file."""
+    """Folder of the images that a caption file refers to; None to search beside the file."""
     image_column: str | None = None
     """Column with the images; None to recognise it by its name."""
     caption_column: str | None = None
@@ -24,7 +24,7 @@ class ReadingOptions:
     allow_urls: bool = False
     """Fetch images by their URLs."""
     spelling: str = "{}"
-    """How the caller types an option, `{}` for its name: `--data.{}` on the command line, where names have dashes."""
+    """How an option is typed, with `{}` for its name: `--data.{}` on the command line, where names have dashes."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_skipped <= 1:
@@ -35,12 +35,12 @@ class ReadingOptions:
         return ChosenColumns(self.image_column, self.caption_column)
 
     def called(self, option: str) -> str:
-        """The name of an option as it is typed."""
+        """An option's name as typed."""
         on_command_line = self.spelling.startswith("--")
         return self.spelling.format(option.replace("_", "-") if on_command_line else option)
 
     def setting(self, option: str, value: object = "") -> str:
-        """An option with a value as it is typed; without one, an argument of Python is known by its `=`."""
+        """An option with a value as typed; without a value, a Python argument ends in `=`."""
         if value == "":
             return self.called(option) + "=" * (self.spelling == "{}")
         between = " " if self.spelling.startswith("--") else "="

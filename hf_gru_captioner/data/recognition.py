@@ -1,6 +1,6 @@
-"""What kind a source of captioned images is, and the rows of those that are files of images and captions.
+"""Recognises the kind of a source of captioned images, and locates the images of caption files.
 
-Imports nothing heavy, so that a source that can't be read is refused before the libraries of training are loaded.
+Has no heavy imports, so that an unreadable source is rejected before the training libraries are loaded.
 """
 
 import glob
@@ -30,23 +30,23 @@ from .reading import ReadingOptions
 from .shards import shard_rows
 from .tables import UnknownColumnsError
 
-VALIDATION_SHARE = 0.05  # of the images of a source that has only a train split
-ALL = "all"  # the split that is the whole of a source without splits
-FEW, SHARE_OF_FEW = 1000, 0.15  # of fewer images than that, so that scores on them say something
+VALIDATION_SHARE = 0.05  # of the images, if a source has only a train split
+ALL = "all"  # name for the whole of a source without splits
+FEW, SHARE_OF_FEW = 1000, 0.15  # a larger share of fewer images, so that scores are meaningful
 USUAL_FOLDERS = (
     *("images", "image", "img", "imgs", "photos", "photo", "pictures", "Flicker8k_Dataset", "Flickr8k_Dataset"),
     *("Flickr8k_Dataset/Flicker8k_Dataset", "flickr30k-images", "flickr30k_images"),
     *("train2017", "val2017", "train2014", "val2014", "train", "validation", "val", "test"),
 )
-NAMED_FILES = 3  # whose spelling a notice gives
+NAMED_FILES = 3  # listed in a notice about spelling
 
 
 class NoSplitError(ValueError):
-    """A source doesn't have a split; the message says which it has."""
+    """A source doesn't have a split; the message lists those it has."""
 
 
 class LocatedImage(NamedTuple):
-    """An image with size and time of its file, so that another file of the same name is not mistaken for it."""
+    """An image with its file's size and time, so that a changed file of the same name is noticed."""
 
     path: str
     captions: tuple[str, ...]
@@ -56,7 +56,7 @@ class LocatedImage(NamedTuple):
     caption_weights: tuple[float, ...] | None = None
     labels: tuple[str, ...] | None = None
     where: str = ""  # its row
-    problem: str | None = None  # why it can't be used, if that is known
+    problem: str | None = None  # why it can't be used, if known
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class ListedSource:
     """Files that list images and captions.
 
     Attributes:
-        name: As the user gives it.
-        captions: What the files say.
-        is_own: Whether the user names the file itself, which may then refer to any file of this machine.
+        name: Name given by the user.
+        captions: Content of the files.
+        is_own: Whether the user named the file itself, which may then refer to any file on this machine.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Shards:
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A Parquet file with the images in it."""
+    """A Parquet file that contains the images."""
 
     name: str
     path: Path
@@ -92,7 +92,7 @@ class ParquetFile:
 
 @dataclass(frozen=True)
 class SavedSource:
-    """A folder of `save_to_disk`."""
+    """A folder written by `save_to_disk`."""
 
     name: str
     path: Path
@@ -100,7 +100,7 @@ class SavedSource:
 
 @dataclass(frozen=True)
 class DatasetsSource:
-    """What `datasets.load_dataset` reads: a folder, or a data set of the Hub if there is no `path`."""
+    """A source for `datasets.load_dataset`: a folder, or a dataset on the Hub if there is no `path`."""
 
     name: str
     path: Path | None
@@ -110,16 +110,16 @@ Source = ListedSource | Shards | ParquetFile | SavedSource | DatasetsSource
 
 
 def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = True) -> Source:
-    """The kind of a source, and the rows of a listed one. Reaches no network.
+    """Recognises the kind of a source, and reads caption files. Doesn't access the network.
 
     Args:
         source: A Hub id, or a path.
-        options: How it is read.
-        captioned: Whether it must have captions; images alone are left to `datasets` otherwise, with their metadata.
+        options: Reading options.
+        captioned: Whether it must have captions; otherwise images without captions are left to `datasets`.
 
     Raises:
         FileNotFoundError: No such folder or file.
-        ValueError: It can't be read; says where and what to do.
+        ValueError: It can't be read; the message says where and what to do.
     """
     name = str(source)
     path = Path(name).expanduser()
@@ -137,7 +137,7 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
     if not path.is_dir():
         if looks_like_path or path.exists():
             raise FileNotFoundError(
-                f"{name} does not exist: name a caption file, or the folder of a captioned data set."
+                f"{name} does not exist: name a caption file, or the folder of a captioned dataset."
             )
         _refuse_images(name, options)
         return DatasetsSource(name, None)
@@ -161,7 +161,7 @@ def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = 
 
 
 def _is_of_img2dataset(path: Path) -> bool:
-    """Whether a table is about the images of a folder of its name: https://github.com/rom1504/img2dataset."""
+    """Whether a table describes the images in a folder of the same name: https://github.com/rom1504/img2dataset."""
     return path.stem.isdigit() and path.with_suffix("").is_dir()
 
 
@@ -195,7 +195,7 @@ def _refuse_uncaptioned(name: str, folder: Folder) -> None:
         number = "1 image" if len(images) == 1 else f"{len(images):,} images"
         raise UsageError(f"{name} has {number} and no captions: {_how_to_caption()}")
     raise FileNotFoundError(
-        f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
+        f"{name} is not a captioned dataset: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
     )
 
 
@@ -207,7 +207,7 @@ def _how_to_caption() -> str:
 
 
 def _has_images_inside(path: Path, options: ReadingOptions) -> bool:
-    """Whether the image column of a Parquet file has images; otherwise it has their paths."""
+    """Whether the image column of a Parquet file contains images rather than paths."""
     import pyarrow
 
     schema = _schema(path)
@@ -234,7 +234,7 @@ def _read_once(path: Path, num_bytes: int, mtime_ns: int, options: ReadingOption
 
 
 def _shards(name: str, tars: list[Path], options: ReadingOptions) -> Shards:
-    """Webdataset shards; their split is the name of the folder, otherwise a word of the file's name."""
+    """Webdataset shards; the split comes from the folder's name, otherwise from a word in the file's name."""
     if not tars:
         raise FileNotFoundError(f"{name} matches no file.")
     if other := next((tar for tar in tars if tar.suffix.lower() != ".tar"), None):
@@ -248,7 +248,7 @@ def _shards(name: str, tars: list[Path], options: ReadingOptions) -> Shards:
 
 
 def located_split(source: ListedSource, split: str, options: ReadingOptions) -> tuple[list[LocatedImage], list[str]]:
-    """The images of one split with their files, and sentences about what was not found as it is spelt.
+    """The images of one split with their files, and sentences about files found under another spelling.
 
     Raises:
         NoSplitError: No such split.
@@ -268,7 +268,7 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
         outside=source.is_own,
         hint=f"Name the folder of the images with {options.setting('images')}.",
     )
-    if divided:  # images that can't be used are counted with those to train on
+    if divided:  # unusable images count as training images
         number = len(found)
         usable = [index for index, image in enumerate(found) if _is_usable(image)]
         chosen = {usable[index] for index in divide([found[index].image_id for index in usable], split)}
@@ -283,12 +283,12 @@ def located_split(source: ListedSource, split: str, options: ReadingOptions) -> 
 
 
 def nothing_in(name: str, split: str, number: int | None = None) -> UsageError:
-    """The error of a split without images.
+    """The error for a split without images.
 
     Args:
-        name: Of the source.
-        split: That was wanted.
-        number: Of the images of the source, if train and validation are split here.
+        name: Name of the source.
+        split: The requested split.
+        number: Number of images in the source, if train and validation are split here.
     """
     why = "."
     if number == 1:
@@ -310,17 +310,16 @@ def locate_images(
     outside: bool = True,
     hint: str = "Name the folder of the images with images=.",
 ) -> tuple[list[LocatedImage], list[str]]:
-    """Finds the files of images under `images`, otherwise in the usual folders beside the caption file in `folder`.
+    """Finds the image files in `images`, otherwise in the usual folders beside the caption file in `folder`.
 
-    URLs are returned as they are. With `outside`, paths may also be relative to the working directory; without it,
-    those that lead out of these folders are searched for in them by their last components. Images of the same file are
-    merged.
+    URLs are returned unchanged. With `outside`, paths may also be relative to the working directory; without it, paths
+    that lead out of these folders are matched by their last components. Images of the same file are merged.
 
     Returns:
-        The images, and a sentence about names that are spelt differently from their files, if any.
+        The images, and a sentence about names spelled differently from their files, if any.
 
     Raises:
-        FileNotFoundError: None of the files exists; names the folders that were searched. Ends in `hint`.
+        FileNotFoundError: None of the files exists; names the folders searched, and ends in `hint`.
     """
     folder, images = _opened(folder), None if images is None else _opened(images)
     roots: list[Folder] = [folder if images is None else images]
@@ -338,7 +337,7 @@ def locate_images(
             files[_key(entry)] = File("", -1, -1)
         elif entry.path.startswith(ADDRESSES):
             files[_key(entry)] = File(entry.path, 0, 0)
-        else:  # folders of another split last: names may recur in another split
+        else:  # folders of other splits last: the same names may occur there
             found = finder.find(entry.path, lambda place, split=entry.split: split_of(place) in (None, split))
             files[_key(entry)] = found or File(_missing(entry, roots[0], outside), -1, -1)
     named = [entry for entry in entries if entry.path]
@@ -348,7 +347,7 @@ def locate_images(
             f"None of the {len(named)} images exists, the first is {named[0].path!r}{_in(named[0])}. "
             f"Searched: {searched} and the subfolders {', '.join(USUAL_FOLDERS)}. {hint}"
         )
-    respelt = [(entry, files[_key(entry)]) for entry in named if not files[_key(entry)].is_exact]
+    respelled = [(entry, files[_key(entry)]) for entry in named if not files[_key(entry)].is_exact]
     merged = merged_files(entries, lambda entry: files[_key(entry)].path or entry.where or entry.image_id)
     located = []
     for entry in merged:
@@ -359,7 +358,7 @@ def locate_images(
                 *(entry.caption_weights, entry.labels, entry.where, entry.problem),
             )
         )
-    return located, _said(respelt)
+    return located, _spelling_notice(respelled)
 
 
 def _opened(folder: Folder | Path) -> Folder:
@@ -374,12 +373,12 @@ def _in(entry: ImageEntry) -> str:
     return f" ({entry.where})" if entry.where else ""
 
 
-def _said(respelt: Sequence[tuple[ImageEntry, File]]) -> list[str]:
-    if not respelt:
+def _spelling_notice(respelled: Sequence[tuple[ImageEntry, File]]) -> list[str]:
+    if not respelled:
         return []
-    pairs = [f"{entry.path} is {file.path}{_in(entry)}" for entry, file in respelt[:NAMED_FILES]]
-    more = f" and {len(respelt) - NAMED_FILES:,} more" if len(respelt) > NAMED_FILES else ""
-    number = "1 image was" if len(respelt) == 1 else f"{len(respelt):,} images were"
+    pairs = [f"{entry.path} is {file.path}{_in(entry)}" for entry, file in respelled[:NAMED_FILES]]
+    more = f" and {len(respelled) - NAMED_FILES:,} more" if len(respelled) > NAMED_FILES else ""
+    number = "1 image was" if len(respelled) == 1 else f"{len(respelled):,} images were"
     return [f"{number} found under another spelling: {', '.join(pairs)}{more}"]
 
 
@@ -393,8 +392,8 @@ def _missing(entry: ImageEntry, root: Folder, outside: bool) -> str:
 
 
 def _subfolders(folder: Folder) -> list[str]:
-    """The usual folders that there are, as they are spelt; the folder itself comes first."""
-    found = [""]
+    """Existing folders with the usual names, as spelled on disk; the folder itself comes first."""
+    folders = [""]
     if isinstance(folder, Archive):
         inside = {os.path.dirname(name) for name in folder.names}
         inside |= {name.split("/")[0] for name in inside}
@@ -405,15 +404,15 @@ def _subfolders(folder: Folder) -> list[str]:
             inside = set()
         inside |= {name for name in USUAL_FOLDERS if "/" in name and (folder.path / name).is_dir()}
     for name in USUAL_FOLDERS:
-        found += [each for each in sorted(inside) if each.casefold() == name.casefold()]
-    return list(dict.fromkeys(found))
+        folders += [each for each in sorted(inside) if each.casefold() == name.casefold()]
+    return list(dict.fromkeys(folders))
 
 
 def is_drawn(source: str | Path, split: str, options: ReadingOptions) -> bool:
-    """Whether the images of a split are drawn from those of a file or folder without splits.
+    """Whether a split is drawn from a file or folder without splits.
 
     Raises:
-        FileNotFoundError, NoSplitError, ValueError: As `load_captions`.
+        FileNotFoundError, NoSplitError, ValueError: As in `load_captions`.
     """
     found = recognize(source, options)
     if isinstance(found, ListedSource):
@@ -428,9 +427,9 @@ def is_drawn(source: str | Path, split: str, options: ReadingOptions) -> bool:
 
 
 def choose_split(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
-    """The source's own name of the split, and whether it is still to be split into train and validation.
+    """The source's own name for the split, and whether it must be divided into train and validation here.
 
-    `ALL` is the only split of a source, whatever its name.
+    `ALL` stands for the only split of a source, whatever its name.
 
     Raises:
         NoSplitError: The source doesn't have it.
@@ -449,8 +448,8 @@ def choose_split(name: str, split: str, splits: list[str]) -> tuple[str, bool]:
 
 
 def divide(keys: Sequence[str], split: str) -> list[int]:
-    """Indices of the images of one split, if train and validation are split here: those with the smallest draws are the
-    validation split, a twentieth of the images, of few images more, at least one.
+    """Indices of the images in one split, if train and validation are split here: the validation split has the smallest
+    draws: 5 % of the images, more if there are few, at least one.
     """
     draws = [draw(key) for key in keys]
     border = max(VALIDATION_SHARE, min(draws, default=0.0))
@@ -461,15 +460,15 @@ def divide(keys: Sequence[str], split: str) -> list[int]:
 
 
 def draw(key: str) -> float:
-    """A pseudorandom number from 0 to 1, determined by the text."""
+    """A pseudorandom number from 0 to 1, determined by the key."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) / 16**12
 
 
 def check_source(source: str | Path, splits: Sequence[str], options: ReadingOptions) -> None:
-    """Refuses a source that can't be read, as far as can be told without its images and without the network.
+    """Rejects an unreadable source, as far as possible without reading images or accessing the network.
 
     Raises:
-        FileNotFoundError, NoSplitError, ValueError: As `load_captions`.
+        FileNotFoundError, NoSplitError, ValueError: As in `load_captions`.
     """
     found = recognize(source, options)
     if isinstance(found, ParquetFile | DatasetsSource) and found.path is not None:
@@ -485,7 +484,7 @@ def check_source(source: str | Path, splits: Sequence[str], options: ReadingOpti
 
 
 def _check_columns(name: str, path: Path, options: ReadingOptions) -> None:
-    """Refuses a Parquet file without captions."""
+    """Rejects a Parquet file without captions."""
     names = _schema(path).names
     if not find_columns(tuple(names), *options.columns).captions:
         raise ValueError(

@@ -1,9 +1,8 @@
-"""Webdataset shards: tar archives in which the files of an image follow each other, `0001.jpg`, `0001.txt`.
+"""Webdataset shards: tar archives in which the files of an image are adjacent, `0001.jpg`, `0001.txt`.
 
-https://github.com/webdataset/webdataset. In contrast to it, the name of an image ends at its last dot, so that
-`a.b.jpg` and `a.b.txt` are one image and not endings of an image `a`; any image ending counts, in capitals too, and a
-shard may mix them; an image without captions, or captions without an image, are rows with a problem, wherever they
-come.
+https://github.com/webdataset/webdataset. Unlike there, an image's name ends at the last dot, so that `a.b.jpg` and
+`a.b.txt` belong to one image `a.b`; any image suffix is accepted, in any case, and a shard may mix them; an image
+without captions, or captions without an image, are rows with a problem.
 """
 
 import itertools
@@ -20,16 +19,16 @@ from .columns import IMAGE_SUFFIXES, find_columns, is_list_of_text, shown, texts
 from .encodings import decode_text
 from .tables import BY_NAME, ChosenColumns
 
-TEXTS = ("captions", "caption", "txt", "text")  # endings of files of captions, in the order of preference
+TEXTS = ("captions", "caption", "txt", "text")  # suffixes of caption files, in order of preference
 MAX_MEMBER = 100_000_000  # bytes
 
 
 def shard_rows(shards: Iterable[str], chosen: Sequence[str | None] = BY_NAME) -> Iterator[dict[str, Any]]:
-    """Rows of `image`, undecoded, `captions` as they are, `image_id`, `caption_weights`, `labels` and `problem`.
+    """Rows with the undecoded `image`, raw `captions`, `image_id`, `caption_weights`, `labels` and `problem`.
 
     Args:
         shards: Files.
-        chosen: Names of columns of the JSON files that the user gives.
+        chosen: Column names in JSON files, given by the user.
 
     Raises:
         ValueError: A shard is damaged, or the files of an image are not next to each other; names it.
@@ -100,18 +99,18 @@ def _captions(key: str, files: Mapping[str, bytes], chosen: ChosenColumns) -> di
     if not isinstance(content, Mapping):
         return {"captions": texts_of([content])}
     columns = find_columns(tuple(content), caption_column=chosen.caption)
-    found: dict[str, Any] = {"captions": texts_of([content[column] for column in columns.captions])}
+    fields: dict[str, Any] = {"captions": texts_of([content[column] for column in columns.captions])}
     if columns.weights is not None:
-        found["caption_weights"] = _weights(content[columns.weights])
-    if columns.labels is not None and is_list_of_text(content[columns.labels]):  # others have another meaning
-        found["labels"] = list(content[columns.labels])
+        fields["caption_weights"] = _weights(content[columns.weights])
+    if columns.labels is not None and is_list_of_text(content[columns.labels]):  # others have a different meaning
+        fields["labels"] = list(content[columns.labels])
     if columns.image_id is not None:
-        found["image_id"] = str(content[columns.image_id])
-    return found
+        fields["image_id"] = str(content[columns.image_id])
+    return fields
 
 
 def _weights(cell: Any) -> list[float] | None:
-    """Weights as a list of numbers, whose number and range are checked with the captions."""
+    """Weights as a list of numbers; their count and range are checked together with the captions."""
     if cell is None:
         return None
     weights = cell if isinstance(cell, list) else [cell]
@@ -122,6 +121,6 @@ def _weights(cell: Any) -> list[float] | None:
 
 
 def optional_columns(shards: Sequence[str], names: Sequence[str], num_rows: int = 100) -> list[str]:
-    """Which of the columns `names` the first rows of some shards use."""
+    """Which of the columns `names` are used in the first rows of the shards."""
     rows = list(itertools.islice(shard_rows(shards), num_rows))
     return [name for name in names if any(row[name] is not None for row in rows)]

@@ -1,8 +1,8 @@
-"""Captioned images from many kinds of sources as rows with the same columns, as a data set or as a stream.
+"""Loads captioned images from many kinds of sources as rows with the same columns, as a dataset or a stream.
 
-`recognition.py` tells what a source is and `caption_files.py` reads what `datasets` can't; here the rows are converted
-and checked. An image is identified by the digest of its encoded bytes, so that a cache notices another image of the
-same name.
+`recognition.py` recognises a source and `caption_files.py` reads what `datasets` can't; here the rows are converted and
+checked. An image is identified by the digest of its encoded bytes, so that a cache notices a changed image of the same
+name.
 """
 
 import logging
@@ -89,9 +89,9 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-IMAGES_PER_SHARD = 256  # in a stream of single files; `seed` shuffles shards
+IMAGES_PER_SHARD = 256  # in a stream of image files; `seed` shuffles shards
 OPTIONAL = Features({WEIGHTS: List(Value("float64")), LABELS: List(Value("string"))})
-IMAGE_COLUMNS = ("image", *(suffix[1:] for suffix in IMAGE_SUFFIXES))  # in which data sets have images, not paths
+IMAGE_COLUMNS = ("image", *(suffix[1:] for suffix in IMAGE_SUFFIXES))  # columns with images, not paths
 ID_COLUMNS = ("image_id", "filename", "file_name", "__key__")
 OURS = Features(  # columns of rows that we read ourselves
     {
@@ -122,7 +122,7 @@ def load_captions(
 
             - a table of images and captions (CSV, TSV, JSON, JSON lines, Excel, Parquet), with or without a column
               `split`; a folder with one; a ZIP archive of such a folder;
-            - a folder of images with text files of the same names beside them;
+            - a folder of images with text files of the same names;
             - COCO captions, a JSON file or the root folder with `annotations/` in it;
             - Karpathy's JSON, or a folder with it;
             - `Flickr8k.token.txt` or Kaggle's `captions.txt`, or a folder with it, with or without the split lists;
@@ -134,20 +134,22 @@ def load_captions(
         split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. If the
             source has only a train split, or no splits, 5 % of the images (15 % of fewer than 1,000, at least one) are
             the validation split, chosen by a hash of the image_id (of the image if it has no name). "all" is the whole
-            of a source that has one split, or none.
+            of a source with one split or none.
         images: Folder of the images of a caption file; by default the usual folders beside the file.
-        max_skipped: Fraction of the rows, 0 to 1, that may be skipped: the image can't be read or has no caption.
-        allow_urls: Fetch images whose URLs the source gives: from the public web only, 20 MB and 10 seconds each,
-            and never with HF_HUB_OFFLINE. Otherwise they count as images that can't be read. So do files outside of a
-            folder or data set, unless a table that `source` names refers to them.
-        image_column, caption_column: Names of columns that are not recognised; several of captions with commas between.
-        spelling: How messages call these options, `{}` for the name.
+        max_skipped: Maximum fraction of rows, 0 to 1, that may be skipped because the image is unreadable or has no
+            caption.
+        allow_urls: Fetch images from URLs in the source: from the public web only, 20 MB and 10 seconds each, and never
+            with HF_HUB_OFFLINE. Otherwise they count as unreadable. So do files outside of a folder or dataset, unless
+            `source` is a table that refers to them.
+        image_column, caption_column: Names of columns that are not recognised; several caption columns are separated by
+            commas.
+        spelling: How these options are written in messages, with `{}` for the name.
 
     Returns:
-        Rows of `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the row
-        number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. If the source has such
-        columns, also of `caption_weights`, the weight of each caption in the loss, and of `labels`, strings that say
-        what the image shows, or null. Warnings count and name skipped rows and captions.
+        Rows with `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the
+        row number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. If present in the
+        source, also `caption_weights`, the weight of each caption in the loss, and `labels`, strings that describe the
+        image's content, or null. Warnings count and name skipped rows and captions.
 
     Raises:
         FileNotFoundError: No such folder or file, or no image of a caption file exists; names the folders searched.
@@ -173,7 +175,7 @@ def load_captions(
         features=Features({**layout.checked, "image": Image()}) if with_image else layout.checked,
         desc="checking images",
     )
-    if with_image:  # the fetched bytes: `datasets` would fetch again
+    if with_image:  # use the fetched bytes: `datasets` would fetch them again
         decoded, checked = checked.select_columns("image"), checked.remove_columns("image")
     kept: Sequence[int] = range(len(rows))
     if found.divided:
@@ -212,25 +214,25 @@ def stream_captions(
     world_size: int = 1,
     seed: int | None = None,
 ) -> IterableDataset:
-    """Reads one split of captioned images row by row, for sets too large to be copied or checked first.
+    """Streams one split of captioned images, for datasets too large to be copied or checked first.
 
     Runs on every process, each with its `rank`. `state_dict()` and `load_state_dict()` of the stream save and restore
-    its position. Cheapest if `world_size` divides the number of shards: then no process reads another's images.
+    its position. Most efficient if `world_size` divides the number of shards: then no process reads another's images.
 
     Args:
-        source, split, images, allow_urls, image_column, caption_column, spelling: As for `load_captions`.
-        max_skipped: As for `load_captions`, of the rows that this process has seen; enforced from 100 rows on and when
-            the stream ends, which is also when the warnings are given.
+        source, split, images, allow_urls, image_column, caption_column, spelling: As in `load_captions`.
+        max_skipped: As in `load_captions`, for the rows seen by this process; enforced from 100 rows on and when the
+            stream ends, which is also when warnings are issued.
         rank, world_size: Index of this process, and number of processes that share the rows.
-        seed: Of a random order of the shards, a new one after each `set_epoch`; rows keep their order within a shard.
-            By default the order of the source.
+        seed: Shuffles the shards, anew after each `set_epoch`; rows keep their order within a shard. By default the
+            order of the source.
 
     Returns:
-        Rows of `image`, `captions`, `image_id` and the optional columns of `load_captions`, as there, except that the
+        Rows with `image`, `captions`, `image_id` and the optional columns of `load_captions`, as there, except that the
         image_id of images without a name is the beginning of the image's digest.
 
     Raises:
-        FileNotFoundError, NoSplitError, ValueError: As `load_captions`; those of rows when they are read.
+        FileNotFoundError, NoSplitError, ValueError: As in `load_captions`; for rows, when they are read.
     """
     options = _options(images, max_skipped, allow_urls, image_column, caption_column, spelling)
     found = _find(source, split, options)
@@ -258,9 +260,9 @@ def _options(images, max_skipped, allow_urls, image_column, caption_column, spel
 
 
 def load_rows(source: str | Path, split: str = "train", *, allow_urls: bool = False) -> tuple[Dataset, Origin]:
-    """All rows and columns of one split as they are stored, and what their images may be read from.
+    """All rows and columns of one split as stored, and where their images may be read from.
 
-    For rows that need not be captioned images. Where a source has only a train split, this is all of it.
+    Rows need not be captioned images. If a source has only a train split, it is not divided.
 
     Args:
         source: A Hub id, a folder or shards as in [`load_captions`], a parquet file, or a JSON lines file.
@@ -280,10 +282,10 @@ def load_rows(source: str | Path, split: str = "train", *, allow_urls: bool = Fa
 
 
 def decode_images(rows: Dataset, indices: Iterable[int]) -> list[PILImage.Image]:
-    """Images of rows of `load_captions`, which has checked them; but files may change during a run.
+    """Images of rows from `load_captions`, which has checked them; but files may change during a run.
 
     Raises:
-        ValueError: One can no longer be read. Names it.
+        ValueError: An image can no longer be read; names it.
     """
     images = []
     for index in indices:
@@ -303,17 +305,17 @@ class _Found(NamedTuple):
     """A recognised source, and one split of it."""
 
     name: str
-    load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset of the source's own columns
+    load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset with the source's own columns
     origin: Origin
-    divided: bool = False  # whether train and validation are still to be split
-    root: str | None = None  # the folder that paths of images start with
-    notices: Sequence[str] = ()  # sentences to warn of
+    divided: bool = False  # whether train and validation must be split here
+    root: str | None = None  # folder that image paths start with
+    notices: Sequence[str] = ()  # warnings to issue
     is_ours: bool = False  # whether rows have the columns `OURS`
     reads_ahead: bool = False  # whether only `Origin` can read the images, so that their bytes are kept
 
 
 def _find(source: str | Path, split: str, options: ReadingOptions, *, captioned: bool = True) -> _Found:
-    register_readers()  # for `datasets`, which opens images by Pillow
+    register_readers()  # for `datasets`, which opens images with Pillow
     found = recognize(source, options, captioned=captioned)
     if isinstance(found, ListedSource):
         return _find_listed(found, split, options)
@@ -432,7 +434,7 @@ def _find_datasets(found: DatasetsSource, split: str, options: ReadingOptions) -
             splits = get_dataset_split_names(hub_id_or_folder)
     except (EmptyDatasetError, DataFilesNotFoundError) as error:
         raise FileNotFoundError(
-            f"{name} is not a captioned data set: it has nothing that datasets reads, and no caption file "
+            f"{name} is not a captioned dataset: it has nothing that datasets reads, and no caption file "
             f"({KNOWN_FILES})."
         ) from error
     own_split, divided = choose_split(name, split, splits)
@@ -453,13 +455,13 @@ def _origin_of_folder(path: Path, options: ReadingOptions) -> Origin:
 
 @contextmanager
 def _names_source(name: str) -> Iterator[None]:
-    """Names the source in errors of `datasets`, which raises any kind of error for a damaged one."""
+    """Names the source in errors of `datasets`, which raises errors of any kind for a damaged one."""
     try:
         yield
     except (OSError, RefusedError, UsageError):  # no such file, no network, or one of our own readers
         raise
     except Exception as error:
-        if isinstance(error.__cause__, UsageError):  # of our own readers
+        if isinstance(error.__cause__, UsageError):  # from our own readers
             raise error.__cause__ from error
         reason = brief(error.__cause__ or error)
         raise ValueError(f"{name} can't be read, it may be damaged ({type(error).__name__}: {reason}).") from error
@@ -504,7 +506,7 @@ class _Layout(NamedTuple):
             weights, labels = (name if name in features else None for name in OPTIONAL)
             return cls("image", ["captions"], "image_id", found.root, weights, labels, is_ours=True)
         names = list(features)
-        if isinstance(features.get("json"), Mapping):  # of a webdataset: its fields may have the captions
+        if isinstance(features.get("json"), Mapping):  # a webdataset: its fields may contain the captions
             names += [column for column in features["json"] if column not in names]
         try:
             columns = find_columns(tuple(names), options.image_column, options.caption_column)
@@ -537,7 +539,7 @@ class _Layout(NamedTuple):
         return cls(image, captions, image_id, found.root, columns.weights, labels, is_relative=relative)
 
     def columns(self, features: Iterable[str]) -> list[str]:
-        """The columns to read. Others are not read: they may hold files, which are opened with the row."""
+        """The columns to read. Others are skipped: they may contain files, which are opened with the row."""
         wanted = {self.image, *self.captions, self.image_id, self.weights, self.labels, "json"}
         if self.is_ours:
             wanted |= {WHERE, PROBLEM}
@@ -551,7 +553,7 @@ class _Layout(NamedTuple):
 
 
 def _image_column(features: Mapping[str, Any]) -> str | None:
-    """The column of images: by its name, otherwise the only one with images, otherwise one that has paths."""
+    """The image column: by name, otherwise the only one with images, otherwise one with paths."""
     by_plain = {plain_name(name): name for name in reversed(list(features))}
     if named := next((by_plain[name] for name in IMAGE_COLUMNS if name in by_plain), None):
         return named
@@ -562,18 +564,18 @@ def _image_column(features: Mapping[str, Any]) -> str | None:
 
 
 def _feature(features: Mapping[str, Any], column: str) -> Any:
-    of_json = features.get("json")
-    return features[column] if column in features or not isinstance(of_json, Mapping) else of_json.get(column)
+    fields = features.get("json")
+    return features[column] if column in features or not isinstance(fields, Mapping) else fields.get(column)
 
 
 def _may_be_labels(feature: Any) -> bool:
-    """Whether a column's type, or a value of a stream without types, is a list of text; others have another meaning."""
-    of_list = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", None)
-    return feature is None or is_list_of_text(feature) or (isinstance(of_list, Value) and of_list.dtype == "string")
+    """Whether a column's type, or a value of an untyped stream, is a list of strings; others have another meaning."""
+    item = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", None)
+    return feature is None or is_list_of_text(feature) or (isinstance(item, Value) and item.dtype == "string")
 
 
 def _is_decoded(feature: Any) -> bool:
-    """Whether `datasets` opens files for a column's values, or for parts of them."""
+    """Whether `datasets` opens files for a column's values, or parts of them."""
     if isinstance(feature, Mapping):
         return any(map(_is_decoded, feature.values()))
     if isinstance(feature, list | tuple):

@@ -1,7 +1,7 @@
-"""The rows of a table, whatever it is stored as: CSV with any usual delimiter, JSON, JSON lines, Excel, Parquet.
+"""Reads the rows of a table in any format: CSV with any common delimiter, JSON, JSON lines, Excel, Parquet.
 
-The format is recognised by the content, not by the file's name. A row knows its number, which every message about it
-gives: as a spreadsheet counts, the header included; in JSON lines the line; in JSON and Parquet from 1 on.
+The format is recognised by content, not by file name. Messages give row numbers: as in a spreadsheet, counting the
+header; for JSON lines the line number; for JSON and Parquet starting at 1.
 """
 
 import csv
@@ -29,9 +29,9 @@ from .columns import (
 from .encodings import decode_text
 
 DELIMITERS = ",\t;|"
-UNQUOTED = "\t|"  # delimiters that most writers quote nothing with
+UNQUOTED = "\t|"  # delimiters with which most writers don't quote
 MAX_UNPACKED = 1_000_000_000  # bytes of a workbook
-ZIP, PARQUET = b"PK\x03\x04", b"PAR1"  # how such files begin
+ZIP, PARQUET = b"PK\x03\x04", b"PAR1"  # magic numbers
 WORKBOOK = "xl/workbook.xml"  # a member of every .xlsx file
 HEADERLESS = ("image", "caption")
 MAX_ABOVE = 10  # rows above the header, such as a title
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class ChosenColumns(NamedTuple):
-    """Names of columns that the user gives; None to recognise them."""
+    """Column names given by the user; None to recognise them."""
 
     image: str | None = None
     caption: str | None = None
@@ -55,7 +55,7 @@ BY_NAME = ChosenColumns()
 
 
 def parse_json(name: object, text: str) -> Any:
-    """The value of a JSON text, or a list of [`Row`] if it is JSON lines.
+    """Parses a JSON text, or JSON lines into a list of [`Row`].
 
     Raises:
         ValueError: It is neither; names the row.
@@ -64,10 +64,10 @@ def parse_json(name: object, text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{name} is not a caption file: its JSON is nested too deeply.") from error
-    except ValueError as error:  # also a number of more digits than Python reads
-        first, _, rest = text.strip().partition("\n")
-        is_called_lines = str(name).lower().endswith((".jsonl", ".ndjson"))
-        if not is_called_lines and not (rest.strip() and _is_json(first)):
+    except ValueError as error:  # also a number with more digits than Python parses
+        first, _, others = text.strip().partition("\n")
+        has_lines_suffix = str(name).lower().endswith((".jsonl", ".ndjson"))
+        if not has_lines_suffix and not (others.strip() and _is_json(first)):
             raise ValueError(f"{name} is not one JSON value ({error}), and not JSON lines either.") from error
     return list(json_lines(name, text))
 
@@ -83,9 +83,9 @@ def json_lines(name: object, text: str) -> Iterator[Row]:
     """The rows of JSON lines.
 
     Raises:
-        ValueError: A line is no JSON object; gives its number.
+        ValueError: A line is not a JSON object; gives its number.
     """
-    for number, line in enumerate(io.StringIO(text), 1):  # ends lines at \\n alone, as JSON lines do
+    for number, line in enumerate(io.StringIO(text), 1):  # only \\n ends a line, as in JSON lines
         if not line.strip():
             continue
         try:
@@ -105,7 +105,7 @@ def rows_of_objects(objects: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def rows_of_columns(content: Mapping[str, Any]) -> list[Row] | None:
-    """The rows of a JSON of columns, each a list or, as pandas writes it, an object by row; None if it is none."""
+    """The rows of column-oriented JSON, each column a list or, as written by pandas, an object by row; else None."""
     names = tuple(content)
     columns = find_columns(names)
     if columns.image is None or not columns.captions:
@@ -116,18 +116,18 @@ def rows_of_columns(content: Mapping[str, Any]) -> list[Row] | None:
     elif all(isinstance(each, Mapping) for each in values) and len({tuple(each) for each in values}) == 1:
         cells = zip(*(each.values() for each in values), strict=True)
     else:
-        return [Row("row 1", content)]  # JSON lines of one line
+        return [Row("row 1", content)]  # JSON lines with a single line
     return rows_of_objects(dict(zip(names, row, strict=True)) for row in cells)
 
 
 def separated_rows(name: object, text: str, chosen: ChosenColumns = BY_NAME) -> Iterator[Row]:
-    """The rows of a CSV file, with commas, tabs, semicolons or bars between its cells, with or without a header.
+    """The rows of a CSV file delimited by commas, tabs, semicolons or bars, with or without a header.
 
     Raises:
-        ValueError: A row has more cells than the header, or a quotation mark is open; gives row and line.
+        ValueError: A row has more cells than the header, or a quotation mark is unclosed; gives row and line.
     """
     first_line = 1
-    if re.match(r"sep=.\r?\n", text):  # written and hidden by Excel
+    if re.match(r"sep=.\r?\n", text):  # Excel's delimiter hint
         text, first_line = text.partition("\n")[2], 2
     above = _lines_above_header(text, chosen)
     text, first_line = text.split("\n", above)[-1], first_line + above
@@ -185,8 +185,8 @@ def _quoting_fault(error: str, started: int, end: int) -> str:
 
 
 def _swallowed(cells: Sequence[str], delimiter: str, header: Sequence[str]) -> str | None:
-    """The first line inside of a cell that looks like a row of its own: it has an image, or as many cells as the header
-    and, in contrast to prose, no space behind a delimiter and none in the cell of the image."""
+    """The first line inside a cell that looks like a separate row: it has an image, or as many cells as the header and,
+    unlike prose, no space after a delimiter and none in the image cell."""
     image = find_columns(tuple(header)).image
     for cell in cells:
         for line in cell.splitlines()[1:]:
@@ -201,8 +201,8 @@ def _swallowed(cells: Sequence[str], delimiter: str, header: Sequence[str]) -> s
 
 
 def _is_plain(text: str, delimiter: str) -> bool:
-    """Whether no cell is quoted, as far as can be told: each line has as many delimiters as the first, and some cell
-    begins with a quotation mark that nothing closes."""
+    """Whether cells appear to be unquoted: each line has as many delimiters as the first, and some cell begins with an
+    unclosed quotation mark."""
     lines = [line for line in text.splitlines() if line.strip()]
     number = lines[0].count(delimiter) if lines else 0
     if not number or any(line.count(delimiter) != number for line in lines):
@@ -212,7 +212,7 @@ def _is_plain(text: str, delimiter: str) -> bool:
 
 
 def _form(text: str, chosen: ChosenColumns) -> tuple[str, tuple[str, ...] | None]:
-    """The delimiter, and the names of the columns if the first row is no header."""
+    """The delimiter, and the column names if the first row is not a header."""
     rows = _cells(next((line for line in text.splitlines() if line.strip(" \t,;|")), ""))
     by_cells = sorted(rows, key=lambda delimiter: -len(rows[delimiter]))  # stable: a comma first
     for delimiter in by_cells:
@@ -225,12 +225,12 @@ def _form(text: str, chosen: ChosenColumns) -> tuple[str, tuple[str, ...] | None
 
 
 def _cells(line: str) -> dict[str, list[str]]:
-    """The cells of a line by delimiter."""
+    """The cells of a line, by delimiter."""
     rows: dict[str, list[str]] = {}
     for delimiter in DELIMITERS:
         try:
             rows[delimiter] = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
-        except csv.Error:  # a cell beyond any length
+        except csv.Error:  # a cell exceeds the size limit
             rows[delimiter] = [line]
     return rows
 
@@ -240,7 +240,7 @@ def _wanted(chosen: ChosenColumns) -> set[str]:
 
 
 def _is_header(cells: Iterable[Any], chosen: ChosenColumns) -> bool:
-    """Whether cells name a column of images and one of captions, those that the user gives if there are any."""
+    """Whether cells name an image column and a caption column, or the columns given by the user."""
     cells = ["" if cell is None else str(cell) for cell in cells]
     names, wanted = set(map(plain_name, cells)), _wanted(chosen)
     if wanted:
@@ -249,8 +249,8 @@ def _is_header(cells: Iterable[Any], chosen: ChosenColumns) -> bool:
 
 
 def _names_without_header(cells: Sequence[Any], chosen: ChosenColumns) -> tuple[str, ...] | None:
-    """The names of the columns of a table without a header, by its first row: an image and a caption, in either order;
-    None if that is no such row."""
+    """The column names for a table without a header, judging by its first row: an image and a caption, in either order;
+    otherwise None."""
     known = {plain_name(name) for name in (*IMAGE_NAMES, *CAPTION_NAMES)} | _wanted(chosen)
     if len(cells) != 2 or known & set(map(plain_name, cells)):
         return None
@@ -260,8 +260,7 @@ def _names_without_header(cells: Sequence[Any], chosen: ChosenColumns) -> tuple[
 
 
 def _lines_above_header(text: str, chosen: ChosenColumns) -> int:
-    """The number of lines above the header, such as a title or a remark; 0 if the first ones have an image, or there is
-    no header of known names."""
+    """The number of lines above the header, such as a title; 0 if an image comes first, or no header is recognised."""
     for number, line in enumerate(text.split("\n", MAX_ABOVE + 1)[: MAX_ABOVE + 1]):
         rows = _cells(line)
         if any(_is_header(cells, chosen) for cells in rows.values()):
@@ -272,7 +271,7 @@ def _lines_above_header(text: str, chosen: ChosenColumns) -> int:
 
 
 def _unique(header: Sequence[str]) -> list[str]:
-    """Names of columns, numbered where one comes several times: `caption, caption` -> `caption, caption_2`."""
+    """Unique column names, with numbers for duplicates: `caption, caption` -> `caption, caption_2`."""
     names: list[str] = []
     for name in header:
         number, unique = 1, name
@@ -288,13 +287,13 @@ def is_workbook(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return WORKBOOK in archive.namelist()
-    except Exception:  # zipfile raises what its parsers stumble over
+    except Exception:  # zipfile raises errors of any kind
         return False
 
 
 def workbook_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) -> list[Row]:
-    """The rows of an Excel workbook's sheets that have images and captions, otherwise of its first sheet. A sheet
-    that is called like a split is one.
+    """The rows of an Excel workbook's sheets with images and captions, otherwise of its first sheet. A sheet named
+    like a split is that split.
 
     Raises:
         ValueError: The workbook is damaged, or has no rows.
@@ -308,7 +307,7 @@ def workbook_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME)
                 raise ValueError(f"more than {MAX_UNPACKED / 1e9:g} GB when unpacked")
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = [(sheet.title, _sheet_rows(sheet, chosen)) for sheet in book.worksheets]
-    except Exception as error:  # openpyxl raises what it stumbles over
+    except Exception as error:  # openpyxl raises errors of any kind
         raise ValueError(f"{name} can't be read as an Excel workbook ({reason_of(error)}): save it as CSV.") from error
     sheets = [(title, rows) for title, rows in sheets if rows]
     if not sheets:
@@ -330,7 +329,7 @@ def _sheet_rows(sheet: Any, chosen: ChosenColumns) -> list[Row]:
 
 
 def rows_of_cells(table: Iterable[Sequence[Any]], chosen: ChosenColumns = BY_NAME) -> list[Row]:
-    """The rows of a table of cells, whose header may be missing, or have a title above it. Empty rows are none."""
+    """The rows of a table of cells, whose header may be missing or have a title above it. Empty rows are skipped."""
     filled = [
         (number, list(cells))
         for number, cells in enumerate(table, 1)
@@ -360,7 +359,7 @@ def _cell_value(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        return int(value)  # Excel has no whole numbers
+        return int(value)  # Excel has no integers
     return value.strip() if isinstance(value, str) else value
 
 
@@ -373,12 +372,12 @@ def _is_captioned(names: Iterable[str], chosen: ChosenColumns) -> bool:
 
 
 def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) -> list[Row]:
-    """The rows of a Parquet file, of the columns that are used.
+    """The rows of a Parquet file, with the used columns only.
 
     Args:
-        name: Its name in messages.
+        name: The file's name in messages.
         content: Its bytes, or its path.
-        chosen: Names of columns that the user gives.
+        chosen: Column names given by the user.
 
     Raises:
         ValueError: It is damaged.
@@ -391,8 +390,8 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
             names = tuple(file.schema_arrow.names)
             columns = find_columns(names, *chosen)
             if columns.image is None or not columns.captions:
-                return [Row("row 1", dict.fromkeys(names))]  # to be refused with the names of its columns
-            found = (
+                return [Row("row 1", dict.fromkeys(names))]  # will be rejected with the names of its columns
+            used = (
                 columns.image,
                 *columns.captions,
                 columns.split,
@@ -401,21 +400,21 @@ def parquet_rows(name: object, content: Any, chosen: ChosenColumns = BY_NAME) ->
                 columns.labels,
                 "error",
             )
-            table = file.read([each for each in names if each in found])
+            table = file.read([each for each in names if each in used])
         return rows_of_objects(table.to_pylist())
-    except Exception as error:  # pyarrow raises errors of its own, ValueError and OSError among them
+    except Exception as error:  # pyarrow raises its own errors, as well as ValueError and OSError
         if isinstance(error, ValueError) and not isinstance(error, pyarrow.ArrowException):
             raise
         raise ValueError(f"{name} can't be read, it may be damaged ({reason_of(error)}).") from error
 
 
 def table_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) -> Any:
-    """The rows of a table, or the value of a JSON file, which may be another layout.
+    """The rows of a table, or the value of a JSON file, which may have another layout.
 
     Args:
-        name: Its name in messages.
+        name: The file's name in messages.
         content: Its bytes.
-        chosen: Names of columns that the user gives.
+        chosen: Column names given by the user.
 
     Raises:
         ValueError: It can't be read; says where.
@@ -429,19 +428,19 @@ def table_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) ->
         content = parse_json(name, text)
         is_list = isinstance(content, list) and all(isinstance(each, Mapping | Row) for each in content)
         if str(name).lower().endswith((".jsonl", ".ndjson")) and not (is_list or isinstance(content, Mapping)):
-            return list(json_lines(name, text))  # to be refused with its line
+            return list(json_lines(name, text))  # will be rejected with the line number
         return content
     return list(separated_rows(name, text, chosen))
 
 
 class UnknownColumnsError(ValueError):
-    """A table without a column of images or of captions that is known by its name.
+    """A table without a recognised image or caption column.
 
     Args:
-        name: Of the table, in the message.
-        names: Of its columns.
-        columns: Those that are known.
-        known: What is known.
+        name: Name of the table in the message.
+        names: Names of its columns.
+        columns: The recognised columns.
+        known: Description of the known columns.
 
     Attributes:
         option: The option that names the column, `image_column` or `caption_column`.
@@ -455,7 +454,7 @@ class UnknownColumnsError(ValueError):
         super().__init__(self.with_remedy(f"{self.option}="))
 
     def with_remedy(self, option: str) -> str:
-        """The message with the option as the caller types it."""
+        """The message with the option as typed by the caller."""
         above = ", and put a row with the columns' names above the first, which has an image" if self._is_row else ""
-        found, columns = self._parts
-        return f"{found}: name the column with {option}{above}. {columns}"
+        problem, columns = self._parts
+        return f"{problem}: name the column with {option}{above}. {columns}"

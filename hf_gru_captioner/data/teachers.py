@@ -1,4 +1,4 @@
-"""Who wrote the captions of a source, where it was not people: `gru-captioner label` names the teacher in each row."""
+"""The teachers that wrote a source's captions, if any: `gru-captioner label` records the teacher in each row."""
 
 import csv
 import json
@@ -11,24 +11,24 @@ MAX_NAME = 200  # characters
 
 
 def teachers_of(source: str | Path) -> list[dict[str, str]]:
-    """Name and revision of each teacher that a caption file names, in the order in which they come.
+    """Name and revision of each teacher recorded in a caption file, in order of appearance; empty for other sources.
 
     Args:
-        source: A JSON lines or CSV file, or a folder with one; empty for any other source.
+        source: A JSON lines or CSV file, or a folder with one.
     """
     path = Path(source).expanduser()
     files = [path / name for name in TABLES] if path.is_dir() else [path]
-    found: dict[tuple[str, str], None] = {}
+    teachers: dict[tuple[str, str], None] = {}
     for file in files:
         for row in _rows(file) if file.is_file() else ():
             teacher, revision = row.get("teacher"), row.get("teacher_revision")
             if isinstance(teacher, str) and teacher:
-                found[teacher[:MAX_NAME], str(revision or "")[:MAX_NAME]] = None
-    return [{"name": name, "revision": revision} for name, revision in found]
+                teachers[teacher[:MAX_NAME], str(revision or "")[:MAX_NAME]] = None
+    return [{"name": name, "revision": revision} for name, revision in teachers]
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a table; what is none is passed over, since whoever reads the captions says what is wrong."""
+    """The rows of a table; malformed ones are skipped, since reading the captions reports them."""
     ending = file.suffix.lower()
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         if ending in (".jsonl", ".ndjson"):

@@ -1,8 +1,8 @@
-"""Metrics of image captions: pycocoevalcap's scores to the last digit, several times faster, with their uncertainty.
+"""Metrics for image captions: pycocoevalcap's scores to the last digit, several times faster, with intervals.
 
-`score_captions` gives all scores of a system at once, `compare` tells two systems apart. The classes are `evaluate`
-metrics; each lives in a file that `evaluate.load` takes by its path. `CiderDReward` serves self-critical training.
-Names are loaded when they are used: `metrics`, the registry, is also read where the `evaluate` library is missing.
+`score_captions` computes all scores of a system, `compare` compares two systems. The classes are `evaluate` metrics;
+each lives in a file that `evaluate.load` accepts by path. `CiderDReward` serves self-critical training. Names are
+imported lazily: the registry, `metrics`, is also used without the `evaluate` library.
 """
 
 from importlib import import_module

@@ -1,7 +1,6 @@
-"""Where a captioner is good and where it is not: by the words and by the length of the reference captions.
+"""Breakdown of a captioner's strengths and weaknesses by the words and the length of the reference captions.
 
-A word counts as present in an image if at least half of the image's references use it. All kinds of words are counted
-but function words.
+A word counts as present in an image if at least half of the image's references use it. Function words are ignored.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class WordRecord:
 
     Attributes:
         word: The word.
-        images: Images in which it is present.
-        recall: Share of these whose caption uses it.
-        hallucinated: Of the captions that use it, the share whose image has no reference with it; None if no caption
+        images: Number of images in which it is present.
+        recall: Share of these images whose caption uses it.
+        hallucinated: Share of the captions with the word whose image has no reference with it; None if no caption
             uses it.
     """
 
@@ -45,9 +44,9 @@ class LengthRecord:
     """Scores of images whose references are about equally long.
 
     Attributes:
-        shortest, longest: Mean length of an image's references, in words: bounds over these images.
-        images: How many.
-        score: Mean of the score over them.
+        shortest, longest: Range of the mean length of an image's references, in words.
+        images: Number of images.
+        score: Mean score over them.
     """
 
     shortest: float
@@ -57,7 +56,7 @@ class LengthRecord:
 
 
 def by_word(captions: CaptionSet, num_words: int = 20) -> list[WordRecord]:
-    """Records of the words that are present in the most images, the most frequent first."""
+    """Records of the words that are present in the most images, most frequent first."""
     present: list[set[str]] = []  # by at least half of the references
     mentioned: list[set[str]] = []  # by any reference
     for references in captions.references:
@@ -68,22 +67,22 @@ def by_word(captions: CaptionSet, num_words: int = 20) -> list[WordRecord]:
     images = Counter(word for words in present for word in words)
     records = []
     for word, number in sorted(images.items(), key=lambda item: (-item[1], item[0]))[:num_words]:
-        right = sum(word in here and word in there for here, there in zip(used, present, strict=True))
-        uses = sum(word in here for here in used)
-        wrong = sum(word in here and word not in there for here, there in zip(used, mentioned, strict=True))
+        right = sum(word in caption and word in image for caption, image in zip(used, present, strict=True))
+        uses = sum(word in caption for caption in used)
+        wrong = sum(word in caption and word not in image for caption, image in zip(used, mentioned, strict=True))
         records.append(WordRecord(word, number, right / number, wrong / uses if uses else None))
     return records
 
 
 def by_length(captions: CaptionSet, scores: np.ndarray, parts: int = 4) -> list[LengthRecord]:
-    """Records of equal parts of the images, sorted by the mean length of their references, the shortest first.
+    """Records of equal-sized groups of images, by mean length of their references, shortest first.
 
     Args:
         captions: The captions.
-        scores: A score of each image, shape (images,).
-        parts: How many.
+        scores: Score of each image, shape (images,).
+        parts: Number of groups.
     """
-    image = captions.image[len(captions) :]  # of each reference
+    image = captions.image[len(captions) :]  # image of each reference
     length = np.bincount(image, captions.length[len(captions) :]) / np.bincount(image)  # (images,)
     order = np.argsort(length, kind="stable")
     return [

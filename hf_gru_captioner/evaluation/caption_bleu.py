@@ -6,8 +6,8 @@ https://aclanthology.org/P02-1040.
 The scores are those of pycocoevalcap's `Bleu`, which differs from the paper in two guards: 1e-15 is added to every
 count of matches and 1e-9 to every count of n-grams, so nothing divides by zero. They are invisible on a test set, but a
 single short caption without a 4-gram match scores 0.02 where the paper says 0. Not comparable with these:
-`evaluate.load("bleu")`, which keeps punctuation and case and takes the shortest reference as the length to reach, and
-most papers before 2015, which leave out the brevity penalty (`brevity_penalty=False`).
+`evaluate.load("bleu")`, which keeps punctuation and case and uses the shortest reference for the brevity penalty, and
+most papers before 2015, which omit the brevity penalty (`brevity_penalty=False`).
 """
 
 from __future__ import annotations
@@ -38,15 +38,14 @@ class BleuScores:
     """BLEU-1 to BLEU-4, each 0 to 1.
 
     Attributes:
-        corpus: Shape (4,). N-grams are summed over images before anything is divided, so this is not the mean
-            of `per_image`.
-        per_image: Shape (images, 4). Each image as a corpus of its own; of little meaning for a single short caption.
-        statistics: Shape (images, 10), as `bleu_statistics` returns them: whatever is resampled is summed from these
-            rows.
-        length_ratio: Words in the hypotheses by words in the references they are compared with; below 1 the brevity
-            penalty applies.
-        settings: Length rule and brevity penalty: what must be equal for two scores to be comparable, besides the
-            captions' own signature.
+        corpus: Shape (4,). N-gram counts are summed over images before division, so this is not the mean of
+            `per_image`.
+        per_image: Shape (images, 4). Each image as its own corpus; not meaningful for a single short caption.
+        statistics: Shape (images, 10), as returned by `bleu_statistics`: the rows that a bootstrap sums.
+        length_ratio: Words in the hypotheses divided by words in their references; below 1 the brevity penalty
+            applies.
+        settings: Length rule and brevity penalty, which must match for scores to be comparable, besides the captions'
+            signature.
     """
 
     corpus: np.ndarray
@@ -63,9 +62,8 @@ def bleu_scores(
 
     Args:
         captions: Tokenized hypotheses and references.
-        reference_length: Which of an image's references sets the length that the brevity penalty asks for: the one
-            closest to the hypothesis (the shorter of two as close), the shortest, or the mean of all. Published
-            captioning scores use "closest".
+        reference_length: Reference length for the brevity penalty: that of the reference closest to the hypothesis
+            (the shorter one if tied), of the shortest, or the average. Published captioning scores use "closest".
         brevity_penalty: False gives the scores of early captioning papers, which reward short captions.
     """
     statistics = bleu_statistics(captions, reference_length)
@@ -82,11 +80,11 @@ def bleu_scores(
 
 
 def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "closest") -> np.ndarray:
-    """Return what BLEU needs of each image, shape (images, 10), float64.
+    """Return the sufficient statistics of BLEU for each image, shape (images, 10), float64.
 
-    The columns are the words of the hypothesis, the words of its references as `reference_length` says, the hypothesis'
-    n-grams of order 1 to 4, and those of them that match. An n-gram matches as often as the reference that holds it
-    most often has it ("clipping").
+    The columns are the hypothesis length, the reference length according to `reference_length`, the number of
+    hypothesis n-grams of order 1 to 4, and the number of matches for each order. Matches of an n-gram are clipped to
+    its maximum count in any one reference.
     """
     images = len(captions)
     length = captions.length[:images]
@@ -103,7 +101,7 @@ def bleu_statistics(captions: CaptionSet, reference_length: ReferenceLength = "c
 
 
 def _reference_length(captions: CaptionSet, rule: ReferenceLength) -> np.ndarray:
-    """Return the length in words that the brevity penalty asks of each hypothesis, shape (images,)."""
+    """Return the reference length in words for each hypothesis, shape (images,)."""
     images = len(captions)
     image, length = captions.image[images:], captions.length[images:]
     first = np.searchsorted(image, np.arange(images))  # each image's first reference

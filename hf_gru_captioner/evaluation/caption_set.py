@@ -1,8 +1,7 @@
-"""Captions to be scored: checked, tokenized once and their n-grams counted once, for every metric.
+"""Captions to be scored: checked, tokenized once and their n-grams counted once, for all metrics.
 
-Arrays are described in the terms `images` (one hypothesis each), `captions` (all hypotheses in order, then all
-references, image by image), `rows` (different pairs of a caption and an n-gram of one order) and `ngrams` (different
-n-grams of one order).
+Array dimensions: `images` (one hypothesis each), `captions` (all hypotheses in order, then all references, image by
+image), `rows` (distinct pairs of a caption and an n-gram of one order) and `ngrams` (distinct n-grams of one order).
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class NgramTable:
 
     Attributes:
         caption: Index of the caption, shape (rows,).
-        ngram: Number of the n-gram, 0 to ngrams - 1, shape (rows,).
+        ngram: Index of the n-gram, shape (rows,).
         count: How often the caption contains the n-gram, at least once, shape (rows,).
-        texts: The words of each n-gram joined by spaces, ngrams of them.
+        texts: The words of each n-gram joined by spaces, length ngrams.
     """
 
     caption: np.ndarray
@@ -40,8 +39,8 @@ def count_ngrams(captions: Sequence[str]) -> list[NgramTable]:
     split = [caption.split() for caption in captions]
     words = [word for caption in split for word in caption]
     lengths = np.array([len(caption) for caption in split], dtype=np.int64)
-    numbers: dict[str, int] = {}
-    word = np.array([numbers.setdefault(text, len(numbers)) for text in words], dtype=np.int64)
+    ids: dict[str, int] = {}
+    word = np.array([ids.setdefault(text, len(ids)) for text in words], dtype=np.int64)
     caption = np.repeat(np.arange(len(captions)), lengths)
     remaining = np.repeat(lengths.cumsum(), lengths) - np.arange(len(words))  # words from here to the caption's end
     tables = []
@@ -49,8 +48,8 @@ def count_ngrams(captions: Sequence[str]) -> list[NgramTable]:
     for order in range(1, MAX_ORDER + 1):
         fits = remaining[start] >= order
         start, prefix = start[fits], prefix[fits]
-        # An n-gram is the n-gram one word shorter and its last word; renumbering keeps the product far below 2**63.
-        longer = prefix * len(numbers) + word[start + order - 1]
+        # An n-gram is an (n-1)-gram and its last word; renumbering keeps the product far below 2**63.
+        longer = prefix * len(ids) + word[start + order - 1]
         _, first, prefix = np.unique(longer, return_index=True, return_inverse=True)
         texts = [" ".join(words[index : index + order]) for index in start[first]]
         rows, count = np.unique(caption[start] * len(texts) + prefix, return_counts=True)
@@ -65,7 +64,7 @@ class CaptionSet:
     Attributes:
         hypotheses: The caption to score, one per image; tokens joined by spaces.
         references: The reference captions, one or more per image; tokens joined by spaces.
-        tokenizer: What made the tokens. Scores of different tokenizers are not comparable.
+        tokenizer: The tokenizer used. Scores with different tokenizers are not comparable.
     """
 
     hypotheses: list[str]
@@ -76,16 +75,16 @@ class CaptionSet:
     def from_text(
         cls, predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: Tokenizer = "ptb"
     ) -> CaptionSet:
-        """Check captions as written and tokenize them all in one call.
+        """Check raw captions and tokenize them all in one call.
 
         Raises:
-            ValueError: No captions at all, not as many predictions as lists of references, or an image without
+            ValueError: No captions, different numbers of predictions and lists of references, or an image without
                 references.
             TypeError: The references of an image are one string instead of a list.
         """
         check_captions(predictions, references)
-        written = [*predictions, *(caption for captions in references for caption in captions)]
-        tokens = iter(tokenize(written, tokenizer))
+        texts = [*predictions, *(caption for captions in references for caption in captions)]
+        tokens = iter(tokenize(texts, tokenizer))
         hypotheses = [next(tokens) for _ in predictions]
         return cls(hypotheses, [[next(tokens) for _ in captions] for captions in references], tokenizer)
 
@@ -102,7 +101,7 @@ class CaptionSet:
 
     @cached_property
     def image(self) -> np.ndarray:
-        """The image of each caption, shape (captions,)."""
+        """Image index of each caption, shape (captions,)."""
         images = np.arange(len(self))
         return np.concatenate([images, np.repeat(images, [len(captions) for captions in self.references])])
 
@@ -117,13 +116,13 @@ class CaptionSet:
         return count_ngrams(self.captions)
 
     def common_rows(self, table: NgramTable) -> tuple[np.ndarray, np.ndarray]:
-        """Pair the rows of hypotheses and of their images' references that stand for the same n-gram.
+        """Pair rows of hypotheses with rows of their images' references for the same n-gram.
 
-        Returns the hypothesis' row and the reference's row of each pair, shape (pairs,) each.
+        Returns the hypothesis row and the reference row of each pair, shape (pairs,) each.
         """
         key = self.image[table.caption] * len(table.texts) + table.ngram
         references = int(np.searchsorted(table.caption, len(self)))  # the first row of a reference
-        hypothesis_key, reference_key = key[:references], key[references:]  # the former ascending, each once
+        hypothesis_key, reference_key = key[:references], key[references:]  # the former sorted and unique
         row = np.searchsorted(hypothesis_key, reference_key)
         row[row == references] = 0
         common = np.flatnonzero(hypothesis_key[row] == reference_key) if references else row[:0]
@@ -131,12 +130,12 @@ class CaptionSet:
 
     @property
     def signature(self) -> str:
-        """What two scores must share to be comparable, as in `tok:ptb|refs:5.0|images:1000`; references are a mean."""
+        """What must match for scores to be comparable, as in `tok:ptb|refs:5.0|images:1000`; `refs` is a mean."""
         return f"tok:{self.tokenizer}|refs:{len(self.captions) / len(self) - 1:.1f}|images:{len(self)}"
 
 
 def check_captions(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raise an error if captions cannot be scored: what was found, at which image, and what to do."""
+    """Raise an error if captions cannot be scored, saying what is wrong, for which image, and what to do."""
     if len(predictions) != len(references):
         raise ValueError(
             f"Found {len(predictions)} predictions and {len(references)} lists of references. Pass one list of "

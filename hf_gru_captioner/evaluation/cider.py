@@ -3,22 +3,22 @@
 Vedantam, Zitnick and Parikh, 2015, "CIDEr: Consensus-based Image Description Evaluation",
 https://arxiv.org/abs/1411.5726.
 
-Two scores share the name, and the code differs from the paper in both:
+Two scores share the name, and both implementations differ from the paper:
 
-* `"cider-d"` is what captioning tables print under "CIDEr", and what pycocoevalcap's class `Cider` computes, in spite
-  of its name: the paper's CIDEr-D, with clipping (a hypothesis cannot gain by repeating an n-gram more often than the
-  reference), a Gaussian penalty on the difference in length (sigma 6), the factor 10 and no stemming. Term
+* `"cider-d"` is what captioning papers report as "CIDEr", and what pycocoevalcap's class `Cider` computes, despite its
+  name: the paper's CIDEr-D, with clipping (a hypothesis cannot gain by repeating an n-gram more often than the
+  reference), a Gaussian penalty on the difference in length (sigma 6), a factor of 10 and no stemming. Term
   frequencies are plain counts, as in every published implementation; the paper divides them by the caption's n-grams,
-  which matters under clipping. The length is counted in bigrams, so captions of no word and of one word are equally
+  which matters under clipping. Length is counted in bigrams, so empty captions and captions of one word are equally
   long.
-* `"cider"` is the paper's first score, the plain cosine, as `pyciderevalcap/cider` of the paper's first author has it
-  (https://github.com/vrama91/cider): no clipping and no length penalty, yet times 10 and without the paper's stemming.
+* `"cider"` is the paper's first score, the plain cosine, as in `pyciderevalcap/cider` by the paper's first author
+  (https://github.com/vrama91/cider): no clipping and no length penalty, but times 10 and without the paper's stemming.
 
-The scorer known from self-critical training (`ciderD` in https://github.com/ruotianluo/cider) is `"cider-d"` with
-document frequencies from the training set in place of those of the scored references; `CiderDReward` does that. There
-captions end in a word that stands for the end of the sentence; here they do not.
+The reward of self-critical training (`ciderD` in https://github.com/ruotianluo/cider) is `"cider-d"` with document
+frequencies from the training set instead of the scored references; `CiderDReward` does that. There, captions end in an
+end-of-sentence token; here, they do not.
 
-Scores run from 0 to 10. Tables print 100 times the score, as the field does: 0.82 is "82".
+Scores range from 0 to 10. Tables print 100 times the score, as is customary: 0.82 is "82".
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def cider_scores(
 
     Args:
         captions: Tokenized hypotheses and references.
-        frequencies: Document frequencies; without them those of the references, as published scores do. A single image
-            then scores 0, since n-grams that every image has weigh nothing.
-        form: Which of the two scores, see the head of this module.
+        frequencies: Document frequencies; by default those of the references, as in published scores. A single image
+            then scores 0, since n-grams that occur in every image have zero weight.
+        form: Which of the two scores, see the module docstring.
 
     Raises:
-        ValueError: `frequencies` were counted on the tokens of another tokenizer, or `form` is unknown.
+        ValueError: `frequencies` were computed with another tokenizer, or `form` is unknown.
     """
     if form not in ("cider-d", "cider"):
         raise ValueError(
@@ -65,7 +65,7 @@ def cider_scores(
         frequencies = DocumentFrequencies.from_captions(captions)
     _check_tokenizer(frequencies, captions.tokenizer)
     images = len(captions)
-    similarity = np.zeros(len(captions.captions))  # of a reference to its image's hypothesis, summed over the orders
+    similarity = np.zeros(len(captions.captions))  # of each reference to its hypothesis, summed over n-gram orders
     for table in captions.ngrams:
         idf = frequencies.idf(table.texts)
         weight = table.count * idf[table.ngram]  # (rows,)
@@ -75,7 +75,7 @@ def cider_scores(
         reference = table.caption[reference_row]
         product = (np.minimum(ours, theirs) if form == "cider-d" else ours) * theirs
         norms = norm[table.caption[hypothesis_row]] * norm[reference]
-        # A caption whose n-grams all have zero weight has no direction, hence similarity 0 to every other.
+        # A caption whose n-grams all have zero weight has similarity 0 to every other.
         cosine = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
         similarity += np.bincount(reference, cosine, minlength=len(similarity))
     if form == "cider-d":
@@ -109,9 +109,9 @@ class CiderDReward:
     """CIDEr-D of sampled captions: the reward of self-critical training, https://arxiv.org/abs/1612.00563.
 
     Args:
-        references: Captions as written, one or more per image; `images` below are indices into it.
-        frequencies: Document frequencies of the training set; without them those of `references`.
-        tokenizer: `"simple"` needs no Java and starts nothing.
+        references: Raw captions, one or more per image; `images` below are indices into it.
+        frequencies: Document frequencies of the training set; by default those of `references`.
+        tokenizer: `"simple"` needs no Java and starts no process.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class CiderDReward:
         _check_tokenizer(self.frequencies, tokenizer)
 
     def __call__(self, hypotheses: Sequence[str], images: Sequence[int]) -> np.ndarray:
-        """Score captions as written; `images[i]` is the image of `hypotheses[i]`, so an image may have several.
-        Shape (hypotheses,)."""
+        """Score raw captions, shape (hypotheses,); `images[i]` is the image of `hypotheses[i]`, so an image may have
+        several."""
         references = [self.references[image] for image in images]
         return cider_scores(
             CaptionSet(tokenize(hypotheses, self.tokenizer), references, self.tokenizer), self.frequencies

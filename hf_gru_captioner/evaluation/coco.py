@@ -2,7 +2,7 @@
 
 Results are `[{"image_id": 42, "caption": "a dog runs"}, ...]`, one row per image; annotations are
 `{"images": [{"id": 42}, ...], "annotations": [{"image_id": 42, "caption": "A dog runs."}, ...]}`, one row per
-reference. Image ids are numbers there; here they are text, because other datasets have file names for ids.
+reference. Image ids are numbers in COCO; here they are strings, because other datasets use file names as ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from ..coco import caption_rows, parse_annotations
 from ..files import write_atomically
 
-_SHOWN = 5  # ids that an error names
+_SHOWN = 5  # ids listed in an error
 
 
 def read_results(path: str | Path) -> dict[str, str]:
@@ -40,8 +40,8 @@ def read_results(path: str | Path) -> dict[str, str]:
 
 
 def read_references(path: str | Path) -> dict[str, list[str]]:
-    """Return the references of each image id, in the order in which the ids first appear: in "images", if the file has
-    that list, then in "annotations".
+    """Return the references of each image id, in the order in which the ids first appear: in "images", if present,
+    then in "annotations".
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -62,7 +62,7 @@ def read_references(path: str | Path) -> dict[str, list[str]]:
 
 
 def has_annotations(path: str | Path) -> bool:
-    """Whether a JSON file is in the annotations format, as far as its keys say.
+    """Whether a JSON file is in the annotations format, judging by its keys.
 
     Raises:
         FileNotFoundError, ValueError: As in [`read_references`].
@@ -87,7 +87,7 @@ def match(
     """Return image ids, predictions and references, all in the order of the references.
 
     Raises:
-        ValueError: Results and references are not of the same images.
+        ValueError: Results and references are for different images.
     """
     unknown = [image_id for image_id in results if image_id not in references]
     missing = [image_id for image_id in references if image_id not in results]

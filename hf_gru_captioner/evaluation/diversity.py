@@ -1,8 +1,8 @@
 """Diversity of a system's captions, which n-gram scores do not measure: a captioner that writes "a man in a red shirt"
 for every man can still score well.
 
-distinct-n is that of Li et al., 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
-https://aclanthology.org/N16-1014: different n-grams over all n-grams of all captions together. It falls with the number
+distinct-n follows Li et al., 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models",
+https://aclanthology.org/N16-1014: distinct n-grams divided by all n-grams, over all captions. It falls with the number
 of captions, so compare it on the same images only.
 """
 
@@ -29,11 +29,11 @@ class DiversityScores:
     """Diversity of a system's captions.
 
     Attributes:
-        distinct_1, distinct_2: Different words (pairs of adjacent words) divided by all of them, 0 to 1.
-        vocabulary: How many different words the captions use.
+        distinct_1, distinct_2: Number of distinct unigrams (bigrams) divided by the number of all, 0 to 1.
+        vocabulary: Number of distinct words in the captions.
         length: Words in each caption, shape (captions,).
-        repeats_word: Whether the same word follows itself in the caption, shape (captions,).
-        novel: Whether the caption, as tokens, is not in the training set, shape (captions,); None without a training
+        repeats_word: Whether the caption has a word twice in a row, shape (captions,).
+        novel: Whether the tokenized caption is not in the training set, shape (captions,); None without a training
             set.
     """
 
@@ -46,7 +46,7 @@ class DiversityScores:
 
 
 def diversity_scores(captions: Sequence[str], training_captions: Collection[str] | None = None) -> DiversityScores:
-    """Describe tokenized captions; `training_captions` must be tokenized alike."""
+    """Measure tokenized captions; `training_captions` must be tokenized the same way."""
     words = [caption.split() for caption in captions]
     unigrams = [word for caption in words for word in caption]
     bigrams = [pair for caption in words for pair in pairwise(caption)]

@@ -1,7 +1,7 @@
-"""In how many images' references each n-gram occurs: the "document frequencies" by which CIDEr weights n-grams.
+"""Document frequencies for CIDEr: the number of images in whose references each n-gram occurs.
 
-The published CIDEr takes them from the references that are scored against. Rewards and single images have no such
-corpus; they take them from a training set, computed once and stored in a JSON file.
+Published CIDEr computes them from the references that are scored against. Rewards and single images have no such
+corpus; they use those of a training set, computed once and stored in a JSON file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ class DocumentFrequencies:
     """Document frequencies of n-grams of one to four words.
 
     Attributes:
-        counts: n-gram, its words joined by spaces -> images in whose references the n-gram occurs at least once, 1 to
-            `images`.
-        images: Images in the corpus.
-        tokenizer: What made the tokens; captions scored with these frequencies must be tokenized alike.
+        counts: n-gram, its words joined by spaces -> number of images in whose references it occurs, 1 to `images`.
+        images: Number of images in the corpus.
+        tokenizer: The tokenizer used; captions scored with these frequencies must be tokenized the same way.
     """
 
     counts: dict[str, int]
@@ -40,10 +39,10 @@ class DocumentFrequencies:
         """Count over the references of a caption set."""
         counts: dict[str, int] = {}
         for table in captions.ngrams:
-            of_references = table.caption >= len(captions)
+            in_reference = table.caption >= len(captions)
             # Several references of an image may contain an n-gram; the image counts once.
             pairs = np.unique(
-                captions.image[table.caption[of_references]] * len(table.texts) + table.ngram[of_references]
+                captions.image[table.caption[in_reference]] * len(table.texts) + table.ngram[in_reference]
             )
             ngrams, images = np.unique(pairs % max(len(table.texts), 1), return_counts=True)
             counts.update(
@@ -53,13 +52,13 @@ class DocumentFrequencies:
 
     @classmethod
     def from_text(cls, references: Sequence[Sequence[str]], tokenizer: Tokenizer = "ptb") -> DocumentFrequencies:
-        """Tokenize references as written, one sequence of captions per image, and count over them."""
+        """Tokenize raw references, one sequence of captions per image, and count over them."""
         return cls.from_captions(CaptionSet.from_text([""] * len(references), references, tokenizer))
 
     def idf(self, ngrams: Sequence[str]) -> np.ndarray:
-        """Return `log(images / count)` of each n-gram, in nats, 0 or more, shape (ngrams,).
+        """Return `log(images / count)` of each n-gram, in nats, at least 0, shape (ngrams,).
 
-        An n-gram that no image has counts as if one image had it.
+        Unseen n-grams have a count of 1.
         """
         counts = np.array([self.counts.get(ngram, 1) for ngram in ngrams], dtype=np.float64)
         weights: np.ndarray = np.log(self.images) - np.log(counts)
@@ -76,7 +75,7 @@ class DocumentFrequencies:
         """Read a file written from [`to_json`].
 
         Raises:
-            ValueError: The file is not one of document frequencies, or a count lies outside 1 to `images`.
+            ValueError: The file does not contain document frequencies, or a count lies outside 1 to `images`.
         """
         remedy = "Make it again with DocumentFrequencies.to_json()."
         try:

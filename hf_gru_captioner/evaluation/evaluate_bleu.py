@@ -1,5 +1,5 @@
-"""`evaluate.load("bleu")` as a row of its own: it keeps case and punctuation and counts against the shortest reference,
-so its score is not comparable with any other, nor with published scores of captions.
+"""`evaluate.load("bleu")` as a separate row: it keeps case and punctuation and uses the shortest reference's length, so
+its score is not comparable with any other, nor with published captioning scores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .statistics import MetricResult
 
 
 def score_evaluate_bleu(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
-    """Score the system's captions as written; human captions get no score. See `MetricFunction`.
+    """Score the system's raw captions; human captions get no score. See `MetricFunction`.
 
     Raises:
         ConnectionError: The metric is not in the cache and the Hub cannot be reached.

@@ -1,8 +1,8 @@
 """Human scores: each reference caption scored against the other references of its image ("leave one out").
 
-They put a system's scores into proportion. They are not an upper bound: a captioner can score higher than humans by
-writing what all of them have in common. A human caption is compared with one reference fewer than a system's, which
-lowers BLEU, METEOR and ROUGE-L a little.
+They put a system's scores into perspective. They are not an upper bound: a captioner can outscore humans by writing
+what all of them have in common. A human caption is compared with one reference fewer than a system's, which slightly
+lowers BLEU, METEOR and ROUGE-L.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from .caption_set import CaptionSet
 
 
 def leave_one_out(captions: CaptionSet) -> list[CaptionSet]:
-    """Return one caption set per round, as many as the image with the most references has: the hypothesis is the
-    reference left out in that round.
+    """Return one caption set per round, with the reference left out in that round as the hypothesis. There are as many
+    rounds as the image with the most references has.
 
-    Images with one reference are left out. Those with fewer references than others start again with their first, so
-    that every round has the same images. The human score is the mean of the rounds' scores.
+    Images with a single reference are skipped. Images with fewer references than others cycle through them, so that
+    every round has the same images. The human score is the mean over the rounds.
 
     Raises:
         ValueError: No image has two references.

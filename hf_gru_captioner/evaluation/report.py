@@ -1,6 +1,6 @@
-"""HTML report: scores, caption lengths and example images in one file that needs no network and no file beside it.
+"""HTML report: scores, caption lengths and example images in one self-contained file.
 
-Layout and wording are in `report.html.jinja`, which escapes whatever it prints; this module prepares what it shows.
+Layout and wording are in `report.html.jinja`, which escapes whatever it prints; this module prepares the data.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .metrics import SCORES, few_images_note
 from .scoring import CaptionScores, compare
 
 MAX_BINS = 200  # of the histogram of lengths
-IMAGE_SIDE = 320  # pixels, the longer one
-ATTENTION_SIDE = 960  # pixels, the longer one; the words above the panels stay legible
+IMAGE_SIDE = 320  # pixels, longer side
+ATTENTION_SIDE = 960  # pixels, longer side; keeps the words above the panels legible
 
 
 @dataclass(frozen=True)
 class _Example:
-    """What the report shows of one image; image data as data URIs."""
+    """Data for one image; images are data URIs."""
 
     image_id: str
     image: str
@@ -53,23 +53,23 @@ def write_report(
     """Write the report of one system, or of several side by side, atomically. Runs on one process.
 
     With two or more systems, the others are compared with the first by a paired bootstrap, unless the scores were
-    computed without one. The report shows the images with the best and the worst CIDEr of the first system, and random
-    others; no image twice. Without CIDEr all are random.
+    computed without one. The report shows the images with the first system's best and worst CIDEr, and random others,
+    without duplicates. Without CIDEr all are random.
 
     Args:
-        path: Of the HTML file. 36 images with attention make about 3 MB.
-        systems: Scores by name of the system.
-        predictions: Captions as written by name of the system, one per image.
+        path: Path of the HTML file. 36 images with attention make about 3 MB.
+        systems: Scores by system name.
+        predictions: Raw captions by system name, one per image.
         images: Index of an image -> the image; called only for images that are shown.
-        references: As written, one or more reference captions per image.
+        references: One or more raw reference captions per image.
         image_ids: Names of the images.
-        settings: Shown as a table: checkpoint, generation settings, versions. A value may be a mapping itself.
-        attention: Index of an image -> a drawing of the first system's attention; None where there is none.
+        settings: Shown as a table: checkpoint, generation settings, versions. Values may be nested mappings.
+        attention: Index of an image -> a drawing of the first system's attention, or None.
         images_each: Number of best, of worst and of random images; fewer if there are not enough images.
-        seed: Of the random images.
+        seed: Seed for the random images.
 
     Raises:
-        ValueError: Not as many captions, references or ids as scores, or systems whose scores cannot be compared.
+        ValueError: The numbers of captions, references, ids and scores differ, or scores cannot be compared.
     """
     _check_sizes(systems, predictions, references, image_ids)
     first, *others = systems
@@ -92,7 +92,7 @@ def write_report(
         )
 
     chosen = _choose(len(image_ids), leader.per_image.get("cider"), images_each, seed)
-    lengths = [leader.captions.length[len(image_ids) :]]  # of the references
+    lengths = [leader.captions.length[len(image_ids) :]]  # references
     lengths += [scores.captions.length[: len(image_ids)] for scores in systems.values()]
     html = _template().render(
         systems=systems,
@@ -136,18 +136,18 @@ def _template() -> Template:
 
 
 def _choose(images: int, cider: np.ndarray | None, each: int, seed: int) -> dict[str, list[int]]:
-    """Return the indices of the images to show under each title, no index twice."""
+    """Return the indices of the images to show under each title, without duplicates."""
     generator = np.random.default_rng(seed)
     if cider is None:
         return {"At random": generator.permutation(images)[:each].tolist()}
     each = min(each, -(-images // 3))
     order = np.argsort(-cider, kind="stable")
-    best, rest = order[:each], order[each:]
-    worst, rest = rest[::-1][:each], rest[:-each]
+    best, others = order[:each], order[each:]
+    worst, others = others[::-1][:each], others[:-each]
     return {
         "Best by CIDEr": best.tolist(),
         "Worst by CIDEr": worst.tolist(),
-        "At random": generator.permutation(rest)[:each].tolist(),
+        "At random": generator.permutation(others)[:each].tolist(),
     }
 
 
@@ -161,7 +161,7 @@ def _data_uri(image: Image.Image, longest_side: int) -> str:
 
 @dataclass(frozen=True)
 class _Plot:
-    """The coordinates of the histogram: `bins` lengths from `shortest`, shares of 0 to `ceiling` percent."""
+    """Coordinates of the histogram: `bins` lengths starting at `shortest`, shares from 0 to `ceiling` percent."""
 
     shortest: int
     bins: int
@@ -190,8 +190,8 @@ def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
     """Draw the share of captions of each length, as SVG.
 
     Args:
-        lengths: Words in each caption, shape (captions,) each. The first are drawn as bars, the others as lines; their
-            CSS classes are `series-0`, `series-1` ... The longest 0.5 % of all captions are put into the last bin, and
+        lengths: Words in each caption, shape (captions,) each. The first series is drawn as bars, the others as lines,
+            with CSS classes `series-0`, `series-1` ... The last bin collects the longest 0.5 % of all captions, and
             those that would need more than 200 bins.
     """
     together = np.concatenate(lengths)
@@ -200,7 +200,7 @@ def length_histogram(lengths: Sequence[np.ndarray]) -> Markup:
     bins = longest - shortest + 1
     shares = [100 * np.bincount(np.minimum(each, longest) - shortest, minlength=bins) / len(each) for each in lengths]
     peak = max(share.max() for share in shares)
-    step = next(step for step in (2, 5, 10, 20) if peak <= 5 * step)  # percent between two lines of the grid
+    step = next(step for step in (2, 5, 10, 20) if peak <= 5 * step)  # percent between grid lines
     plot = _Plot(shortest, bins, step * np.ceil(peak / step))
     parts = [*_grid(plot, step), *_lengths_below(plot, longest < together.max()), *_bars(plot, shares[0])]
     for number, line in enumerate(shares[1:], start=1):

@@ -3,9 +3,9 @@
 Lin and Och, 2004, "Automatic Evaluation of Machine Translation Quality Using Longest Common Subsequence and Skip-Bigram
 Statistics", https://aclanthology.org/P04-1077.
 
-The scores are those of pycocoevalcap's `Rouge`: F with beta 1.2, precision and recall each the best over the
-references, so the two may come from different references; the paper takes the reference with the best F. An empty
-caption counts as one empty word there, and so here.
+The scores are those of pycocoevalcap's `Rouge`: F-measure with beta 1.2, with the best precision and the best recall
+over the references, which may come from different ones; the paper uses the reference with the best F. As there, an
+empty caption counts as one empty word.
 
 The length of the subsequence is found with one big integer per caption instead of a table: Hyyrö, 2004, "Bit-parallel
 LCS-length computation revisited", https://www.sis.uta.fi/~hh56766/publications.html.
@@ -41,7 +41,7 @@ def score_rouge_l(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[M
 
 def _score(hypothesis: str, references: Sequence[str]) -> float:
     words = hypothesis.split(" ")
-    positions: dict[str, int] = {}  # word -> the bits of the positions at which the hypothesis has it
+    positions: dict[str, int] = {}  # word -> bit mask of its positions in the hypothesis
     for position, word in enumerate(words):
         positions[word] = positions.get(word, 0) | 1 << position
     precision = recall = 0.0
@@ -59,8 +59,8 @@ def longest_common_subsequence(positions: dict[str, int], length: int, words: Se
     """Return the length of the longest common subsequence of a caption of `length` words, given by `positions`, and
     `words`.
 
-    A bit of `row` is 0 where the row of the usual table steps up by one; adding lets a carry run to the end of each
-    such step.
+    A bit of `row` is 0 where the row of the usual table increases by one; the addition carries to the end of each such
+    step.
     """
     row = everywhere = (1 << length) - 1
     for word in words:

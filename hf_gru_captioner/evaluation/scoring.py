@@ -1,7 +1,7 @@
-"""All scores of one system at once, with intervals and a human row; and the comparison of two systems.
+"""All scores of a system, with confidence intervals and human scores, and the comparison of two systems.
 
-The captions are tokenized once and their n-grams counted once. Scores are kept on the scale of their formulas (0 to 1,
-CIDEr 0 to 10) and printed times 100, as the field's tables have them.
+The captions are tokenized once and their n-grams counted once. Scores are stored on their original scale (0 to 1, CIDEr
+0 to 10) and printed times 100, as is customary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .writing_systems import FOREIGN, num_foreign
 
 _logger = logging.getLogger(__name__)
 
-TOKENS = {  # what is counted, where it isn't the words that published scores count
+TOKENS = {  # note for tokenizers other than that of published scores
     "char": "Tokens are letters, since the references are of a script without spaces between words. ",
     "simple": "Tokens are words by simple rules, not those of published scores. ",
 }
@@ -39,19 +39,17 @@ class CaptionScores:
     """The scores of one system.
 
     Attributes:
-        values: Scores of the corpus by name, such as `"bleu_4"` and `"cider"`; 0 to 1, CIDEr 0 to 10, `vocabulary` and
+        values: Corpus scores by name, such as `"bleu_4"` and `"cider"`; 0 to 1, CIDEr 0 to 10, `vocabulary` and
             `mean_length` in words. `metrics.SCORES` describes each.
-        intervals: 95 % bootstrap interval of each score that is a sum over images. `distinct_1`, `distinct_2`,
-            `vocabulary` are not (an image drawn twice adds no new word) and `evaluate/bleu` cannot be taken apart;
-            these have none.
-        per_image: The scores of each image alone, shape (images,) each.
-        human: The mean scores of the reference captions, each scored against the others; empty if not asked for.
-        settings: What must be equal for two scores to be comparable, as in
-            `tok:ptb|refs:5.0|images:1000|reflen:closest`.
-        decoding: How the system generated its captions, as in `num_beams:5|length_penalty:0.8`; empty if not known.
-        length_ratio: Words in the hypotheses by words in the references they are compared with; None without BLEU.
+        intervals: 95 % bootstrap interval of each score that is computed from sums over images. `distinct_1`,
+            `distinct_2`, `vocabulary` (an image drawn twice adds no new word) and `evaluate/bleu` have none.
+        per_image: The scores of each image, shape (images,) each.
+        human: The mean scores of the reference captions, each scored against the others; empty unless requested.
+        settings: What must match for scores to be comparable, as in `tok:ptb|refs:5.0|images:1000|reflen:closest`.
+        decoding: How the system generated its captions, as in `num_beams:5|length_penalty:0.8`; empty if unknown.
+        length_ratio: Words in the hypotheses divided by words in their references; None without BLEU.
         captions: The tokenized captions.
-        statistics: The sums over images behind the scores, for other bootstraps.
+        statistics: Per-image statistics behind the scores, for further bootstraps.
     """
 
     values: dict[str, float]
@@ -71,7 +69,7 @@ class CaptionScores:
         return "|".join(filter(None, (self.settings, ratio, self.decoding)))
 
     def table(self) -> str:
-        """Return a table for the terminal: score, 95 % interval and human score; all times 100."""
+        """Return a table for the terminal: score, 95 % interval and human score, all times 100."""
         lines = [f"{'':<31}{'score':>8}  {'95 % interval':<18}{'human' if self.human else '':>8}".rstrip()]
         for name, score in SCORES.items():
             if name not in self.values:
@@ -106,20 +104,20 @@ def score_captions(
     """Score one system's captions.
 
     Args:
-        predictions: One caption per image, as written.
-        references: One or more reference captions per image, as written.
+        predictions: One raw caption per image.
+        references: One or more raw reference captions per image.
         metrics: Names from `METRICS`. "cider_cosine" is the paper's first CIDEr; "evaluate/bleu" is
             `evaluate.load("bleu")`, which needs the network the first time and is not comparable with any other score.
-        tokenizer: "auto" for "char" if the references are of a script without spaces, otherwise "ptb", which gives
-            comparable scores. "simple" where there is no Java, "none" for tokens.
-        reference_length, brevity_penalty: How BLEU counts, see `bleu_scores`.
+        tokenizer: "auto" selects "char" if the references are in a script without spaces, otherwise "ptb", which gives
+            comparable scores. "simple" needs no Java, "none" is for tokenized captions.
+        reference_length, brevity_penalty: See `bleu_scores`.
         document_frequencies: For CIDEr, instead of those of `references`.
-        training_captions: As written; with "diversity", for the share of captions that are new.
+        training_captions: Raw captions; for "diversity", to compute the share of novel captions.
         decoding: How the captions were generated, for the signature.
-        human: Also score the reference captions against each other, where an image has at least two. With "meteor" this
+        human: Also score the reference captions against each other, for images with at least two. With "meteor" this
             multiplies the time by about the number of references per image.
-        bootstrap: Resamples for the intervals; 0 for none.
-        seed: Of the bootstrap.
+        bootstrap: Number of resamples for the intervals; 0 for none.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: Captions that cannot be scored, or an unknown metric.
@@ -136,7 +134,7 @@ def score_captions(
         predictions, references, reference_length, brevity_penalty, document_frequencies, training_captions
     )
     by_metric = [metric.load()([captions, *rounds], options) for metric in chosen]
-    results, *human_results = zip(*by_metric, strict=True)  # of the system and of each human round: one per metric
+    results, *human_results = zip(*by_metric, strict=True)  # for the system and each human round, one per metric
     statistics = [each for result in results for each in result.statistics]
     intervals: dict[str, tuple[float, float]] = {}
     per_image: dict[str, np.ndarray] = {}
@@ -159,26 +157,26 @@ def score_captions(
 
 
 def _doubt(captions: CaptionSet, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> str:
-    """Why scores would say nothing of the captions, if so."""
+    """Why the scores may be meaningless; empty if there is no reason for doubt."""
     if captions.tokenizer in ("ptb", "simple") and choose_tokenizer(references) == "char":
         return (
-            f"the references are of a script without spaces, where tok:{captions.tokenizer} counts whole sentences as "
+            f"the references are in a script without spaces, where tok:{captions.tokenizer} counts whole sentences as "
             'words: score them with tokenizer "char" or "auto".'
         )
-    written = {word for caption in captions.hypotheses for word in caption.split()}
-    if any(word in written for reference in captions.captions[len(captions) :] for word in reference.split()):
+    vocabulary = {word for caption in captions.hypotheses for word in caption.split()}
+    if any(word in vocabulary for reference in captions.captions[len(captions) :] for word in reference.split()):
         return ""
     shown = next((caption for caption in predictions if caption.strip()), "")
     if not shown:
         return "all captions are empty, so all scores are 0."
     return (
-        f"no word of the captions occurs in the references, so scores are 0: are they of the same language and images? "
+        f"no word of the captions occurs in the references, so scores are 0: same language, same images? "
         f"A caption: {shown[:60]!r}, a reference: {references[0][0][:60]!r}."
     )
 
 
 def _choose(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names, in the order of the registry."""
+    """The metrics with these names, in the order of the registry."""
     if set(names) - METRICS.keys() or not names:
         raise ValueError(f"Found metrics {list(names)}. Choose one or more of {', '.join(METRICS)}.")
     return [metric for name, metric in METRICS.items() if name in names]
@@ -200,7 +198,8 @@ def compare(
     """Compare two systems on the same images by a paired bootstrap: for each score of both, second minus first.
 
     Raises:
-        ValueError: The systems were scored against other references or with other settings, or have no score in common.
+        ValueError: The systems were scored against different references or with different settings, or have no score
+            in common.
     """
     if first.settings != second.settings or first.captions.references != second.captions.references:
         raise ValueError(
@@ -219,8 +218,8 @@ class SystemScores:
     """The scores of several systems on the same images.
 
     Attributes:
-        scores: By name of the system.
-        comparisons: Of each system but the first with the first; empty without a bootstrap.
+        scores: By system name.
+        comparisons: Each other system compared with the first; empty without a bootstrap.
     """
 
     scores: Mapping[str, CaptionScores]
@@ -232,7 +231,7 @@ class SystemScores:
         return next(iter(self.scores))
 
     def table(self) -> str:
-        """Return the table of each system, then the differences to the first."""
+        """Return the table of each system, then the differences from the first."""
         blocks = [f"{name}\n{each.table()}\n" for name, each in self.scores.items()]
         for name, comparison in self.comparisons.items():
             lines = [f"{name} minus {self.first}, with 95 % interval and p-value"]
@@ -244,7 +243,7 @@ class SystemScores:
         return "\n".join(blocks)
 
     def as_json(self) -> dict[str, Any]:
-        """What `metrics.json` keeps of each system."""
+        """The entry of each system in `metrics.json`."""
         return {
             name: {
                 "values": each.values,
@@ -268,10 +267,10 @@ def score_systems(
     """Score several systems on the same images and compare the others with the first.
 
     Args:
-        predictions: By name of the system: one caption per image, as written.
-        references: One or more reference captions per image, as written.
-        decoding: By name of the system: how its captions were generated.
-        bootstrap: Resamples for the intervals; with 0 the systems are not compared either.
+        predictions: By system name: one raw caption per image.
+        references: One or more raw reference captions per image.
+        decoding: By system name: how its captions were generated.
+        bootstrap: Number of resamples for the intervals; with 0 the systems are not compared either.
         options: As in [`score_captions`].
 
     Raises:

@@ -1,9 +1,8 @@
 """Confidence intervals of scores: bootstrap intervals over images, and the paired bootstrap between two systems.
 
 Koehn, 2004, "Statistical Significance Tests for Machine Translation Evaluation", https://aclanthology.org/W04-3250. The
-p-value is the two-sided one of Riezler and Maxwell, 2005, https://aclanthology.org/W05-0908, which sacrebleu uses too:
-how often differences, shifted to have the mean 0 that equal systems would have, are at least as large as the one
-observed.
+p-value is the two-sided one of Riezler and Maxwell, 2005, https://aclanthology.org/W05-0908, also used by sacrebleu:
+how often differences, shifted to mean 0 as under the null hypothesis, are at least as large as the observed one.
 
 Images are drawn with replacement. Only the choice of images varies; the training run, the references and CIDEr's
 document frequencies are fixed.
@@ -21,12 +20,12 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """Sufficient statistics of one or more scores: sums over images, from which a bootstrap computes them again.
+    """Sufficient statistics of one or more scores: sums over images, from which a bootstrap recomputes them.
 
     Attributes:
-        names: The scores, such as `("bleu_1", "bleu_2", "bleu_3", "bleu_4")`.
-        statistics: What each image adds to the sums, shape (images, columns).
-        score: Sums, shape (..., columns) -> scores, shape (..., scores).
+        names: Names of the scores, such as `("bleu_1", "bleu_2", "bleu_3", "bleu_4")`.
+        statistics: The contribution of each image to the sums, shape (images, columns).
+        score: Maps sums, shape (..., columns), to scores, shape (..., scores).
     """
 
     names: tuple[str, ...]
@@ -45,11 +44,11 @@ class ScoreStatistics:
 
     @property
     def per_image(self) -> np.ndarray:
-        """The scores of each image alone, shape (images, scores)."""
+        """The scores of each image, shape (images, scores)."""
         return self.score(self.statistics)
 
     def resampled(self, resamples: int, seed: int) -> np.ndarray:
-        """Return the scores of resampled corpora, shape (resamples, scores); a seed always draws the same images.
+        """Return the scores of resampled corpora, shape (resamples, scores); deterministic for a given seed.
 
         Raises:
             ValueError: `resamples` is less than 1.
@@ -72,14 +71,14 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """What a metric returns for one caption set; see `metrics.MetricFunction`.
+    """The result of a metric for one caption set; see `metrics.MetricFunction`.
 
     Attributes:
-        statistics: Of the scores that are computed from sums over images.
-        corpus: Scores of the corpus as a whole, by name; they have no interval and no score for each image.
-        settings: What must be equal for two of its scores to be comparable, besides tokens, references and images; as
-            in `reflen:closest`.
-        length_ratio: Words in the hypotheses by words in the references they are compared with; None if not counted.
+        statistics: Statistics of the scores that are computed from sums over images.
+        corpus: Corpus-level scores by name, without intervals or per-image values.
+        settings: What must match for scores to be comparable, besides tokens, references and images; as in
+            `reflen:closest`.
+        length_ratio: Words in the hypotheses divided by words in their references; None if not counted.
     """
 
     statistics: tuple[ScoreStatistics, ...] = ()
@@ -90,10 +89,10 @@ class MetricResult:
     @property
     def values(self) -> dict[str, float]:
         """All scores by name."""
-        found = dict(self.corpus)
+        values = dict(self.corpus)
         for each in self.statistics:
-            found.update(zip(each.names, each.corpus.tolist(), strict=True))
-        return found
+            values.update(zip(each.names, each.corpus.tolist(), strict=True))
+        return values
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ class Comparison:
     Attributes:
         difference: Second system minus first.
         low, high: 95 % interval of the difference.
-        p_value: How likely a difference at least as large is between equal systems, two-sided; never below 1 /
-            (resamples + 1).
+        p_value: Probability of a difference at least as large between equal systems, two-sided; at least
+            1 / (resamples + 1).
     """
 
     difference: float

@@ -1,7 +1,7 @@
-"""Which writing systems put no spaces between words, so that words can't be had by looking for spaces.
+"""Writing systems without spaces between words, where splitting on spaces doesn't give words.
 
 Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan. Korean, Arabic and the scripts of India have spaces.
-Blocks are those of Unicode (https://www.unicode.org/Public/UNIDATA/Blocks.txt).
+Unicode blocks: https://www.unicode.org/Public/UNIDATA/Blocks.txt.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _BLOCKS = {
     "Burmese": ((0x1000, 0x102A), (0x103F, 0x103F), (0x1050, 0x1055)),
     "Khmer": ((0x1780, 0x17B3), (0x17D7, 0x17D7)),
 }
-FOREIGN = 0.1  # share of captions with letters other than a to z from which on they count as another language
-MANY = 0.1  # share of letters from which on captions count as written without spaces
+FOREIGN = 0.1  # minimum share of captions with letters other than a to z to count as another language
+MANY = 0.1  # minimum share of letters to count as written without spaces
 
 
 def _class(ranges: Iterable[tuple[int, int]]) -> str:
@@ -45,13 +45,13 @@ def _mark_ranges() -> list[tuple[int, int]]:
     return ranges
 
 
-MARKS = _class(_mark_ranges()) + "\u200c\u200d"  # accents and vowel signs, and what joins letters, for a class of `re`
+MARKS = _class(_mark_ranges()) + "\u200c\u200d"  # accents, vowel signs and joiners, for an `re` character class
 _SPACELESS = _class(block for blocks in _BLOCKS.values() for block in blocks)
 _LETTER = re.compile(f"[{_SPACELESS}][{MARKS}]*")
 
 
 def spaceless_share(captions: Iterable[str]) -> float:
-    """The share of the letters of captions that are of a script without spaces between words, 0 to 1."""
+    """The share of letters in captions that belong to a script without spaces, 0 to 1."""
     letters = spaceless = 0
     for caption in captions:
         letters += sum(map(str.isalpha, caption))
@@ -65,7 +65,7 @@ def num_foreign(captions: Iterable[str]) -> int:
 
 
 def language_of(captions: Iterable[str]) -> str:
-    """The language of the script without spaces that captions have most letters of; empty if they have none."""
+    """The language of the most frequent script without spaces in captions; empty if there is none."""
     text = "".join(captions)
     counts = {name: len(re.findall(f"[{_class(blocks)}]", text)) for name, blocks in _BLOCKS.items()}
     if counts["Japanese"] > 0.05 * counts["Chinese"]:  # Japanese is written with Chinese letters too
@@ -75,5 +75,5 @@ def language_of(captions: Iterable[str]) -> str:
 
 
 def letters_apart(caption: str) -> str:
-    """A caption with a space on both sides of each letter of a script without spaces; a letter keeps its marks."""
+    """A caption with spaces around each letter of a script without spaces; letters keep their marks."""
     return _LETTER.sub(r" \g<0> ", caption)

@@ -1,4 +1,4 @@
-"""Sharing a checkpoint: its scores, its card, upload and download. Works on folders and files, not on the model."""
+"""Sharing checkpoints: scores, model cards, upload and download. Works on folders and files, not on models."""
 
 from .about import about_checkpoint
 from .card import Example, count_parameters, license_of, render_card

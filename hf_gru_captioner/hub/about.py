@@ -1,4 +1,4 @@
-"""What a checkpoint has learned from, and its terms, in two sentences from the files beside its weights."""
+"""A checkpoint's training data and license in a few sentences, from the files beside its weights."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from .names import source_names
 
 
 def about_checkpoint(checkpoint: str | Path, name: str) -> str:
-    """What a checkpoint knows and its terms, in Markdown, for those who read its captions.
+    """A checkpoint's training data and license in Markdown, for readers of its captions.
 
     Args:
         checkpoint: Its folder.
-        name: What it is called there.
+        name: Its displayed name.
 
     Raises:
         ValueError: The checkpoint's records are damaged.

@@ -1,7 +1,7 @@
-"""Downloads a checkpoint from the Hub: its files of one commit, all of them before any is read.
+"""Downloads a checkpoint from the Hub: all files from a single commit, before any is read.
 
-transformers requests file after file as it needs them, and treats some that fail to download as missing, which changes
-the captions.
+transformers requests files one by one as needed, and treats some failed downloads as missing files, which changes the
+captions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from .silence import limited_silence
 
 
 class TransientBar(tqdm):
-    """A progress bar that is shown in a terminal only, and removed at the end."""
+    """A progress bar that is only shown in a terminal, and removed at the end."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"disable": None, **settings, "leave": False})  # type: ignore[no-untyped-call]
@@ -39,14 +39,14 @@ def fetch(
     token: str | bool | None = None,
     max_bytes: Mapping[str, int] | None = None,
 ) -> Path:
-    """Return the folder of a model repository's files, downloaded or from the cache; its name is the commit.
+    """Return the folder of a model repository's files, downloaded or cached; the folder's name is the commit.
 
     Args:
         repo_id: `user/name`.
         files: Patterns of the paths to download.
         revision: Branch, tag or commit; by default the main branch.
         token: As in `huggingface_hub.snapshot_download`.
-        max_bytes: Maximum sizes of files, by path; nothing is downloaded from a repository with a larger one.
+        max_bytes: Maximum file sizes by path; nothing is downloaded from a repository that exceeds one.
 
     Raises:
         ValueError: A file is too large.

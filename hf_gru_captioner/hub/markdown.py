@@ -1,4 +1,4 @@
-"""Escapes foreign text for Markdown: an option of a run, the name of an image or a caption is never markup."""
+"""Escapes untrusted text for Markdown: a training option, an image's name or a caption is never markup."""
 
 import json
 import re
@@ -6,34 +6,34 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-# What GitHub's and the Hub's dialects read as markup inside of a line (https://github.github.com/gfm/). Brackets and
-# "|" are links, images and cells; "$" is mathematics; "#" at the beginning is a heading; "_" inside of a word is "_".
+# Inline markup in GitHub's and the Hub's dialects (https://github.github.com/gfm/). Brackets and "|" are links, images
+# and cells; "$" is math; "#" at the beginning is a heading; "_" inside a word is literal.
 _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", '"': "&quot;"}
-_ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # which GitHub makes links of
+_ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(:)|\b(www)(\.)")  # GitHub turns these into links
 _LIST = re.compile(
     r"^(\d{1,9})([.)](?=\s|$))|^([-+=:](?=\s|\W*$|[-+=:]))"
 )  # at the beginning: a list, a rule, a heading
-LONGEST = 500  # characters of one text; cards are read by humans
+LONGEST = 500  # characters per text; cards are read by humans
 
 
 class Markdown(str):
-    """A text that is Markdown already and is not escaped."""
+    """Text that is already Markdown and is not escaped."""
 
 
 def render_markdown(template: Path, **fields: Any) -> str:
-    """Fills in a template. Whatever it writes is escaped here, at the border, but [`Markdown`]; its filters `code`,
-    `link` and `python` write a text as code, as the address of a link and as a literal of Python.
+    """Renders a template. All output except [`Markdown`] is escaped; the filters `code`, `link` and `python` format
+    text as code, as a link target and as a Python literal.
 
     Raises:
         KeyError: A field is missing.
     """
     from jinja2 import Environment, FileSystemLoader, UndefinedError  # comes with torch, which graphs do without
 
-    def at_the_border(value: Any) -> str:
+    def escaped(value: Any) -> str:
         return value if isinstance(value, Markdown) else escape_markdown(value)
 
-    environment = Environment(loader=FileSystemLoader(template.parent), finalize=at_the_border)
+    environment = Environment(loader=FileSystemLoader(template.parent), finalize=escaped)
     environment.filters["code"] = lambda value, in_table=False: Markdown(code_span(value, in_table))
     environment.filters["link"] = lambda value: Markdown(quote(str(value)))
     environment.filters["python"] = lambda value: Markdown(json.dumps(str(value)))
@@ -44,9 +44,9 @@ def render_markdown(template: Path, **fields: Any) -> str:
 
 
 def escape_markdown(value: Any) -> str:
-    """A text in one line of Markdown, which shows as it is: in a paragraph, heading, table cell or link's text.
+    """Text as one line of Markdown that is displayed literally: in a paragraph, heading, table cell or link text.
 
-    Control characters and line breaks become spaces, and more than 500 characters are cut.
+    Control characters and line breaks become spaces; text is truncated to 500 characters.
     """
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     text = " ".join(text.split())
@@ -58,7 +58,7 @@ def escape_markdown(value: Any) -> str:
 
 
 def code_span(value: Any, in_table: bool = False) -> str:
-    """A text as code in a line of Markdown: between more backquotes than it has in a row."""
+    """Text as an inline code span in Markdown, delimited by more backticks than it has in a row."""
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())[:LONGEST]
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     padded = f" {text} " if text.startswith("`") or text.endswith("`") or not text else text

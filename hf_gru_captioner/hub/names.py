@@ -1,4 +1,4 @@
-"""Names of the code files in each checkpoint, and public names of sources: Hub ids or names of folders."""
+"""Names of the code files in each checkpoint, and public names of sources: Hub ids or folder names."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-CODE = tuple(  # the files of hf_gru_captioner/model, which each checkpoint has
+CODE = tuple(  # the files of hf_gru_captioner/model that are part of each checkpoint
     f"{each}_gru_captioner.py" for each in ("configuration", "image_loading", "modeling", "pipeline", "processing")
 )
 
-# Settings that may hold a path, in config.json, in the tokenizer's and in the training record.
+# Settings that may contain a path, in config.json, the tokenizer's config and the training record.
 ORIGINS = {
     "_name_or_path",
     "name_or_path",
@@ -21,11 +21,11 @@ ORIGINS = {
     "self_critical.synonyms",
 }
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder in the Hub's cache
+CACHED = re.compile(r"(?:models|datasets)--([^/\\]+)[/\\]snapshots[/\\]")  # in the path of a folder in the Hub cache
 
 
 def public_name(name: str | os.PathLike[str]) -> str:
-    """A Hub id unchanged; of a path the last part, or the Hub id if it is in the Hub's cache."""
+    """A Hub id unchanged; for a path its last component, or the Hub id if it is in the Hub cache."""
     name = os.fspath(name)
     if cached := CACHED.search(name + "/"):
         return cached[1].replace("--", "/")
@@ -36,7 +36,7 @@ def public_name(name: str | os.PathLike[str]) -> str:
 
 
 def with_public_name(origin: Any) -> Any:
-    """The value of a setting in [`ORIGINS`] with public names: a path, or the list of sources of a run."""
+    """The value of a setting in [`ORIGINS`], a path or the list of sources of a run, with public names."""
     if isinstance(origin, list):
         return [with_public_name(each) for each in origin]
     if isinstance(origin, dict):
@@ -46,13 +46,13 @@ def with_public_name(origin: Any) -> Any:
 
 
 def source_names(origin: Any) -> list[str]:
-    """Public names of the sources of a run, of its option `data.source`."""
+    """Public names of the sources in a run's option `data.source`."""
     sources = origin if isinstance(origin, list) else [origin]
     return [public_name(each["path"] if isinstance(each, dict) else each) for each in sources]
 
 
 def with_public_names(content: bytes) -> bytes:
-    """A JSON file without local paths in [`ORIGINS`]; the same bytes if it has none."""
+    """A JSON file with public names for local paths in [`ORIGINS`]; the same bytes if it has none."""
     settings = json.loads(content)
     renamed = _renamed(settings)
     return content if renamed == settings else json.dumps(renamed, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -10,11 +10,11 @@ from .push import check_name, files_of_checkpoint, push
 
 
 class Publisher:
-    """Publishes each best checkpoint of a run in a thread: training neither waits for it nor fails with it.
+    """Publishes each new best checkpoint of a run in a thread, without delaying training or making it fail.
 
     Args:
         repo_id: `user/name` on the Hub.
-        say: Receives a line about each upload.
+        say: Called with a line about each upload.
     """
 
     def __init__(self, repo_id: str, say: Callable[[str], None]):
@@ -25,9 +25,9 @@ class Publisher:
         self._newest: Future[None] | None = None
 
     def __call__(self, checkpoint: Path) -> None:
-        """Read the checkpoint now and publish it later; one that is still waiting is skipped."""
-        taken = files_of_checkpoint(checkpoint).items()
-        files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in taken}
+        """Read the checkpoint now and publish it later, in place of one that is still waiting."""
+        contents = files_of_checkpoint(checkpoint).items()
+        files = {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in contents}
         files["README.md"] = str(render_card(checkpoint, self.repo_id)).encode()
         if self._newest is not None:
             self._newest.cancel()

@@ -1,7 +1,7 @@
-"""Publishes a checkpoint or a Space on the Hub: its files, checked before anything is sent, in one commit.
+"""Publishes a checkpoint or a Space on the Hub in one commit; files are checked before anything is sent.
 
-The Hub's commits are atomic, and large files are uploaded before. So whatever fails on the way, no part of a commit is
-ever visible; the same command again uploads only what is missing.
+The Hub's commits are atomic, and large files are uploaded first. So whatever fails, a partial commit is never visible;
+running the same command again uploads only what is missing.
 """
 
 import json
@@ -39,7 +39,7 @@ PUBLISHED = (
 )
 MAY_LACK = ("generation_config.json", TRAINING_RECORD, SCORES)
 EXAMPLE_IMAGES = "examples"  # folder of a card's images
-OWN_CODE = (Path(__file__).parents[1] / "model").resolve()  # target of the shipped checkpoint's links, in a clone
+OWN_CODE = (Path(__file__).parents[1] / "model").resolve()  # target of the shipped checkpoint's symlinks in a clone
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 WITH_ORIGINS = (
@@ -49,18 +49,18 @@ WITH_ORIGINS = (
     "tokenizer_config.json",
     TRAINING_RECORD,
 )
-STACK_TRACE = re.compile(rb'File "(?:/|[A-Za-z]:\\)')  # with paths of the machine that a graph was exported on
-SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # an access token of the Hub
+STACK_TRACE = re.compile(rb'File "(?:/|[A-Za-z]:\\)')  # contains paths of the machine that exported a graph
+SECRET = re.compile(rb"hf_[A-Za-z0-9]{30,}")  # a Hub access token
 
 Content = Path | bytes
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a commit went.
+    """A commit on the Hub.
 
     Attributes:
-        url: Of the commit, or of the pull request.
+        url: URL of the commit or pull request.
         revision: Hash of the commit.
     """
 
@@ -69,14 +69,14 @@ class Pushed:
 
 
 def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
-    """Files of a checkpoint's folder to publish: weights, settings, code, records, graphs; nothing else.
+    """The files of a checkpoint to publish: weights, settings, code, records, graphs; nothing else.
 
     Local paths in settings are replaced by public names.
 
     Raises:
         FileNotFoundError: A file that is needed to load the checkpoint is missing.
-        ValueError: A file of settings is damaged, a file is a link to outside of the folder, or graphs contain paths of
-            the machine that they were exported on.
+        ValueError: A settings file is damaged, a file is a link to outside the folder, or graphs contain paths of the
+            machine that exported them.
     """
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
@@ -110,11 +110,10 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
 
 
 def card_of_checkpoint(checkpoint: str | Path) -> dict[str, Path] | None:
-    """The card in a checkpoint's folder, and its images; None without a card.
+    """A checkpoint's model card and its images; None without a card.
 
     Raises:
-        ValueError: A file is a link to outside of the folder, or the card states another licence than the weights'
-            own.
+        ValueError: A file is a link to outside the folder, or the card's license differs from the weights'.
     """
     checkpoint = Path(checkpoint)
     card = checkpoint / "README.md"
@@ -133,10 +132,10 @@ def card_of_checkpoint(checkpoint: str | Path) -> dict[str, Path] | None:
 
 
 def own_files(folder: Path, files: dict[str, Path]) -> dict[str, Path]:
-    """The same files, checked to be inside of this folder: what links outside of it point to is not published.
+    """The same files, after checking that none is a link to outside the folder.
 
     Raises:
-        ValueError: Names the first link to outside.
+        ValueError: Names the first such link.
     """
     allowed = folder.resolve(), OWN_CODE
     for file in files.values():
@@ -174,21 +173,21 @@ def push(
     create_pr: bool = False,
     token: str | None = None,
 ) -> Pushed:
-    """Publish files in one commit, in a repository that is created if it doesn't exist. Runs on one process.
+    """Publish files in one commit, creating the repository if it doesn't exist. Runs on one process.
 
     Args:
-        files: Path in the repository -> file, or its content.
+        files: Path in the repository -> file or its content.
         repo_id: `user/name`.
         kind: `"model"`, or `"space"` for a Gradio Space.
-        message: Of the commit.
-        private: Whether a repository that is created is private; an existing one is not changed.
+        message: Commit message.
+        private: Whether a new repository is private; an existing one is not changed.
         revision: Branch, created from the main branch if it doesn't exist.
         create_pr: Open a pull request instead.
         token: Access token; by default that of `hf auth login`.
 
     Raises:
-        ValueError: An invalid name, a repository that contains something else, a file that contains an access token.
-        OSError: No token, no permission, no network, or the Hub failed. Nothing is published in part.
+        ValueError: An invalid name, a repository that contains something else, or a file with an access token.
+        OSError: No token, no permission, no network, or the Hub failed. Nothing is partially published.
     """
     check_name(repo_id)
     for path, content in files.items():
@@ -222,7 +221,7 @@ def push(
 
 
 def _check_is_ours(api: HfApi, repo_id: str, kind: str) -> None:
-    """Refuse to overwrite a repository of something else."""
+    """Refuse to overwrite a repository that contains something else."""
     try:
         present = set(api.list_repo_files(repo_id, repo_type=kind))
     except RepositoryNotFoundError:
@@ -257,7 +256,7 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
             reason = f"status {status} ({error.server_message or 'no reason given'}): try again later"
         raise OSError(f"the Hub refused, and nothing was published: {reason}.") from error
     except (HTTPError, ConnectionError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, HTTPError):  # else: while uploading
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, HTTPError):  # not a failed upload
             raise
         raise OSError(
             f"{constants.ENDPOINT} can't be reached or closed the connection ({error}); nothing was published in part. "

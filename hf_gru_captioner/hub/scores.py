@@ -1,4 +1,4 @@
-"""`scores.json` beside the weights: the scores of a checkpoint, for its card; and the card's `model-index`."""
+"""`scores.json`, a checkpoint's scores stored beside its weights for its card, and the card's `model-index`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint: The folder.
-        scores: `data`, `split`, `images` (their number), `settings` (what must be equal for scores to be comparable),
+        scores: `data`, `split`, `images` (their number), `settings` (what must match for scores to be comparable),
             `decoding`, `values`, `intervals`, `human`, `by_word`, `by_length`, `labels`.
     """
     kind = ("data", "split", "settings", "decoding")
@@ -26,7 +26,7 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
 
 
 def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
-    """Return the scores in a checkpoint's folder, the oldest first; an empty list if they are of other weights."""
+    """Return the scores in a checkpoint's folder, oldest first; empty if they are for different weights."""
     path = Path(checkpoint) / SCORES
     if not path.is_file():
         return []
@@ -35,14 +35,14 @@ def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:
 
 
 def eval_results(values: Mapping[str, float], *, dataset: str, split: str, signature: str) -> list[EvalResult]:
-    """Return scores in the Hub's form, for the metadata of a card.
+    """Return scores in the Hub's format, for the metadata of a card.
 
     Args:
-        values: Scores by name, as in `CaptionScores.values`; times 100 in a card, as in tables. Those without a type on
-            the Hub are left out.
-        dataset: Hub id or folder of the dataset; of a folder only the name is written.
+        values: Scores by name, as in `CaptionScores.values`; times 100 in a card, as in tables. Scores without a metric
+            type on the Hub are omitted.
+        dataset: Hub id or folder of the dataset; only a folder's name is written.
         split: Its split.
-        signature: What must be equal for scores to be comparable.
+        signature: What must match for scores to be comparable.
     """
     dataset_name = Path(dataset).name
     return [
@@ -63,7 +63,7 @@ def eval_results(values: Mapping[str, float], *, dataset: str, split: str, signa
 
 
 def write_model_index(card: str | Path, model_name: str, results: Sequence[EvalResult]) -> None:
-    """Write scores into a card's metadata, replacing those that were there. Runs on one process.
+    """Write scores into a card's metadata, replacing existing ones. Runs on one process.
 
     Raises:
         FileNotFoundError: No such card.

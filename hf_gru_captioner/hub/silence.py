@@ -1,4 +1,4 @@
-"""A timeout for the Hub; huggingface_hub has none for most requests."""
+"""A timeout for requests to the Hub; huggingface_hub has none for most."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ MAX_SILENCE = 60.0  # seconds without a byte sent or received
 def limited_silence() -> Iterator[None]:
     """Sets a timeout for requests that have none.
 
-    It is set for each request, since some explicitly ask for no timeout; an existing timeout is kept.
+    It is set per request, since some explicitly disable the timeout; an existing timeout is kept.
     """
 
     def limit(request: Any) -> None:

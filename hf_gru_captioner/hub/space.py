@@ -1,4 +1,4 @@
-"""The demo as a Gradio Space on the Hub: the page, this package and a checkpoint, side by side."""
+"""The demo as a Gradio Space on the Hub: app, package and checkpoint, side by side."""
 
 import json
 import re
@@ -15,7 +15,7 @@ LEFT_OUT = {"__pycache__", "pretrained", "demo"}  # the checkpoint is beside the
 
 
 def demo_folder() -> Path:
-    """Folder of the demo's app.py, requirements, header and examples.
+    """Folder with the demo's app.py, requirements, README header and examples.
 
     Raises:
         FileNotFoundError: This installation has none.
@@ -37,8 +37,7 @@ def example_images() -> list[Path]:
 
 
 def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[str, Content]:
-    """Path in the Space -> file, or its content. The Space needs only what its requirements.txt names; PyTorch is among
-    it where the checkpoint has no graphs that caption without.
+    """Path in the Space -> file or its content. The requirements include PyTorch only if the checkpoint has no graphs.
 
     Args:
         checkpoint: The folder.
@@ -46,11 +45,11 @@ def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[
 
     Raises:
         FileNotFoundError: A file of the checkpoint is missing, or this installation has no demo.
-        ValueError: A file is a link to outside of the folder.
+        ValueError: A file is a link to outside the folder.
     """
     demo = demo_folder()
     header = (demo / "README.md").read_text()
-    licence = json.dumps(license_of(checkpoint))  # that of the weights, as one string of YAML whatever it contains
+    licence = json.dumps(license_of(checkpoint))  # the weights' license as a YAML string, whatever it contains
     header = re.sub("(?m)^license: .*$", lambda _: f"license: {licence}", header, count=1)
     requirements = (demo / "requirements.txt").read_text()
     published = files_of_checkpoint(checkpoint)
@@ -69,7 +68,7 @@ def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[
 
 
 def _has_graphs(checkpoint: Mapping[str, Content]) -> bool:
-    """Whether a checkpoint has the graphs that it is captioned with where nothing else is asked for."""
+    """Whether a checkpoint has float32 graphs, which are used by default."""
     settings = checkpoint.get(f"{GRAPHS_FOLDER}/{GRAPHS_SETTINGS}", b"{}")
     content = settings if isinstance(settings, bytes) else settings.read_bytes()
     return bool(json.loads(content).get("precision") == "float32")

@@ -1,1 +1,1 @@
-"""Runs captioners: backends, beam search over any of them, export to graphs, and images by the thousand."""
+"""Inference: backends, beam search on top of any of them, graph export, and prefetching for large image sets."""

@@ -1,8 +1,8 @@
-"""What runs a captioner, behind one interface, and the registry of what can.
+"""The backend interface and the registry of backends.
 
-A backend encodes images and runs the decoder a word at a time; beam search, text and scores are the same for all. To
-add one that runs exported graphs, write its loader here (a graph's file -> a function of its inputs) and name it in
-`GRAPH_RUNTIMES`. Nothing heavy is imported here: the command line reads the registry before it knows the command.
+A backend encodes images and runs the decoder step by step; beam search, text and scores are shared by all. To add one
+that runs exported graphs, write a loader here (path of a graph -> a function of its inputs) and register it in
+`GRAPH_RUNTIMES`. Heavy imports are deferred: the command line reads the registry before it parses the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..model.image_loading_gru_captioner import ImageSource
     from .beam_search import Step
 
-AUTO = "auto"  # the first of the others that can
+AUTO = "auto"  # graphs if possible, else torch
 PYTORCH = "torch"  # the one backend that needs no graphs
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 
@@ -32,12 +32,12 @@ Weights = Mapping[str, "np.ndarray"]  # float32, by name
 
 
 class EncodedImages(NamedTuple):
-    """What the decoder needs to know of `B` images.
+    """Encoder outputs of `B` images.
 
     Attributes:
-        regions: As the vision encoder gives them, `(B, P, D)`.
+        regions: Features from the vision encoder, `(B, P, D)`.
         keys, values: `(B, P, H)`.
-        states: Of both GRUs before the start token, `(2, B, H)`.
+        states: Initial states of both GRUs, `(2, B, H)`.
     """
 
     regions: np.ndarray
@@ -47,7 +47,7 @@ class EncodedImages(NamedTuple):
 
 
 class Backend(Protocol):
-    """Encodes images and decodes words; what it returns of `encode` is handed to its own `begin`."""
+    """Encodes images and decodes words; the result of `encode` is passed to its own `begin`."""
 
     @property
     def name(self) -> str:
@@ -55,33 +55,33 @@ class Backend(Protocol):
 
     @property
     def can_search(self) -> bool:
-        """Whether [`beam_search`] writes the same captions with it as generate() does."""
+        """Whether [`beam_search`] gives the same captions with it as generate()."""
 
     @property
     def has_attention(self) -> bool:
-        """Whether its decode step says where the model looked."""
+        """Whether its decoder step returns attention weights."""
 
     def defaults(self) -> dict[str, Any]:
-        """Settings of generate() that the checkpoint was saved with."""
+        """The checkpoint's generation settings."""
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Token ids -> text."""
 
     def encode_words(self, text: str) -> list[int]:
-        """Text -> token ids, without those that begin or end a caption.
+        """Text -> token ids, without start and end tokens.
 
         Raises:
-            ValueError: A word that the checkpoint doesn't know.
+            ValueError: A word is not in the vocabulary.
         """
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """One image, upright, RGB and as small as the encoder takes it."""
+        """Loads an image: upright, RGB, scaled down to the encoder's input size."""
 
     def encode(self, images: Sequence[ImageSource]) -> Any:
-        """Images -> what the decoder needs to know of them."""
+        """Images -> encoder outputs."""
 
     def begin(self, encoded: Any) -> tuple[np.ndarray, Step]:
-        """Encoded images -> first states `(2, B, H)` and the decode step."""
+        """Encoder outputs -> initial states `(2, B, H)` and the decoder step."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class GraphRuntime:
     """A library that runs graphs.
 
     Attributes:
-        load: Path of a graph, a number of threads, and the weights of a graph without its own or None -> the function
-            that runs it.
-        extra: The extra of this package that installs it; empty for what any installation has.
-        suffixes: Endings of the files that it runs, those that load soonest first.
+        load: Maps the path of a graph, a number of threads and external weights (None if the graph contains its own)
+            to a function that runs the graph.
+        extra: The extra of this package that installs it; empty if it is always installed.
+        suffixes: File suffixes that it can load, the fastest to load first.
     """
 
     load: Callable[[Path, int, Weights | None], Run]
@@ -108,27 +108,28 @@ def _load_onnxruntime(path: Path, num_threads: int, weights: Weights | None) -> 
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in weights.values()]
         options.add_external_initializers(list(weights), values)
     options.intra_op_num_threads = num_threads
-    # A thread that waits by spinning takes the core from those that load images or choose words: half the speed.
+    # Spinning threads would take the cores from image loading and beam search, which halves the speed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: dict[str, np.ndarray], weights: Weights | None = weights) -> list[np.ndarray]:  # which it refers to
+    def run(inputs: dict[str, np.ndarray], weights: Weights | None = weights) -> list[np.ndarray]:  # keeps them alive
         outputs: list[np.ndarray] = session.run(None, inputs)
         return outputs
 
     return run
 
 
-EXTERNAL = "weights"  # the file that a graph without weights says they are in
-_making_the_core = threading.Lock()
+EXTERNAL = "weights"  # file name that a graph with external weights refers to
+_core_lock = threading.Lock()
 
 
 @cache
 def _openvino_core() -> Any:
-    """One for all graphs of the process, never deleted.
+    """The process's only core, never deleted.
 
-    Each gives its thread a stack for signals (https://github.com/openvinotoolkit/openvino/pull/11894) and sets the one
-    before again when it is deleted, which may be gone: the next signal, Ctrl-C for one, would then end the process.
+    A core installs a signal stack for its thread (https://github.com/openvinotoolkit/openvino/pull/11894) and restores
+    the previous one when deleted. That may no longer exist, and the next signal, such as Ctrl-C, would crash the
+    process.
     """
     import openvino
 
@@ -142,12 +143,12 @@ def _load_openvino(path: Path, num_threads: int, weights: Weights | None) -> Run
                 file.write(each.data)
             file.flush()
             return _load_openvino(Path(shutil.copy(path, folder)), num_threads, None)
-    # Half precision, which OpenVINO takes where the processor has it, would give other captions.
+    # By default OpenVINO uses half precision where the CPU supports it, which would change captions.
     settings = {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"}
-    with _making_the_core:
+    with _core_lock:
         core = _openvino_core()
     model = core.compile_model(path, "CPU", settings)
-    lock = threading.Lock()  # a compiled model has one place for its inputs
+    lock = threading.Lock()  # a compiled model has a single input buffer
 
     def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         with lock:
@@ -167,7 +168,7 @@ def encode_known(text: str, encode: Callable[[str], Sequence[int]], unknown: int
     """Text -> token ids.
 
     Raises:
-        ValueError: A word that the tokenizer doesn't know.
+        ValueError: A word is not in the tokenizer's vocabulary.
     """
     tokens = list(map(int, encode(text)))
     if unknown is not None and unknown in tokens:

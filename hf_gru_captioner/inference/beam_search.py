@@ -1,20 +1,20 @@
-"""Greedy and beam search in NumPy, over any decode step: the captions of transformers' generate(), faster.
+"""Greedy and beam search in NumPy over any decoder step: the same captions as transformers' generate(), faster.
 
-A word through generate() costs more of its loop than of a model this small. Here a word costs one call of the step and
-a few array operations, whatever runs the step: PyTorch, ONNX Runtime or OpenVINO. What a caption's words looked at and
-what they were chosen from is kept by the step and read back at the end, so nothing is computed twice.
+With a model this small, generate() spends most of its time in its own loop. Here a word costs one decoder step and a
+few array operations, whether PyTorch, ONNX Runtime or OpenVINO runs the step. Step outputs are kept and a caption's
+attention and alternatives are read back at the end, so nothing is computed twice.
 
-The beam search is that of transformers 5.23 with `early_stopping=False`, its default: 2 K candidates a step, the best K
-unfinished go on, a caption's score is its log-probability divided by its length to the power of the length penalty, and
-an image is done when the best that goes on, divided so, is no better than its worst finished caption. The step goes on
-with the images that are not done.
+The beam search follows transformers 5.23 with `early_stopping=False`, the default: of the top 2 K candidates per step
+the best K unfinished ones are continued. The score of a hypothesis is its log-probability divided by its length to the
+power of the length penalty. An image is done when its best running hypothesis, scored the same way, is no better than
+its worst finished one. Images that are done are dropped from the batch.
 
-Candidates that differ by no more than `TIE` count as equal, and the smaller token id comes first: else
-the last bits of a float32, and so the processor, the batch and the runtime, would decide. Of finished captions that are
-equal so, the one that was finished first comes first.
+Candidates within `TIE` of each other count as equal, and the smaller token id wins: otherwise the last bits of a
+float32, and thus the CPU, batch and runtime, would decide. Among tied finished hypotheses, the one that finished first
+wins.
 
 Letters in shape comments:
-    B images    K beams    N rows of the step, image by image (N = B K)    P regions
+    B images    K beams    N batch rows, image by image (N = B K)    P regions
     T words     H hidden   V vocabulary
 """
 
@@ -26,15 +26,15 @@ import numpy as np
 
 BLOCK = 64  # values
 TIE = np.float32(1e-5)  # nats; float32 runtimes differ by less
-NEVER = np.float32(-1e9)  # log-probability of what may not be chosen
+NEVER = np.float32(-1e9)  # log-probability of beams that must not be chosen
 
 
 class StepOutput(NamedTuple):
     """
     Attributes:
-        log_probabilities: Of the next word, `(N, V)` float32.
-        states: After this word, `(2, N, H)`.
-        attention: Weights over the regions, `(N, P)`, or None.
+        log_probabilities: Log-probabilities of the next token, `(N, V)` float32.
+        states: New GRU states, `(2, N, H)`.
+        attention: Attention weights over the regions, `(N, P)`, or None.
     """
 
     log_probabilities: np.ndarray
@@ -43,24 +43,24 @@ class StepOutput(NamedTuple):
 
 
 class Step(Protocol):
-    """The decode step of `B` images."""
+    """The decoder step for `B` images."""
 
     def __call__(self, tokens: np.ndarray, states: np.ndarray) -> StepOutput:
-        """One word further: the last words `(N,)` int64 and the states before them `(2, N, H)` -> [`StepOutput`]."""
+        """Previous tokens `(N,)` int64 and GRU states `(2, N, H)` -> [`StepOutput`]."""
 
     def of_images(self, images: Sequence[int] | np.ndarray) -> "Step":
-        """The step of some of its images, by their places."""
+        """The step for a subset of its images, by index."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A caption that the search found.
+    """A caption found by the search.
 
     Attributes:
-        tokens: Its words, the end token included if it came to one, `(T,)`.
-        log_probabilities: Of each in its position, `(T,)`.
-        attention: Where the model looked for each, `(T, P)`, or None.
-        alternatives, alternative_log_probabilities: The likeliest tokens in each position, the best first,
+        tokens: Token ids, including the end token if it was reached, `(T,)`.
+        log_probabilities: Log-probability of each token, `(T,)`.
+        attention: Attention weights for each token, `(T, P)`, or None.
+        alternatives, alternative_log_probabilities: The likeliest tokens at each position, best first,
             `(T, alternatives)`.
     """
 
@@ -86,42 +86,42 @@ def beam_search(
     num_alternatives: int = 0,
     report: Callable[[list[int]], None] | None = None,
 ) -> list[list[Hypothesis]]:
-    """Writes captions; greedily with one beam.
+    """Generates captions; one beam means greedy search.
 
     Args:
-        step: The decoder.
-        states: Its states before the start token, of each image `(2, B, H)`.
-        start, end: Their tokens.
-        num_beams: Captions of an image that are followed up at once.
-        num_captions: Captions of each image that are returned, `num_beams` at most, the best first.
-        max_words: Words of a caption at most, the end token included, those of its beginning not.
-        length_penalty: Of beam search; greedy search has none.
-        suppressed: Tokens that are never written.
-        begin: Tokens that each caption begins with. Captions are ranked by what comes behind them, as generate() ranks
-            those that go on from `decoder_input_ids`.
-        num_alternatives: How many of the likeliest tokens are told of each position.
-        report: Of greedy search of one image, called with the tokens so far after each.
+        step: The decoder step.
+        states: Initial states of each image, `(2, B, H)`.
+        start, end: Ids of the start and end tokens.
+        num_beams: Beams per image.
+        num_captions: Captions to return per image, best first; at most `num_beams`.
+        max_words: Maximum length of a caption, including the end token but not `begin`.
+        length_penalty: Exponent of the length in beam search scores; unused by greedy search.
+        suppressed: Token ids that are never generated.
+        begin: Token ids that every caption starts with. Only the tokens after them count for its score, as in
+            generate() with `decoder_input_ids`.
+        num_alternatives: How many of the likeliest tokens to return for each position.
+        report: Called with the tokens so far after each step of a greedy search on one image.
     """
     if not 1 <= num_captions <= num_beams:
-        raise ValueError(f"{num_beams} beams can't give {num_captions} captions: take 1 to {num_beams}.")
-    given: list[StepOutput] = []
+        raise ValueError(f"{num_beams} beams can't give {num_captions} captions: choose 1 to {num_beams}.")
+    prefix: list[StepOutput] = []
     for token in (start, *begin)[:-1]:
-        given.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
-        states = given[-1].states
+        prefix.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
+        states = prefix[-1].states
     last = begin[-1] if begin else start
     settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
     if num_beams == 1:
-        found = [[path] for path in _greedy(step, states, settings, report)]
+        paths = [[path] for path in _greedy(step, states, settings, report)]
     else:
-        found = _beam(step, states, settings)
+        paths = _beam(step, states, settings)
     return [
-        [path.behind(given, image, begin).hypothesis(num_alternatives) for path in of_image]
-        for image, of_image in enumerate(found)
+        [path.with_prefix(prefix, image, begin).hypothesis(num_alternatives) for path in image_paths]
+        for image, image_paths in enumerate(paths)
     ]
 
 
 class _Settings(NamedTuple):
-    """Those of [`beam_search`]."""
+    """Arguments of [`beam_search`]."""
 
     start: int
     end: int
@@ -133,32 +133,32 @@ class _Settings(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """The words of a caption, and the row of each step that they were chosen in."""
+    """The tokens of a hypothesis, with the step output and row that each was chosen from."""
 
     outputs: Sequence[StepOutput]
     rows: Sequence[int]
     tokens: Sequence[int]
 
-    def behind(self, outputs: Sequence[StepOutput], image: int, tokens: Sequence[int]) -> "_Path":
-        """This path behind words that each image was given, a row of the step for each image."""
+    def with_prefix(self, outputs: Sequence[StepOutput], image: int, tokens: Sequence[int]) -> "_Path":
+        """This path after a given prefix, whose steps have one row per image."""
         if not tokens:
             return self
         return _Path([*outputs, *self.outputs], [image] * len(tokens) + [*self.rows], [*tokens, *self.tokens])
 
     def hypothesis(self, num_alternatives: int) -> Hypothesis:
-        steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have gone on after this caption
-        rows = [output.log_probabilities[row] for output, row in steps]  # of (V,) each
+        steps = list(zip(self.outputs, self.rows, strict=False))  # the search may have continued after this caption
+        rows = [output.log_probabilities[row] for output, row in steps]  # (V,) each
         attention = [output.attention[row] for output, row in steps if output.attention is not None]
         alternatives = np.zeros((len(rows), 0), dtype=np.int64)
-        of_alternatives = np.zeros((len(rows), 0), dtype=np.float32)
+        alternative_values = np.zeros((len(rows), 0), dtype=np.float32)
         if num_alternatives:
-            alternatives, of_alternatives = _largest(np.stack(rows), num_alternatives, len(rows[0]))
+            alternatives, alternative_values = _largest(np.stack(rows), num_alternatives, len(rows[0]))
         return Hypothesis(
             tokens=np.array(self.tokens),
             log_probabilities=np.array([row[token] for row, token in zip(rows, self.tokens, strict=True)]),
             attention=np.stack(attention) if attention else None,  # (T, P)
             alternatives=alternatives,
-            alternative_log_probabilities=of_alternatives,
+            alternative_log_probabilities=alternative_values,
         )
 
 
@@ -167,7 +167,7 @@ def _greedy(
 ) -> list[_Path]:
     num_images = states.shape[1]
     tokens = np.full(num_images, settings.start, dtype=np.int64)
-    running = list(range(num_images))  # images whose captions go on, one a row of the step
+    running = list(range(num_images))  # images with unfinished captions, one per row
     outputs: list[StepOutput] = []
     rows: list[list[int]] = [[] for _ in running]
     words: list[list[int]] = [[] for _ in running]
@@ -188,12 +188,12 @@ def _greedy(
         if len(kept) < len(running):
             step, running = step.of_images(kept), [running[row] for row in kept]
         tokens, states = tokens[kept], output.states[:, kept]  # (N,), (2, N, H)
-    return [_Path(outputs, *of_image) for of_image in zip(rows, words, strict=True)]
+    return [_Path(outputs, *path) for path in zip(rows, words, strict=True)]
 
 
 def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Path]]:
     num_images, num_beams = states.shape[1], settings.num_beams
-    images = running = [_OfImage(settings) for _ in range(num_images)]
+    images = running = [_ImageBeams(settings) for _ in range(num_images)]
     states = states.repeat(num_beams, axis=1)  # (2, N, H)
     tokens = np.full(num_images * num_beams, settings.start, dtype=np.int64)  # (N,)
     outputs: list[StepOutput] = []
@@ -205,47 +205,47 @@ def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Pat
         if settings.suppressed:
             totals[:, :, settings.suppressed] = -np.inf
         vocab_size = totals.shape[-1]
-        found = _ranked(totals.reshape(len(running), -1), 2 * num_beams, vocab_size)
-        for place, (image, (best, log_probabilities)) in enumerate(zip(running, found, strict=True)):
-            image.advance(place * num_beams, [divmod(index, vocab_size) for index in best], log_probabilities)
-        kept = [place for place, image in enumerate(running) if not image.is_done]
+        ranked = _ranked(totals.reshape(len(running), -1), 2 * num_beams, vocab_size)
+        for index, (image, (best, log_probabilities)) in enumerate(zip(running, ranked, strict=True)):
+            image.advance(index * num_beams, [divmod(flat, vocab_size) for flat in best], log_probabilities)
+        kept = [index for index, image in enumerate(running) if not image.is_done]
         if position + 1 == settings.max_words or not kept:
             break
-        rows = [place * num_beams + beam for place in kept for beam, _ in running[place].trail[-1]]  # N
+        rows = [index * num_beams + beam for index in kept for beam, _ in running[index].trail[-1]]  # N
         if len(kept) < len(running):
-            step, running = step.of_images(kept), [running[place] for place in kept]
+            step, running = step.of_images(kept), [running[index] for index in kept]
         tokens = np.array([word for image in running for _, word in image.trail[-1]], dtype=np.int64)  # (N,)
         states = output.states[:, rows]
     return [[image.path(outputs, rank) for rank in range(settings.num_captions)] for image in images]
 
 
-class _OfImage:
-    """The beams of one image: a few numbers a step, for which plain Python is faster than arrays.
+class _ImageBeams:
+    """The beams of one image, in plain Python: faster than arrays for a few numbers per step.
 
     Attributes:
-        running: Log-probabilities of the K captions that go on.
-        trail: Of each step, the beam that each caption that goes on came from, and its word.
-        is_done: Whether none that goes on can become better than the worst of K that are finished.
+        running: Log-probabilities of the K running hypotheses.
+        trail: Per step, the parent beam and token of each running hypothesis.
+        is_done: Whether no running hypothesis can beat the worst of K finished ones.
     """
 
     def __init__(self, settings: _Settings):
         self._settings = settings
-        self.running = [0.0] + [float(NEVER)] * (settings.num_beams - 1)  # at first all beams are one
+        self.running = [0.0] + [float(NEVER)] * (settings.num_beams - 1)  # all beams start out identical
         self.trail: list[list[tuple[int, int]]] = []
         self.is_done = False
-        self._first_rows: list[int] = []  # of each step, where its beams begin
-        self._scores: list[float] = []  # of the finished captions, the best first
-        self._ends: list[tuple[int, int, int]] = []  # step, beam before it and word that finished each
+        self._first_rows: list[int] = []  # per step, the row of the first beam
+        self._scores: list[float] = []  # of finished hypotheses, best first
+        self._ends: list[tuple[int, int, int]] = []  # step, parent beam and last token of each
 
     def advance(self, first_row: int, candidates: list[tuple[int, int]], log_probabilities: list[float]) -> None:
-        """Takes in the 2 K best candidates of a step, the best first: beam and word of each."""
+        """Processes the top 2 K candidates of a step, best first, as pairs of parent beam and token."""
         settings, num_beams = self._settings, self._settings.num_beams
         position = len(self._first_rows)
         self._first_rows.append(first_row)
         is_last = position + 1 == settings.max_words
         stops = [is_last or word == settings.end for _, word in candidates]
-        going_on = [rank for rank, stop in enumerate(stops) if not stop]
-        chosen = (going_on + [rank for rank, stop in enumerate(stops) if stop])[:num_beams]
+        unfinished = [rank for rank, stop in enumerate(stops) if not stop]
+        chosen = (unfinished + [rank for rank, stop in enumerate(stops) if stop])[:num_beams]
         self.running = [log_probabilities[rank] + (float(NEVER) if stops[rank] else 0.0) for rank in chosen]
         self.trail.append([candidates[rank] for rank in chosen])
 
@@ -260,7 +260,7 @@ class _OfImage:
         self.is_done = not self.running[0] / divisor > worst
 
     def path(self, outputs: Sequence[StepOutput], rank: int) -> _Path:
-        """A finished caption, read back from its last word."""
+        """A finished hypothesis, traced back from its last token."""
         position, beam, word = self._ends[rank]
         rows, tokens = [self._first_rows[position] + beam], [word]
         for earlier in reversed(range(position)):
@@ -273,22 +273,22 @@ class _OfImage:
 def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.ndarray:
     if not suppressed:
         return log_probabilities
-    allowed = log_probabilities.copy()  # the step's own are kept, for the alternatives
+    allowed = log_probabilities.copy()  # the originals are kept for the alternatives
     allowed[:, suppressed] = -np.inf
     return allowed
 
 
 def _largest(values: np.ndarray, count: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the `count` largest of each row, the largest first, equal ones by `index % vocab_size`."""
-    indices, found = zip(*_ranked(values, count, vocab_size), strict=True)
-    return np.array(indices, dtype=np.int64), np.array(found, dtype=values.dtype)
+    """Indices and values of the `count` largest in each row, in descending order, ties by `index % vocab_size`."""
+    indices, largest = zip(*_ranked(values, count, vocab_size), strict=True)
+    return np.array(indices, dtype=np.int64), np.array(largest, dtype=values.dtype)
 
 
 def _ranked(values: np.ndarray, count: int, vocab_size: int) -> Iterator[tuple[list[int], list[float]]]:
-    """The same as lists, row by row.
+    """Like [`_largest`], but as lists, row by row.
 
-    At least `count` values of a row are no smaller than the `count` largest maxima of its blocks, so few are left to be
-    sorted: a tenth of the time of argpartition().
+    At least `count` values of a row reach the `count`-th largest of its block maxima, so few remain to be sorted: ten
+    times as fast as argpartition().
     """
     num_blocks = values.shape[1] // BLOCK
     if not 0 < count <= num_blocks:
@@ -297,22 +297,22 @@ def _ranked(values: np.ndarray, count: int, vocab_size: int) -> Iterator[tuple[l
         maxima = values[:, : num_blocks * BLOCK].reshape(len(values), num_blocks, BLOCK).max(axis=2)
         bounds = np.partition(maxima, num_blocks - count, axis=1)[:, num_blocks - count] - TIE
     for row, bound in zip(values, bounds, strict=True):
-        places = (row >= bound).nonzero()[0]
-        indices, of_places = places.tolist(), row[places].tolist()
-        kept = _rank(of_places, [(index % vocab_size, index) for index in indices], count)
-        yield [indices[place] for place in kept], [of_places[place] for place in kept]
+        positions = (row >= bound).nonzero()[0]
+        indices, candidates = positions.tolist(), row[positions].tolist()
+        kept = _rank(candidates, [(index % vocab_size, index) for index in indices], count)
+        yield [indices[each] for each in kept], [candidates[each] for each in kept]
 
 
 def _rank(values: Sequence[float], keys: Sequence[Any], count: int) -> list[int]:
-    """Places of the `count` largest values, the largest first, equal ones by their keys."""
+    """Indices of the `count` largest values in descending order, ties by key."""
     order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
     first = 0
     while first < min(count, len(order)):
         bound = values[order[first]] - float(TIE)
-        behind = first + 1
-        while behind < len(order) and values[order[behind]] >= bound:
-            behind += 1
-        if behind > first + 1:
-            order[first:behind] = sorted(order[first:behind], key=keys.__getitem__)
-        first = behind
+        stop = first + 1
+        while stop < len(order) and values[order[stop]] >= bound:
+            stop += 1
+        if stop > first + 1:
+            order[first:stop] = sorted(order[first:stop], key=keys.__getitem__)
+        first = stop
     return order[:count]

@@ -1,20 +1,20 @@
-"""A captioner as two graphs: the encoder once per image, and one step of the decoder; the search stays outside.
+"""Exports a captioner as two graphs, the encoder and one decoder step; the search loop stays outside.
 
     encoder.onnx      images -> regions, keys, values, states
     step.onnx         tokens, states, keys, values -> log_probabilities, new_states, attention
-    graphs.json       what they are of, how images are scaled
+    graphs.json       what they were exported from, how images are scaled
 
-Those that lie in a checkpoint hold no weights: what they read of the checkpoint's own file they call by its names, and
-a runtime is given it when it loads them. They are of an architecture, whatever its weights. Those that are exported to
-another folder are whole: with the weights, the words (tokenizer.json) and settings of the search, that is all a caption
-needs. OpenVINO IR has `.xml` and `.bin` in place of `.onnx`, exported programs of PyTorch have `.pt2`.
+Graphs inside a checkpoint hold no weights: they refer to tensors in the checkpoint's own file by name, which are passed
+to the runtime at load time. So they depend on the architecture only. Graphs exported to another folder are whole:
+with weights, vocabulary (tokenizer.json) and generation settings, they are all that captioning needs. OpenVINO IR has
+`.xml` and `.bin` in place of `.onnx`, PyTorch's exported programs have `.pt2`.
 
-Both graphs take any number of images, the step any number of beams. The encoder takes bytes: normalizing them is its
-first layer. The runtimes fuse batch norm and activations, and fold what they can compute of weights alone.
+Both graphs take any number of images, the step any number of beams. The encoder takes uint8 pixels: its first layer
+normalizes them. The runtimes fuse batch norm and activations, and fold constants.
 
-int8: the encoder's convolutions take and give 8-bit numbers whose ranges calibration images have shown, weights by
-channel; the step's weights are 8-bit, its inputs are scaled word by word. Each runtime is quick with int8 graphs in its
-own format only.
+int8: the encoder's convolutions have 8-bit inputs and outputs, with ranges from the calibration set, and per-channel
+weights; the step has 8-bit weights and dynamically quantized inputs. Each runtime is fast only with int8 graphs in its
+own format.
 
 Letters in shape comments:
     B images    K beams    P regions    H hidden    V vocabulary
@@ -44,10 +44,10 @@ from .backend import EXTERNAL, GRAPH_RUNTIMES
 from .graphs import architecture_of
 
 FORMATS = ("onnx", "openvino", "exported-program")
-MAX_DIFFERENCE = 1e-3  # between what PyTorch and a graph answer
+MAX_DIFFERENCE = 1e-3  # between the outputs of PyTorch and of a graph
 
-# Weights of 7 bits in 8: a processor without VNNI (AVX2, older AVX-512) adds two products of 8 bits in 16 bits, which
-# overflow: regions were off by 74 % there. Graphs run on machines that are unknown when they are exported.
+# 7-bit weights: without VNNI (AVX2, older AVX-512) a CPU sums two 8-bit products in 16 bits, which overflow: regions
+# were off by 74 %. The CPU that will run the graphs is unknown at export.
 REDUCED_RANGE = True
 
 
@@ -57,24 +57,24 @@ def export_graphs(
     folder: str | Path,
     weights: str | Path,
     *,
-    format: str = "onnx",  # noqa: A002  # what the field calls it
+    format: str = "onnx",  # noqa: A002
     calibration: np.ndarray | None = None,
 ) -> None:
-    """Writes the graphs of a captioner with their weights into a folder, whole or not at all.
+    """Exports a captioner's graphs with their weights to a folder, atomically.
 
     Args:
         model: A captioner, in float32 on the CPU.
         processor: Its processor.
-        folder: Is replaced if it holds graphs.
-        weights: The file that the model was loaded from, by which its graphs are known.
+        folder: Output folder; replaced if it contains graphs.
+        weights: The file that the model was loaded from; its hash identifies the graphs.
         format: One of [`FORMATS`].
-        calibration: Images `(images, height, width, 3)` uint8 like those to be captioned, for int8 graphs.
+        calibration: Calibration set for int8 graphs, `(images, height, width, 3)` uint8, like the images to caption.
 
     Raises:
-        FileExistsError: The folder holds something else.
+        FileExistsError: The folder contains something else.
         ArithmeticError: The outputs of a graph differ from the model's.
-        OSError: They can't be written; graphs that were there are as they were.
-        ValueError: The processor does more to an image than to scale it, or there is no such format.
+        OSError: Writing failed; existing graphs are unchanged.
+        ValueError: The processor does more than resize images, or the format is unknown.
     """
     folder = Path(folder)
     if format not in FORMATS:
@@ -97,19 +97,19 @@ def export_graphs(
 def add_graphs(
     checkpoint: str | Path, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor
 ) -> Path:
-    """Writes graphs into a saved checkpoint, whole or not at all; their weights are those of its `model.safetensors`.
+    """Adds graphs to a saved checkpoint, atomically; they use the weights in its `model.safetensors`.
 
     Args:
-        checkpoint: Its folder.
+        checkpoint: The checkpoint's folder.
         model: The captioner that was saved there, in float32 on the CPU, with any weights.
         processor: Its processor.
 
     Returns:
-        Their folder, of a few hundred kilobytes.
+        The graphs' folder, a few hundred kilobytes in size.
 
     Raises:
         FileExistsError, ArithmeticError, OSError: As in [`export_graphs`].
-        ValueError: The processor does more to an image than to scale it.
+        ValueError: The processor does more than resize images.
     """
     from safetensors import safe_open
 
@@ -131,9 +131,9 @@ def add_graphs(
 
 
 def _settings(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> dict[str, Any]:
-    """What both kinds of graphs say of themselves."""
+    """Settings that both kinds of graphs record."""
     if processor.image_size is None:
-        raise ValueError("graphs take images that are scaled to one size, this processor crops or pads them.")
+        raise ValueError("graphs need images resized to a fixed size, but this processor crops or pads them.")
     return {
         "image_size": processor.image_size,
         "resample": int(processor.image_processor.resample),
@@ -143,20 +143,20 @@ def _settings(model: GRUCaptionerForConditionalGeneration, processor: GRUCaption
 
 @contextlib.contextmanager
 def _written(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of one of graphs.
+    """A temporary folder that replaces a graphs folder on success.
 
     Raises:
-        FileExistsError: It holds something else.
-        OSError: They can't be written.
+        FileExistsError: The folder contains something else.
+        OSError: Writing failed.
     """
     if folder.exists() and not (folder / GRAPHS_SETTINGS).is_file():
-        raise FileExistsError(f"{folder} is there and holds no graphs: name another folder.")
+        raise FileExistsError(f"{folder} exists and contains no graphs: choose another.")
     try:
         with atomic_folder(folder) as temporary:
             yield temporary
     except OSError as error:
         raise OSError(
-            f"the graphs can't be written to {folder} ({error}); what was there is as it was. Make room and run again."
+            f"the graphs can't be written to {folder} ({error}); it is unchanged. Make room and run again."
         ) from error
 
 
@@ -175,7 +175,7 @@ def _write_graphs(graphs: "list[Graph]", folder: Path, format: str, calibration:
 
 
 class Encoder(nn.Module):
-    """Images, as bytes -> all that the decoder needs to know of them."""
+    """uint8 images -> encoder outputs and initial decoder states."""
 
     scale: Tensor
     shift: Tensor
@@ -197,15 +197,15 @@ class Encoder(nn.Module):
 
 
 class Step(nn.Module):
-    """One decode step: the decoder's own forward, with separate axes of images and beams, so that both are dynamic.
+    """One decoder step: the decoder's own forward with separate, dynamic image and beam axes.
 
-    The language GRU reads nothing but words, so its input's products are made once for the whole vocabulary: now if the
-    graph is `whole`, by the runtime when it loads it if not.
+    The language GRU's only inputs are words, so its input gates are computed once for the whole vocabulary: at export
+    if the graph is `whole`, otherwise by the runtime at load time.
     """
 
     def __init__(self, model: GRUCaptionerForConditionalGeneration, whole: bool):
         super().__init__()
-        decoder: Any = copy.copy(model.decoder)  # with the same weights and other layers
+        decoder: Any = copy.copy(model.decoder)  # same weights, different layers
         decoder._modules = dict(decoder._modules)
         self.decoder, self.lm_head = decoder, model.lm_head
         gates = GatesByWord(decoder.embed_tokens, decoder.language_gru)
@@ -215,7 +215,7 @@ class Step(nn.Module):
 
     def forward(self, tokens: Tensor, states: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         """`(B, K)`, `(2, B, K, H)`, `(B, P, H)`, `(B, P, H)` -> `(B, K, V)`, `(2, B, K, H)`, `(B, K, P)`."""
-        mean_region = values.mean(dim=1)  # (B, H), read for the number of images only: there are states
+        mean_region = values.mean(dim=1)  # (B, H), only its batch size matters: the states are given
         words = tokens.flatten(0, 1)[:, None]  # (B K, 1)
         decoded = self.decoder(words, (keys, values, mean_region), states.flatten(1, 2))
         log_probabilities = self.lm_head(decoded.output_embeddings[:, 0]).log_softmax(dim=-1)  # (B K, V)
@@ -226,7 +226,7 @@ class Step(nn.Module):
 
 
 class OneWord(nn.Module):
-    """A GRU for a single step, written out in operations that the exporter can translate."""
+    """A single GRU step, written out in operations that the exporter supports."""
 
     def __init__(self, gru: nn.GRU):
         super().__init__()
@@ -238,7 +238,7 @@ class OneWord(nn.Module):
 
 
 class OneWordOfGates(nn.Module):
-    """The same for a GRU whose input comes multiplied with its weights already."""
+    """A single GRU step with precomputed input gates."""
 
     def __init__(self, gru: nn.GRU):
         super().__init__()
@@ -250,7 +250,7 @@ class OneWordOfGates(nn.Module):
 
 
 class GatesByWord(nn.Module):
-    """Words `(N, 1)` -> what the input weights of a GRU make of them, `(N, 1, 3 H)`."""
+    """Words `(N, 1)` -> input gates of a GRU, `(N, 1, 3 H)`."""
 
     def __init__(self, embeddings: nn.Embedding, gru: nn.GRU):
         super().__init__()
@@ -258,7 +258,7 @@ class GatesByWord(nn.Module):
         self.input, _ = _linear_layers(gru)
 
     def table(self) -> Tensor:
-        """Of the whole vocabulary, `(V, 3 H)`."""
+        """Gates for the whole vocabulary, `(V, 3 H)`."""
         gates: Tensor = self.input(self.embeddings.weight)
         return gates
 
@@ -267,25 +267,25 @@ class GatesByWord(nn.Module):
 
 
 def _linear_layers(gru: nn.GRU) -> tuple[nn.Linear, nn.Linear]:
-    """Of the input `(..., E) -> (..., 3 H)`, of the state `(..., H) -> (..., 3 H)`."""
-    of_input = nn.Linear(gru.input_size, 3 * gru.hidden_size)
-    of_state = nn.Linear(gru.hidden_size, 3 * gru.hidden_size)
+    """A GRU's input layer `(..., E) -> (..., 3 H)` and state layer `(..., H) -> (..., 3 H)`."""
+    input_layer = nn.Linear(gru.input_size, 3 * gru.hidden_size)
+    state_layer = nn.Linear(gru.hidden_size, 3 * gru.hidden_size)
     weights: Any = dict(gru.named_parameters())
-    of_input.weight, of_input.bias = weights["weight_ih_l0"], weights["bias_ih_l0"]
-    of_state.weight, of_state.bias = weights["weight_hh_l0"], weights["bias_hh_l0"]
-    return of_input, of_state
+    input_layer.weight, input_layer.bias = weights["weight_ih_l0"], weights["bias_ih_l0"]
+    state_layer.weight, state_layer.bias = weights["weight_hh_l0"], weights["bias_hh_l0"]
+    return input_layer, state_layer
 
 
-def _gru_cell(of_input: Tensor, of_state: Tensor, state: Tensor) -> Tensor:  # (N, 3 H), (N, 3 H), (N, H)
+def _gru_cell(input_gates: Tensor, state_gates: Tensor, state: Tensor) -> Tensor:  # (N, 3 H), (N, 3 H), (N, H)
     """As torch defines it: https://docs.pytorch.org/docs/stable/generated/torch.nn.GRU.html."""
-    reset_i, update_i, new_i = of_input.chunk(3, dim=-1)
-    reset_s, update_s, new_s = of_state.chunk(3, dim=-1)
+    reset_i, update_i, new_i = input_gates.chunk(3, dim=-1)
+    reset_s, update_s, new_s = state_gates.chunk(3, dim=-1)
     new = torch.tanh(new_i + torch.sigmoid(reset_i + reset_s) * new_s)
     return new + torch.sigmoid(update_i + update_s) * (state - new)  # (N, H)
 
 
 class Graph:
-    """One of the two: a module with an example of its inputs."""
+    """A module to export, with example inputs."""
 
     def __init__(
         self,
@@ -300,9 +300,9 @@ class Graph:
 
     @torch.no_grad()
     def _translate(self, optimize: bool = True) -> Any:
-        """The module as ONNX, and as the program that this was made of."""
+        """The module as an ONNX program, which also holds the exported program."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about names that it changes
+            warnings.simplefilter("ignore")  # the exporter warns about names that it changes
             return torch.onnx.export(
                 self.module,
                 tuple(self.inputs.values()),
@@ -325,11 +325,11 @@ class Graph:
         """Writes the graph without its weights.
 
         Args:
-            folder: Where to.
-            saved: The model's tensors that a checkpoint's file holds, by their names there.
+            folder: Output folder.
+            saved: The model's tensors in the checkpoint file, by their names there.
 
         Returns:
-            Names of those that the graph reads, in the order in which a file would hold them one behind the other.
+            Names of the tensors that the graph uses, in the order of their offsets in its external data file.
         """
         import onnx_ir
 
@@ -342,13 +342,13 @@ class Graph:
         for own_name, value in list(graph.initializers.items()):
             name = name_of.get(own[own_name].data_ptr()) if own_name in own else None
             if name is None:
-                continue  # how images are scaled: few numbers, which stay in the graph
+                continue  # the normalization constants stay in the graph
             del graph.initializers[own_name]
             if name in weights:  # tied
                 value.replace_all_uses_with(weights[name])
                 continue
             value.name, value.const_value = name, None
-            graph.inputs.append(value)  # so nothing that depends on it is folded
+            graph.inputs.append(value)  # so that nothing that depends on it is folded
             weights[name] = value
         translated.optimize()
         _remove_traces(translated.model)
@@ -369,26 +369,26 @@ class Graph:
 
     def _check_onnx(self, path: Path, weights: Mapping[str, np.ndarray] | None = None) -> None:
         run = GRAPH_RUNTIMES["onnxruntime"].load(path, 1, weights)
-        answers = run({name: value.numpy() for name, value in self.inputs.items()})
-        self._check(path.name, map(torch.from_numpy, answers))
+        outputs = run({name: value.numpy() for name, value in self.inputs.items()})
+        self._check(path.name, map(torch.from_numpy, outputs))
 
     def write_program(self, folder: Path) -> None:
         path = folder / f"{self.name}.pt2"
-        written = io.BytesIO()  # of a file that can't be written, torch's own writer ends the process
-        torch.export.save(self._translate().exported_program, written)
-        path.write_bytes(written.getvalue())
+        buffer = io.BytesIO()  # torch's own file writer aborts the process when writing fails
+        torch.export.save(self._translate().exported_program, buffer)
+        path.write_bytes(buffer.getvalue())
         self._check(path.name, torch.export.load(path).module()(*self.inputs.values()))
 
     @torch.no_grad()
-    def _check(self, file: str, answers: Iterable[Tensor]) -> None:
-        for name, answer, expected in zip(self.outputs, answers, self.module(*self.inputs.values()), strict=True):
-            difference = (answer - expected).abs().max().item()
+    def _check(self, file: str, outputs: Iterable[Tensor]) -> None:
+        for name, output, expected in zip(self.outputs, outputs, self.module(*self.inputs.values()), strict=True):
+            difference = (output - expected).abs().max().item()
             if not difference <= MAX_DIFFERENCE:
-                raise ArithmeticError(f"{file}: {name} is off by {difference:.2g}; the graphs were not kept.")
+                raise ArithmeticError(f"{file}: {name} is off by {difference:.2g}; the graphs were not saved.")
 
 
 def _remove_traces(model: Any) -> None:
-    """Of what a node was made of, with paths of this machine."""
+    """Removes stack traces from the nodes, which contain paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
 
@@ -398,14 +398,14 @@ def _graphs(
     model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor, whole: bool = True
 ) -> list[Graph]:
     num_images, num_beams = Dim("images", min=1, max=65536), Dim("beams", min=1, max=1024)
-    height, width = processor.image_size or (0, 0)  # which has been checked
+    height, width = processor.image_size or (0, 0)  # never None here: checked before
     images = torch.randint(256, (2, height, width, 3), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)  # (B, height, width, 3)
     encoder, step = Encoder(model, processor.image_processor).eval(), Step(model, whole).eval()
     _, keys, values, states = (output.contiguous() for output in encoder(images))
     tokens = torch.full((2, 3), model.config.decoder_start_token_id)
     states = states[:, :, None].repeat(1, 1, 3, 1)  # (2, B, K, H)
-    answers = ["log_probabilities", "new_states", "attention"]
+    outputs = ["log_probabilities", "new_states", "attention"]
     return [
         Graph(
             "encoder", encoder, {"images": images}, ["regions", "keys", "values", "states"], {"images": {0: num_images}}
@@ -414,7 +414,7 @@ def _graphs(
             "step",
             step,
             {"tokens": tokens, "states": states, "keys": keys, "values": values},
-            answers[: 2 if model.config.attention_type == "none" else 3],
+            outputs[: 2 if model.config.attention_type == "none" else 3],
             {
                 "tokens": {0: num_images, 1: num_beams},
                 "states": {1: num_images, 2: num_beams},
@@ -426,7 +426,7 @@ def _graphs(
 
 
 def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
-    """Makes convolutions, what cuts their outputs off and what adds them 8-bit; regions and keys stay as they are."""
+    """Quantizes convolutions, their clipping and additions to 8 bits; regions and keys stay float32."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -453,7 +453,7 @@ def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Clip", "Add"],
             per_channel=True,
-            activation_type=QuantType.QUInt8,  # with 8-bit weights of either sign: what processors are quick with
+            activation_type=QuantType.QUInt8,  # with signed weights: the fast combination on CPUs
             weight_type=QuantType.QInt8,
             reduce_range=REDUCED_RANGE,
         )
@@ -461,7 +461,7 @@ def _quantize_encoder(path: Path, calibration: np.ndarray) -> None:
 
 
 def _quantize_step(path: Path) -> None:
-    """Makes the weights 8-bit; ONNX Runtime then scales the inputs of each product to 8 bits too, while it runs."""
+    """Quantizes the weights to 8 bits; ONNX Runtime quantizes the inputs of each product at run time."""
     from onnxruntime.quantization import quant_pre_process, quantize_dynamic
 
     whole = path.with_name("whole.onnx")
@@ -474,7 +474,7 @@ def _quantize_step(path: Path) -> None:
 
 
 def _compress_step(path: Path) -> None:
-    """Makes the weights 8-bit in the form that OpenVINO is quick with: an 8-bit constant, scaled where it is used."""
+    """Quantizes the weights to 8 bits in the form that is fast in OpenVINO: int8 constants, dequantized on use."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -505,14 +505,14 @@ def _convert_to_openvino(folder: Path) -> None:
         graph = openvino.convert_model(path)
         try:
             openvino.save_model(graph, path.with_suffix(".xml"), compress_to_fp16=False)
-        except RuntimeError as error:  # all that it says of a full disk
+        except RuntimeError as error:  # its only sign of a full disk
             raise OSError(f"{path.with_suffix('.bin')}: {error}") from error
         path.unlink()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the advice that the quantizer logs and prints."""
+    """Silences what the quantizer logs and prints."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

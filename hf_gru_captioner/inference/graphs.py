@@ -1,4 +1,4 @@
-"""Runs the graphs of `export` on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out, and no torch."""
+"""Runs exported graphs on ONNX Runtime or OpenVINO: NumPy arrays in, NumPy arrays out, no torch."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known
 from .beam_search import Step, StepOutput
 
 GRAPHS = ("encoder", "step")
-OF_ARCHITECTURE = (  # entries of config.json that the graphs follow
+OF_ARCHITECTURE = (  # entries of config.json that the graphs depend on
     *(
         "attention_type",
         "embedding_size",
@@ -42,34 +42,34 @@ WIDENED = {
     "F16": np.float16,
     "F32": np.float32,
     "F64": np.float64,
-}  # by safetensors' names; and BF16, which NumPy lacks
+}  # by safetensors' names; BF16 is handled separately, NumPy lacks it
 
 
 class GraphsError(ValueError):
-    """Graphs that are damaged, or of another architecture or other weights than the checkpoint."""
+    """The graphs are damaged, or don't match the checkpoint's architecture or weights."""
 
 
 class WeightsError(ValueError):
-    """Weights that are damaged."""
+    """The weights are damaged."""
 
 
 class NoGraphsError(FileNotFoundError):
-    """No graphs where they should be, or none that the backend runs."""
+    """There are no graphs, or none that the backend can run."""
 
 
 class GraphBackend:
-    """A captioner's encoder and decode step, with all that goes with them: how images are prepared, the words.
+    """A captioner's encoder and decoder step as graphs, with its image settings and tokenizer.
 
     Args:
-        folder: Where `gru-captioner export` wrote them.
+        folder: Folder of the graphs, written by `gru-captioner export`.
         backend: `"onnxruntime"` or `"openvino"`.
-        num_threads: That one graph works with; as many as OMP_NUM_THREADS or the machine says when not given.
-        checkpoint: Folder of the checkpoint whose weights they get, where they have none of their own.
+        num_threads: Threads per graph; OMP_NUM_THREADS or the number of cores by default.
+        checkpoint: Folder of the checkpoint with the weights, for graphs that have none of their own.
 
     Raises:
         NoGraphsError: No graphs in the folder.
         MissingExtraError: The backend isn't installed.
-        GraphsError: The graphs are damaged, or not of the checkpoint's architecture.
+        GraphsError: The graphs are damaged, or don't match the checkpoint's architecture.
         WeightsError: The weights are damaged.
     """
 
@@ -90,27 +90,27 @@ class GraphBackend:
             height, width = self.settings["image_size"]
             self._image_size = (height, width)
             weights: dict[str, Weights] = {}
-            rest = folder  # of what a caption needs
+            source = folder  # of the tokenizer
             if not self.are_whole:
-                rest = _of_their_architecture(folder, self.settings, checkpoint)
-                weights = read_weights(rest / WEIGHTS, self.settings["tensors"])
-                path = rest / GENERATION_CONFIG
+                source = _matching_checkpoint(folder, self.settings, checkpoint)
+                weights = read_weights(source / WEIGHTS, self.settings["tensors"])
+                path = source / GENERATION_CONFIG
                 generation = read_json(path) if path.is_file() else {}
                 self.settings["generation"] = {name: each for name, each in generation.items() if name[0] != "_"}
-            check_tokenizer(read_json(rest / TOKENIZER))
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(rest / TOKENIZER))
+            check_tokenizer(read_json(source / TOKENIZER))
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(source / TOKENIZER))
             with needs_extra(runtime.extra):
                 self._encoder, self._step = (
                     runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS
                 )
         except (MissingExtraError, NoGraphsError, GraphsError, WeightsError):
             raise
-        except Exception as error:  # each library has its own for a damaged file
+        except Exception as error:  # each library raises its own for a damaged file
             raise GraphsError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them again.") from error
 
     @property
     def are_whole(self) -> bool:
-        """Whether the graphs have weights of their own."""
+        """Whether the graphs contain their weights."""
         return "weights" in self.settings
 
     @property
@@ -118,7 +118,7 @@ class GraphBackend:
         return bool(self.settings["has_attention"])
 
     def defaults(self) -> dict[str, Any]:
-        """Settings of generate() that the checkpoint was saved with."""
+        """The checkpoint's generation settings."""
         return dict(self.settings["generation"])
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -133,7 +133,7 @@ class GraphBackend:
         )
 
     def load_image(self, source: ImageSource) -> Image.Image:
-        """One image, upright, RGB and at the encoder's size."""
+        """Loads an image: upright, RGB, at the encoder's input size."""
         return load_image(source, size=self._image_size, resample=self.settings["resample"])
 
     def encode(self, images: Sequence[ImageSource]) -> EncodedImages:
@@ -141,7 +141,7 @@ class GraphBackend:
         return EncodedImages(*self._encoder({"images": pixels}))
 
     def begin(self, encoded: EncodedImages) -> tuple[np.ndarray, Step]:
-        """First states `(2, B, H)` and the decode step of encoded images."""
+        """Initial states `(2, B, H)` and the decoder step for encoded images."""
         return encoded.states, _GraphStep(self._step, encoded.keys, encoded.values)
 
 
@@ -172,15 +172,15 @@ class _GraphStep(NamedTuple):
 
 
 def architecture_of(checkpoint: Path) -> str:
-    """SHA-256 of what the graphs of a checkpoint follow: its architecture, and how its images are prepared."""
+    """SHA-256 of what a checkpoint's graphs depend on: its architecture and image preprocessing."""
     config = read_json(checkpoint / CONFIG)
-    followed = {name: config.get(name) for name in OF_ARCHITECTURE}
-    followed["image_processor"] = read_json(checkpoint / PROCESSOR_CONFIG)["image_processor"]
-    return hashlib.sha256(json.dumps(_without_provenance(followed), sort_keys=True).encode()).hexdigest()
+    entries = {name: config.get(name) for name in OF_ARCHITECTURE}
+    entries["image_processor"] = read_json(checkpoint / PROCESSOR_CONFIG)["image_processor"]
+    return hashlib.sha256(json.dumps(_without_provenance(entries), sort_keys=True).encode()).hexdigest()
 
 
 def belong(folder: Path, checkpoint: Path) -> bool:
-    """Whether these graphs are a checkpoint's: of its architecture, or whole and of its weights."""
+    """Whether graphs belong to a checkpoint: they match its architecture or, if whole, its weights."""
     try:
         settings = read_graphs_settings(folder)
         if "weights" in settings:
@@ -196,33 +196,33 @@ def _without_provenance(content: Any) -> Any:
     return content
 
 
-def _of_their_architecture(folder: Path, settings: dict[str, Any], checkpoint: str | Path | None) -> Path:
+def _matching_checkpoint(folder: Path, settings: dict[str, Any], checkpoint: str | Path | None) -> Path:
     if checkpoint is None:
         raise GraphsError(
-            f"the graphs in {folder} have no weights of their own: name the checkpoint that they lie in, or export "
+            f"the graphs in {folder} have no weights of their own: give the checkpoint that contains them, or export "
             "whole ones (gru-captioner export CHECKPOINT --output FOLDER)."
         )
     checkpoint = Path(checkpoint)
     if settings["architecture"] != architecture_of(checkpoint):
         raise GraphsError(
-            f"the graphs in {folder} are of another architecture than {checkpoint}: write them again "
+            f"the graphs in {folder} don't match the architecture of {checkpoint}: export them again "
             f"(gru-captioner export {checkpoint})."
         )
     return checkpoint
 
 
 def read_weights(path: Path, names: dict[str, list[str]]) -> dict[str, Weights]:
-    """Tensors of a file of weights in float32, by name, for each of several lists of names.
+    """Float32 tensors of a weights file by name, for each of several lists of names.
 
     Raises:
-        WeightsError: The file is damaged; one is missing, not of floating point or not finite.
+        WeightsError: The file is damaged, or a tensor is missing, not floating-point or not finite.
     """
     from safetensors import SafetensorError, deserialize
 
     try:
         tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"the weights in {path} can't be read, they are damaged ({reason_of(error)}).") from error
+        raise WeightsError(f"the weights in {path} are damaged and can't be read ({reason_of(error)}).") from error
 
     def read(name: str) -> np.ndarray:
         if name not in tensors:
@@ -233,20 +233,20 @@ def read_weights(path: Path, names: dict[str, list[str]]) -> dict[str, Weights]:
         elif kind in WIDENED:
             values = np.frombuffer(data, WIDENED[kind]).astype(np.float32)
         else:
-            raise WeightsError(f"the weights in {path} are damaged: {name} is {kind}, not of floating point.")
+            raise WeightsError(f"the weights in {path} are damaged: {name} is {kind}, not floating-point.")
         if not (np.isfinite(values.min(initial=0)) and np.isfinite(values.max(initial=0))):
             raise WeightsError(f"the weights in {path} are damaged: {name} has values that are not finite.")
         return values.reshape(shape)
 
-    return {graph: {name: read(name) for name in of_graph} for graph, of_graph in names.items()}
+    return {graph: {name: read(name) for name in graph_names} for graph, graph_names in names.items()}
 
 
 def read_graphs_settings(folder: Path) -> dict[str, Any]:
-    """What graphs say of themselves.
+    """The settings recorded with exported graphs.
 
     Raises:
-        NoGraphsError: No graphs there.
-        ValueError: Not what `export` writes.
+        NoGraphsError: No graphs in the folder.
+        ValueError: The settings are malformed.
     """
     path = folder / GRAPHS_SETTINGS
     if not path.is_file():
@@ -258,7 +258,7 @@ def read_graphs_settings(folder: Path) -> dict[str, Any]:
         if not isinstance(settings[name], kind):
             raise ValueError(f"{name} in {path.name} is not a {kind.__name__}")
     if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in settings["image_size"]):
-        raise ValueError(f"image_size in {path.name} is two sides of 1 to {MAX_SIDE} pixels")
+        raise ValueError(f"image_size in {path.name} must be two sides of 1 to {MAX_SIDE} pixels")
     return settings
 
 

@@ -1,7 +1,7 @@
 """Prefetching: while some images are captioned, the next are encoded and the ones after them loaded.
 
-What waits between the stages is bounded, so memory does not grow with the number of images. Files are loaded by
-threads: Pillow decodes and scales without the GIL, and so do the runtimes.
+The queues between the stages are bounded, so memory does not grow with the number of images. Threads suffice: Pillow
+and the runtimes release the GIL.
 """
 
 from collections import deque
@@ -29,15 +29,15 @@ def caption_all(
     num_loaders: int = 2,
     **generation: Any,
 ) -> "Iterator[list[Caption] | Exception]":
-    """Yields the captions of each image in order, or the error that it failed with.
+    """Yields, in order, the captions of each image or the error that it failed with.
 
     Args:
         captioner: The captioner.
         sources: Images of any kind that `load_image` takes, consumed lazily.
-        num_captions: Of each image, the best first.
-        batch_size: Images captioned at once.
+        num_captions: Captions per image, best first.
+        batch_size: Images per batch.
         num_loaders: Threads that load images.
-        generation: Settings of generate().
+        generation: Generation settings.
     """
 
     def load(source: "ImageSource") -> "Image.Image | Exception":
@@ -61,7 +61,7 @@ def caption_all(
 def run_ahead(
     executor: Executor, work: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """Results of the items in their order; `depth` items further are worked on before they are asked for."""
+    """Results of the items in order, computed up to `depth` items ahead."""
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -76,7 +76,7 @@ def run_ahead(
 
 
 def batches_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of so many items in their order; the last may be shorter."""
+    """Lists of `size` consecutive items; the last may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

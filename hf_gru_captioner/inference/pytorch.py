@@ -1,4 +1,4 @@
-"""A captioner's model on plain PyTorch: its encoder and decode step for the search, and generate() for the rest."""
+"""The PyTorch backend: encoder and decoder step for our own search, and generate() for all other settings."""
 
 import functools
 import math
@@ -27,7 +27,7 @@ class PyTorchBackend:
         processor: Its processor.
 
     Raises:
-        ValueError: The processor's vocabulary is not the model's.
+        ValueError: Processor and model differ in vocabulary size.
     """
 
     name = PYTORCH
@@ -36,14 +36,14 @@ class PyTorchBackend:
         if len(processor.tokenizer) != model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
-                "they are not of one checkpoint."
+                "they are not from the same checkpoint."
             )
         self.model = model.eval()
         self.processor = processor
 
     @property
     def can_search(self) -> bool:
-        """Whether the search's arithmetic is the model's: NumPy has neither half precision nor other devices."""
+        """Whether NumPy's arithmetic matches the model's: only in float32 on the CPU."""
         return bool(self.model.device.type == "cpu" and self.model.dtype == torch.float32)
 
     @property
@@ -51,7 +51,7 @@ class PyTorchBackend:
         return bool(self.model.config.attention_type != "none")
 
     def defaults(self) -> dict[str, Any]:
-        """Settings of the model's generation_config that are not those of generate() anyhow."""
+        """Settings of the model's generation_config that differ from generate()'s defaults."""
         standard = _standard_settings()
         config = vars(self.model.generation_config)
         return {name: value for name, value in config.items() if name[0] != "_" and value != standard.get(name)}
@@ -76,7 +76,7 @@ class PyTorchBackend:
 
     @torch.inference_mode()
     def begin(self, encoder_outputs: ModelOutput) -> tuple[np.ndarray, Step]:
-        """First states `(2, B, H)` and the decode step of encoded images."""
+        """Initial states `(2, B, H)` and the decoder step for encoded images."""
         regions = encoder_outputs.projected_regions
         return self.model.decoder.first_states(regions[2]).numpy(), _ModelStep(self.model, regions)
 
@@ -90,8 +90,7 @@ class PyTorchBackend:
         report: Callable[[list[int]], None] | None = None,
         begin: Sequence[int] = (),
     ) -> list[list[Hypothesis]]:
-        """Captions by generate(), which knows every setting; all begin with these tokens; `report` as in
-        beam_search()."""
+        """Captions by generate(), which supports every setting; `report` and `begin` as in beam_search()."""
         model = self.model
         if begin:
             words = [model.generation_config.decoder_start_token_id, *begin]
@@ -104,34 +103,34 @@ class PyTorchBackend:
             **generation,
         )  # (N, 1 + T)
         labels = self.model.labels_of_sequences(sequences)
-        # Attention is not carried through the beams: one forward on the chosen words gives exactly the same.
+        # Attention is not tracked across beams: one forward pass on the chosen tokens gives exactly the same.
         output = model(encoder_outputs=encoder_outputs, labels=labels, output_attentions=True)
         log_probabilities = output.logits.float().log_softmax(-1)  # (N, T, V)
-        of_words = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
+        chosen = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # (N, T)
         alternatives = log_probabilities.topk(num_alternatives)  # (N, T, alternatives)
         attention = output.cross_attentions[0].float().mean(dim=1) if output.cross_attentions else None  # (N, T, P)
-        found = []
+        hypotheses = []
         for row, length in enumerate((labels != IGNORE_INDEX).sum(dim=1).tolist()):
-            found.append(
+            hypotheses.append(
                 Hypothesis(
                     tokens=labels[row, :length].cpu().numpy(),
-                    log_probabilities=of_words[row, :length].cpu().numpy(),
+                    log_probabilities=chosen[row, :length].cpu().numpy(),
                     attention=None if attention is None else attention[row, :length].cpu().numpy(),
                     alternatives=alternatives.indices[row, :length].cpu().numpy(),
                     alternative_log_probabilities=alternatives.values[row, :length].cpu().numpy(),
                 )
             )
-        return [found[start : start + num_captions] for start in range(0, len(found), num_captions)]
+        return [hypotheses[start : start + num_captions] for start in range(0, len(hypotheses), num_captions)]
 
     @torch.inference_mode()
     def mean_log_probabilities(
         self, encoder_outputs: ModelOutput, captions: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Of given captions of each encoded image; as the captioner's."""
-        numbers = torch.tensor([len(of_image) for of_image in captions])
+        """As [`Captioner.mean_log_probabilities`], for encoded images."""
+        numbers = torch.tensor([len(texts) for texts in captions])
         if not numbers.sum():
             return [[] for _ in captions]
-        labels = self.processor.encode_captions([each for of_image in captions for each in of_image])  # (N, T)
+        labels = self.processor.encode_captions([text for texts in captions for text in texts])  # (N, T)
         labels = labels.to(self.model.device)
         image_index = torch.arange(len(captions)).repeat_interleave(numbers).to(labels.device)  # (N,)
         logits = self.model(encoder_outputs=encoder_outputs, labels=labels, image_index=image_index).logits  # (N, T, V)
@@ -140,11 +139,11 @@ class PyTorchBackend:
         means = chosen.masked_fill(~is_token, 0).sum(dim=1) / is_token.sum(dim=1)  # (N,)
         if (unknown := self.processor.tokenizer.unk_token_id) is not None:
             means = means.masked_fill((labels == unknown).any(dim=1), -math.inf)
-        return [of_image.tolist() for of_image in means.split(numbers.tolist())]
+        return [image_means.tolist() for image_means in means.split(numbers.tolist())]
 
 
 class _ModelStep(NamedTuple):
-    """A [`Step`]; regions are keys `(B, P, H)`, values `(B, P, H)` and their mean `(B, H)`."""
+    """A [`Step`]; regions are keys `(B, P, H)`, values `(B, P, H)` and the values' mean `(B, H)`."""
 
     model: GRUCaptionerForConditionalGeneration
     regions: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -168,7 +167,7 @@ class _Streamer(BaseStreamer):
 
     def __init__(self, report: Callable[[list[int]], None]):
         self.report = report
-        self.tokens: list[int] | None = None  # None until the start token has come
+        self.tokens: list[int] | None = None  # None until the start token has been received
 
     def put(self, value: torch.Tensor) -> None:
         if self.tokens is None:

@@ -1,4 +1,4 @@
-"""Captions for photos that have none, written by a larger captioner, their teacher (docs/distillation.md).
+"""Labels uncaptioned photos with captions of a larger captioner, the teacher (docs/distillation.md).
 
-Nothing here imports torch before it is needed.
+torch is imported only when needed.
 """

@@ -1,7 +1,7 @@
-"""Cleans captions of what large captioners habitually say beside what is in the photo.
+"""Removes the boilerplate that large captioners habitually add to captions.
 
-A student learns every habit of its teacher, and spends words on it. [`HABITS`] is the whole list, in the order in which
-it is applied; docs/distillation.md shows it.
+A student learns every habit of its teacher and wastes words on it. [`HABITS`] is the full list, in the order of
+application; docs/distillation.md shows it.
 """
 
 import re
@@ -39,12 +39,12 @@ _EDGES = " \t\n\"'“”‘’*_`#-–—:;,"
 
 
 class Habit(NamedTuple):
-    """Something that a caption is cleaned of.
+    """A pattern that is removed from captions.
 
     Attributes:
-        name: What the count at the end calls it.
+        name: Its name in the final counts.
         clean: Caption -> the caption without it.
-        example: A caption with it, and what becomes of that.
+        example: A caption with it, before and after.
     """
 
     name: str
@@ -95,14 +95,14 @@ def _without_in_the_image(caption: str) -> str:
 
 
 def _without_arafed(caption: str) -> str:
-    return _ARAFED.sub(_said_plainly, caption)
+    return _ARAFED.sub(_replace_arafed, caption)
 
 
-def _said_plainly(found: re.Match[str]) -> str:
-    """BLIP's "arafed" stands where "a" belongs, or after it."""
-    before, after = found["before"], found["after"]
+def _replace_arafed(match: re.Match[str]) -> str:
+    """BLIP writes "arafed" in place of "a", or after it."""
+    before, after = match["before"], match["after"]
     if after is None or re.fullmatch(r"is|are|in|on|at|with|and|of|\w+ing", after, re.IGNORECASE):
-        return found[0]  # stands for a noun, which nobody knows
+        return match[0]  # in place of an unknown noun
     words = [after]
     if before is None or before.lower() in ("a", "an"):
         is_determined = re.fullmatch(rf"an?|the|{_BEFORE_PLURALS}|(?:wo)?men|people|children", after, re.IGNORECASE)
@@ -134,11 +134,11 @@ HABITS = (
 
 
 class Cleaner:
-    """Cleans captions, and counts of what.
+    """Cleans captions and counts the habits removed.
 
     Args:
-        prompt: What the teacher was told, which some repeat.
-        is_on: Whether captions are cleaned at all; otherwise only the space around them is cut.
+        prompt: The teacher's prompt, which some repeat.
+        is_on: Whether captions are cleaned; otherwise only whitespace is normalized.
     """
 
     ECHO = "the prompt's echo"
@@ -148,7 +148,7 @@ class Cleaner:
         self._prompt, self._is_on = " ".join((prompt or "").split()), is_on
 
     def __call__(self, caption: str) -> str:
-        """The caption; empty if nothing is left of it that can be learned from."""
+        """The cleaned caption; empty if nothing useful is left."""
         if not self._is_on:
             return " ".join(caption.split())
         cleaned = caption.strip()

@@ -1,6 +1,6 @@
-"""Labels photos: the teacher writes, captions are cleaned, photos that can't be read are told and the rest goes on.
+"""Labels photos: the teacher captions them, captions are cleaned, and unreadable photos are reported.
 
-While a batch is written, the photos of the next ones are read.
+While a batch is captioned, the next photos are loaded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ class Labelled:
     """A photo with its captions.
 
     Args:
-        photo: Its path or address.
-        captions: What the teacher wrote, cleaned; empty where nothing is left.
-        num_cut: How many of them ended because no more tokens were allowed.
-        version: Size and time of the file that was read.
+        photo: Its path or URL.
+        captions: The teacher's captions, cleaned; empty if nothing is left.
+        num_cut: Number of captions truncated at the maximum length.
+        version: Size and modification time of the file.
         problem: Why there is no caption; empty if there is one.
     """
 
@@ -51,17 +51,17 @@ class _Loaded:
 def label_photos(
     teacher: Teacher, photos: Sequence[str], cleaner: Cleaner, *, num_captions: int = 1, batch_size: int = 8
 ) -> Iterator[Labelled]:
-    """Each photo in order.
+    """Yields each photo in order.
 
     Args:
-        teacher: Who writes.
-        photos: Paths and addresses.
-        cleaner: Of what it writes.
-        num_captions: Of each photo: one by beam search, several by sampling.
-        batch_size: Photos captioned at once; where memory doesn't suffice, fewer.
+        teacher: The teacher.
+        photos: Paths and URLs.
+        cleaner: Cleans the captions.
+        num_captions: Captions per photo: one by beam search, several by sampling.
+        batch_size: Photos per batch; reduced if out of memory.
 
     Raises:
-        UsageError: Memory doesn't suffice for one photo.
+        UsageError: Out of memory even for a single photo.
     """
 
     def load(photo: str) -> _Loaded:
@@ -80,15 +80,15 @@ def label_photos(
     with ThreadPoolExecutor(NUM_LOADERS, "load") as loaders:
         for batch in batches_of(run_ahead(loaders, load, photos, 2 * batch_size), batch_size):
             readable = [each for each in batch if each.image is not None]
-            written = iter(_write(teacher, readable, num_captions))
+            results = iter(_write(teacher, readable, num_captions))
             for each in batch:
                 if each.image is None:
                     yield Labelled(each.photo, problem=each.problem)
                     continue
-                drafts = next(written)
+                drafts = next(results)
                 captions = tuple(caption for draft in drafts if (caption := cleaner(draft.text)))
-                silence = _one_line(f"{each.photo}: the teacher wrote nothing to learn from ({_shown(drafts)})")
-                problem = "" if captions else silence
+                no_caption = _one_line(f"{each.photo}: the teacher wrote nothing to learn from ({_shown(drafts)})")
+                problem = "" if captions else no_caption
                 yield Labelled(each.photo, captions, sum(draft.is_cut for draft in drafts), each.version, problem)
 
 
@@ -110,7 +110,7 @@ def _write(teacher: Teacher, photos: Sequence[_Loaded], num_captions: int) -> li
 
 
 def _one_line(problem: str) -> str:
-    return one_line(ValueError(problem))  # a name may hold what steers a terminal
+    return one_line(ValueError(problem))  # a name may contain terminal control characters
 
 
 def _shown(drafts: Sequence[Draft]) -> str:

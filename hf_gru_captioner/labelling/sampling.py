@@ -1,8 +1,8 @@
-"""Samples captions by noise that belongs to each photo.
+"""Samples captions with per-photo noise.
 
 The Gumbel-max trick (https://arxiv.org/abs/1411.0030): the token with the highest sum of log-probability and Gumbel
-noise is a sample. The noise is drawn from the photo's name, the number of the caption and a seed, so that a photo's
-samples don't depend on what else is in its batch: a run that was killed goes on to the same captions.
+noise is a sample. The noise is seeded by the photo's name, the caption's number and a seed, so that a photo's samples
+don't depend on the rest of its batch: a run that was killed resumes to the same captions.
 
 Letters of shapes: `N` captions, the samples of a photo side by side, `V` vocabulary.
 """
@@ -15,12 +15,12 @@ from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogits
 
 
 class PhotoNoise(LogitsProcessor):
-    """Leaves of each row of scores the one token that its noise has chosen.
+    """Masks all tokens except the sampled one in each row of scores.
 
     Args:
-        names: Of the photos.
-        num_captions: Samples of each.
-        seed: Another one gives other samples.
+        names: Names of the photos.
+        num_captions: Samples per photo.
+        seed: Seed of the noise.
     """
 
     def __init__(self, names: Sequence[str], num_captions: int, seed: int):
@@ -42,7 +42,7 @@ class PhotoNoise(LogitsProcessor):
 def samplers(
     names: Sequence[str], num_captions: int, *, temperature: float, top_p: float, seed: int
 ) -> LogitsProcessorList:
-    """What generate(do_sample=True) takes as `logits_processor`: temperature and nucleus, then the noise."""
+    """The `logits_processor` for generate(do_sample=True): temperature and nucleus, then the noise."""
     steps = LogitsProcessorList()
     if temperature != 1:
         steps.append(TemperatureLogitsWarper(temperature))

@@ -1,6 +1,6 @@
-"""Teachers: any captioner of the Hub that `transformers` loads as image-text-to-text, or a checkpoint of our own.
+"""Teachers: any captioner on the Hub that `transformers` loads as image-text-to-text, or a checkpoint of this package.
 
-The files are fetched of one commit, weights as safetensors only; code of a repository runs only where it is asked for.
+All files come from a single commit, weights as safetensors only; a repository's code runs only if requested.
 """
 
 import inspect
@@ -27,37 +27,37 @@ FILES = ("*.json", "*.jinja", "*.txt", "*.model", "model*.safetensors")  # of a 
 CODE = "*.py"
 ADAPTER = "adapter_config.json"
 CHAT_PROMPT = "Describe this image in one short sentence."
-# What families are told that answer nothing without being told. `florence2` knows its tasks by such names.
+# Default prompts of families that need one. `florence2` has task tokens.
 PROMPTS = {
     "florence2": "<CAPTION>",
     "instructblip": "Write a short description of the image.",
     "kosmos-2": "An image of",
     "paligemma": "caption en",
 }
-# Families that were trained to caption without a word; a template for chats that some repositories have is not theirs.
+# Families that caption without a prompt, even where a repository has a chat template.
 PLAIN = ("blip", "blip-2", "git", "pix2struct", "vision-encoder-decoder")
 WITHOUT_PROMPT = ("pix2struct", "vision-encoder-decoder")
 MAX_NEW_TOKENS = 50
-NUM_BEAMS = 3  # of teachers that are no chat models; those are large and write well without
-ENOUGH = 2  # times the pixels a side that the teacher scales photos to
-LARGEST_SIDE = 2048  # pixels, where it doesn't say
-CONVERTER = "SFconvertbot"  # Hugging Face's own, which proposes weights as safetensors to repositories without
+NUM_BEAMS = 3  # for teachers other than chat models, which are large and write well without beams
+ENOUGH = 2  # times the teacher's input size: photos are loaded no larger
+LARGEST_SIDE = 2048  # pixels, if the teacher has no fixed input size
+CONVERTER = "SFconvertbot"  # Hugging Face's bot that opens pull requests with safetensors weights
 
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """How a teacher is loaded and how it writes.
+    """How a teacher is loaded and generates captions.
 
     Args:
         revision: Branch, tag or commit of a repository on the Hub.
         trust_remote_code: Whether Python files of the teacher's repository may run.
-        device: Where torch runs it; a GPU where there is one when not given.
-        dtype: Precision; float32 on a CPU and bfloat16 elsewhere when not given.
-        prompt: What it is told; by default what its family needs.
-        num_beams: Beams of the search for one caption a photo; by default 3, for chat models 1.
-        max_new_tokens: Tokens of a caption, at most; by default 50, or what a checkpoint of ours says.
-        temperature, top_p: Of the sampling for several captions a photo.
-        seed: Of the sampling.
+        device: Device that torch runs on; by default a GPU if there is one.
+        dtype: Precision; by default float32 on a CPU and bfloat16 elsewhere.
+        prompt: The prompt; by default the one that its family needs.
+        num_beams: Beams for one caption per photo; by default 3, for chat models 1.
+        max_new_tokens: Maximum length of a caption; by default 50, or the checkpoint's own for a GRU captioner.
+        temperature, top_p: Sampling settings for several captions per photo.
+        seed: Seed for sampling.
     """
 
     revision: str | None = None
@@ -80,11 +80,11 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a teacher wrote.
+    """A caption written by a teacher.
 
     Args:
-        text: The caption, not cleaned.
-        is_cut: Whether it ended because no more tokens were allowed.
+        text: The raw caption.
+        is_cut: Whether it was truncated at the maximum length.
     """
 
     text: str
@@ -92,13 +92,13 @@ class Draft:
 
 
 class Teacher(Protocol):
-    """What writes captions.
+    """A model that captions photos.
 
     Attributes:
         name: Hub id, or the folder's name.
-        revision: Commit on the Hub, or SHA-256 of the weights of a folder.
-        prompt: What it is told; None if nothing.
-        side: Pixels a side that photos are of use to it.
+        revision: Commit on the Hub, or SHA-256 of a folder's weights.
+        prompt: Its prompt; None if it has none.
+        side: Maximum useful size of a photo's sides in pixels.
     """
 
     name: str
@@ -107,16 +107,16 @@ class Teacher(Protocol):
     side: int
 
     def write(self, images: "Sequence[Image]", names: Sequence[str], num_captions: int) -> list[list[Draft]]:
-        """`num_captions` of each image: one by beam search, several by sampling, which goes by the photo's name."""
+        """`num_captions` per image: one by beam search, several by sampling, seeded by the photo's name."""
         ...
 
     def settings(self, num_captions: int) -> str:
-        """What captions depend on beside the photo and the weights."""
+        """What captions depend on besides the photo and the weights."""
         ...
 
 
 def load_teacher(name: str, options: TeacherOptions | None = None) -> Teacher:
-    """A teacher that has captioned a grey image, so that what can't work fails now.
+    """Loads a teacher and captions a grey image with it, so that problems show now.
 
     Args:
         name: Folder or Hub id.
@@ -124,8 +124,8 @@ def load_teacher(name: str, options: TeacherOptions | None = None) -> Teacher:
     Raises:
         FileNotFoundError: No such folder or Hub repository.
         OSError: The Hub failed, timed out or closed the connection.
-        UsageError: Not a captioner, or one that needs another prompt or code of its own.
-        ValueError: Its files are damaged, lack weights or hold others than safetensors.
+        UsageError: Not a captioner, or one that needs another prompt or its own code.
+        ValueError: Its files are damaged, lack weights or have no safetensors.
     """
     options = options or TeacherOptions()
     source = Source(name, options.revision)
@@ -155,14 +155,14 @@ class OurTeacher:
         from ..captioner import Captioner
 
         if options.prompt:
-            raise UsageError(f"{name} is a GRU captioner, which takes no prompt: leave out --prompt.")
+            raise UsageError(f"{name} is a GRU captioner, which takes no prompt: omit --prompt.")
         device = _device(options.device)
         self._captioner: Captioner = Captioner.from_pretrained(
             name,
             revision=commit or options.revision,
             device=device,
             dtype=options.dtype or "float32",
-            backend=PYTORCH,  # which samples, and runs anywhere
+            backend=PYTORCH,  # supports sampling, and any device
         )
         self._options = options
         self.name = public_name(name)
@@ -174,8 +174,8 @@ class OurTeacher:
         generation = _generation(self._options, names, num_captions, self._options.num_beams)
         generation["max_new_tokens"] = self._options.max_new_tokens
         generation = {name: value for name, value in generation.items() if value is not None}  # the checkpoint's own
-        written = self._captioner.decode(self._captioner.encode(images), num_captions, **generation)
-        return [[Draft(caption.text) for caption in of_image] for of_image in written]
+        captions = self._captioner.decode(self._captioner.encode(images), num_captions, **generation)
+        return [[Draft(caption.text) for caption in image_captions] for image_captions in captions]
 
     def settings(self, num_captions: int) -> str:
         return _settings(self._options, None, num_captions, self._options.num_beams or self._captioner.num_beams)
@@ -200,18 +200,18 @@ class HubTeacher:
         self._takes_token_types = "token_type_ids" in inspect.signature(self._model.forward).parameters
         self._is_chat = self._family not in PLAIN and bool(getattr(self._processor, "chat_template", None))
         if options.prompt and self._family in WITHOUT_PROMPT:
-            raise UsageError(f"{name} takes no prompt: leave out --prompt.")
+            raise UsageError(f"{name} takes no prompt: omit --prompt.")
         self.prompt = options.prompt or PROMPTS.get(self._family) or (CHAT_PROMPT if self._is_chat else None)
         self._num_beams = options.num_beams or (1 if self._is_chat else NUM_BEAMS)
         self._max_new_tokens = options.max_new_tokens or MAX_NEW_TOKENS
         self.side = _side(self._image_processor)
         if self._tokenizer is not None:
-            self._tokenizer.padding_side = "left"  # where prompts of a batch differ in length, captions begin together
+            self._tokenizer.padding_side = "left"  # captions of a batch start together if prompts differ in length
 
     def write(self, images: "Sequence[Image]", names: Sequence[str], num_captions: int) -> list[list[Draft]]:
         import torch
 
-        inputs = self._inputs(images).to(self._model.device, self._model.dtype)  # the latter of floats only
+        inputs = self._inputs(images).to(self._model.device, self._model.dtype)  # the dtype applies to floats only
         if not self._takes_token_types:
             inputs.pop("token_type_ids", None)
         generation = _generation(self._options, names, num_captions, self._num_beams)
@@ -247,7 +247,7 @@ class HubTeacher:
         if self._processor is None or self.prompt is None:
             return self._image_processor(list(images), return_tensors="pt")
         text, settings = self.prompt, {}
-        if self._family == "git":  # its caption goes on from the prompt, which must not end
+        if self._family == "git":  # its caption continues the prompt, which must not have an end token
             text, settings = f"{self._tokenizer.cls_token}{text}", {"add_special_tokens": False}
         return self._processor(
             images=list(images), text=[text] * len(images), padding=True, return_tensors="pt", **settings
@@ -257,9 +257,9 @@ class HubTeacher:
         special = set(self._tokenizer.all_special_ids)
         rows = sequences.tolist()  # (N, T)
         if prompts is not None and not self._model.config.is_encoder_decoder:
-            begun = [row for row in prompts.tolist() for _ in range(num_captions)]
-            pairs = zip(rows, begun, strict=True)
-            rows = [row[len(own) :] if row[: len(own)] == own else row for row, own in pairs]
+            prefixes = [row for row in prompts.tolist() for _ in range(num_captions)]
+            pairs = zip(rows, prefixes, strict=True)
+            rows = [row[len(prefix) :] if row[: len(prefix)] == prefix else row for row, prefix in pairs]
         return [
             Draft(
                 self._tokenizer.decode(row, skip_special_tokens=True).strip(),
@@ -272,14 +272,14 @@ class HubTeacher:
 def _generation(
     options: TeacherOptions, names: Sequence[str], num_captions: int, num_beams: int | None
 ) -> dict[str, Any]:
-    """Settings of generate()."""
+    """Generation settings."""
     if num_captions == 1:
         return {"do_sample": False, "num_beams": num_beams}
     from .sampling import samplers
 
     steps = samplers(
         names, num_captions, temperature=options.temperature, top_p=options.top_p, seed=options.seed
-    )  # in place of generate()'s own, which go by the batch
+    )  # replace generate()'s own, whose samples depend on the batch
     return {
         "do_sample": True,
         "num_beams": 1,
@@ -295,9 +295,9 @@ def _settings(options: TeacherOptions, prompt: str | None, num_captions: int, nu
     if num_captions > 1:
         how = f"{num_captions} samples, temperature {options.temperature:g}, top-p {options.top_p:g}, "
         how += f"seed {options.seed}"
-    told = f", prompt {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
+    prompted = f", prompt {json.dumps(prompt, ensure_ascii=False)}" if prompt else ""
     tokens = f", at most {options.max_new_tokens} tokens" if options.max_new_tokens else ""
-    return f"{how}{tokens}{told}"
+    return f"{how}{tokens}{prompted}"
 
 
 def _read_config(name: str, path: Path) -> Mapping[str, Any]:
@@ -322,13 +322,13 @@ def _weights(name: str, folder: Path, commit: str | None) -> Sequence[Path]:
         if revision is None:
             raise
         raise UnsafeWeightsError(
-            f"the teacher {name} has no weights as safetensors, and others are not loaded: a pickle can run any code. "
-            f"Hugging Face's {CONVERTER} has converted them: add --revision {revision}"
+            f"the teacher {name} has no safetensors weights, and other formats are not loaded: a pickle can run any "
+            f"code. Hugging Face's {CONVERTER} has converted them: add --revision {revision}"
         ) from error
 
 
 def _converted(repo_id: str) -> str | None:
-    """The pull request with a repository's weights as safetensors, where Hugging Face's converter has made one."""
+    """The pull request with a repository's weights as safetensors, if Hugging Face's bot has opened one."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
 
@@ -340,7 +340,7 @@ def _converted(repo_id: str) -> str | None:
 
 
 def _fingerprint(weights: Sequence[Path]) -> str:
-    """What tells the weights of a folder from others."""
+    """A hash that identifies the weights of a folder."""
     return "sha256:" + "-".join(sha256_of(path)[:16] for path in weights)
 
 
@@ -353,8 +353,8 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise UsageError(
-                f"{name} brings code of its own, which could do anything on this machine. Read it, and if you trust "
-                "it, add --trust-remote-code with --revision COMMIT; or take a teacher that transformers knows."
+                f"{name} has its own code, which could do anything on this machine. Read it, and if you trust it, add "
+                "--trust-remote-code with --revision COMMIT; or choose a teacher that transformers supports."
             ) from error
         raise
     own = getattr(config, "auto_map", None) or {}
@@ -367,8 +367,8 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
             break
     else:
         raise UsageError(
-            f"{name} is of the type {config.model_type!r}, which writes no captions of images. Teachers are, for "
-            "instance, BLIP, BLIP-2, GIT, ViT-GPT2, Florence-2 and SmolVLM, or a checkpoint of this package."
+            f"{name} is of type {config.model_type!r}, which doesn't caption images. Teachers are, for instance, BLIP, "
+            "BLIP-2, GIT, ViT-GPT2, Florence-2 and SmolVLM, or a checkpoint of this package."
         )
     model, loading = auto_class.from_pretrained(
         folder,
@@ -378,17 +378,17 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
         output_loading_info=True,
         trust_remote_code=trust_remote_code,
     )
-    missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)  # which no captioner uses
+    missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)  # captioners don't use it
     if missing:
         raise UsageError(
-            f"{name} lacks {len(missing)} weights of a {config.model_type}, {missing[0]} for one: it was saved by "
-            "other code than that of transformers, or it is not a captioner."
+            f"{name} lacks {len(missing)} weights of a {config.model_type}, such as {missing[0]}: it was not saved by "
+            "transformers, or it is not a captioner."
         )
     return model
 
 
 def _load_processor(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any, Any, Any]:
-    """Image processor, tokenizer, and the processor around them, which older models don't have."""
+    """Image processor, tokenizer, and the processor that wraps them, which older models lack."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
     processor = None
@@ -424,12 +424,12 @@ def _device(wanted: str | None) -> str:
 def _try_out(teacher: Teacher, name: str) -> None:
     """
     Raises:
-        UsageError: It can't caption a grey image; says why.
+        UsageError: It can't caption a grey image; with the reason.
     """
     from PIL import Image
 
     try:
         teacher.write([Image.new("RGB", (64, 48), "grey")] * 2, ["", ""], 2)
-    except Exception as error:  # of the code of any family
+    except Exception as error:  # families raise errors of any kind
         prompt = "" if teacher.prompt else " If it needs a prompt, add --prompt."
         raise UsageError(f"the teacher {name} can't caption an image ({reason_of(error)}).{prompt}") from error

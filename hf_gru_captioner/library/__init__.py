@@ -1,1 +1,1 @@
-"""Captions where a photo library keeps them: a file of all of them, a text beside each photo, or its metadata."""
+"""Storage of captions for photo libraries: a single file, a text file beside each photo, or the photo's metadata."""

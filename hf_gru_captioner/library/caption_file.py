@@ -1,11 +1,11 @@
-"""The file of captions that `gru-captioner caption --output` writes and completes: JSON lines, CSV or Parquet.
+"""The caption file that `gru-captioner caption --output` writes and updates: JSON lines, CSV or Parquet.
 
 One row per caption: `path`, `caption` and `score`, or `path` and `error`; `photo_version` (size and time of the file)
-and `made_by` (checkpoint and settings) tell what has changed since. Columns of others, such as labels, are kept.
+and `made_by` (checkpoint and settings) show what has changed since. Other columns, such as labels, are kept.
 
-While photos are captioned, each process writes a part of its own, `FILE.part-0` and so on, with all captions of a photo
-in one line, so that a kill tears at most the last; what earlier commands have left stands in `FILE.part-earlier`. At
-the end the parts take the place of the file, in the order of the photos. Memory holds where rows are, not the rows.
+While captioning, each process writes its own part, `FILE.part-0` and so on, with all captions of a photo on one line,
+so that a killed process truncates at most the last line; the results of earlier commands are in `FILE.part-earlier`. At
+the end the parts are merged into the file, in the order of the photos. Only the positions of rows are kept in memory.
 """
 
 import csv
@@ -39,7 +39,7 @@ COLUMNS = (
     "made_by",
 )  # of ours, in this order
 ROWS_AT_ONCE = 1000  # of Parquet
-MAX_CELL = 1 << 20  # characters of a CSV's cell
+MAX_CELL = 1 << 20  # characters of a CSV cell
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it
 _SPELLED_SURROGATE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
@@ -48,13 +48,13 @@ Row = dict[str, Any]
 
 @dataclass
 class Standing:
-    """What a file has of the photos of a command.
+    """The state of a command's photos in a caption file.
 
     Args:
-        done: Photos whose rows are as this command would write them.
-        failed: Number of photos that could not be read and are tried again.
+        done: Photos whose rows are up to date.
+        failed: Number of photos that could not be read and are retried.
         changed: Number of photos that have changed since, and are captioned again.
-        others: Number of photos that were captioned by other settings.
+        others: Number of photos that were captioned with other settings.
         made_by: One of these other settings.
     """
 
@@ -68,12 +68,12 @@ class Standing:
 class CaptionFile:
     """
     Args:
-        path: The file; its ending says how it is written.
-        rank: Index of this process, of several that caption shares of the photos.
+        path: The file; its suffix determines the format.
+        rank: Index of this process.
 
     Raises:
-        UsageError: A folder, an ending that is none of them, or another command writes this file.
-        MissingExtraError: What writes Parquet is not installed.
+        UsageError: A folder, an unknown suffix, or another command is writing this file.
+        MissingExtraError: The library for Parquet is not installed.
     """
 
     def __init__(self, path: Path, rank: int = 0):
@@ -92,13 +92,13 @@ class CaptionFile:
         self._lock = _locked(self._lock_file, path) if rank == 0 else None
         self._index = _Index([])
         self._stream: IO[bytes] | None = None
-        self._is_copy = False  # whether the earlier part holds what the file does and no more
+        self._is_copy = False  # whether the earlier part has the same content as the file
 
     def collect(self) -> None:
-        """Puts together what earlier commands have written. Runs on the first process, before the others open it.
+        """Merges what earlier commands have written. Runs on the first process, before the others open the file.
 
         Raises:
-            UsageError: The file holds something else.
+            UsageError: The file contains something else.
         """
         parts = [part for part in self._parts() if part != self._earlier]
         files = [file for file in (self.path, self._earlier) if file.is_file()]
@@ -143,23 +143,23 @@ class CaptionFile:
         return standing
 
     def rows(self, photo: str) -> list[Row]:
-        """Those that earlier commands have written of a photo."""
+        """The rows of a photo written by earlier commands."""
         return self._index.rows(photo)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """All rows of a photo, in place of its earlier ones."""
+        """Writes all rows of a photo, replacing earlier ones."""
         assert self._stream is not None
         self._stream.write(_encoded(list(rows)))
         self._stream.flush()
 
     def stop(self) -> None:
-        """Ends the part of this process."""
+        """Closes this process's part."""
         if self._stream is not None:
             self._stream.close()
         self._index.close()
 
     def close(self) -> None:
-        """Leaves parts behind only where they hold what the file does not."""
+        """Closes the file; parts remain only if they contain what the file does not."""
         self.stop()
         if self._part.exists() and not self._part.stat().st_size:
             self._part.unlink()
@@ -173,7 +173,7 @@ class CaptionFile:
     def finish(self, photos: Sequence[str]) -> int:
         """Writes the file, and returns how many of these photos could not be read. Runs on the first process.
 
-        Rows of other photos come first, then those of these in their order.
+        Rows of other photos come first, then the rows of these photos, in order.
         """
         parts = self._parts()
         index = _Index(parts)
@@ -188,14 +188,14 @@ class CaptionFile:
         return failures
 
     def _parts(self) -> list[Path]:
-        """What is not yet in the file, the oldest first."""
-        found = sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
-        found = [file for file in found if file.is_file() and file.suffix != PARTIAL]
-        return sorted(found, key=lambda file: file != self._earlier)
+        """Parts that are not yet in the file, oldest first."""
+        parts = sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
+        parts = [file for file in parts if file.is_file() and file.suffix != PARTIAL]
+        return sorted(parts, key=lambda file: file != self._earlier)
 
 
 def photo_version(photo: str) -> str | None:
-    """Size and time of a photo's file, by which a change is noticed; None of an address and where there is no file."""
+    """Size and modification time of a photo's file, to detect changes; None for a URL or a missing file."""
     if photo.startswith(ADDRESSES):
         return None
     try:
@@ -208,26 +208,26 @@ def photo_version(photo: str) -> str | None:
 
 
 class _Index:
-    """Where the rows of each photo stand in parts."""
+    """The positions of each photo's rows in parts."""
 
     def __init__(self, parts: Sequence[Path]):
         self._files = [part.open("rb") for part in parts]
-        self._places: dict[str, tuple[int, int]] = {}
+        self._positions: dict[str, tuple[int, int]] = {}
         for number, file in enumerate(self._files):
             position = 0
             for line in file:
                 rows = _decoded(line)
                 if rows:
-                    self._places[rows[0]["path"]] = (number, position)
+                    self._positions[rows[0]["path"]] = (number, position)
                 position += len(line)
 
     def photos(self) -> Iterable[str]:
-        return self._places.keys()
+        return self._positions.keys()
 
     def rows(self, photo: str) -> list[Row]:
-        if photo not in self._places:
+        if photo not in self._positions:
             return []
-        number, position = self._places[photo]
+        number, position = self._positions[photo]
         self._files[number].seek(position)
         return _decoded(self._files[number].readline()) or []
 
@@ -237,7 +237,7 @@ class _Index:
 
 
 def _decoded(line: bytes) -> list[Row] | None:
-    """The rows of a line of a part; None where a kill has torn it."""
+    """The rows in a line of a part; None if the line is truncated."""
     try:
         rows = json.loads(line)
         return rows if rows[0]["path"] else None
@@ -259,18 +259,18 @@ def _write_parts(part: Path, groups: Iterable[list[Row]]) -> None:
 
 
 def _rows(file: Path) -> Iterator[list[Row]]:
-    """The rows of a file or part, those of one photo at once.
+    """The rows of a file or part, grouped by photo.
 
     Raises:
-        UsageError: It holds something else.
+        UsageError: It contains something else.
     """
     if ".part-" in file.suffix:
         with file.open("rb") as stream:
             yield from filter(None, map(_decoded, stream))
         return
-    times = Counter(photo for photo, _ in _neighbours(file))
-    scattered: dict[str, list[Row]] = {photo: [] for photo, number in times.items() if number > 1}  # sorted since
-    for photo, rows in _neighbours(file):
+    num_groups = Counter(photo for photo, _ in _adjacent_rows(file))
+    scattered: dict[str, list[Row]] = {photo: [] for photo, number in num_groups.items() if number > 1}  # re-sorted
+    for photo, rows in _adjacent_rows(file):
         if photo in scattered:
             scattered[photo] += rows
         else:
@@ -278,12 +278,12 @@ def _rows(file: Path) -> Iterator[list[Row]]:
     yield from scattered.values()
 
 
-def _neighbours(file: Path) -> Iterator[tuple[str, list[Row]]]:
-    """Each photo with the rows of it that stand together."""
+def _adjacent_rows(file: Path) -> Iterator[tuple[str, list[Row]]]:
+    """Photos with runs of adjacent rows."""
     ending = file.suffix.lower()
     rows = (_json_rows if ending in JSON_LINES else _csv_rows if ending in CSV else _parquet_rows)(file)
-    for photo, of_photo in groupby(rows, lambda row: row["path"]):
-        yield photo, list(of_photo)
+    for photo, group in groupby(rows, lambda row: row["path"]):
+        yield photo, list(group)
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
@@ -302,7 +302,7 @@ def _csv_rows(file: Path) -> Iterator[Row]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             header = stream.readline()
             stream.seek(0)
-            delimiter = max(",;\t", key=header.count)  # what a spreadsheet has saved it with
+            delimiter = max(",;\t", key=header.count)  # depends on the spreadsheet that saved it
             for number, row in enumerate(csv.DictReader(stream, delimiter=delimiter), 2):
                 if None in row:
                     raise UsageError(f"{file}, line {number}: more cells than columns. Name another file.")
@@ -354,7 +354,7 @@ def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
         columns = [name for name in COLUMNS if name in names or name in COLUMNS[:3]]
         columns += [name for name in names if name not in COLUMNS]
         if ending in CSV:
-            with temporary.open("w", encoding="utf-8-sig", newline="") as table:  # by which spreadsheets know UTF-8
+            with temporary.open("w", encoding="utf-8-sig", newline="") as table:  # spreadsheets need the BOM
                 writer = csv.DictWriter(table, columns)
                 writer.writeheader()
                 writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
@@ -375,16 +375,16 @@ def _write_parquet(file: Path, columns: Sequence[str], rows: Iterator[Row]) -> N
 
 
 def _cell(value: Any) -> str:
-    """A value as text that any program reads; bytes that are not UTF-8 as `\\udc80` and so on."""
+    """A value as valid Unicode text; undecodable bytes become `\\udc80` and so on."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return _SURROGATE.sub(lambda byte: f"\\udc{ord(byte[0]) - 0xDC00:02x}", text)
 
 
 def _locked(file: Path, path: Path) -> IO[bytes]:
-    """Holds a file until it is closed or the process ends, where the system can.
+    """Locks a file until it is closed or the process ends, if the system supports it.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: Another process holds the lock.
     """
     stream = file.open("ab")
     with suppress(ImportError):

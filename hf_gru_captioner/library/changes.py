@@ -1,4 +1,4 @@
-"""What keeping a caption changes, and what each place to keep it in can do."""
+"""Changes made by storing a caption, and the interface of storage places."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Change:
-    """One text in one file, written or about to be.
+    """A change of one text in a file, made or planned.
 
     Args:
         file: The file.
-        field: Which of its texts, such as `"description"`.
-        before: What was there; empty if nothing was.
-        after: What is there now.
+        field: Name of the text, such as `"description"`.
+        before: The old text; empty if there was none.
+        after: The new text.
     """
 
     file: Path
@@ -24,18 +24,18 @@ class Change:
 
 
 class Place(Protocol):
-    """Where the captions of photos are kept, one photo at a time."""
+    """Where captions are stored, photo by photo."""
 
     def is_taken(self, photo: str) -> bool:
-        """Whether it has texts for this photo already, which are to stay: no caption is needed then."""
+        """Whether it already has texts for this photo that must be kept, so that no caption is needed."""
 
     def keep(self, photo: str, captions: Sequence[str], dry_run: bool = False) -> list[Change]:
-        """Writes captions of a photo, the best first; with `dry_run` only tells what that would change.
+        """Stores a photo's captions, best first; with `dry_run` only returns the changes.
 
         Returns:
-            The changes; none where texts are there that stay.
+            The changes; empty if existing texts are kept.
 
         Raises:
-            OSError: A file can't be read or written; it is as it was.
-            ValueError: The place can't take captions of this photo; says why.
+            OSError: A file can't be read or written; it is unchanged.
+            ValueError: This photo's captions can't be stored here; with the reason.
         """

@@ -1,12 +1,12 @@
-"""Captions in the metadata of photos, where digiKam, Immich, PhotoPrism and screen readers' tools look for them.
+"""Captions in photo metadata, where digiKam, Immich, PhotoPrism and accessibility tools look for them.
 
-A caption becomes the description (`dc:description` of XMP, and the caption of IPTC-IIM where the format has that) and
-the alternative text (`Iptc4xmpCore:AltTextAccessibility`, IPTC Photo Metadata 2021.1), either in the photo's own file
-or in a sidecar `photo.jpg.xmp`. Exiv2 (https://exiv2.org) reads and writes them, through pyexiv2.
+A caption becomes the description (XMP `dc:description`, and the IPTC-IIM caption if the format supports it) and the
+alternative text (`Iptc4xmpCore:AltTextAccessibility`, IPTC Photo Metadata 2021.1), either in the photo's own file or in
+a sidecar `photo.jpg.xmp`. Exiv2 (https://exiv2.org) reads and writes them, through pyexiv2.
 
-A file is written aside, compared with what it was, and renamed: unless the picture is the same byte for byte (of TIFF
-and JPEG 2000: pixel for pixel) and all other metadata is what it was, the photo stays as it is. Exiv2 0.28.8 drops the
-pages of a TIFF behind the fourth, for one.
+A new file is written, compared with the old one, and renamed: unless the picture is identical byte for byte (for TIFF
+and JPEG 2000 pixel for pixel) and all other metadata is unchanged, the photo is left alone. Exiv2 0.28.8, for example,
+drops the pages of a TIFF after the fourth.
 """
 
 import io
@@ -29,10 +29,10 @@ EXIF_DESCRIPTION = "Exif.Image.ImageDescription"
 FIELDS = {DESCRIPTION: "description", ALT_TEXT: "alternative text", IPTC_CAPTION: "IPTC caption"}
 DEFAULT_LANGUAGE = 'lang="x-default"'
 MAX_IPTC = 2000  # bytes of a caption
-CAN_HOLD = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/jp2")  # texts that Exiv2 writes
-# What cameras write where a description belongs, which describes nothing.
+CAN_HOLD = ("image/jpeg", "image/png", "image/webp", "image/tiff", "image/jp2")  # formats that Exiv2 can write texts to
+# Meaningless descriptions written by cameras.
 NO_DESCRIPTION = ("OLYMPUS DIGITAL CAMERA", "SONY DSC", "MINOLTA DIGITAL CAMERA", "DCIM", "DIGITAL CAMERA", "SAMSUNG")
-# Where parts of a TIFF stand in it, and the metadata that it holds as tags, which are looked at by themselves.
+# TIFF tags for offsets and sizes, and for metadata that is compared separately.
 PLACES = (
     *("StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts", "SubIFDs", "ExifTag", "GPSTag"),
     *("InteroperabilityTag", "JPEGInterchangeFormat", "XMLPacket", "IPTCNAA", "ImageResources"),
@@ -41,18 +41,18 @@ EMPTY_SIDECAR = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/></x:xmpmeta><?xpacket end="w"?>'
 ).encode()
-MUTE = 4  # level of Exiv2's log, which else warns of every oddity in a maker's own notes
+MUTE = 4  # Exiv2's log level; otherwise it warns of every oddity in maker notes
 
 
 class Texts(NamedTuple):
-    """The metadata of a file, each by the names that Exiv2 has for it."""
+    """The metadata of a file, by Exiv2's names."""
 
     xmp: dict[str, Any]
     iptc: dict[str, Any]
     exif: dict[str, Any]
 
     def of(self, field: str) -> str:
-        """A text in its default language, or else in the first that is there; empty if there is none."""
+        """A text in its default language, otherwise in the first one present; empty if there is none."""
         value = (self.iptc if field == IPTC_CAPTION else self.xmp).get(field, "")
         if isinstance(value, Mapping):
             value = value.get(DEFAULT_LANGUAGE) or next(iter(value.values()), "")
@@ -60,8 +60,8 @@ class Texts(NamedTuple):
 
     def descriptions(self) -> list[str]:
         exif = str(self.exif.get(EXIF_DESCRIPTION, "")).strip()
-        found = [self.of(DESCRIPTION), self.of(IPTC_CAPTION), "" if exif.upper() in NO_DESCRIPTION else exif]
-        return list(filter(None, found))
+        texts = [self.of(DESCRIPTION), self.of(IPTC_CAPTION), "" if exif.upper() in NO_DESCRIPTION else exif]
+        return list(filter(None, texts))
 
 
 NO_TEXTS = Texts({}, {}, {})
@@ -70,10 +70,10 @@ NO_TEXTS = Texts({}, {}, {})
 class Metadata:
     """
     Args:
-        in_file: Whether captions go into the photo's own file.
-        in_sidecar: Whether they go into a sidecar.
-        overwrite: Whether other texts are replaced; else they stay, in whichever of the two they are, since programs
-            show one or the other.
+        in_file: Whether captions are written to the photo's own file.
+        in_sidecar: Whether they are written to a sidecar.
+        overwrite: Whether other texts are replaced; otherwise they are kept, wherever they are, since programs show
+            one or the other.
 
     Raises:
         MissingExtraError: pyexiv2 is not installed.
@@ -91,13 +91,13 @@ class Metadata:
         try:
             own, beside = (_texts_of(path if path.exists() else None) for path in (_path(photo), _sidecar_of(photo)))
         except (OSError, ValueError):
-            return False  # it is told when the caption is to be written
+            return False  # reported when the caption is written
         wanted = [texts for texts, is_wanted in ((own, self._in_file), (beside, self._in_sidecar)) if is_wanted]
         return all(texts.descriptions() and texts.of(ALT_TEXT) for texts in wanted)
 
     def keep(self, photo: str, captions: Sequence[str], dry_run: bool = False) -> list[Change]:
         if photo.startswith(ADDRESSES):
-            raise ValueError(f"{photo} is an address: it has no metadata to write to.")
+            raise ValueError(f"{photo} is a URL: it has no metadata to write to.")
         path, sidecar = _path(photo), _sidecar_of(photo)
         content, beside = _read(path), _read(sidecar)
         if content is None:
@@ -113,13 +113,13 @@ class Metadata:
             changes += _keep_in(sidecar, str(sidecar), beside or EMPTY_SIDECAR, both[1], fields, caption, dry_run)
         if self._in_file:
             if path.suffix.lower() in RAW_SUFFIXES:
-                raise ValueError(f"{photo} is a camera's raw file, which stays as it is: take --write xmp.")
+                raise ValueError(f"{photo} is a camera's raw file, which is not modified: use --write xmp.")
             changes += _keep_in(path, photo, content, both[0], fields, caption, dry_run)
         return changes
 
 
 def _path(photo: str) -> Path:
-    return Path(os.path.realpath(os.path.expanduser(photo)))  # a link stays one
+    return Path(os.path.realpath(os.path.expanduser(photo)))  # preserves symlinks
 
 
 def _sidecar_of(photo: str) -> Path:
@@ -134,10 +134,10 @@ def _read(path: Path) -> bytes | None:
 
 
 def _texts_of(content: bytes | Path | None, name: Path | None = None) -> Texts:
-    """The metadata of a file, of which a path reads no more than that; none of a format that Exiv2 doesn't know.
+    """The metadata of a file; given a path, only that is read. Empty for formats that Exiv2 doesn't support.
 
     Raises:
-        ValueError: A sidecar, then with its name, that can't be read.
+        ValueError: A sidecar, given by `name`, can't be read.
     """
     if content is None:
         return NO_TEXTS
@@ -147,7 +147,7 @@ def _texts_of(content: bytes | Path | None, name: Path | None = None) -> Texts:
     except RuntimeError as error:
         if name is None:
             return NO_TEXTS
-        raise ValueError(f"{name} can't be read ({brief(error)}): it stays as it is.") from error
+        raise ValueError(f"{name} can't be read ({brief(error)}); it is unchanged.") from error
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _opened(content: bytes | Path) -> Iterator[Any]:
 def _texts(image: Any) -> Texts:
     try:
         iptc = image.read_iptc()
-    except UnicodeDecodeError:  # old files are of the encoding of the machine that wrote them
+    except UnicodeDecodeError:  # old files use the encoding of the machine that wrote them
         iptc = image.read_iptc(encoding="latin-1")
     return Texts(image.read_xmp(), iptc, _exif(image))
 
@@ -176,13 +176,13 @@ def _exif(image: Any) -> dict[str, Any]:
 def _keep_in(
     file: Path, name: str, content: bytes, texts: Texts, fields: Sequence[str], caption: str, dry_run: bool
 ) -> list[Change]:
-    """Writes those of the fields that differ, if the file can hold them; `name` is what messages call it."""
+    """Writes the fields that differ, if the file supports them; `name` is the file's name in messages."""
     is_sidecar = file.suffix == ".xmp"
     try:
         with _opened(content) as image:
             kind, can_write = image.get_mime_type(), image.get_access_mode()
             if not is_sidecar and kind not in CAN_HOLD:
-                raise ValueError(f"{name}: a file of this format ({kind}) can't hold a caption: take --write xmp.")
+                raise ValueError(f"{name}: a file of this format ({kind}) can't hold a caption: use --write xmp.")
             xmp, iptc = _wanted(texts, fields, caption)
             if is_sidecar or not (can_write["iptc"] or "").endswith("write"):
                 iptc = {}
@@ -203,21 +203,21 @@ def _keep_in(
         if not is_sidecar:
             _check_picture(kind, content, written)
     except RuntimeError as error:  # Exiv2's
-        advice = "it stays as it is" if is_sidecar else "take --write xmp"
+        advice = "it is unchanged" if is_sidecar else "use --write xmp"
         raise ValueError(f"{name}: its metadata can't be written ({brief(error)}): {advice}.") from error
     _replace(file, written)
     return changes
 
 
 def _wanted(texts: Texts, fields: Sequence[str], caption: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """XMP and IPTC to write: what differs. Texts in other languages stay."""
+    """The XMP and IPTC fields that differ. Texts in other languages are kept."""
     xmp: dict[str, Any] = {}
     iptc: dict[str, Any] = {}
     for field in fields:
         if field == IPTC_CAPTION:
             shortened = caption.encode()[:MAX_IPTC].decode(errors="ignore")
             is_utf_8 = not texts.iptc or texts.iptc.get(IPTC_CHARSET) == UTF_8
-            if texts.of(field) != shortened and (is_utf_8 or caption.isascii()):  # its others are of another encoding
+            if texts.of(field) != shortened and (is_utf_8 or caption.isascii()):  # other texts keep their encoding
                 iptc[field] = shortened
                 if not texts.iptc:
                     iptc[IPTC_CHARSET] = UTF_8
@@ -230,7 +230,7 @@ def _wanted(texts: Texts, fields: Sequence[str], caption: str) -> tuple[dict[str
 def _check_kept(before: Texts, after: Texts, written: set[str]) -> None:
     """
     Raises:
-        RuntimeError: Metadata that was not to be written is not what it was.
+        RuntimeError: Other metadata has changed.
     """
     for old, new in zip(before, after, strict=True):
         for name in (old.keys() | new.keys()) - written:
@@ -241,7 +241,7 @@ def _check_kept(before: Texts, after: Texts, written: set[str]) -> None:
 def _check_picture(kind: str, before: bytes, after: bytes) -> None:
     """
     Raises:
-        RuntimeError: The picture is not what it was.
+        RuntimeError: The picture has changed.
     """
     parts = {"image/jpeg": _jpeg_parts, "image/png": _png_parts, "image/webp": _webp_parts}.get(kind, _pixels)
     try:
@@ -253,7 +253,7 @@ def _check_picture(kind: str, before: bytes, after: bytes) -> None:
 
 
 def _jpeg_parts(content: bytes) -> Iterator[bytes]:
-    """Its segments but for metadata, and all from the first scan on, whatever follows the picture included."""
+    """The segments except metadata, then everything from the first scan to the end of the file."""
     position = 2
     while content[position : position + 1] == b"\xff" and content[position + 1] != 0xDA:
         end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
@@ -293,13 +293,13 @@ def _pixels(content: bytes) -> Iterator[bytes]:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Writes a file whole, with the rights that it had."""
+    """Replaces a file atomically, keeping its permissions."""
     with atomic_path(file) as temporary:
         temporary.write_bytes(content)
         if file.exists():
             state = file.stat()
-            with suppress(OSError):  # not all file systems know all of it
+            with suppress(OSError):  # not supported by all file systems
                 shutil.copystat(file, temporary)
             with suppress(OSError, AttributeError):
                 os.chown(temporary, state.st_uid, state.st_gid)
-            os.utime(temporary)  # other programs look again at what was changed now
+            os.utime(temporary)  # other programs detect the change by the time

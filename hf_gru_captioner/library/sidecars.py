@@ -1,4 +1,4 @@
-"""A text file beside each photo, `photo.txt` for `photo.jpg`: what trainers of image generators and webdataset read."""
+"""A text file beside each photo, `photo.txt` for `photo.jpg`, as read by image generator trainers and webdataset."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +14,8 @@ Existing = Literal["skip", "overwrite", "append"]
 class TextSidecars:
     """
     Args:
-        photos: All photos of the run: two that differ only in their endings would share a file.
-        existing: What becomes of a file that is there: it stays, is replaced, or gets the captions that it lacks as
-            further lines.
+        photos: All photos of the run: two that differ only in their suffix would share a file.
+        existing: Whether an existing file is kept, replaced, or gets missing captions appended as further lines.
     """
 
     def __init__(self, photos: Iterable[str], existing: Existing = "skip"):
@@ -28,11 +27,11 @@ class TextSidecars:
 
     def keep(self, photo: str, captions: Sequence[str], dry_run: bool = False) -> list[Change]:
         if photo.startswith(ADDRESSES):
-            raise ValueError(f"{photo} is an address: there is no folder to write its caption to.")
+            raise ValueError(f"{photo} is a URL: there is no folder to write its caption to.")
         file = _file_of(photo)
         owner = self._shared.get(file, photo)
         if owner != photo:
-            raise ValueError(f"{photo}: {file} is that of {owner}. Rename one of the two photos.")
+            raise ValueError(f"{photo}: {file} belongs to {owner}. Rename one of the two photos.")
         before = _read(file)
         lines = [" ".join(caption.split()) for caption in captions]
         if before is None or self._existing == "overwrite":
@@ -59,12 +58,12 @@ def _read(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: it stays as it is.") from error
+        raise ValueError(f"{file} is not UTF-8 text; it is unchanged.") from error
 
 
 def _shared_files(photos: Iterable[str]) -> dict[Path, str]:
-    """The files that several photos would share, with the first of these."""
-    first: dict[str, str] = {}  # by text, which takes less memory than paths
+    """Files that several photos would share, with the first of these photos."""
+    first: dict[str, str] = {}  # strings take less memory than paths
     shared: dict[Path, str] = {}
     for photo in photos:
         if not photo.startswith(ADDRESSES):

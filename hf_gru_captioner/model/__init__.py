@@ -1,8 +1,8 @@
-"""The room that travels to the Hub: configuration, model and processor, known to transformers' auto classes.
+"""Configuration, model and processor, which are copied to the Hub, registered with transformers' auto classes.
 
-Taking any of the model's names from here makes `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`,
-`AutoModelForMultimodalLM` and `AutoProcessor` take these classes for checkpoints of type `gru_captioner`, whether or
-not they carry code of their own. `load_image` alone needs neither torch nor transformers.
+Importing any of the model's names from here makes `AutoConfig`, `AutoModel`, `AutoModelForImageTextToText`,
+`AutoModelForMultimodalLM` and `AutoProcessor` use these classes for checkpoints of type `gru_captioner`, whether or not
+they contain their own code. `load_image` alone needs neither torch nor transformers.
 """
 
 from typing import TYPE_CHECKING

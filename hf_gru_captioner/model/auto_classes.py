@@ -1,4 +1,4 @@
-"""Makes transformers' auto classes know the model; does not travel."""
+"""Registers the model with transformers' auto classes; not copied into checkpoints."""
 
 from transformers import (
     AutoConfig,

@@ -1,7 +1,7 @@
-"""Configuration of the GRU captioner: every size and every special token id, checked once when it is made.
+"""Configuration of the GRU captioner: all sizes and special token ids, validated on creation.
 
-This file travels to the Hub with each checkpoint, so it imports nothing of ours and leans on little of transformers: a
-plain `__init__` and `sub_configs` are the form of a configuration that every release from 5.0 on reads.
+This file is copied into each checkpoint, so it imports nothing from this package and relies on little of transformers:
+a plain `__init__` and `sub_configs` are supported by every release since 5.0.
 """
 
 import math
@@ -15,8 +15,8 @@ if int(transformers_version.split(".")[0]) < 5:
     )
 from transformers import AutoConfig, PreTrainedConfig
 
-IGNORE_INDEX = -100  # fills the labels of short captions; labels of this value take no part in the loss
-MAX_SIZE = 2**24  # of any size in here: a larger one is a typing error, or an attempt to exhaust memory
+IGNORE_INDEX = -100  # pads labels; ignored by the loss
+MAX_SIZE = 2**24  # of any size in here: a larger one is a typo, or an attempt to exhaust memory
 TOKEN_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id")
 
 
@@ -24,28 +24,28 @@ class GRUCaptionerConfig(PreTrainedConfig):
     """Sizes and token ids of a [`GRUCaptionerForConditionalGeneration`].
 
     Args:
-        encoder_config: Configuration of the vision encoder, any that `AutoModel.from_config` makes a model of
-            (ResNet, ViT, DINOv2, ConvNeXt, Swin, every `timm` model through `TimmWrapperConfig`), or its `dict`.
-        freeze_encoder: Keep the vision encoder as it is: no gradients, and BatchNorm and dropout as in evaluation
-            even after `model.train()`.
-        vocab_size: Number of tokens, the special ones included.
-        embedding_size: Width of a word embedding, and of the output layer that shares its weights.
-        hidden_size: Width of the two GRU states, of the attention and of the projected regions.
-        attention_type: How a word looks at the image regions. `"none"`: it sees their mean (Show and Tell),
-            `"additive"`: one softmax over a small network (Show, Attend and Tell), `"multihead"`: scaled dot products.
+        encoder_config: Configuration of the vision encoder, any that `AutoModel.from_config` supports (ResNet, ViT,
+            DINOv2, ConvNeXt, Swin, every `timm` model through `TimmWrapperConfig`), or its `dict`.
+        freeze_encoder: Freeze the vision encoder: no gradients, and BatchNorm and dropout in evaluation mode even after
+            `model.train()`.
+        vocab_size: Number of tokens, including special ones.
+        embedding_size: Width of word embeddings, and of the output layer that shares their weights.
+        hidden_size: Width of both GRU states, the attention and the projected regions.
+        attention_type: Attention over image regions. `"none"`: their mean (Show and Tell), `"additive"`: one softmax
+            over a small network (Show, Attend and Tell), `"multihead"`: scaled dot products.
         num_attention_heads: Heads of `"multihead"` attention; must divide `hidden_size`. The other types have one.
-        dropout: Probability of zeroing a unit of the word embeddings, of the fusion GRU's input and of the output
-            layer's input, in [0, 1). Regions are never dropped.
+        dropout: Dropout probability for word embeddings, the fusion GRU's input and the output layer's input, in
+            [0, 1). Regions are never dropped.
         tie_word_embeddings: Share the weights of the word embeddings and the output layer.
         use_cache: Let `forward` return the decoder's state, so that each step of `generate()` reads one new token.
-        bos_token_id: The start token. It opens `decoder_input_ids`; labels never contain it.
-        pad_token_id: Fills short rows. Not 0: transformers' beam search takes a pad id of 0 for "none given".
-        eos_token_id: Ends every caption; a list when several tokens do, the first of which the tokenizer writes.
-        unk_token_id: Stands for words outside the vocabulary.
-        decoder_start_token_id: First decoder input; `bos_token_id` when not given.
+        bos_token_id: The start token. First in `decoder_input_ids`, never in labels.
+        pad_token_id: The padding token. Not 0: transformers' beam search treats a pad id of 0 as missing.
+        eos_token_id: The end token; a list if there are several, of which the tokenizer appends the first.
+        unk_token_id: The token for words outside the vocabulary.
+        decoder_start_token_id: First decoder input; by default `bos_token_id`.
 
     Raises:
-        ValueError: A value of the wrong type, or values that don't fit together.
+        ValueError: A value has the wrong type, or values are inconsistent.
     """
 
     model_type = "gru_captioner"
@@ -97,27 +97,27 @@ class GRUCaptionerConfig(PreTrainedConfig):
             setattr(self, name, value)
         self.validate()
         super().__init__(**{**values, **kwargs})
-        for name, value in values.items():  # releases differ in what they keep
+        for name, value in values.items():  # releases differ in what they set
             setattr(self, name, value)
 
     def validate(self):
-        """Refuses what no model can be made of; called when the configuration is made and when it is saved.
+        """Rejects an invalid configuration; called on creation and on saving.
 
         Raises:
-            ValueError: A value of the wrong type, or values that don't fit together.
+            ValueError: A value has the wrong type, or values are inconsistent.
         """
         self._check_types()
         self._check_sizes()
         self._check_special_tokens()
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, of which not every release checks before it writes."""
+        """As in transformers, but always validates; not every release does."""
         self.validate()
         super().save_pretrained(save_directory, **kwargs)
 
     @property
     def eos_token_ids(self) -> list[int]:
-        """Every token that ends a caption."""
+        """All end tokens."""
         return [self.eos_token_id] if isinstance(self.eos_token_id, int) else list(self.eos_token_id)
 
     def _check_types(self):
@@ -153,7 +153,7 @@ class GRUCaptionerConfig(PreTrainedConfig):
             raise ValueError("is_encoder_decoder must be True: the captions are decoded from encoded images.")
 
     def _check_special_tokens(self):
-        """Refuses special token ids that generate() or the loss would misread."""
+        """Rejects special token ids that generate() or the loss would misinterpret."""
         ids = {name: getattr(self, name) for name in ("bos_token_id", "pad_token_id", "unk_token_id")}
         ends = self.eos_token_ids
         ids |= {"eos_token_id": ends[0]} | {f"eos_token_id[{n}]": token for n, token in enumerate(ends[1:], 1)}

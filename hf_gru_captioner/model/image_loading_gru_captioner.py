@@ -1,7 +1,7 @@
-"""Loads any image as upright 8-bit RGB. Needs Pillow and NumPy, not torch, so that graphs can caption without it.
+"""Loads any image as upright 8-bit RGB. Needs Pillow and NumPy, not torch, so that graphs run without it.
 
-HEIC, JPEG XL and raw files of cameras are read by packages that need not be there: pillow-heif, pillow-jxl-plugin and
-rawpy, which are imported when the first such file comes.
+HEIC, JPEG XL and camera raw files are read by optional packages, pillow-heif, pillow-jxl-plugin and rawpy, which are
+imported for the first such file.
 """
 
 import importlib
@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 if TYPE_CHECKING:
     import torch
 
-_TURNS = {  # what EXIF's orientation asks for
+_TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,25 +38,25 @@ _TURNS = {  # what EXIF's orientation asks for
 }
 _ON_THEIR_SIDE = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 
-MAX_PIXELS = 50_000_000  # decoded at once; with what the decoders need, less than 500 MB
+MAX_PIXELS = 50_000_000  # decoded at once; less than 500 MB including the decoders' buffers
 MAX_PIXELS_OF = {
-    "JPEG2000": 16_000_000,  # whose decoder takes 24 bytes and 0.1 microseconds for each
+    "JPEG2000": 16_000_000,  # its decoder needs 24 bytes and 0.1 microseconds per pixel
     "WEBP": 25_000_000,  # 16 bytes
 }
-MAX_PIXELS_IN_PYTHON = 1_000_000  # of formats whose decoder is not in C, up to 2 microseconds for each
-MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded small
-MAX_SAMPLES_HELD = 200_000_000  # if it comes in several scans, which takes 2 bytes for each
-MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and one of a few bytes takes as long as all its pixels do
+MAX_PIXELS_IN_PYTHON = 1_000_000  # for formats decoded in Python, at up to 2 microseconds per pixel
+MAX_SAMPLES = 450_000_000  # of a JPEG that is decoded at reduced size
+MAX_SAMPLES_HELD = 200_000_000  # with several scans, at 2 bytes each
+MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and a scan of a few bytes takes as long as decoding all pixels
 MAX_SCANNED = 256_000_000  # bytes of a JPEG whose scans are counted
-# Formats that Ghostscript would run for as long as it likes, that hold images of other sizes than they say, or bombs.
+# Formats that may run Ghostscript indefinitely, contain images of other sizes than stated, or decompression bombs.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
-_ONLY_RECOGNISED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # by Pillow, which decodes none of them by itself
-LARGE = 12_000_000  # pixels to decode; of threads that have more, one does so at a time
+_ONLY_RECOGNISED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow can't decode them by itself
+LARGE = 12_000_000  # pixels; larger images are decoded by one thread at a time
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
-GAP = 3.0  # what Pillow calls indistinguishable from scaling in one step
-STRIP = 1_000_000  # pixels of a larger image that are made RGB at once
-ENOUGH = 2  # times the pixels a side that are wanted: more of them change nothing that can be seen in the result
+GAP = 3.0  # reducing_gap that Pillow calls indistinguishable from resizing in one step
+STRIP = 1_000_000  # pixels of a larger image converted to RGB at once
+ENOUGH = 2  # times the target size: decoding more pixels makes no visible difference
 
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 JXL_SUFFIXES = (".jxl",)
@@ -65,14 +65,14 @@ RAW_SUFFIXES = (
     *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
 EXTRA_READERS = {"pillow_heif": HEIC_SUFFIXES, "pillow_jxl": JXL_SUFFIXES, "rawpy": RAW_SUFFIXES}
-INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # by name: this file travels
-MAX_NAME_SHOWN = 260  # characters of a name in a message, a file system takes 255; more was meant as an image
-_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # how a codestream and a container begin
+INSTALL_READERS = "pip install pillow-heif pillow-jxl-plugin rawpy"  # no extra: this file is copied into checkpoints
+MAX_NAME_SHOWN = 260  # characters of a name in a message; file systems allow 255, more was probably image data
+_JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")  # signatures of a codestream and a container
 _JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _DNG_VERSION, _SUBFILE_TYPE = 50706, 254  # tags of TIFF
 _IS_REDUCED = 1  # bit of _SUBFILE_TYPE: a small version of another image in the file
 
-_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all but those inside of a scan
+_JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # all except those inside a scan
 
 _large_image_lock = threading.Lock()
 
@@ -96,24 +96,24 @@ def load_image(
     size: tuple[int, int] | None = None,
     resample: int = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """Loads any image as upright 8-bit RGB, transparent parts over white.
+    """Loads any image as upright 8-bit RGB, with transparency over white.
 
-    The result holds pixels only, no orientation, color profile or other metadata, so loading it again changes nothing.
+    The result has pixels only, no orientation, color profile or other metadata, so loading it again changes nothing.
 
     Args:
-        source: Path, `http(s)://` address, `data:` URI, the bytes of an image file, a file opened to read bytes, a
-            `{"bytes": ..., "path": ...}` of `datasets`, PIL image, or an array or tensor `(H, W)`, `(H, W, C)` or
+        source: Path, `http(s)://` URL, `data:` URI, the bytes of an image file, a file opened in binary mode, a
+            `{"bytes": ..., "path": ...}` from `datasets`, PIL image, or an array or tensor `(H, W)`, `(H, W, C)` or
             `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
-            Of an animation, the first frame; of a camera's raw file, its largest preview.
-        timeout: Seconds in which an address must send all of it.
-        size: Height and width to scale to. A large JPEG is then decoded at a fraction of its size, still at least
-            twice this height and width, in a fraction of the time.
-        resample: Filter to scale with, one of `PIL.Image.Resampling`.
+            The first frame of an animation is used, and the largest preview of a camera's raw file.
+        timeout: Seconds for a download to complete.
+        size: Height and width to resize to. A large JPEG is then decoded at reduced size, at least twice this height
+            and width, which is much faster.
+        resample: Filter for resizing, one of `PIL.Image.Resampling`.
 
     Raises:
         FileNotFoundError: No file at that path.
-        ValueError: Not an image, a damaged one, or one of more than 50 million pixels (WebP: 25, JPEG 2000: 16, rare
-            formats that Pillow decodes in Python: 1). Says which.
+        ValueError: Not an image, a damaged one, or one with more than 50 million pixels (WebP: 25, JPEG 2000: 16, rare
+            formats that Pillow decodes in Python: 1). The message says which.
         TypeError: Not one of the kinds above.
     """
     if isinstance(source, Image.Image):
@@ -121,26 +121,26 @@ def load_image(
     if _is_array(source):
         return _to_upright_rgb(_from_array(_to_numpy(source)), "the array", size, resample)
     image, name = _open(_path_or_bytes(source), timeout)
-    with image:  # which closes its file
+    with image:  # closes its file
         whole = image.size
         if size is not None:
             _draft(image, name, ENOUGH * max(size))  # not yet upright, hence the max
-        # Of a progressive JPEG all pixels are held even if few are wanted.
+        # A progressive JPEG is held in memory at full size even if decoded at reduced size.
         width, height = whole if image.info.get("progressive") else image.size
         with _one_at_a_time(width * height):
             return _to_upright_rgb(image, name, size, resample)
 
 
 def readable_suffixes() -> set[str]:
-    """The endings of files that load_image can read as it is installed, in lower case."""
+    """Lower-case suffixes of files that load_image can read with the installed packages."""
     Image.init()
     read = Image.OPEN.keys() - {*REFUSED_FORMATS, *_ONLY_RECOGNISED}
-    found = {ending for ending, name in Image.registered_extensions().items() if name in read}
-    return found.union(*(suffixes for package, suffixes in EXTRA_READERS.items() if is_installed(package)))
+    builtin = {ending for ending, name in Image.registered_extensions().items() if name in read}
+    return builtin.union(*(suffixes for package, suffixes in EXTRA_READERS.items() if is_installed(package)))
 
 
 def register_readers() -> None:
-    """Has Pillow open HEIC and JPEG XL wherever it opens files in this process, if the packages are installed."""
+    """Registers HEIC and JPEG XL with Pillow for this process, if the packages are installed."""
     if is_installed("pillow_heif"):
         importlib.import_module("pillow_heif").register_heif_opener()
     if is_installed("pillow_jxl"):
@@ -150,15 +150,15 @@ def register_readers() -> None:
 def is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ValueError:  # one that says nothing of itself, or was put aside
+    except ValueError:  # a module without a spec, or set to None
         return False
 
 
 def reader_of(beginning: bytes) -> str | None:
-    """The package that reads a file which begins so."""
+    """The package that reads a file with this beginning."""
     if beginning.startswith(_JXL):
         return "pillow_jxl"
-    if beginning[4:8] == b"ftyp":  # ISO base media: of other kinds are films
+    if beginning[4:8] == b"ftyp":  # ISO base media; other brands are videos
         brand = beginning[8:12]
         if brand == b"crx ":
             return "rawpy"
@@ -167,7 +167,7 @@ def reader_of(beginning: bytes) -> str | None:
 
 
 def is_raw(image: Image.Image, beginning: bytes) -> bool:
-    """Whether what Pillow takes for a TIFF is a camera's raw file, whose first image is a thumbnail."""
+    """Whether an image that Pillow opens as TIFF is a camera's raw file, whose first image is a thumbnail."""
     if image.format != "TIFF":
         return False
     tags: Any = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF
@@ -175,12 +175,12 @@ def is_raw(image: Image.Image, beginning: bytes) -> bool:
 
 
 def _one_at_a_time(num_pixels: int) -> AbstractContextManager:
-    """One thread at a time decodes a large image: several at once would fill memory."""
+    """Lets only one thread at a time decode a large image, to limit memory."""
     return _large_image_lock if num_pixels > LARGE else nullcontext()
 
 
 def _after_fork() -> None:
-    """The thread that may hold the lock does not exist in the new process, which would wait forever."""
+    """Replaces the lock, which a thread that doesn't exist in the new process may hold forever."""
     global _large_image_lock
     _large_image_lock = threading.Lock()
 
@@ -190,7 +190,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
-    """Tells one image from a sequence of them; a 4-d array or tensor is a sequence."""
+    """Whether this is one image rather than a sequence of them; a 4-d array or tensor is a sequence."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping, Image.Image)
     is_one = isinstance(images, kinds) or _is_array(images) or hasattr(images, "read")
     return is_one and getattr(images, "ndim", 0) != 4
@@ -208,9 +208,9 @@ def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None,
         ):  # whose photo may be any of the images in the file;  # else it is not asked for others, which may be damaged
             image.seek(first)
         image.load()  # before its orientation is read: Pillow turns a TIFF here, and removes the tag
-    except Exception as error:  # on damaged files Pillow's decoders raise what they happen to stumble over
+    except Exception as error:  # Pillow raises errors of any kind for damaged files
         raise ValueError(f"{name} can't be read to its end, it may be damaged: {_reason(error)}.") from error
-    _check_pixels(image, name)  # an icon may hold an image of another size than it says
+    _check_pixels(image, name)  # an icon may contain an image of another size than its header says
     turn = _turn(image)
     try:
         if size is None:
@@ -220,20 +220,20 @@ def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None,
             loaded = loaded if turn is None else loaded.transpose(turn)
     except Exception as error:
         raise ValueError(f"{name} can't be made an RGB image: {_reason(error)}.") from error
-    loaded.info = {}  # Pillow hands an image's metadata on to its copies, its orientation too
+    loaded.info = {}  # Pillow copies metadata, including the orientation
     return loaded
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:
     most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
-    if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # where those in Python are
+    if any(tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())):  # decoders in Python
         most = MAX_PIXELS_IN_PYTHON
     if image.width * image.height > most:
         raise ValueError(f"{name} has {image.width} x {image.height} pixels, more than {most:,}: scale it down.")
 
 
 def _draft(image: Image.Image, name: str, side: int) -> None:
-    """Has a JPEG decoded at a fraction of its size, not less than so many pixels a side."""
+    """Makes a JPEG decode at reduced size, with at least this number of pixels per side."""
     num_samples = image.width * image.height * len(image.getbands())
     try:
         if num_samples <= MAX_SAMPLES_HELD or (num_samples <= MAX_SAMPLES and count_scans(image) <= 1):
@@ -243,7 +243,7 @@ def _draft(image: Image.Image, name: str, side: int) -> None:
 
 
 def count_scans(image: Image.Image) -> int:
-    """How often a JPEG that is not decoded yet goes over its pixels; 0 of all other images."""
+    """The number of scans in a JPEG that is not decoded yet; 0 for all other images."""
     file = getattr(image, "fp", None)
     if file is None or image.format not in ("JPEG", "MPO"):
         return 0
@@ -258,18 +258,18 @@ def count_scans(image: Image.Image) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """The message of an error, to end a sentence with; its type where it has none."""
+    """An error's message without a final period; its type if it has none."""
     text = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 def _is_array(source) -> "TypeGuard[np.ndarray | torch.Tensor]":
-    torch = sys.modules.get("torch")  # where it was never imported nothing is a tensor
+    torch = sys.modules.get("torch")  # if it was never imported, nothing is a tensor
     return isinstance(source, np.ndarray) or (torch is not None and isinstance(source, torch.Tensor))
 
 
 def _path_or_bytes(source: Any) -> str | os.PathLike | bytes:
-    """What an encoded image comes in: the bytes of a file, or where they are."""
+    """Normalizes an encoded image to the bytes of a file, or its path or URL."""
     if isinstance(source, Mapping):
         source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
         if source is None:
@@ -278,7 +278,7 @@ def _path_or_bytes(source: Any) -> str | os.PathLike | bytes:
         return bytes(source)
     if hasattr(source, "read"):
         if callable(getattr(source, "seek", None)) and getattr(source, "seekable", lambda: True)():
-            source.seek(0)  # as Pillow does: another may have read it before
+            source.seek(0)  # as in Pillow: it may have been read before
         content = source.read(MAX_SCANNED + 1)
         if not isinstance(content, bytes):
             raise TypeError(f'a file of an image is opened with "rb", found one that reads {type(content).__name__}.')
@@ -303,7 +303,7 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
         file, name = BytesIO(_content_of_data_uri(name)), "the data: URI"
     else:
         file = Path(os.path.expanduser(name))
-        if max(map(len, name.split("/"))) > MAX_NAME_SHOWN:  # no name of a file, on any system
+        if max(map(len, name.split("/"))) > MAX_NAME_SHOWN:  # not a valid file name on any system
             name = f"{name[:MAX_NAME_SHOWN]}..."
         _check_file(file, name)
     try:
@@ -323,14 +323,14 @@ def _open(source: str | os.PathLike | bytes, timeout: float) -> tuple[Image.Imag
 
 
 class _ReaderError(ValueError):
-    """An image that no installed reader opens; the text says so in full."""
+    """No installed reader can open the image; the message is complete."""
 
 
 def _identified(file: BytesIO | Path, name: str) -> Image.Image | None:
-    """The image, not decoded; None of a camera's raw file, which Pillow does not know.
+    """The image, not decoded; None for a camera's raw file, which Pillow does not support.
 
     Raises:
-        _ReaderError: None of the installed readers knows the format.
+        _ReaderError: None of the installed readers supports the format.
     """
     if isinstance(file, Path) and file.suffix.lower() in RAW_SUFFIXES:
         return None
@@ -366,7 +366,7 @@ def _is_named_tiff(file: BytesIO | Path) -> bool:
 
 
 def _preview(file: BytesIO | Path, name: str) -> Image.Image:
-    """The largest preview in a camera's raw file; where there is none, its sensor's pixels at half the size."""
+    """The largest preview in a camera's raw file; if there is none, the developed sensor data at half size."""
     if not is_installed("rawpy"):
         raise _ReaderError(f"{name} is {_FORMATS['rawpy']}: {INSTALL_READERS} reads its preview.")
     rawpy = importlib.import_module("rawpy")
@@ -385,13 +385,13 @@ def _preview(file: BytesIO | Path, name: str) -> Image.Image:
     else:
         image = Image.fromarray(thumbnail.data)
     if ExifTags.Base.Orientation not in image.getexif():
-        image.getexif()[ExifTags.Base.Orientation] = {3: 3, 5: 8, 6: 6}.get(flip, 1)  # LibRaw's turns as EXIF has them
+        image.getexif()[ExifTags.Base.Orientation] = {3: 3, 5: 8, 6: 6}.get(flip, 1)  # LibRaw's flip -> EXIF
     return image
 
 
 @cache
 def _register_jxl() -> None:
-    """pillow-jxl decodes an image when it is opened: its size is looked at before that."""
+    """Registers pillow-jxl with a size check, since it decodes images on opening."""
     importlib.import_module("pillow_jxl")
     opens: Callable[[Any, Any], Any]
     opens, accepts = Image.OPEN["JXL"]
@@ -404,14 +404,14 @@ def _register_jxl() -> None:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
         return opens(file, filename)
 
-    Image.register_open("JXL", opens_checked, accepts)  # a function does as well as a class
+    Image.register_open("JXL", opens_checked, accepts)  # a function works as well as a class
 
 
 def _size_of_jxl(content: bytes) -> tuple[int, int]:
-    """Width and height of a JPEG XL image, by the header of its codestream (ISO/IEC 18181-1, D.2).
+    """Width and height of a JPEG XL image, from the header of its codestream (ISO/IEC 18181-1, D.2).
 
     Raises:
-        SyntaxError: There is none, which is how Pillow's readers say that a file is not theirs.
+        SyntaxError: There is none; Pillow's convention for files in another format.
     """
     position = 0
     if not content.startswith(_JXL[0]):
@@ -420,7 +420,7 @@ def _size_of_jxl(content: bytes) -> tuple[int, int]:
             if len(kind) < 4 or size < 8:
                 raise SyntaxError("a JPEG XL file without an image")
             position += size
-        position += 8 if kind == b"jxlc" else 12  # of parts, the number comes first
+        position += 8 if kind == b"jxlc" else 12  # a partial codestream starts with its index
     if content[position : position + 2] != _JXL[0]:
         raise SyntaxError("a JPEG XL file without an image")
     bits, used = int.from_bytes(content[position + 2 : position + 14], "little"), 0
@@ -447,12 +447,12 @@ def _check_file(file: Path, name: str) -> None:
         mode = file.stat().st_mode
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: no such file.") from error
-    except (OSError, ValueError) as error:  # links in a circle, a name too long, a null byte in it
+    except (OSError, ValueError) as error:  # a symlink loop, or a name that is too long or has a null byte
         raise ValueError(f"{name!r} can't be read: {getattr(error, 'strerror', None) or error}.") from error
     if stat.S_ISDIR(mode):
         raise ValueError(f"{name} is a folder, not an image." if name else "an empty path names no image.")
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{name} is not a file but a pipe, a socket or a device.")  # which might never end
+        raise ValueError(f"{name} is not a file but a pipe, a socket or a device.")  # reading might never end
 
 
 def _download(address: str, timeout: float) -> bytes:
@@ -477,17 +477,17 @@ def _content_of_data_uri(uri: str) -> bytes:
     try:
         if "," not in uri:
             raise ValueError("no comma before its data")
-        with urlopen(uri) as response:  # which decodes it, and asks nobody
+        with urlopen(uri) as response:  # decodes it without network access
             return response.read()
     except (OSError, ValueError) as error:
         raise ValueError(f"the data: URI can't be decoded: {_reason(error)[:MAX_NAME_SHOWN]}.") from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How EXIF asks an image to be turned, if it does; ImageOps.exif_transpose fails where another tag is damaged."""
+    """The transposition required by EXIF, if any; ImageOps.exif_transpose fails if another tag is damaged."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # an EXIF block that can't be read says nothing, and the image is whole
+    except Exception:  # a damaged EXIF block is ignored, the image is still usable
         return None
 
 
@@ -529,10 +529,9 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """RGB, of a width and height: what `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` of Pillow 12 make of
-    it.
+    """RGB at a width and height, equal to `_to_rgb()` and `resize(size, resample, reducing_gap=GAP)` of Pillow 12.
 
-    A large image is made RGB and reduced by whole numbers, which resize() would begin with, strip by strip: there is
+    A large image is converted to RGB and reduced by integer factors, resize()'s first step, strip by strip: there is
     never a second copy of all its pixels.
     """
     width, height = image.size
@@ -551,10 +550,10 @@ def _scale(image: Image.Image, size: tuple[int, int], resample: Image.Resampling
 def _resize(
     image: Image.Image, size: tuple[int, int], resample: Image.Resampling, part: tuple[float, float]
 ) -> Image.Image:
-    """The part of an image from its upper left corner on, `(width, height)` in pixels, scaled to a width and height.
+    """Resizes the upper left part of an image, `(width, height)` in pixels, to a width and height.
 
-    First the width, then the height, as Pillow does before version 13, which takes the other order for some tall images
-    and rounds to other pixels there. The shipped weights have seen those of this order.
+    First the width, then the height, as in Pillow before version 13, which uses the other order for some tall images
+    and rounds differently there. The shipped weights were trained with this order.
     """
     if resample is Image.Resampling.NEAREST:  # picks pixels, in one step
         return image.resize(size, resample, box=(0, 0, *part))
@@ -563,7 +562,7 @@ def _resize(
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether an image of 32-bit levels holds 16-bit grey, not 8-bit; a part of it alone may not tell."""
+    """Whether an image with 32-bit levels contains 16-bit grey rather than 8-bit; needs the whole image."""
     return image.mode == "I" and image.getextrema()[1] > 255  # type: ignore[operator]  # one band, one pair
 
 
@@ -576,7 +575,7 @@ def _to_rgb(image: Image.Image, is_deep: bool) -> Image.Image:
     elif image.mode == "F":
         image = _from_array(np.asarray(image))
     if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")  # which would copy it
+        image = image if image.mode == "RGBA" else image.convert("RGBA")  # avoids a copy
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(image, mask=image)
         return canvas

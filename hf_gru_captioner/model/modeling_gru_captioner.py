@@ -7,10 +7,10 @@
     fusion GRU                  h2_t = GRU2([h1_t; c_t], h2_{t-1})
     output                      logits_t = E tanh(W [h2_t; c_t]) + b          E shared with the word embeddings
 
-After Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) in the two-layer arrangement of
+Based on Show, Attend and Tell (Xu et al. 2015, https://arxiv.org/abs/1502.03044) in the two-layer arrangement of
 Bottom-Up and Top-Down Attention (Anderson et al. 2018, https://arxiv.org/abs/1707.07998), with GRUs (Cho et al. 2014,
-https://arxiv.org/abs/1406.1078). Where it differs: the attention's query is the state of the lower GRU, which sees only
-words, not last step's context. So nothing but the two recurrences is sequential, and teacher forcing takes two
+https://arxiv.org/abs/1406.1078). The difference: the attention's query is the state of the lower GRU, which sees only
+words, not the previous step's context. So only the two recurrences are sequential, and teacher forcing takes two
 whole-sequence GRU calls and one attention call instead of a Python loop over words.
 
 Letters in shape comments:
@@ -46,14 +46,14 @@ from .configuration_gru_captioner import IGNORE_INDEX, GRUCaptionerConfig
 
 logger = logging.get_logger(__name__)
 
-# What generate() of this release calls the decoder's state: "cache" since transformers 5.24, "past_key_values" before.
+# Name of the decoder's state in this release's generate(): "cache" since transformers 5.24, "past_key_values" before.
 CACHE_NAME = (
     "cache" if "cache" in signature(GenerationMixin.prepare_inputs_for_generation).parameters else "past_key_values"
 )
 
 
 def _autocast_float32_only(forward):
-    """Runs a module whose weights are in half precision without autocast: BatchNorm and packing can't mix dtypes."""
+    """Disables autocast for half-precision weights: BatchNorm and packing can't mix dtypes."""
 
     @wraps(forward)
     def wrapped(self, *args, **kwargs):
@@ -68,13 +68,13 @@ def _autocast_float32_only(forward):
 
 @dataclass
 class GRUCaptionerEncoderOutput(ModelOutput):
-    """What the decoder needs to know of `B` images.
+    """Encoder outputs of `B` images.
 
     Args:
-        last_hidden_state: Regions as the vision encoder gives them, `(B, P, D)`.
-        projected_regions: Keys `(B, P, H)`, values `(B, P, H)` and mean region `(B, H)`, what the decoder works with.
-            A tuple on purpose: generate() repeats every tensor of this output for each beam, but leaves tuples alone,
-            and the decoder lets all beams of an image share one row.
+        last_hidden_state: Regions from the vision encoder, `(B, P, D)`.
+        projected_regions: Keys `(B, P, H)`, values `(B, P, H)` and mean region `(B, H)`, used by the decoder.
+            Deliberately a tuple: generate() repeats every tensor of this output for each beam, but not tuples, and in
+            the decoder all beams of an image share one row.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -82,11 +82,11 @@ class GRUCaptionerEncoderOutput(ModelOutput):
 
 
 class GRUCaptionerVisionEncoder(nn.Module):
-    """Makes regions `(B, P, D)` out of what any encoder of transformers or timm gives.
+    """Converts the outputs of any transformers or timm encoder to regions `(B, P, D)`.
 
-    The backbone keeps no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation
-    mode, whatever `train()` says. BatchNorm keeps its pretrained statistics even when the backbone learns: the few
-    images of a captioning step would make poor ones.
+    The backbone has no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation mode,
+    whatever `train()` says. BatchNorm keeps its pretrained statistics even when the backbone is trained: captioning
+    batches are too small for good ones.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
@@ -105,7 +105,7 @@ class GRUCaptionerVisionEncoder(nn.Module):
             first = next((index for index, name in enumerate(names) if f".{first_layer}." in f".{name}"), None)
             if first is None:
                 raise ValueError(
-                    f"the vision encoder has no layer {first_layer!r}; parameters of some: {', '.join(names[::20])}."
+                    f"the vision encoder has no layer {first_layer!r}; some parameters: {', '.join(names[::20])}."
                 )
             for index, parameter in enumerate(self.backbone.parameters()):
                 parameter.requires_grad_(not frozen and index >= first)
@@ -121,11 +121,11 @@ class GRUCaptionerVisionEncoder(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         dtype = next(self.backbone.parameters()).dtype
-        # Channels last: the same numbers, and convolutions that are twice as fast on a CPU.
+        # Channels last: the same results, and convolutions are twice as fast on a CPU.
         pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.backbone(pixel_values, return_dict=True).last_hidden_state
-        if isinstance(features, list | tuple):  # timm's features_only: one map a stage, the wanted one last
+        if isinstance(features, list | tuple):  # timm's features_only: one map per stage, use the last
             features = features[-1]  # (B, D, height, width)
         if features.ndim == 3:
             return features[:, _num_prefix_tokens(self.backbone) :]  # (B, P, D)
@@ -135,7 +135,7 @@ class GRUCaptionerVisionEncoder(nn.Module):
 
 
 def _without_pooling(encoder_config) -> dict[str, bool]:
-    """Arguments that keep transformers' ViT, Swin and their kin from making a pooling layer that nothing here reads."""
+    """Arguments that stop transformers' ViT, Swin and similar models from adding an unused pooling layer."""
     model_class = MODEL_MAPPING.get(type(encoder_config), None)
     takes_argument = model_class is not None and "add_pooling_layer" in signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if takes_argument else {}
@@ -152,7 +152,7 @@ def _region_size(backbone: PreTrainedModel) -> int:
 
 
 def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
-    """How many class, distillation and register tokens stand before the patch tokens of a `(B, tokens, D)` output."""
+    """Number of class, distillation and register tokens before the patch tokens of a `(B, tokens, D)` output."""
     if hasattr(backbone, "timm_model"):
         return getattr(backbone.timm_model, "num_prefix_tokens", 0)
     embeddings = getattr(backbone, "embeddings", None)
@@ -161,12 +161,12 @@ def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
 
 
 def _is_channels_last(backbone: PreTrainedModel) -> bool:
-    """Whether a map comes as `(B, height, width, D)`, as timm's Swin gives it, instead of `(B, D, height, width)`."""
+    """Whether feature maps are `(B, height, width, D)`, as in timm's Swin, instead of `(B, D, height, width)`."""
     return str(getattr(getattr(backbone, "timm_model", None), "output_fmt", "NCHW")) == "NHWC"
 
 
 def _can_checkpoint_gradients(backbone: PreTrainedModel) -> bool:
-    """Whether this encoder can recompute its activations in the backward pass. timm's models tell only when tried."""
+    """Whether this encoder supports activation checkpointing. For timm models, the only way to know is to try."""
     if not hasattr(backbone, "timm_model"):
         return backbone.supports_gradient_checkpointing
     try:
@@ -178,7 +178,7 @@ def _can_checkpoint_gradients(backbone: PreTrainedModel) -> bool:
 
 
 class GRUCaptionerRegionProjection(nn.Module):
-    """Regions `(B, P, D)` -> what every word of every caption shares: keys, values `(B, P, H)` and mean `(B, H)`."""
+    """Regions `(B, P, D)` -> keys and values `(B, P, H)` and mean `(B, H)`, shared by all words of all captions."""
 
     def __init__(self, region_size: int, hidden_size: int):
         super().__init__()
@@ -192,7 +192,7 @@ class GRUCaptionerRegionProjection(nn.Module):
 
 
 class GRUCaptionerEncoder(nn.Module):
-    """Images, or regions computed earlier, -> [`GRUCaptionerEncoderOutput`]."""
+    """Images, or precomputed regions, -> [`GRUCaptionerEncoderOutput`]."""
 
     main_input_name = "pixel_values"  # read by generate()
 
@@ -213,9 +213,9 @@ class GRUCaptionerEncoder(nn.Module):
         """
         Args:
             pixel_values: Images, `(B, channels, height, width)`.
-            regions: The vision encoder's output for these images instead, `(B, P, D)`, e.g. from a feature cache.
-            output_attentions, output_hidden_states, return_dict: What generate() passes to every encoder. Not used:
-                few backbones can give attentions, and the output is always a `ModelOutput`.
+            regions: Instead, the vision encoder's output for these images, `(B, P, D)`, e.g. from a feature cache.
+            output_attentions, output_hidden_states, return_dict: Passed by generate() to every encoder. Unused: few
+                backbones can return attentions, and the output is always a `ModelOutput`.
         """
         if (pixel_values is None) == (regions is None):
             raise ValueError("pass either pixel_values or regions (the vision encoder's output for them).")
@@ -231,12 +231,12 @@ def _check_pixel_values(pixel_values: torch.Tensor) -> None:
             f"pixel_values must have the shape (images, channels, height, width), found {tuple(pixel_values.shape)}; "
             "one image is pixel_values[None]."
         )
-    if pixel_values.shape[0] == 0:  # not len(): an exporter would fix the number of images
+    if pixel_values.shape[0] == 0:  # not len(), with which an exporter would specialize on the number of images
         raise ValueError("pixel_values hold no image: pass at least one.")
 
 
 class MeanRegion(nn.Module):
-    """No attention: every word sees the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
+    """No attention: every word gets the mean region, as in Show and Tell (https://arxiv.org/abs/1411.4555)."""
 
     def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
@@ -251,8 +251,8 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)  # the keys bring the bias
-        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # a constant would cancel in the softmax
+        self.query = nn.Linear(config.hidden_size, config.hidden_size, bias=False)  # the keys have the bias
+        self.score = nn.Linear(config.hidden_size, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, query, keys, values):
         hidden = torch.tanh(keys[:, None] + self.query(query)[:, :, None])  # (B, W, P, H)
@@ -263,7 +263,7 @@ class AdditiveAttention(nn.Module):
 class MultiHeadAttention(nn.Module):
     """softmax(q . k / sqrt(H / A)) over the regions, in A heads: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762.
 
-    It has no output projection of its own: the fusion GRU and the output layer, its two readers, begin with one.
+    It has no output projection: its two consumers, the fusion GRU and the output layer, begin with one.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
@@ -281,8 +281,8 @@ class MultiHeadAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-# By the configuration's `attention_type`. Each takes the configuration, and in forward queries `(B, W, H)`, keys and
-# values `(B, P, H)`; it returns the attended values `(B, W, H)` and its weights `(B, A, W, P)`, or None.
+# By the configuration's `attention_type`. Each takes the configuration; forward takes queries `(B, W, H)`, keys and
+# values `(B, P, H)`, and returns the attended values `(B, W, H)` and weights `(B, A, W, P)` or None.
 ATTENTION: dict[str, type[nn.Module]] = {
     "none": MeanRegion,
     "additive": AdditiveAttention,
@@ -297,13 +297,13 @@ def _make_attention(config: GRUCaptionerConfig) -> nn.Module:
 
 
 class GRUCache(Cache):
-    """The decoder's memory of a caption so far: both GRU states, `(2, N, H)`, and how many tokens they have seen.
+    """The decoder's state: both GRU states, `(2, N, H)`, and the number of tokens seen.
 
-    Whatever its length, a caption costs the same memory and each step the same time.
+    Memory and time per step don't depend on the length of the caption.
     """
 
     is_compileable = False
-    is_croppable = False  # a GRU cannot forget its last token; the base class would say yes for a cache without layers
+    is_croppable = False  # a GRU can't undo a token; the base class would return True for a cache without layers
 
     def __init__(self, states: torch.Tensor | None = None, seen_tokens: int = 0):
         super().__init__(layers=[])
@@ -351,19 +351,19 @@ class GRUCache(Cache):
 
 
 class _WordLayout:
-    """Moves words between the order of the captions and a table with a row of words an image, for the attention.
+    """Converts between words in caption order and a table with one row of words per image, for the attention.
 
-    All captions of an image look at the same regions, so attention is one batched product an image. Words that stand
-    packed (`PackedSequence.data`), or captions whose number differs from image to image, are sorted into that table.
+    All captions of an image attend to the same regions, so attention is one batched product per image. Packed words
+    (`PackedSequence.data`), or captions whose number varies by image, are arranged in that table.
     """
 
     def __init__(self, image_of_word: torch.Tensor, num_images: int):  # (S,)
-        words_an_image = torch.bincount(image_of_word, minlength=num_images)  # (B,)
+        words_per_image = torch.bincount(image_of_word, minlength=num_images)  # (B,)
         order = image_of_word.argsort(stable=True)  # (S,)
-        first_of_image = words_an_image.cumsum(0) - words_an_image  # (B,)
+        first_of_image = words_per_image.cumsum(0) - words_per_image  # (B,)
         column = torch.empty_like(order)
         column[order] = torch.arange(len(order), device=order.device) - first_of_image[image_of_word[order]]
-        self.shape = (num_images, int(words_an_image.max()))  # (B, W)
+        self.shape = (num_images, int(words_per_image.max()))  # (B, W)
         self.cell = image_of_word * self.shape[1] + column  # (S,)
 
     def by_image(self, words: torch.Tensor) -> torch.Tensor:  # (S, H) -> (B, W, H)
@@ -376,7 +376,7 @@ class _WordLayout:
 
 @dataclass
 class GRUCaptionerOutput(Seq2SeqLMOutput):
-    """transformers' own; its field for the decoder's state has the release's name, `cache` reads it in each release."""
+    """As in transformers; the field for the decoder's state depends on the release, `cache` works in all of them."""
 
     if CACHE_NAME != "cache":
 
@@ -387,14 +387,14 @@ class GRUCaptionerOutput(Seq2SeqLMOutput):
 
 @dataclass
 class GRUCaptionerDecoderOutput(ModelOutput):
-    """Output of the decoder; `words` below is `(S,)` packed words, or `(N, T)` where nothing was packed.
+    """Output of the decoder; `words` below is `(S,)` for packed words, or `(N, T)` if not packed.
 
     Args:
         output_embeddings: Input of the output layer, `words + (E,)`.
         language_states, fusion_states: The GRUs' outputs, `words + (H,)`.
         attention_weights: `words + (A, P)`, or None for `attention_type="none"`.
-        states: Last state of both GRUs, `(2, N, H)`.
-        packed: How the words are packed, or None.
+        states: Final states of both GRUs, `(2, N, H)`.
+        packed: The packing of the words, or None.
     """
 
     output_embeddings: torch.Tensor | None = None
@@ -405,7 +405,7 @@ class GRUCaptionerDecoderOutput(ModelOutput):
     packed: PackedSequence | None = None
 
     def pad(self, words: torch.Tensor, total_length: int) -> torch.Tensor:
-        """`words + (...)` -> `(N, T, ...)`, with zeros behind the end of each caption."""
+        """`words + (...)` -> `(N, T, ...)`, with zeros after the end of each caption."""
         if self.packed is None:
             return words
         is_word = _is_word(self.packed)  # (T, N)
@@ -428,7 +428,7 @@ class GRUCaptionerDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def first_states(self, mean_region: torch.Tensor) -> torch.Tensor:
-        """Mean regions `(B, H)` -> both GRU states before the start token, `(2, B, H)`."""
+        """Mean regions `(B, H)` -> initial states of both GRUs, `(2, B, H)`."""
         return torch.tanh(self.initial_states(mean_region)).unflatten(-1, (2, -1)).transpose(0, 1)
 
     def forward(
@@ -443,9 +443,9 @@ class GRUCaptionerDecoder(nn.Module):
         Args:
             input_ids: `(N, T)`.
             projected_regions: Keys, values `(B, P, H)` and mean region `(B, H)`.
-            states: Both GRU states before the first of these tokens, `(2, N, H)`; None at the start of a caption.
-            lengths: Words of each caption, `(N,)`. Given, the captions are packed and nothing is computed for padding.
-            image_index: Image of each caption, `(N,)`; None when the captions stand image by image, N / B of each.
+            states: States of both GRUs before the first of these tokens, `(2, N, H)`; None at the start of a caption.
+            lengths: Words of each caption, `(N,)`. If given, captions are packed and padding is not computed.
+            image_index: Image of each caption, `(N,)`; None if captions are in image order, N / B per image.
         """
         keys, values, mean_region = projected_regions
         num_images, num_captions = len(mean_region), len(input_ids)
@@ -502,13 +502,13 @@ def _image_by_image(num_captions: int, num_images: int, device: torch.device) ->
 
 
 def _pack_like(packed: PackedSequence, rows: torch.Tensor) -> torch.Tensor:
-    """Packs `(N, T)` rows as `packed` is packed, `(S,)`."""
+    """Packs `(N, T)` rows in the same way as `packed`, `(S,)`."""
     return rows[packed.sorted_indices, : len(packed.batch_sizes)].T[_is_word(packed)]  # (S,)
 
 
 def _is_word(packed: PackedSequence) -> torch.Tensor:
-    """Which positions of captions sorted by length hold words, `(T, N)`; read row by row they are the packed words."""
-    num_captions = packed.batch_sizes.to(packed.data.device)  # (T,), those still going on
+    """Mask of words in captions sorted by length, `(T, N)`; in row-major order they are the packed words."""
+    num_captions = packed.batch_sizes.to(packed.data.device)  # (T,), captions of at least this length
     return torch.arange(int(packed.batch_sizes[0]), device=packed.data.device) < num_captions[:, None]
 
 
@@ -531,10 +531,10 @@ def _cross_entropy(
 
 
 class StopAtStrings(StoppingCriteria):
-    """Ends a caption that holds one of some strings.
+    """Stops a caption that contains one of these strings.
 
-    transformers' own criterion for `stop_strings` reads them piece by piece out of the vocabulary, and can't where a
-    tokenizer, as ours by words, puts spaces between its tokens. Captions are short: this one decodes them.
+    transformers' own criterion for `stop_strings` matches them against pieces of the vocabulary, which fails for
+    tokenizers that join tokens with spaces, like our word-level one. Captions are short, so this one decodes them.
     """
 
     def __init__(self, strings: str | list[str], tokenizer):
@@ -548,7 +548,7 @@ class StopAtStrings(StoppingCriteria):
 
 
 class GRUCaptionerPreTrainedModel(PreTrainedModel):
-    """Weight initialization and what transformers asks of a model class."""
+    """Weight initialization and the class attributes that transformers expects."""
 
     config: GRUCaptionerConfig
     config_class = GRUCaptionerConfig
@@ -556,17 +556,17 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     accepts_loss_kwargs = True
-    supports_gradient_checkpointing = True  # of the vision encoder; a model says for itself whether its encoder can
-    _is_stateful = True  # a recurrent state can't be rolled back: assisted decoding is refused with a clear message
+    supports_gradient_checkpointing = True  # for the vision encoder; overridden per model, depending on its encoder
+    _is_stateful = True  # a recurrent state can't be rolled back: assisted decoding raises a clear error
     _no_split_modules = ["GRUCaptionerDecoder"]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # generate() must not make a key-value cache: the state is a GRUCache, made by forward
+        return False  # generate() must not create a key-value cache: the state is a GRUCache, created by forward
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        """Whether the vision encoder recomputes activations: the flag is transformers' or timm's."""
+        """Whether the vision encoder uses activation checkpointing, by transformers' or timm's flag."""
         names = ("gradient_checkpointing", "grad_checkpointing")
         return any(getattr(module, name, False) is True for module in self.modules() for name in names)
 
@@ -583,7 +583,7 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.GRU):
             for name, parameter in module.named_parameters(recurse=False):
                 if getattr(parameter, "_is_hf_initialized", False):
-                    continue  # loaded; `init` sees that for itself only in a whole parameter, not in a gate's rows
+                    continue  # loaded; `init` detects that only for whole parameters, not for a gate's rows
                 for gate in parameter.chunk(3):  # reset, update and new gate, stacked
                     if name.startswith("weight_hh"):
                         init.orthogonal_(gate)
@@ -602,7 +602,7 @@ class GRUCaptionerPreTrainedModel(PreTrainedModel):
 
 
 class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, GenerationMixin):
-    """Captions images: `model.generate(pixel_values=...)`; `model(pixel_values=..., labels=...).loss` trains it."""
+    """Captions images: `model.generate(pixel_values=...)`; train with `model(pixel_values=..., labels=...).loss`."""
 
     _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
 
@@ -641,10 +641,10 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             **location,
             **_without_pooling(encoder_config),
         )
-        encoder_config.dtype = None  # else the encoder of a half-precision checkpoint stays half inside a float model
+        encoder_config.dtype = None  # otherwise the encoder of a half-precision checkpoint stays in half precision
         encoder_weights = encoder.state_dict()
         if str(getattr(encoder_config, "architecture", "")).startswith("vgg"):
-            # timm's VGG ends in 120 M weights of classifier. Show, Attend and Tell looks at conv5 before its pooling.
+            # timm's VGG ends in a classifier with 120 M weights. Show, Attend and Tell uses conv5 before pooling.
             encoder_config.model_args = {"features_only": True, "out_indices": [-2]}
             encoder_weights = {
                 name.replace("timm_model.features.", "timm_model.features_"): weight
@@ -657,7 +657,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers, which loads every weight as trainable; here a frozen encoder stays frozen."""
+        """As in transformers, which makes every weight trainable; here a frozen encoder stays frozen."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
         model.encoder.vision.set_frozen(model.config.freeze_encoder)
@@ -668,10 +668,10 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
         Args:
             trainable: Whether the encoder gets gradients.
-            first_layer: Name of the first layer that learns, e.g. `"blocks.4"`; all before it stay frozen.
+            first_layer: Name of the first trainable layer, e.g. `"blocks.4"`; all before it stay frozen.
 
         Raises:
-            ValueError: No layer of that name; shows some that there are.
+            ValueError: No layer of that name; lists some existing ones.
         """
         self.encoder.vision.set_frozen(not trainable, first_layer)
         self.config.freeze_encoder = not trainable
@@ -692,23 +692,23 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         self.lm_head = value
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labels `(N, T)` one to the right behind the start token; ignored labels become padding."""
+        """Shifts labels `(N, T)` right after the start token; ignored labels become padding."""
         input_ids = labels.roll(1, dims=-1)
         input_ids[:, 0] = self.config.decoder_start_token_id
         return input_ids.masked_fill(input_ids == IGNORE_INDEX, self.config.pad_token_id)  # (N, T)
 
     def labels_of_sequences(self, sequences: torch.Tensor) -> torch.Tensor:
-        """What generate() wrote, `(N, 1 + T)`, -> labels `(N, T)`: no start token, -100 behind the end of each caption.
+        """Outputs of generate(), `(N, 1 + T)`, -> labels `(N, T)`: no start token, -100 after the end of each caption.
 
-        A caption ends with its first end token, or before the padding where something else ended it.
+        A caption ends with its first end token, or before the padding if it was stopped otherwise.
         """
         tokens = sequences[:, 1:]
         is_end = torch.isin(tokens, torch.tensor(self.config.eos_token_ids, device=tokens.device)).int()
-        is_behind_end = is_end.cumsum(dim=1) > is_end
+        is_after_end = is_end.cumsum(dim=1) > is_end
         is_word = (tokens != self.config.pad_token_id).int()
         is_padding = is_word.flip(1).cumsum(dim=1).flip(1) == 0  # no word from here on
         is_padding[:, :1] = False  # a caption has at least one token
-        return tokens.masked_fill(is_behind_end | is_padding, IGNORE_INDEX)  # (N, T)
+        return tokens.masked_fill(is_after_end | is_padding, IGNORE_INDEX)  # (N, T)
 
     @_autocast_float32_only
     def forward(
@@ -733,32 +733,31 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         """
         Args:
             pixel_values: Images, `(B, channels, height, width)`.
-            decoder_input_ids: Tokens so far, the start token first, `(N, T)`; made from `labels` when not given.
+            decoder_input_ids: Previous tokens, starting with the start token, `(N, T)`; by default made from `labels`.
             encoder_outputs: Output of `get_encoder()` for these images, or any output whose `last_hidden_state` (or
                 first element) is the vision encoder's `(B, P, D)`; then `pixel_values` are not needed.
             cache: State after the tokens before `decoder_input_ids`.
-            labels: Next tokens, end token included, start token not, filled up with -100, `(N, T)`. With labels,
-                captions are packed: no work is done, and logits are zero, behind the last label of each caption.
-            image_index: Image of each caption, `(N,)`, rows in any order and number. Without it, captions stand image
-                by image, the same number of each.
+            labels: Next tokens, with the end token but not the start token, padded with -100, `(N, T)`. With labels,
+                captions are packed: nothing is computed, and logits are zero, after the last label of each caption.
+            image_index: Image of each caption, `(N,)`, in any order and number. By default captions are in image order,
+                with the same number per image.
             caption_weights: Weight of each caption in the loss, `(N,)`, which is then a weighted mean over the labels.
-                Where the loss is computed outside, without `labels` here (transformers' Trainer does so for its
+                If the loss is computed outside, without `labels` here (as in transformers' Trainer for its
                 `label_smoothing_factor`), they weight the gradients of `logits`, not the value of that loss.
-            smoothing: Share of the target spread over all words (https://arxiv.org/abs/1512.00567), in [0, 1). Not
-                named `label_...`: transformers' Trainer takes every such argument for one of the labels.
-            num_items_in_batch: Number that the summed loss is divided by; the number of labels in this call when not
-                given, with `caption_weights` the sum of their weights. For exact gradient accumulation.
-            skip_logits: Leave `logits` out of the output; saves a `(N, T, V)` copy in training.
-            use_cache: Return `cache`; as the configuration says, but not where labels are given.
+            smoothing: Label smoothing (https://arxiv.org/abs/1512.00567), in [0, 1). Not named `label_...`:
+                transformers' Trainer treats every such argument as labels.
+            num_items_in_batch: Divisor of the summed loss; by default the number of labels in this call, with
+                `caption_weights` the sum of their weights. For exact gradient accumulation.
+            skip_logits: Omit `logits` from the output; saves a `(N, T, V)` copy in training.
+            use_cache: Return `cache`; by default as configured, but not if labels are given.
             output_attentions: Return `cross_attentions`, a tuple of one `(N, A, T, P)`; rows sum to 1 over the regions.
             output_hidden_states: Return `decoder_hidden_states`, language and fusion GRU, `(N, T, H)` each.
-            return_dict: A `ModelOutput` (the default), or a tuple.
+            return_dict: Return a `ModelOutput` (the default), or a tuple.
             past_key_values: The name of `cache` before transformers 5.24.
-            ignored: Arguments that another release of transformers passes to every model. A warning names them.
+            ignored: Arguments that other releases of transformers pass to every model. A warning names them.
 
         Raises:
-            ValueError: When inputs are missing, or their numbers of rows don't fit together, or `cache` is another
-                model's.
+            ValueError: Inputs are missing, their numbers of rows are inconsistent, or `cache` is another model's.
         """
         if any(value is not None for value in ignored.values()):
             logger.warning_once(f"{type(self).__name__}.forward ignores {', '.join(sorted(ignored))}.")
@@ -782,7 +781,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         lengths = None
         if labels is not None:
             position = torch.arange(1, labels.shape[1] + 1, device=labels.device)
-            lengths = ((labels != IGNORE_INDEX) * position).amax(dim=1).clamp(min=1)  # (N,), the last label counts
+            lengths = ((labels != IGNORE_INDEX) * position).amax(dim=1).clamp(min=1)  # (N,), up to the last label
         decoded = self.decoder(
             decoder_input_ids,
             projected_regions,
@@ -828,13 +827,12 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         self, inputs=None, *args, encoder_outputs=None, decoder_input_ids=None, labels=None, past_key_values=None,
         cache=None, **kwargs,
     ):  # fmt: skip
-        """transformers' own. `encoder_outputs` are projected once, not at each step, and left as they are; `labels`
-        are not read, so that all of what the processor makes of an image and the beginning of its caption may come.
+        """As in transformers. `encoder_outputs` are projected once, not at each step, and not modified; `labels` are
+        ignored, so that the processor's whole output for an image and a caption's beginning may be passed.
 
         Raises:
             ValueError: There is no image, or `pixel_values` are not a batch `(B, channels, height, width)`. Beginnings
-                `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding.
-                `guidance_scale` is asked for.
+                `decoder_input_ids` `(N, T)` differ in length: a GRU would read the padding. `guidance_scale` is set.
         """
         if encoder_outputs is not None:
             encoder_outputs = copy.copy(self._encode(None, encoder_outputs))  # generate() repeats it for each beam
@@ -858,7 +856,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         return super().generate(inputs, *args, **kwargs)
 
     def _check_guidance(self, scale: float | None, generation_config) -> None:
-        """transformers' processor for it calls the model with tokens alone, and no caption is without an image."""
+        """Rejects guidance: transformers' processor for it calls the model without an image."""
         scale = getattr(generation_config or self.generation_config, "guidance_scale", None) if scale is None else scale
         if scale not in (None, 1):
             raise ValueError(f"captions can't be written with guidance_scale (found {scale}): leave it out.")
@@ -909,8 +907,8 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
     ):
         """The arguments of `forward` for the next step: all tokens `(N, T)`, or those that the state has not seen.
 
-        Complete in itself, since transformers' own has changed its names and its duties from release to release.
-        `image_index` and `caption_weights` of a training batch are dropped: generate() writes captions image by image.
+        Self-contained, since transformers' own has changed names and responsibilities between releases. `image_index`
+        and `caption_weights` of a training batch are dropped: generate() writes captions in image order.
         """
         cache = past_key_values if cache is None else cache
         seen_tokens = 0 if cache is None else cache.get_seq_length()
@@ -925,16 +923,16 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         }
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, with all that leads to this model from outside written into the configuration."""
+        """As in transformers, and records the auto classes and the pipeline in the configuration."""
         reference = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
-        doors = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
-        self.config.auto_map = dict.fromkeys(doors, reference)
-        pipeline = {"impl": "pipeline_gru_captioner.GRUCaptionerPipeline", "pt": [doors[1]], "type": "multimodal"}
+        classes = ("AutoModel", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+        self.config.auto_map = dict.fromkeys(classes, reference)
+        pipeline = {"impl": "pipeline_gru_captioner.GRUCaptionerPipeline", "pt": [classes[1]], "type": "multimodal"}
         self.config.custom_pipelines = {"image-to-text": pipeline}
         super().save_pretrained(save_directory, **kwargs)
 
 
-if TYPE_CHECKING:  # transformers copies what this file imports into each checkpoint, and the pipeline belongs there
+if TYPE_CHECKING:  # transformers copies this file's imports into each checkpoint, which needs the pipeline too
     from .pipeline_gru_captioner import GRUCaptionerPipeline  # noqa: F401
 
 

@@ -1,7 +1,7 @@
 """`pipeline(model=..., trust_remote_code=True)`: images -> captions.
 
-transformers 5 has no task "image-to-text" any more. A checkpoint names this class for it in its configuration
-(`custom_pipelines`) and carries this file, so `pipeline` finds the task by itself, with or without its name.
+transformers 5 no longer has the task "image-to-text". A checkpoint names this class in its configuration
+(`custom_pipelines`) and contains this file, so `pipeline` finds the task by itself, with or without its name.
 """
 
 from typing import Any
@@ -20,9 +20,9 @@ class GRUCaptionerPipeline(Pipeline):
     ```
 
     Args:
-        inputs: One image, or a list of them: paths, addresses, PIL images, arrays; see the processor's `load_image`.
-        text: How the captions begin.
-        timeout: Seconds to wait for an address to answer.
+        inputs: One image, or a list of them: paths, URLs, PIL images, arrays; see the processor's `load_image`.
+        text: Beginning of the captions.
+        timeout: Seconds to wait for a URL.
         generate_kwargs: A `dict` of arguments of `generate()`; they may also be given by name.
     """
 
@@ -30,7 +30,7 @@ class GRUCaptionerPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
-    _pipeline_calls_generate = False  # what it is given goes to generate() as it stands, in every release
+    _pipeline_calls_generate = False  # so that arguments are passed to generate() unchanged in every release
 
     def _sanitize_parameters(self, text=None, timeout=None, generate_kwargs=None, **kwargs):
         preprocess = {"text": text, "timeout": timeout}
@@ -50,8 +50,8 @@ class GRUCaptionerPipeline(Pipeline):
         return [{"generated_text": caption} for caption in self.processor.batch_decode(captions)]
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model, processor and code; `kwargs` are those of the model's `save_pretrained`."""
-        self.tokenizer.init_kwargs.pop("dtype", None)  # pipeline(dtype=...) puts it there, and it is not for JSON
+        """Saves model, processor and code; `kwargs` are passed to the model's `save_pretrained`."""
+        self.tokenizer.init_kwargs.pop("dtype", None)  # set by pipeline(dtype=...), and not JSON-serializable
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 

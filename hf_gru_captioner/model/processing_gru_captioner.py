@@ -1,8 +1,8 @@
 """Processor of the GRU captioner: image -> `pixel_values`, captions -> `labels`, token ids -> text.
 
-Images of any shape are squashed whole to the encoder's square, as the training images were. Measured by
-`benchmarks/photo_shape.py` with the shipped checkpoint on 1,000 validation images stretched back to 4:3: CIDEr 52.1
-squashed, 51.2 cut to the center square (95 % intervals reach 3.5 each way): a cut gains nothing and loses the sides.
+Images of any shape are squashed to the encoder's square, as in training. Measured by `benchmarks/photo_shape.py` with
+the shipped checkpoint on 1,000 validation images stretched back to 4:3: CIDEr 52.1 squashed, 51.2 center-cropped (95 %
+intervals are +/- 3.5): cropping gains nothing and loses the sides.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from transformers.processing_utils import ProcessorMixin
 from .configuration_gru_captioner import IGNORE_INDEX
 from .image_loading_gru_captioner import ImageSource, is_one_image, load_image
 
-# What a call may set for itself, of transformers' image processors and tokenizers.
+# Settings of transformers' image processors and tokenizers that may be passed per call.
 IMAGE_SETTINGS = {
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std", "do_convert_rgb",
@@ -33,7 +33,7 @@ def _flatten(images) -> list[ImageSource]:
 
 
 def _merge(settings: dict[str, Any], names: set[str], grouped: dict[str, Any] | None, group: str) -> dict[str, Any]:
-    """Settings of these names and those of the group; refuses one that is given in both, where one would be lost."""
+    """Merges settings with these names and those in the group; rejects one that is given in both."""
     named = {name: value for name, value in settings.items() if name in names}
     twice = sorted(named.keys() & (grouped or {}).keys())
     if twice:
@@ -42,11 +42,11 @@ def _merge(settings: dict[str, Any], names: set[str], grouped: dict[str, Any] | 
 
 
 class GRUCaptionerProcessor(ProcessorMixin):
-    """Wraps an image processor and a caption tokenizer into the one object that a captioner needs.
+    """Wraps an image processor and a caption tokenizer in a single processor.
 
     Args:
-        image_processor: Any of transformers' image processors; [`from_encoder_pretrained`] makes the fitting one.
-        tokenizer: Tokenizer of captions that ends each with its end token and does not begin it with the start token.
+        image_processor: Any of transformers' image processors; [`from_encoder_pretrained`] makes the matching one.
+        tokenizer: Caption tokenizer that appends the end token but doesn't prepend the start token.
     """
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
@@ -61,12 +61,12 @@ class GRUCaptionerProcessor(ProcessorMixin):
         revision: str | None = None,
         token: str | bool | None = None,
     ) -> "GRUCaptionerProcessor":
-        """The processor that fits a pretrained vision encoder: its size, mean and standard deviation.
+        """A processor that matches a pretrained vision encoder in size, mean and standard deviation.
 
         Args:
             encoder_name_or_path: Hub id or folder of the encoder.
-            tokenizer: Tokenizer of the captions.
-            image_size: Side of the square in pixels; the encoder's own when not given.
+            tokenizer: Caption tokenizer.
+            image_size: Side of the square in pixels; by default the encoder's own.
             revision, token: As in `AutoImageProcessor.from_pretrained`.
         """
         location = {"revision": revision, "token": token, "trust_remote_code": False}
@@ -91,19 +91,19 @@ class GRUCaptionerProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer)
 
     def load_image(self, source: ImageSource, timeout: float = 10.0) -> Image.Image:
-        """One image, upright, RGB and at [`image_size`] if there is one; see the function of this name."""
+        """Loads an image: upright, RGB, at [`image_size`] if there is one; see the function of this name."""
         return load_image(source, timeout, self.image_size, self.image_processor.resample)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that images are squashed to, in pixels; None where the image processor goes by other rules.
+        """Height and width in pixels that images are squashed to; None if the image processor works differently.
 
-        Then they are scaled while they are loaded, which spares most of the decoding of a big JPEG.
+        If known, images are resized while loading, which saves most of the decoding of a big JPEG.
         """
         return self._image_size({})
 
     def _image_size(self, settings: dict[str, Any]) -> tuple[int, int] | None:
-        """[`image_size`] under settings of one call."""
+        """[`image_size`] with the settings of a call."""
         names = ("size", "do_resize", "do_center_crop")
         size, do_resize, do_center_crop = (
             settings.get(name, getattr(self.image_processor, name, None)) for name in names
@@ -129,25 +129,24 @@ class GRUCaptionerProcessor(ProcessorMixin):
         """
         Args:
             images: One image or several, of any kind that [`load_image`] takes; a 4-d array or tensor is a batch.
-                Lists of lists are read one after the other.
-            text: Captions, all of the first image, then all of the second, and so on; for generate(), how the captions
-                begin.
+                Lists of lists are flattened.
+            text: Captions, image by image; for generate(), the beginnings of the captions.
             return_tensors: `"pt"` for torch, `"np"` for NumPy, None for lists (of arrays, for images).
             images_kwargs: Settings of the image processor for this call, such as `do_rescale` and `size`.
             text_kwargs: Settings of the tokenizer for this call: `padding` (True), `truncation` (True), `max_length`
-                and `add_special_tokens` (True); False leaves the end token out.
+                and `add_special_tokens` (True); False omits the end token.
             common_kwargs: `return_tensors`.
             settings: The same settings by name.
 
         Returns:
             `pixel_values` `(B, 3, side, side)` for images. For text, `labels` `(N, T)`: token ids up to and including
-            the end token, then -100, which forward learns from and generate() ignores; and `decoder_input_ids`
-            `(N, T)`: the start token and the token ids, which forward reads and generate() goes on from.
+            the end token, then -100, used for the loss in forward and ignored by generate(); and `decoder_input_ids`
+            `(N, T)`: the start token and the token ids, read by forward and continued by generate().
 
         Raises:
             TypeError: A setting that neither the image processor nor the tokenizer has.
             ValueError: Nothing to process, a setting given both by name and in `images_kwargs` or `text_kwargs`, or
-                captions of different lengths that `padding=False` leaves so.
+                captions of different lengths with `padding=False`.
         """
         if images is None and text is None:
             raise ValueError("pass images, text (captions), or both.")
@@ -157,14 +156,14 @@ class GRUCaptionerProcessor(ProcessorMixin):
         unknown = sorted(settings.keys() - IMAGE_SETTINGS - TEXT_SETTINGS)
         if unknown:
             raise TypeError(f"the processor has no setting {unknown[0]!r}.")
-        of_images = _merge(settings, IMAGE_SETTINGS, images_kwargs, "images_kwargs")
-        of_text = _merge(settings, TEXT_SETTINGS, text_kwargs, "text_kwargs")
+        image_settings = _merge(settings, IMAGE_SETTINGS, images_kwargs, "images_kwargs")
+        text_settings = _merge(settings, TEXT_SETTINGS, text_kwargs, "text_kwargs")
         inputs = BatchFeature()
         if images is not None:
-            pixel_values = self._pixel_values(images, of_images)
+            pixel_values = self._pixel_values(images, image_settings)
             inputs["pixel_values"] = list(pixel_values.numpy()) if return_tensors is None else pixel_values
         if text is not None:
-            inputs["labels"] = self._labels(text, **of_text)
+            inputs["labels"] = self._labels(text, **text_settings)
             inputs["decoder_input_ids"] = [self._shift(labels) for labels in inputs["labels"]]
         try:
             return inputs.convert_to_tensors(return_tensors)
@@ -186,7 +185,7 @@ class GRUCaptionerProcessor(ProcessorMixin):
         return torch.tensor(self._labels(captions))
 
     def _labels(self, captions: str | Sequence[str], **settings) -> list[list[int]]:
-        """Captions -> N rows of labels; of different lengths where the tokenizer's settings leave them so."""
+        """Captions -> N rows of labels, of different lengths unless padded."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("pass at least one caption.")
@@ -197,17 +196,17 @@ class GRUCaptionerProcessor(ProcessorMixin):
         ]
 
     def _shift(self, labels: list[int]) -> list[int]:
-        """Labels of one caption one to the right behind the start token, padding where it has ended."""
+        """Shifts the labels of one caption right after the start token, with padding after its end."""
         pad = self.tokenizer.pad_token_id
         no_word = (IGNORE_INDEX, self.tokenizer.eos_token_id)
         return [self.tokenizer.bos_token_id, *(pad if token in no_word else token for token in labels[:-1])]
 
     def batch_decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> list[str]:
-        """Generated ids or labels, `(N, T)` or N rows of any lengths, -> captions."""
+        """Generated token ids or labels, `(N, T)` or N rows of any lengths, -> captions."""
         return [self.decode(row, skip_special_tokens, **kwargs) for row in token_ids]
 
     def decode(self, token_ids, skip_special_tokens: bool = True, **kwargs) -> str:
-        """Ids of one caption `(T,)` -> text."""
+        """Token ids of one caption `(T,)` -> text."""
         ids = [token for token in torch.as_tensor(token_ids).tolist() if token != IGNORE_INDEX]
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
 

@@ -1,4 +1,4 @@
-"""caption --output and --write: a file that stays true, whole after any kill, and texts beside photos."""
+"""caption --output and --write: an output file that stays correct and survives kills, and texts beside photos."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ ENDINGS = ("jsonl", "csv", "parquet")
 
 @pytest.fixture
 def photos(tmp_path, make_photo):
-    """Eight photos in nested folders, and a file that is none."""
+    """Eight photos in nested folders, and a file that is not a photo."""
     folder = tmp_path / "photos"
     for number in range(9):
         file = folder / ("" if number < 4 else "deep" if number < 7 else "deep/er") / f"{number}.png"
@@ -333,8 +333,8 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(command, photos, t
     ("options", "message"),
     [
         (["--dry-run"], "add --write txt, xmp or metadata"),
-        (["--append"], "take it with --write txt alone"),
-        (["--append", "--write", "xmp"], "take it with --write txt alone"),
+        (["--append"], "use it with --write txt alone"),
+        (["--append", "--write", "xmp"], "use it with --write txt alone"),
     ],
 )
 def test_options_that_do_nothing_here_are_refused(command, capsys, options, message):
@@ -406,7 +406,7 @@ main(sys.argv[2:])
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_killed_while_the_file_is_put_together_nothing_is_lost_or_captioned_again(command, tmp_path, captioned, ending):
-    """In the midst of its rows (Parquet's names of columns take the first pass), and before its parts are deleted."""
+    """In the middle of its rows (Parquet needs a first pass for column names), and before its parts are deleted."""
     file = tmp_path / f"captions.{ending}"
     arguments = [*command, "--output", str(file)]
     for moment, is_there in (("6" if ending == "jsonl" else "15", False), ("written", True)):
@@ -426,7 +426,7 @@ def test_killed_while_the_file_is_put_together_nothing_is_lost_or_captioned_agai
 
 
 def parts_of(file: Path) -> dict[str, str]:
-    """Path and caption of the photos in its parts; a line that a kill has torn has no end."""
+    """Path and caption of the photos in its parts; a truncated line has no line end."""
     lines = [line for part in file.parent.glob(f"{file.name}.part-*") for line in part.read_bytes().splitlines(True)]
     rows = [json.loads(line)[0] for line in lines if line.endswith(b"\n")]
     return {row["path"]: row["caption"] for row in rows}

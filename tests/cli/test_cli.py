@@ -161,7 +161,7 @@ def test_a_vocabulary_that_does_not_fit_ends_in_one_line(run, photos, checkpoint
     code, _, errors = run(photos)
     assert code == 2
     assert len(errors) == 1
-    assert "they are not of one checkpoint" in errors[0]
+    assert "they are not from the same checkpoint" in errors[0]
 
 
 @pytest.mark.parametrize(("code", "is_told"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])
@@ -236,7 +236,7 @@ def test_each_help_ends_with_examples(capsys, command):
 
 @pytest.mark.parametrize("example", [each for examples in EXAMPLES.values() for each in examples])
 def test_the_examples_are_accepted_as_they_stand(monkeypatch, example):
-    """All of the command line is parsed; only what the command does is left out."""
+    """The full command line is parsed; only the command itself is not run."""
     taken = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("hf_gru_captioner.cli.guarded", lambda command, arguments: taken.append(arguments) or 0)

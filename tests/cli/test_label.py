@@ -30,7 +30,7 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def folder(make_photo, tmp_path, monkeypatch):
-    """A working folder with photos, where two photos of the third batch are yet to come when the run is killed."""
+    """A working directory with photos; the run is killed with two photos of the third batch still to come."""
     (tmp_path / "photos").mkdir()
     for number in range(NUM_PHOTOS):
         make_photo(number).save(tmp_path / "photos" / f"{number}.png")
@@ -40,7 +40,7 @@ def folder(make_photo, tmp_path, monkeypatch):
 
 @pytest.fixture
 def checkpoint(make_model, processor, tmp_path):
-    """A teacher that writes six words of each photo."""
+    """A teacher that writes six words for each photo."""
     folder, model = tmp_path / "checkpoint", make_model()
     model.generation_config.update(max_new_tokens=6, num_beams=2, suppress_tokens=[0, 1, 2, 3])
     model.save_pretrained(folder)
@@ -83,7 +83,7 @@ def test_after_a_kill_the_same_command_ends_with_the_file_of_an_undisturbed_run(
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert not Path("captions.jsonl").exists()
     assert label(*settings) == 0
-    assert f"going on: 4 of {NUM_PHOTOS} photos have captions" in capsys.readouterr().err
+    assert f"resuming: 4 of {NUM_PHOTOS} photos have captions" in capsys.readouterr().err
     assert label(*settings, output="undisturbed.jsonl") == 0
     assert Path("captions.jsonl").read_bytes() == Path("undisturbed.jsonl").read_bytes()
     assert len(rows_of("captions.jsonl")) == 3 * NUM_PHOTOS

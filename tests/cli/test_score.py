@@ -22,7 +22,7 @@ def images(make_dataset, tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    """COCO-format annotations and a function that writes a result file -> its path."""
+    """COCO-format annotations, and a function that writes a result file and returns its path."""
     rows = [{"image_id": image, "caption": text} for image, texts in REFERENCES.items() for text in texts]
     images = [{"id": image} for image in REFERENCES]
     (tmp_path / "annotations.json").write_text(json.dumps({"images": images, "annotations": rows}))
@@ -168,7 +168,7 @@ def test_a_table_without_splits_says_which_part_was_scored_and_how_to_score_all(
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert "|images:1|" in output
-    assert f"the 1 images of {tmp_path / 'mine.csv'} that training takes as its split validation; --split all" in output
+    assert f"the 1 images of {tmp_path / 'mine.csv'} that training uses as its split validation; --split all" in output
     assert main([*command, "--output", str(tmp_path / "out"), "--split", "all"]) == 0
     output = capsys.readouterr().out
     assert "|images:7|" in output

@@ -1,4 +1,4 @@
-"""`gru-captioner features` and `train`, from a folder of photos to captions, through every room."""
+"""`gru-captioner features` and `train`, end to end from a folder of photos to captions."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def options(dataset_folder, save_encoder, tmp_path):
-    """Options of a run on a few photos with a tiny encoder."""
+    """Options for a run on a few photos with a tiny encoder."""
     save_encoder(tmp_path / "encoder")
     return {
         "data.source": dataset_folder,
@@ -197,7 +197,7 @@ def test_other_options_do_not_go_into_the_folder_of_a_run(options, capsys, tmp_p
 
 @pytest.fixture
 def fresh_state():
-    """Forgets Accelerate's precision, which a process can't change, before a run and behind the test."""
+    """Resets Accelerate's precision, which is fixed per process, before a run and after the test."""
     yield AcceleratorState._reset_state
     AcceleratorState._reset_state()
 
@@ -300,7 +300,7 @@ def test_every_recipe_is_made_of_known_options_and_says_what_to_expect(recipe):
 def test_a_learning_encoder_has_no_features_to_make_ahead(options, capsys):
     code, _, errors = run("features", {**options, "optimization.encoder_learning_rate": 1e-4}, capsys)
     assert code == 2
-    assert "nothing to encode ahead" in errors[0]
+    assert "nothing to encode in advance" in errors[0]
 
 
 def pickled(folder):
@@ -347,7 +347,7 @@ def test_an_encoder_of_pickled_weights_is_refused(options, capsys, command):
     pickled(options["model.encoder"])
     code, _, errors = run(command, {**options, "dry_run": True}, capsys)
     assert code == 2
-    assert "no weights as safetensors" in errors[-1]
+    assert "no safetensors weights" in errors[-1]
 
 
 def test_going_on_keeps_the_checkpoint_and_takes_the_dropout_of_the_run(options, checkpoint):
@@ -383,7 +383,7 @@ def test_a_folder_that_another_run_holds_is_left_alone(options, capsys, monkeypa
 
 @pytest.fixture
 def bare(checkpoint, dataset_folder, monkeypatch, tmp_path, capsys):
-    """Runs `gru-captioner train SOURCE` from a tiny checkpoint in the place of the shipped one."""
+    """Runs `gru-captioner train SOURCE` with a tiny checkpoint in place of the shipped one."""
     monkeypatch.setattr("hf_gru_captioner.training.recipe.SHIPPED_CHECKPOINT", checkpoint)
     monkeypatch.setattr("hf_gru_captioner.training.recipe.STEPS", 8)
     monkeypatch.setattr("hf_gru_captioner.training.recipe.EPOCHS", 2)
@@ -464,7 +464,7 @@ def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
     (tmp_path / "set").rename(tmp_path / "other" / "set")
     code, _, error = bare(source=tmp_path / "other" / "set")
     assert code == 2
-    assert f"holds a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
+    assert f"contains a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
 
 
 def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
@@ -485,7 +485,7 @@ def test_an_interrupted_run_with_a_state_goes_on_from_it(bare, monkeypatch):
     monkeypatch.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
     code, output, _ = bare("--epochs", "3")
     assert code == 130
-    assert f"the same command goes on from the newest state in {Path('runs/set/state')}" in output
+    assert f"the same command resumes from the newest state in {Path('runs/set/state')}" in output
 
 
 def test_captions_of_a_teacher_are_said_to_be_the_teachers(bare, make_photo, tmp_path):

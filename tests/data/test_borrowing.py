@@ -38,7 +38,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def save_images(make_photo, tmp_path):
-    """Saves images with these labels as a parquet file, the first 40 pixels wide, the next 41 and so on."""
+    """Saves images with these labels as a parquet file, 40 pixels wide, 41 and so on."""
 
     def save(*labels, name="images.parquet"):
         images = [make_photo(seed, width=40 + seed) for seed in range(len(labels))]
@@ -323,7 +323,7 @@ def test_numbers_out_of_range_are_refused(options):
 
 
 def test_files_outside_of_the_dataset_are_not_copied_into_the_output(captions, make_photo, tmp_path):
-    """A downloaded dataset may name any file of this machine."""
+    """A downloaded dataset may refer to any file on this machine."""
     secret = io.BytesIO()
     make_photo(9).save(secret, "PNG")
     (tmp_path / "private.png").write_bytes(secret.getvalue())

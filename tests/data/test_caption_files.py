@@ -9,7 +9,7 @@ from hf_gru_captioner.data.recognition import locate_images
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a file, text as it is and anything else as json."""
+    """Writes a file, text unchanged and anything else as JSON."""
 
     def write(name, content):
         path = tmp_path / name
@@ -21,7 +21,7 @@ def write(tmp_path):
 
 
 def plain(entries):
-    """Entries without the rows that they come from."""
+    """Entries without their row numbers."""
     return [entry._replace(where="") for entry in entries]
 
 

@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
 
 
 def test_processes_share_the_work_without_talking(make_cache, make_dataset):
-    """The second of two begins in the middle; the first then finds that part done."""
+    """The second of two starts in the middle; the first then skips that part."""
     cache, dataset = make_cache(), make_dataset(8)
     directory = cache.directory(dataset, View())
     order = []

@@ -1,4 +1,4 @@
-"""Every layout that docs/data.md promises, as small files with the same content, and every fault with its one line."""
+"""Every layout in docs/data.md, as small files with the same content, and every error with its message."""
 
 import io
 import json
@@ -450,7 +450,7 @@ def put(tmp_path):
 
 
 def rows_of(source: Path, **options) -> dict[str, tuple[str, ...]]:
-    """The captions of a source by the names of the files that its images are."""
+    """The captions of a source by image file name."""
     found = recognize(source, ReadingOptions(**options))
     if isinstance(found, Shards):
         rows = [row for files in found.files.values() for row in shard_rows(files)]

@@ -10,7 +10,7 @@ from hf_gru_captioner.data.mixture import images_of_epoch
 
 
 class Rows:
-    """Rows that say which epoch they are read in."""
+    """Rows that record the epoch in which they are read."""
 
     def __init__(self, name: str, size: int, weights=None):
         self.name, self.size, self.weights, self.epoch = name, size, weights, 0

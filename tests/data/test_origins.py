@@ -1,4 +1,4 @@
-"""Data sets that name what is not theirs: each of these was fetched or read before, in a dry run and offline too."""
+"""Datasets that refer to foreign files and URLs: each used to be read or fetched, even in a dry run or offline."""
 
 import http.server
 import io
@@ -36,7 +36,7 @@ def png(make_photo):
 
 @pytest.fixture
 def server(png):
-    """A server of photos on loopback; it notes what it is asked for."""
+    """A loopback server of photos that records its requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -60,7 +60,7 @@ def server(png):
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes columns as a folder of parquet, as its author might."""
+    """Writes columns to a folder of parquet, as a dataset's author might."""
 
     def write(columns, features=None):
         folder = tmp_path / "set"
@@ -152,7 +152,7 @@ def test_a_downloaded_set_reads_no_other_file_of_this_machine(png, write, tmp_pa
     monkeypatch.chdir(tmp_path / "set")
     where = tmp_path / "set" if ".." in form else tmp_path / "secret.png"
     folder = write({"image": [form.format(where)], "caption": ["a dog"]})
-    with pytest.raises(ValueError, match="not a file of this data set"):
+    with pytest.raises(ValueError, match="not a file of this dataset"):
         list(read(folder, "test"))
 
 
@@ -178,7 +178,7 @@ def test_of_a_path_that_leads_out_the_last_part_is_looked_for(tmp_path):
 @READ
 @pytest.mark.parametrize("column", ["thumbnail", "captions", "image_id", "image"])
 def test_no_other_column_is_opened(server, png, write, read, column):
-    """An image in a column that nobody reads, in a list of captions, in an id, in a list of images."""
+    """An image in an unused column, in a list of captions, in an id, in a list of images."""
     inside = {"path": f"{server.address}/0.png", "bytes": None}
     columns = {"image": [{"path": "0.png", "bytes": png}], "captions": [["a dog"]]}
     features = {"image": Image(), "captions": List(Value("string"))}
@@ -257,7 +257,7 @@ def test_a_set_of_the_hub_reads_what_was_downloaded_of_it(monkeypatch, tmp_path,
     assert origin.read(str(tmp_path / "datasets--me--set" / "0.png")) == (png, None)
     content, problem = origin.read(str(tmp_path / "datasets--me--other" / "0.png"))
     assert content == b""
-    assert "not a file of this data set" in problem
+    assert "not a file of this dataset" in problem
 
 
 def test_a_photo_that_is_no_bomb_is_what_is_fetched(server, online, write, monkeypatch):

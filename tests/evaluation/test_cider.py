@@ -44,7 +44,7 @@ def test_with_another_sigma_the_check_fails(captions, assert_same, score_by_pyco
 
 
 def test_both_forms_follow_the_formula_by_hand():
-    """Two images of one reference: words of both weigh 0, of one log 2; with one word, orders 2 to 4 add nothing."""
+    """Two images with one reference each: words in both weigh 0, in one log 2; single words have no orders 2 to 4."""
     captions = CaptionSet(["dog dog", "cat"], [["dog"], ["cat"]], "none")
     cosine = 10 / 4
     penalty = math.exp(-1 / (2 * 6**2))  # one bigram against none

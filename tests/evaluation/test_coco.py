@@ -10,7 +10,7 @@ REFERENCES = {"42": ["A dog runs.", "a brown dog"], "7": ["children play"]}
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes JSON, or text as it is, into a file -> its path."""
+    """Writes JSON, or text unchanged, to a file and returns its path."""
 
     def write(content):
         path = tmp_path / "file.json"
@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(tmp_path, read):
 
 @pytest.mark.parametrize("read", [read_results, read_references])
 def test_an_overlong_caption_is_refused(tmp_path, read):
-    """Longest common subsequences of two of a million words would never end."""
+    """The longest common subsequence of two texts of a million words would take forever."""
     rows = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "word " * 200_000}]
     (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_results else {"annotations": rows}))
     with pytest.raises(ValueError, match="row 2 has a caption of 1,000,000 characters, more than 10,000"):

@@ -40,12 +40,12 @@ def test_with_another_parameter_the_check_fails(statistics, by_pycocoevalcap, as
 
 def test_a_jvm_that_dies_is_an_error_with_its_last_words(monkeypatch):
     monkeypatch.setattr(meteor, "java_command", lambda *_: ["sh", "-c", "echo out of memory >&2; exit 1"])
-    with pytest.raises(RuntimeError, match="answered 0 of 1 questions and ended with exit code 1: out of memory"):
+    with pytest.raises(RuntimeError, match="answered 0 of 1 requests and ended with exit code 1: out of memory"):
         meteor_statistics(CaptionSet(["a dog"], [["a dog runs"]], "none"))
 
 
 def test_text_cannot_break_the_protocol(monkeypatch):
-    """Bars and line ends separate fields and questions; here a stand-in for the jar counts what it gets."""
+    """Bars and line ends separate fields and requests; here a stub for the jar counts them."""
     jar = "import sys\nfor line in sys.stdin: print(line.count(' ||| '), *[0] * 22, flush=True)"
     monkeypatch.setattr(meteor, "java_command", lambda *_: [sys.executable, "-c", jar])
     captions = CaptionSet(["a ||| b\nc", ""], [["d\ne", "|||"], ["f"]], "none")

@@ -9,7 +9,7 @@ OFFLINE = [name for name in METRICS if name != "evaluate/bleu"]  # which downloa
 
 @pytest.fixture(scope="module")
 def results(captions):
-    """Each metric's results for two sets: the odd captions, and a part of them."""
+    """Each metric's results for two sets: the edge cases, and a subset of them."""
     part = CaptionSet(captions.hypotheses[:9], captions.references[:9], captions.tokenizer)
     options = ScoringOptions([], [], training_captions=["a dog runs"])
     return {name: METRICS[name].load()([captions, part], options) for name in OFFLINE}

@@ -38,7 +38,7 @@ def test_a_line_end_inside_a_caption_is_a_space_and_moves_no_other_caption(line_
 
 
 def test_pycocoevalcap_itself_moves_captions_after_a_line_separator(tokenize_by_pycocoevalcap):
-    """Why ours departs from it there; if this fails, the departure can go."""
+    """The reason for our deviation; if this fails, it can be removed."""
     assert tokenize_by_pycocoevalcap(["a dog\u2028runs", "next"]) == ["a dog", "runs"]
 
 

@@ -356,7 +356,7 @@ def test_36_images_with_attention_stay_below_3_mb(make_report, make_photo):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_in_every_field_makes_no_element(rows, make_report, text):
-    """Names, captions, references, ids, settings and decoding of a result file; the tags are those of a tame report."""
+    """Names, captions, references, ids, settings and decoding; the tags equal those of a harmless report."""
     options = {"attention": lambda index: Image.new("RGB", (9, 9)), "images_each": 1}
 
     def report(text):

@@ -30,7 +30,7 @@ def rows(synthetic_captions):
 
 
 def made_up_meteor_statistics(captions):
-    """What METEOR's jar might count, without the seconds that its JVM takes; test_meteor.py sees to the true counts."""
+    """Plausible counts of METEOR's jar without starting its JVM; test_meteor.py tests the real ones."""
     images = len(captions)
     words = np.stack([captions.length[:images], bleu_statistics(captions)[:, 1]], axis=1)
     statistics = np.zeros((images, 23))

@@ -57,7 +57,7 @@ def test_the_p_value_of_a_difference_of_two_errors_is_about_a_twentieth():
 
 
 def test_drawing_the_images_of_two_systems_apart_makes_a_constant_gain_look_unsure():
-    """The broken twin: resampling the two systems' images apart widens the interval of a constant gain."""
+    """The broken variant: resampling the systems' images independently widens the interval of a constant gain."""
     values = np.random.default_rng(0).random(100)
     first, second = ScoreStatistics.mean("score", values), ScoreStatistics.mean("score", values + 0.1)
     apart = second.resampled(1000, seed=1) - first.resampled(1000, seed=2)

@@ -46,7 +46,7 @@ SCORES = {
 
 @pytest.fixture
 def recorded(checkpoint):
-    """A checkpoint with the records of a run."""
+    """A checkpoint with a run's records."""
     (checkpoint / "training.json").write_text(json.dumps({"stages": [STAGE]}))
     keep_scores(checkpoint, SCORES)
     return checkpoint

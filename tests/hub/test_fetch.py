@@ -16,7 +16,7 @@ FILES = {
 
 @pytest.fixture
 def publish(hub, monkeypatch):
-    """Puts files on the Hub as me/captioner. All requests of its clients time out soon."""
+    """Publishes files on the Hub as me/captioner, with a short timeout for its clients."""
 
     def shorten(request):
         request.extensions["timeout"] = dict.fromkeys(request.extensions["timeout"], 0.2)

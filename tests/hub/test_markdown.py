@@ -1,4 +1,4 @@
-"""The same hostile texts in every field that reaches a card: what shows is the text, and nothing of the card moves."""
+"""Hostile texts in every field that reaches a card: they are displayed literally and don't affect its layout."""
 
 import html
 import json
@@ -36,7 +36,7 @@ HOSTILE = (
 
 
 def visible(text: str) -> str:
-    """What of a text can be seen, in one line."""
+    """The visible part of a text, in one line."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST]
 
 

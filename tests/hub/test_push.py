@@ -172,7 +172,7 @@ def test_a_pushed_checkpoint_is_json_and_safetensors_only(checkpoint):
 
 @pytest.fixture
 def local(checkpoint, tmp_path):
-    """A checkpoint whose files name folders of this machine, and graphs in it."""
+    """A checkpoint with graphs, whose files contain local paths."""
     config = json.loads((checkpoint / "config.json").read_text())
     config["_name_or_path"] = str(tmp_path / "run")
     config["encoder_config"]["_name_or_path"] = "/home/somebody/encoders/tiny_resnet"
@@ -258,7 +258,7 @@ def test_documentation_and_card_name_all_files_that_travel(checkpoint):
 )
 @pytest.mark.parametrize("space", [False, True])
 def test_a_link_that_leads_outside_is_not_followed(hub, checkpoint, tmp_path, capsys, name, space):
-    """A checkpoint of someone else's may hold links to one's own files, which a push would publish."""
+    """Someone else's checkpoint may contain links to local files, which a push would publish."""
     private = tmp_path / "private"
     private.write_bytes((checkpoint / name).read_bytes() if (checkpoint / name).exists() else b"---\n---\nmine")
     (checkpoint / "README.md").write_text("# a captioner")

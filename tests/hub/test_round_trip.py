@@ -1,4 +1,4 @@
-"""push -> another machine -> caption -> fine-tune -> push -> a third machine, by the real client."""
+"""push -> another machine -> caption -> fine-tune -> push -> a third machine, with the real client."""
 
 import json
 import subprocess

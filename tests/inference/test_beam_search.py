@@ -1,4 +1,4 @@
-"""The search against transformers' generate(), on a model whose captions are of many lengths."""
+"""Our search compared with transformers' generate(), on a model whose captions vary in length."""
 
 from itertools import chain
 
@@ -78,7 +78,7 @@ def test_captions_go_on_from_words_as_those_of_generate_do(captioner, photos, mo
 
 
 def test_a_caption_that_begins_as_it_would_anyhow_is_the_same(captioner, photos):
-    """Greedily: each word is the likeliest behind those before it."""
+    """With greedy search, each word is the likeliest one given the words before it."""
     caption = max((captioner(photo, num_beams=1) for photo in photos), key=lambda caption: len(caption.words))
     photo = next(photo for photo in photos if captioner(photo, num_beams=1).words == caption.words)
     again = captioner(photo, num_beams=1, begin=" ".join(caption.words[:2]))
@@ -129,7 +129,7 @@ def test_a_model_without_attention_has_none(make_model, processor, photos):
 
 
 class TableStep:
-    """A decoder that knows only the last word: log-probabilities by table row."""
+    """A decoder that depends on the last word only: log-probabilities by table row."""
 
     def __init__(self, table):
         self.table = table
@@ -142,7 +142,7 @@ class TableStep:
 
 
 class CountingStep:
-    """Another step, and how many rows each of its calls had."""
+    """Wraps a step and records the batch size of each call."""
 
     def __init__(self, step, rows):
         self.step, self.rows = step, rows
@@ -225,7 +225,7 @@ def test_the_largest_are_found_in_their_order(width, count):
 @pytest.mark.parametrize("noise_seed", range(20))
 @pytest.mark.parametrize("num_beams", [1, 2, 3])
 def test_rounding_never_decides_between_candidates_that_are_equal(num_beams, noise_seed):
-    """The steps of two runtimes, whose last bits differ, of a model with equal words (1 and 2, 3 and 4)."""
+    """Steps of two runtimes that differ in the last bits, for a model with tied words (1 and 2, 3 and 4)."""
     probabilities = np.array([0.04, 0.3, 0.3, 0.18, 0.18])
     table = np.log(np.stack([probabilities, probabilities[[0, 3, 3, 1, 1]], *[probabilities] * 3]))
     table[3:, 0] += 2  # these captions end

@@ -1,4 +1,4 @@
-"""The graphs in a checkpoint, which hold no weights: whatever weights its architecture has, they caption by."""
+"""The graphs in a checkpoint, which contain no weights and work with any weights of its architecture."""
 
 import collections
 import json
@@ -160,10 +160,10 @@ def test_graphs_of_another_architecture_are_left_alone_with_a_warning(copied, ph
     change_json(copied / "config.json", num_attention_heads=4)  # as many weights of the same shapes
     captioner = Captioner.from_pretrained(copied)
     assert captioner.backend_for() == "torch"
-    assert "of another architecture" in caplog.text
+    assert "match the architecture of" in caplog.text
     assert f"gru-captioner export {copied}" in captioner.not_graphs
     assert captioner(photo).words == Captioner.from_pretrained(copied, backend="torch")(photo).words
-    with pytest.raises(GraphsError, match="of another architecture"):
+    with pytest.raises(GraphsError, match="match the architecture of"):
         Captioner.from_pretrained(copied, backend="onnxruntime")
 
 
@@ -212,7 +212,7 @@ def test_a_caption_streams_by_graphs_as_by_torch(with_graphs, photo):
     ("damage", "reason"),
     [
         (lambda bias: torch.full_like(bias, torch.nan), "not finite"),
-        (lambda bias: bias.long(), "not of floating point"),
+        (lambda bias: bias.long(), "not floating-point"),
         (lambda bias: None, "is missing"),
     ],
 )

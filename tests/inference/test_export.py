@@ -1,4 +1,4 @@
-"""A checkpoint as graphs: the same answers, whatever runs them."""
+"""A checkpoint exported as graphs: the same outputs in every runtime."""
 
 import contextlib
 import os
@@ -133,7 +133,7 @@ def test_a_graph_that_answers_otherwise_is_not_kept(make_model, processor, tmp_p
 
 def test_a_folder_of_something_else_is_not_written_over(make_model, processor, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no graphs"):
+    with pytest.raises(FileExistsError, match="contains no graphs"):
         export_graphs(make_model(), processor, tmp_path, tmp_path / "notes.txt")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -175,7 +175,7 @@ def test_a_kill_leaves_the_graphs_that_were_there_or_the_new_ones(make_model, pr
 
 def test_a_processor_that_crops_has_no_graphs(make_model, processor, tmp_path):
     cropping = GRUCaptionerProcessor(CLIPImageProcessor(size={"shortest_edge": 96}), processor.tokenizer)
-    with pytest.raises(ValueError, match="scaled to one size"):
+    with pytest.raises(ValueError, match="resized to a fixed size"):
         export_graphs(make_model(), cropping, tmp_path / "graphs", tmp_path / "weights")
 
 
@@ -291,7 +291,7 @@ def test_a_damaged_file_is_named(exported, tmp_path, file, backend):
 
 
 def test_graphs_of_other_weights_are_refused(exported, checkpoint):
-    with pytest.raises(ValueError, match="are of other weights"):
+    with pytest.raises(ValueError, match="were exported from other weights"):
         Captioner.from_pretrained(checkpoint, backend="onnxruntime", graphs=exported)
 
 

@@ -1,4 +1,4 @@
-"""Many photos at once: the same captions, in order, whatever is among them."""
+"""Many photos at once: the same captions, in order, even with bad files among them."""
 
 import itertools
 import threading

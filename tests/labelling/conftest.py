@@ -1,4 +1,4 @@
-"""Tiny teachers of random weights, one of each family, saved as their repositories on the Hub are."""
+"""Tiny teachers with random weights, one per family, saved like their repositories on the Hub."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ CHAT = (
 
 
 def words_tokenizer(*special: str, **names: str) -> PreTrainedTokenizerFast:
-    """One token a word, as a decoder's byte-pair tokenizer that adds no token of its own."""
+    """One token per word, like a decoder's byte-pair tokenizer without special tokens."""
     tokens = ["<pad>", "<s>", "</s>", "<unk>", *special, *WORDS]
     tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, "<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -111,7 +111,7 @@ def git():
 
 
 class Separate:
-    """An image processor and a tokenizer without a processor around them, as of models that are older than those."""
+    """An image processor and a tokenizer without a processor that wraps them, as in older models."""
 
     def __init__(self, *parts):
         self.parts = parts
@@ -203,7 +203,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="session")
 def teachers(tmp_path_factory):
-    """Folder of the tiny teacher of a family."""
+    """Folder of a family's tiny teacher."""
     folders = {}
 
     def folder_of(family: str):

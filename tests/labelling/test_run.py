@@ -12,7 +12,7 @@ from hf_gru_captioner.library.caption_file import photo_version
 
 
 class Reciter:
-    """Writes the names of photos and their size, and has memory for so many at a time."""
+    """A teacher that writes photos' names and sizes, and runs out of memory beyond a batch size."""
 
     name, revision, prompt, side = "reciter", "1", None, 20
 

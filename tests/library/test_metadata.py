@@ -1,4 +1,4 @@
-"""Captions in metadata, read back through Exiv2; the pictures and all else stay as they were."""
+"""Captions in metadata, read back through Exiv2; the pictures and everything else are unchanged."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def fields(changes) -> list[str]:
 
 @pytest.fixture
 def jpeg(make_photo, tmp_path):
-    """A progressive JPEG as phones write it: EXIF, a colour profile, a second picture's place, something behind."""
+    """A progressive JPEG as from phones: EXIF, a color profile, a reference to a second picture, trailing data."""
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "Maker"
     stream = io.BytesIO()
@@ -187,7 +187,7 @@ def test_a_photo_that_would_be_harmed_stays_as_it_is(make_photo, tmp_path):
     path = tmp_path / "scans.tif"
     make_photo(0).save(path, save_all=True, append_images=[make_photo(seed) for seed in range(1, 6)])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"scans\.tif: its metadata can't be written .*: take --write xmp"):
+    with pytest.raises(ValueError, match=r"scans\.tif: its metadata can't be written .*: use --write xmp"):
         Metadata(in_file=True).keep(str(path), [CAPTION])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -206,8 +206,8 @@ def test_metadata_that_would_be_lost_stops_the_writing(jpeg, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.gif", None, r"a file of this format \(image/gif\) can't hold a caption: take --write xmp"),
-        ("a.nef", b"raw", "is a camera's raw file, which stays as it is: take --write xmp"),
+        ("a.gif", None, r"a file of this format \(image/gif\) can't hold a caption: use --write xmp"),
+        ("a.nef", b"raw", "is a camera's raw file, which is not modified: use --write xmp"),
         ("a.jpg", b"no photo", "its metadata can't be written"),
     ],
 )
@@ -221,10 +221,10 @@ def test_what_cannot_hold_a_caption_is_named(make_photo, tmp_path, name, content
 def test_a_sidecar_of_something_else_an_address_and_no_file_are_refused(jpeg):
     sidecar = jpeg.with_name("a.jpg.xmp")
     sidecar.write_text("mine")
-    with pytest.raises(ValueError, match=r"a\.jpg\.xmp can't be read .*: it stays as it is"):
+    with pytest.raises(ValueError, match=r"a\.jpg\.xmp can't be read .*; it is unchanged"):
         Metadata(in_sidecar=True).keep(str(jpeg), [CAPTION])
     assert sidecar.read_text() == "mine"
-    with pytest.raises(ValueError, match="is an address: it has no metadata"):
+    with pytest.raises(ValueError, match="is a URL: it has no metadata"):
         Metadata(in_file=True).keep(f"{ADDRESSES[0]}x.org/a.jpg", [CAPTION])
     with pytest.raises(FileNotFoundError, match="no such file"):
         Metadata(in_file=True).keep(str(jpeg.with_name("nowhere.jpg")), [CAPTION])

@@ -40,14 +40,14 @@ def test_a_dry_run_tells_what_would_be_written(photos, tmp_path):
 def test_photos_that_would_share_a_text_are_told(photos, tmp_path):
     place = TextSidecars(photos)
     place.keep(photos[1], ["a cat"])
-    with pytest.raises(ValueError, match=r"b\.jpg: .*b\.txt is that of .*b\.png"):
+    with pytest.raises(ValueError, match=r"b\.jpg: .*b\.txt belongs to .*b\.png"):
         place.keep(photos[2], ["a dog"])
     assert (tmp_path / "b.txt").read_text() == "a cat\n"
 
 
 def test_a_text_of_another_encoding_and_an_address_are_refused(photos, tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text: it stays as it is"):
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text; it is unchanged"):
         TextSidecars(photos, "append").keep(photos[0], ["a dog"])
-    with pytest.raises(ValueError, match="is an address: there is no folder"):
+    with pytest.raises(ValueError, match="is a URL: there is no folder"):
         TextSidecars([]).keep("https://x.org/a.jpg", ["a dog"])

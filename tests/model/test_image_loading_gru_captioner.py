@@ -55,7 +55,7 @@ def test_a_turned_jpeg_is_scaled_upright(big, orientation):
 
 
 def drawn(width: int, height: int) -> Image.Image:
-    """A picture that needs no library to be the same everywhere."""
+    """A picture that is identical everywhere, independent of libraries."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack((x * 7 ^ y * 3, x * y // 5, x * 2 + y * 11), axis=-1).astype(np.uint8))
 
@@ -76,7 +76,7 @@ PIXELS = {  # width and height of a picture: digest of what the shipped weights'
 
 @pytest.fixture(params=["the installed Pillow's order", "height first"])
 def order(request, monkeypatch):
-    """As it is, and with a Pillow that scales the height before the width, as version 13 does for tall pictures."""
+    """With Pillow unchanged, and resizing the height before the width, like version 13 for tall pictures."""
     resize = Image.Image.resize
 
     def height_first(self, size, resample=None, box=None, reducing_gap=None):

@@ -46,7 +46,7 @@ def random_labels(model, lengths=(5, 2, 7, 3), seed=2):
 
 
 def words_of(sequence):
-    """A generated sequence without its start token and what stands behind its end token."""
+    """A generated sequence without its start token and everything after its end token."""
     words = sequence[1:].tolist()
     return tuple(words[: words.index(2) + 1] if 2 in words else words)
 
@@ -87,7 +87,7 @@ def attend_by_hand(attention, attention_type, query, keys, values):
 
 
 def decode_by_hand(model, regions, token_ids):
-    """The equations at the top of the model's file, one word of one caption at a time -> logits `(T, V)`."""
+    """The equations in the model's module docstring, word by word for one caption -> logits `(T, V)`."""
     decoder, hidden_size = model.decoder, model.config.hidden_size
     normalized = torch.stack([(r - r.mean()) / (r.var(unbiased=False) + 1e-5).sqrt() for r in regions])
     keys_and_values = model.encoder.projection.keys_and_values
@@ -255,7 +255,7 @@ def test_the_weights_of_captions_make_a_weighted_mean(model, smoothing, image_in
 
 
 def test_without_labels_the_weights_of_captions_are_those_of_gradients(model):
-    """As transformers' Trainer needs for its label smoothing: it takes the labels out and computes the loss itself."""
+    """Needed by transformers' Trainer for label smoothing: it removes the labels and computes the loss itself."""
     labels = random_labels(model)
     batch = {
         "encoder_outputs": (random_regions(model),),
@@ -799,7 +799,7 @@ def test_the_encoder_learns_from_a_layer_on(model):
     assert learn == {"layer3", "layer4"}
     stand = {name.split(".")[2] for name, p in model.encoder.vision.named_parameters() if not p.requires_grad}
     assert stand == {"conv1", "bn1", "layer1", "layer2"}
-    with pytest.raises(ValueError, match=r"no layer 'layer'; parameters of some: timm_model\.conv1"):
+    with pytest.raises(ValueError, match=r"no layer 'layer'; some parameters: timm_model\.conv1"):
         model.set_encoder_trainable(first_layer="layer")
     assert not model.config.freeze_encoder
 

@@ -1,4 +1,4 @@
-"""HEIC, JPEG XL and raw files, and images that come in something else than a path."""
+"""HEIC, JPEG XL and raw files, and images given as something other than a path."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def halves() -> Image.Image:
 
 @pytest.fixture
 def files(halves, tmp_path, write_dng):
-    """One file in each of the formats that Pillow alone doesn't read."""
+    """One file in each format that Pillow alone can't read."""
     register_readers()
     for name in ("a.heic", "a.jxl"):
         halves.save(tmp_path / name, quality=95)
@@ -35,7 +35,7 @@ def files(halves, tmp_path, write_dng):
 
 
 def colours(image: Image.Image) -> tuple[str, str]:
-    """Of the upper left and the lower right corner."""
+    """Colors of the upper left and the lower right corner."""
     pixels = np.asarray(image.resize((20, 20), Image.Resampling.BOX)).astype(int)
     names = {"yellow": (255, 255, 0), "blue": (0, 0, 255), "red": (255, 0, 0)}
     first, last = (
@@ -206,7 +206,7 @@ def encoded(photo) -> bytes:
 
 
 def sources_of(encoded: bytes, path: Path) -> list:
-    """The same photo in everything that it may come in."""
+    """The same photo as every kind of source."""
     path.write_bytes(encoded)
     return [
         path,

@@ -20,7 +20,7 @@ def encode(image, file_format, **kwargs) -> bytes:
 
 @pytest.fixture
 def served_photo(photo, tmp_path):
-    """The photo's address on a server on loopback, the photo, and an address where nothing is."""
+    """The photo's URL on a loopback server, the photo, and a URL that doesn't exist."""
     (tmp_path / "photo.png").write_bytes(encode(photo, "PNG"))
 
     class Handler(http.server.SimpleHTTPRequestHandler):

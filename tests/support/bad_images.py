@@ -48,7 +48,7 @@ def make_corpus(folder: Path) -> list[tuple[str, str]]:
 
 
 def photo(size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image.Image:
-    """A gradient with noise: its codes are long, so that a cut hits them."""
+    """A gradient with noise: its Huffman codes are long, so that truncation hits them."""
     random = np.random.default_rng(0)
     smooth = np.linspace((250, 30, 0), (0, 120, 240), size[0] * size[1]).reshape(size[1], size[0], 3)
     return Image.fromarray((smooth + random.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)).convert(mode)
@@ -74,7 +74,7 @@ def _files() -> Named:
 
 
 def _whole() -> dict[str, bytes]:
-    """A whole file of each format, by its name and what is special about it."""
+    """A complete file of each format, by its name and special features."""
     exif = Image.Exif()
     exif[0x0112] = 1
     frames = {"save_all": True, "append_images": [photo().rotate(180)], "duration": 100}
@@ -265,7 +265,7 @@ def _odd_metadata() -> Named:
 
 
 def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
-    """The picture as a camera stores it that says to be held like this; turned by its EXIF it is the picture again."""
+    """The picture as stored by a camera with this orientation; rotated by its EXIF, it is the picture again."""
     turns = Image.Transpose
     undo = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE}
     undo |= {6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270}
@@ -277,7 +277,7 @@ def _exif_block(*entries: bytes) -> bytes:
 
 
 def _with_exif(file_format: str, block: bytes) -> bytes | None:
-    """A file with this block, put in by hand: Pillow would look at it."""
+    """A file with this block inserted manually, since Pillow would parse it."""
     if file_format == "JPEG":
         whole = encoded(photo(), "JPEG")
         return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + whole[2:]
@@ -324,7 +324,7 @@ def _bombs() -> Named:
 
 
 def just_right() -> Named:
-    """Pictures of nearly as many pixels as are decoded at all, each in a few kilobytes; they take seconds to make."""
+    """Pictures just below the pixel limit, each a few kilobytes; they take seconds to make."""
     side = NEAR_THE_LIMIT
     for name, mode, file_format, settings in (
         ("progressive.jpg", "CMYK", "JPEG", {"progressive": True}),
@@ -344,7 +344,7 @@ def just_right() -> Named:
 
 
 def one_colour_png(width: int, height: int, bits: int = 1, kind: int = 0, transparency: bytes = b"") -> bytes:
-    """All zeros, packed row by row, so that making it takes no more memory than a row."""
+    """All zeros, compressed row by row, so that only one row is in memory."""
     kind = 3 if transparency else kind
     row = bytes(1 + (width * bits * {0: 1, 3: 1, 6: 4}[kind] + 7) // 8)
     packer = zlib.compressobj(1)
@@ -360,7 +360,7 @@ def _png_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _claiming(jpeg: bytes, side: int) -> bytes:
-    """The JPEG with other sizes in its header."""
+    """The JPEG with a different size in its header."""
     frame = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2"))
     return jpeg[: frame + 5] + struct.pack(">HH", side, side) + jpeg[frame + 9 :]
 

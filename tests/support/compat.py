@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def install(release: str) -> Path:
-    """A directory with that release of transformers and what else it needs in another version than is installed."""
+    """A directory with that release of transformers, and dependencies whose installed versions don't fit."""
     # tests that run code in a bare process take over the directories of this name
     folder = ROOT / ".compat" / release / "site-packages"
     if not folder.is_dir() or release == "newest":
@@ -85,7 +85,7 @@ def pip(folder: Path, *requirements: str) -> None:
 
 
 def test(folder: Path) -> tuple[int, int, str]:
-    """Tests passed, tests failed (at least 1 where pytest itself failed), and what pytest printed."""
+    """Number of tests passed and failed (at least 1 if pytest itself failed), and pytest's output."""
     environment = os.environ | {
         "PYTHONPATH": str(folder),
         "HF_MODULES_CACHE": str(folder.parent / "modules"),

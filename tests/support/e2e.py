@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 
 def draw(folder: Path, photos: dict[str, int] = PHOTOS) -> None:
-    """Colored balls and boxes with two captions each, as an imagefolder."""
+    """Draws colored balls and boxes with two captions each, as an imagefolder."""
     from PIL import Image, ImageDraw
 
     chance = random.Random(0)
@@ -76,7 +76,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def run(*arguments: object, code: int = 0, **environment: str) -> str:
-    """A command of ours; its output. Anything but the expected exit code ends the script."""
+    """Runs one of our commands and returns its output; an unexpected exit code ends the script."""
     say("gru-captioner " + " ".join(map(str, arguments))[:110])
     process = subprocess.run(
         command(*arguments), capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
@@ -87,7 +87,7 @@ def run(*arguments: object, code: int = 0, **environment: str) -> str:
 
 
 def kill_when(arguments: Sequence[object], is_time, **environment: str) -> None:
-    """Starts a command and kills it, without a warning, as soon as it has come so far."""
+    """Starts a command and kills it with SIGKILL once it has reached a given point."""
     process = subprocess.Popen(
         command(*arguments),
         stdout=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ def demo(checkpoint: Path) -> Iterator[str]:
 
 
 def visit(address: str, photo: Path) -> str:
-    """Uploads a photo in a browser; the caption that appears."""
+    """Uploads a photo in a browser; returns the displayed caption."""
     from playwright.sync_api import sync_playwright
 
     of_system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

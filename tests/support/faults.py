@@ -89,7 +89,7 @@ def run(
     file_size: int | None = None,
     prepare: Callable[[], None] = lambda: None,
 ) -> tuple[int, str, float]:
-    """Runs a job in a process of its own, which `prepare` may break: exit code, what it said on stderr, seconds."""
+    """Runs a job in a separate process, which `prepare` may break; returns exit code, stderr and seconds."""
     said = folder.with_name(f"{folder.name}.stderr")
     start = time.monotonic()
     child = os.fork()
@@ -120,7 +120,7 @@ def run(
 
 
 def torn_files(folder: Path) -> list[str]:
-    """Files that a reader would take and can't read. What is still written aside has a name that nobody reads."""
+    """Truncated files that a reader would open. Temporary files have names that are never read."""
     from safetensors import safe_open
 
     torn = []
@@ -274,7 +274,7 @@ def try_kills(name: str, job: Job, scratch: Path, expected: Any, seconds: float,
 
 
 def killed_at(change: int, folder: Path, count: Path) -> Callable[[], None]:
-    """Prepares a process to be killed before so many-th a change of a file's name in a folder, or to count them."""
+    """Prepares a process to be killed before the n-th directory change in a folder, or to count them."""
 
     def prepare() -> None:
         seen = 0
@@ -298,7 +298,7 @@ def killed_at(change: int, folder: Path, count: Path) -> Callable[[], None]:
 
 
 def try_changes(name: str, job: Job, scratch: Path, expected: Any, most: int) -> tuple[list[str], int]:
-    """Kills before every change of a file's name, or so many of them, evenly spread."""
+    """Kills before every directory change, or a number of them, evenly spread."""
     count = scratch / f"{name}.count"
 
     def begin(folder: Path) -> Path:
@@ -335,7 +335,7 @@ def broken(hub: LoopbackHub, path: str, how: int | str):
 
 
 def impatient(cache: Path) -> Callable[[], None]:
-    """Prepares a process to wait for no Hub, and to keep what it fetches in a folder of its own."""
+    """Prepares a process not to wait for the Hub, and to use a separate cache folder."""
 
     def prepare() -> None:
         from huggingface_hub import constants, file_download
@@ -352,7 +352,7 @@ def impatient(cache: Path) -> Callable[[], None]:
 
 
 def spread(cases: Sequence[Any], most: int | None) -> Sequence[Any]:
-    """So many of them at most, evenly spread from the first on; all when not given."""
+    """At most this number of items, evenly spread from the first on; by default all."""
     count = len(cases) if most is None else min(most, len(cases))
     return [cases[number * len(cases) // count] for number in range(count)]
 
@@ -403,7 +403,7 @@ def try_downloads(
 
 
 def kill_first_worker() -> None:
-    """Prepares a process to lose the first one that reads photos for it."""
+    """Prepares a process to lose its first DataLoader worker."""
 
     def watch() -> None:
         import multiprocessing
@@ -430,7 +430,7 @@ def try_worker(job: Job, scratch: Path, expected: Any) -> list[str]:
 
 @contextlib.contextmanager
 def disk(folder: Path, options: str):
-    """A small disk mounted on a folder; None where that may not be done."""
+    """A small disk mounted on a folder; None if not permitted."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
     try:
         yield mounted.returncode == 0

@@ -73,7 +73,7 @@ class LoopbackHub:
         self.server.server_close()
 
     def environment(self, token: str | None = "hf_write") -> dict[str, str]:
-        """Variables of a client's process."""
+        """Environment variables for a client's process."""
         variables = {"HF_ENDPOINT": self.address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         return variables | ({} if token is None else {"HF_TOKEN": token})
 
@@ -81,7 +81,7 @@ class LoopbackHub:
         return self.repositories[kind, name]
 
     def publish(self, name: str, files: dict[str, bytes], kind: str = "model") -> str:
-        """Makes a commit of just these files, without a client. Its hash."""
+        """Commits exactly these files, without a client; returns the hash."""
         repository = self.repositories.setdefault((kind, name), Repository(name, kind))
         return repository.commit("main", files, "published")
 
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def right(self) -> str | None:
-        """What the client may do: None, read or write."""
+        """The client's permission: None, read or write."""
         return TOKENS.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
 
     def may_write(self, owner: str = USER) -> bool:

@@ -1,4 +1,4 @@
-"""Writes a small raw file of a camera (DNG 1.4): a thumbnail, the sensor's pixels and, if wanted, a larger preview."""
+"""Writes a small camera raw file (DNG 1.4): a thumbnail, sensor data and, optionally, a larger preview."""
 
 import io
 import struct

@@ -8,7 +8,7 @@ from hf_gru_captioner.training import CaptionTrainer, OptimizationConfig
 
 @pytest.fixture
 def make_trainer(make_model, processor, tmp_path):
-    """Makes a trainer of a tiny model; keywords are options of the optimization."""
+    """Makes a trainer for a tiny model; keywords are optimization options."""
 
     def make(objective=None, run="", folder="run", model=None, **options):
         config = OptimizationConfig(**{"epochs": 3, "learning_rate": 1e-2, "ema_decay": 0.5, **options})
@@ -37,7 +37,7 @@ def no_scores(model):
 
 @pytest.fixture
 def fit(make_trainer, make_batches):
-    """Trains a tiny model on four photos -> model, history."""
+    """Trains a tiny model on four photos; returns model and history."""
 
     def fit(scores=no_scores, micro_batches=1, **options):
         trainer = make_trainer(micro_batches=micro_batches, **options)

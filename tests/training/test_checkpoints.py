@@ -44,7 +44,7 @@ def test_a_run_killed_between_the_two_renames_loses_nothing(tmp_path):
 
 
 class Alone:
-    """One process that saves what it is told."""
+    """A single process that saves the given state."""
 
     is_local_main_process = True
 

@@ -107,7 +107,7 @@ def test_scheduled_sampling_shows_own_words_in_a_growing_share(model, batch):
 
 
 def test_own_words_are_drawn_from_what_the_model_thinks_at_the_place_before(model, batch):
-    """A model that is sure of one word writes it everywhere; the loss is that of the mixed inputs."""
+    """A model that is certain of one word writes it everywhere; the loss is for the mixed inputs."""
     with torch.no_grad():
         model.lm_head.bias[7] = 100.0
     prepared = CrossEntropy(scheduled_sampling=1.0).prepare(model, batch, 1.0)

@@ -1,4 +1,4 @@
-"""Ten images of a language are learned by heart: captions come out as they were written, and score as they should."""
+"""Overfits ten images per language: captions are reproduced verbatim, and score accordingly."""
 
 import json
 
@@ -102,7 +102,7 @@ CAPTIONS = {language: [line.strip() for line in lines.strip().splitlines()] for 
 
 
 def draw(index: int) -> Image.Image:
-    """An image that no other looks like: a shape of a color of its own on another."""
+    """A unique image: a shape of one color on another."""
     image = Image.new("RGB", (96, 96), f"hsl({36 * index}, 90%, {30 + 4 * index}%)")
     pen = ImageDraw.Draw(image)
     corner = (8 * (index % 5), 6 * (index % 7), 50 + 4 * index, 50 + 3 * index)

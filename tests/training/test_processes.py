@@ -1,4 +1,4 @@
-"""Two gloo processes on one machine learn what one does; started as torchrun starts them."""
+"""Two gloo processes on one machine train like one; started as by torchrun."""
 
 import json
 import os
@@ -61,7 +61,7 @@ if accelerator.is_main_process:
 
 @pytest.fixture
 def run(make_model, processor, make_dataset, tmp_path):
-    """Trains with so many processes -> result; or, killed at a step, None."""
+    """Trains with a number of processes; returns the result, or None if killed at a step."""
     make_dataset(10).save_to_disk(tmp_path / "set")
     make_model(dropout=0.0).save_pretrained(tmp_path / "checkpoint")
     processor.save_pretrained(tmp_path / "checkpoint")
@@ -92,7 +92,7 @@ def run(make_model, processor, make_dataset, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_and_resume_bit_for_bit(run):
-    """Ten photos in steps of four, the last of two: shares of different sizes, captions of different lengths."""
+    """Ten photos in steps of four, the last of two: shards of different sizes, captions of different lengths."""
     one, two = run(1, "one"), run(2, "two")
     assert len(one["losses"]) == 6
     for alone, together in zip(one["losses"], two["losses"], strict=True):

@@ -18,7 +18,7 @@ with run_folder.hold(Path(sys.argv[1])):
 
 @pytest.fixture
 def other(tmp_path):
-    """Another process that holds the folder."""
+    """Another process that locks the folder."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process

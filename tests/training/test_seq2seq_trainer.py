@@ -1,4 +1,4 @@
-"""The ecosystem's own trainer takes the model with our collator: accumulation, resume, generation, label smoothing."""
+"""The model and our collator work with transformers' Trainer: accumulation, resuming, generation, label smoothing."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hf_gru_captioner.data import CaptionCollator
 
 @pytest.fixture
 def train(make_model, processor, make_dataset, tmp_path):
-    """Trains a tiny model for three epochs on eight photos -> the trainer."""
+    """Trains a tiny model for three epochs on eight photos; returns the trainer."""
 
     def train(folder, resume=None, checkpointing=False, **settings):
         model = make_model(dropout=settings.pop("dropout", 0.0))
@@ -74,7 +74,7 @@ def test_captions_are_generated_for_evaluation(train, processor, make_dataset):
 
 
 def test_its_label_smoothing_is_ours(train):
-    """transformers' smoother and the model's own count alike: their first losses, before any step, are equal."""
+    """transformers' label smoothing equals the model's: the losses before the first step are the same."""
     smoothed = train("smoothed", label_smoothing_factor=0.2)
     batch = smoothed.data_collator(list(smoothed.eval_dataset))
     with torch.no_grad():

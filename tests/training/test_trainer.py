@@ -81,7 +81,7 @@ def test_a_trainable_encoder_moves_at_its_own_rate(fit, make_model):
 
 
 def test_micro_batches_make_the_same_steps(make_model, make_trainer, make_batches):
-    """To rounding; a photo's captions differ in length, so parts of a step differ in labels."""
+    """Up to rounding; captions differ in length, so micro-batches differ in their number of labels."""
     trained = []
     for parts in (1, 2, 4):
         trainer = make_trainer(model=make_model(dropout=0.0), micro_batches=parts, folder=f"{parts} parts")
@@ -117,7 +117,7 @@ def test_only_matrices_decay_and_the_encoder_has_its_own_rate(model):
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing may catch it."""
+    """Not an Exception, so that nothing catches it."""
 
 
 def objectives(processor):
@@ -134,7 +134,7 @@ def objectives(processor):
 def test_a_killed_run_ends_with_the_very_weights_of_an_undisturbed_one(
     make_trainer, make_batches, processor, objective, killed_at
 ):
-    """Three epochs of two steps, a state after each; killed at a step, or (4) while the second epoch is validated."""
+    """Three epochs of two steps, with a state after each; killed at a step, or (4) during the second validation."""
     make_objective = objectives(processor)[objective]
     options = {"state_steps": 1, "micro_batches": 1}
 

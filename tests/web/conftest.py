@@ -1,4 +1,4 @@
-"""A running page, and a real browser. Screenshots are saved in tests/screenshots/."""
+"""A running page and a real browser. Screenshots are saved in tests/screenshots/."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 
 @pytest.fixture(scope="session")
 def address():
-    """Of a page with the shipped checkpoint under two names."""
+    """Address of a page with the shipped checkpoint under two names."""
     pool = ServicePool(["shipped", "again"], lambda name: Captioner.from_pretrained())
     page = build_page(
         pool, load_image, examples=example_images(), about=about_checkpoint(SHIPPED_CHECKPOINT, "shipped")
@@ -32,7 +32,7 @@ def address():
 
 @pytest.fixture(scope="session")
 def browser():
-    """Chromium of the system, or Playwright's own; `make test` sees to it that there is one."""
+    """The system's Chromium, or Playwright's own; `make test` ensures that there is one."""
     of_system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=of_system, args=["--no-sandbox"])
@@ -72,7 +72,7 @@ def visit(browser, address):
 
 @pytest.fixture
 def look(request):
-    """Keeps a picture of a page under the test's name."""
+    """Saves a screenshot of a page under the test's name."""
 
     def look(page, name=""):
         SCREENSHOTS.mkdir(exist_ok=True)

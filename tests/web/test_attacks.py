@@ -1,4 +1,4 @@
-"""Attacks on a running page: plain HTTP requests, as no browser would send them."""
+"""Attacks on a running page: raw HTTP requests that no browser would send."""
 
 import base64
 import contextlib
@@ -69,7 +69,7 @@ def upload_request(address, files):
 
 
 def join(address, number: int, data) -> str:
-    """What the page's own way of calling, which knows functions by number, is answered with."""
+    """The response to the page's own protocol, which calls functions by number."""
     session = os.urandom(8).hex()
     status, body = post(f"{address}gradio_api/queue/join", {"data": data, "fn_index": number, "session_hash": session})
     if status != 200:
@@ -95,7 +95,7 @@ def without_times(answer) -> str:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Every kind of path that a visitor may not read, by what is there."""
+    """Every kind of path that a visitor must not read, by kind."""
     folder = tmp_path_factory.mktemp("server")
     Image.open(KITTEN).save(folder / "private.png")
     os.mkfifo(folder / "pipe.png")
@@ -117,7 +117,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def traversals(files, address):
-    """The same by ways around, from the folder of uploads."""
+    """The same paths by traversal from the upload folder."""
     (own,) = upload(address, ("own.jpg", KITTEN.read_bytes()))
     root = Path(own).parents[1]
     within = root / "link.jpg"
@@ -142,14 +142,14 @@ def traversals(files, address):
 
 
 def functions(address) -> list[dict]:
-    """What the page lists, Gradio's own additions too."""
+    """Functions listed by the page, including Gradio's own."""
     config = json.loads(ask(f"{address}config")[1])
     kinds = {component["id"]: component for component in config["components"]}
     return [{**each, "kinds": [kinds[number]["type"] for number in each["inputs"]]} for each in config["dependencies"]]
 
 
 def test_no_endpoint_of_the_page_reads_any_path_or_tells_what_is_there(address, files, traversals):
-    """Every function, every input of it, every path, as a picture is named and as an upload is, or within a list."""
+    """Every function, input and path; given as a picture, as an upload, or within a list."""
     asked = 0
     for function in functions(address):
         inputs = len(function["inputs"])
@@ -290,7 +290,7 @@ def test_an_oversize_body_in_chunks_is_refused_as_one(address):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A page that waits for clients only half a second."""
+    """A page that waits only half a second for clients."""
     from hf_gru_captioner.web import body_limit, page, routes
 
     with_timeouts = routes.with_timeouts
@@ -351,7 +351,7 @@ def test_a_client_that_reads_no_answer_is_cut_off(impatient):
 
 
 def narrow_png(side: int) -> bytes:
-    """A picture of one bit a pixel, in a few kilobytes."""
+    """A picture with one bit per pixel, a few kilobytes in size."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -375,7 +375,7 @@ sys.stdin.read()
 
 
 def highest(process) -> int:
-    """Megabytes that a process had at its largest."""
+    """Peak memory of a process in megabytes."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
@@ -415,7 +415,7 @@ def test_64_callers_with_pictures_of_many_pixels_need_less_than_a_gigabyte():
 
 @pytest.fixture(scope="module")
 def hostile_page():
-    """A page whose model writes what it is told to, under a checkpoint whose name and errors are hostile too."""
+    """A page whose model writes a given text, with a checkpoint whose name and errors are hostile too."""
 
     def words(text):
         return Caption(text, -1.0, (text,), (-1.0,), None, (((text, 0.5), (text, 0.2)),))
@@ -537,7 +537,7 @@ def test_of_many_photos_that_a_client_left_nothing_goes_on(page_of_colors, capfd
 
 @pytest.fixture
 def watched(browser, hostile_page):
-    """The hostile page in a browser; whatever it asks of other servers, or runs, is told."""
+    """The hostile page in a browser; records its requests to other servers and any code it runs."""
     context = browser.new_context()
     page = context.new_page()
     page.taken = []
@@ -556,7 +556,7 @@ def watched(browser, hostile_page):
 
 
 def foreign_elements(page) -> int:
-    """Elements that only a hostile text could have made."""
+    """Elements that only a hostile text could have created."""
     return page.evaluate(
         """() => [...document.querySelectorAll('*')].flatMap(each =>
             [each, ...(each.shadowRoot?.querySelectorAll('*') ?? [])]).filter(each =>
@@ -702,7 +702,7 @@ def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
 
 
 def test_sessions_that_are_left_hold_no_photo(address):
-    """Gradio keeps what each of 10,000 sessions sent last."""
+    """Gradio keeps the last input of up to 10,000 sessions."""
     import gc
 
     mark = "A" * 100_000

@@ -71,7 +71,7 @@ def test_a_raw_file_in_an_archive_may_be_larger_than_other_photos(make_photo, tm
 
 
 def test_photos_beyond_the_limit_are_left_out_and_that_is_said(make_photo, tmp_path):
-    """Of all files together, not of each archive."""
+    """The limit is for all files together, not per archive."""
     for number in range(3):
         make_photo(number).save(tmp_path / f"{number}.png")
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
@@ -92,7 +92,7 @@ def test_a_photo_that_can_not_be_decoded_is_refused_alone(make_photo, tmp_path):
 
 
 def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
-    """Gradio closes what a client left in the thread that serves everyone."""
+    """Gradio closes an abandoned generator in the thread that serves everyone."""
     make_photo().save(tmp_path / "a.png")
     go_on, begun = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""Bodies that are too large are refused, whether they say so or not."""
+"""Request bodies that are too large are rejected, with or without a Content-Length."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from hf_gru_captioner.web.uploads import Uploads
 
 
 def ask(chunks, headers=(), path="/call/caption", limit=10):
-    """Status of the answer, and how many chunks the app was given."""
+    """Status of the response, and the number of chunks passed to the app."""
     taken, given, sent = [], [], []
 
     async def app(scope, receive, send):
@@ -61,7 +61,7 @@ def test_uploads_have_a_limit_of_their_own():
 
 
 def ask_a_server_that_catches_all(chunks, uploads=None, pause=0.0, seconds=30.0, path="/call/caption", limit=10):
-    """As Gradio's server does: what goes wrong while it reads becomes an answer of its own. Status and text."""
+    """Status and text of a server that, like Gradio's, turns errors while reading into its own response."""
     sent = []
 
     async def app(scope, receive, send):

@@ -1,4 +1,4 @@
-"""The page as people have it: in a browser, with a real model."""
+"""The page as users see it: in a browser, with a real model."""
 
 import base64
 import http.client
@@ -56,7 +56,7 @@ def wait_for_caption(page, text, viewer="#viewer"):
 
 
 def pictures(page):
-    """How often the photo is to be seen; not the examples."""
+    """How often the photo is visible, apart from the examples."""
     return page.locator(".photo-tab img:visible").count() - page.locator("#examples img:visible").count()
 
 
@@ -70,7 +70,7 @@ def address_field(page):
 
 
 def bright_pixels(page):
-    """Share of the photo that the attention leaves bright."""
+    """Share of the photo that is bright in the attention map."""
     return page.evaluate(
         """() => {
             const canvas = document.querySelector('#viewer [data-part=attention]');
@@ -186,7 +186,7 @@ def raw(tmp_path, write_dng):
 
 
 def test_a_raw_file_is_captioned_by_its_preview_however_it_comes(visit, raw):
-    """Browsers know no type of it."""
+    """Browsers have no media type for it."""
     path, expected = raw
     content = path.read_bytes()
     page = visit()
@@ -247,7 +247,7 @@ def test_two_ways_are_named_and_compared_on_one_photo(visit, expected, look):
 
 @pytest.fixture
 def reviewed(visit, tmp_path):
-    """A page with four photos under review, three of them in folders, and three files that were left out."""
+    """A page with four photos under review, three of them in folders, and three rejected files."""
     folder = tmp_path / "set"
     (folder / "inside").mkdir(parents=True)
     archive = folder / "more.zip"
@@ -378,7 +378,7 @@ def test_captioning_many_photos_can_be_stopped(visit, tmp_path):
 
 
 def ours(violations):
-    """Without those of Gradio's own gallery, which repeats the names of pictures beside them."""
+    """Excludes Gradio's own gallery, which repeats the names of pictures."""
     return [
         (each["id"], node["target"])
         for each in violations
@@ -389,7 +389,7 @@ def ours(violations):
 
 @pytest.mark.parametrize("look_of", ["light", "dark", "phone"])
 def test_nothing_keeps_anyone_out(visit, look_of):
-    """axe-core finds no violation in the states of the page."""
+    """axe-core finds no violation in any state of the page."""
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
     page = visit("?__theme=dark" if look_of == "dark" else "", **(phone if look_of == "phone" else {}))
 

@@ -23,7 +23,7 @@ def post(url, content):
 
 
 def first_data(url, seconds):
-    """The first line of data that an event stream has, which otherwise says from time to time that it lives."""
+    """The first data line of an event stream, ignoring heartbeats."""
     end = time.monotonic() + seconds
     with urllib.request.urlopen(url, timeout=seconds) as lines:
         for line in lines:
@@ -46,7 +46,7 @@ def test_messages_to_a_session_that_has_gone_are_dropped():
 
 
 def session(messages, name):
-    """A session whose answer has not been read."""
+    """A session whose response has not been read."""
     messages[name] = AsyncQueue()
     messages.unread[name] = {name}
 
@@ -88,7 +88,7 @@ def test_a_queue_survives_a_client_that_hangs_up_while_it_waits(is_ours):
 
 
 def test_a_page_still_answers_when_the_session_of_a_waiting_request_was_forgotten():
-    """The race itself: the queue tells all who wait where they stand, one of them gone."""
+    """The race itself: the queue notifies all waiting sessions of their position, one of which is gone."""
     go_on = threading.Event()
 
     def work(name: str) -> str:
@@ -114,7 +114,7 @@ def test_a_page_still_answers_when_the_session_of_a_waiting_request_was_forgotte
 
 @contextmanager
 def launched(**functions):
-    """Address of a page with these endpoints, any number of callers at once, and its queue."""
+    """Address of a page with these endpoints and unlimited concurrency, and its queue."""
     with gr.Blocks() as page:
         for name, function in functions.items():
             gr.api(function, api_name=name, concurrency_limit=None)

@@ -8,7 +8,7 @@ from hf_gru_captioner.web.uploads import Uploads
 
 
 def ask(folder, method, path, root_path="", kind="http"):
-    """Messages of the answer; the filtered app answers 200 with weak headers of its own."""
+    """Messages of the response; the wrapped app responds with status 200 and weak headers."""
     sent = []
 
     async def app(scope, receive, send):

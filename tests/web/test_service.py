@@ -25,7 +25,7 @@ def service(captioner):
 
 
 class Gate:
-    """Blocks the model until it is opened; tells when the first batch has reached it."""
+    """Blocks the model until opened; signals when the first batch has arrived."""
 
     def __init__(self):
         self.reached, self.opened = threading.Event(), threading.Event()
