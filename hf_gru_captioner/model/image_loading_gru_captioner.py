@@ -203,9 +203,8 @@ def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None,
         if num_scans > MAX_SCANS:
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
-        if (
-            image.tell() > first and image.format != "HEIF"
-        ):  # whose photo may be any of the images in the file;  # else it is not asked for others, which may be damaged
+        # HEIF's primary image may be any in the file; seeking only if needed avoids other frames, which may be damaged.
+        if image.tell() > first and image.format != "HEIF":
             image.seek(first)
         image.load()  # before its orientation is read: Pillow turns a TIFF here, and removes the tag
     except Exception as error:  # Pillow raises errors of any kind for damaged files
