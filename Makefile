@@ -64,7 +64,7 @@ endef
 BORROW = $(BIN)/gru-captioner borrow --images "$(WORLD)/labelled" --captions "$(WORLD)/text" "$(WORLD)/captioned" \
 	--synonyms configs/synonyms/coco.yaml
 
-train: $(VENV)/.installed-train  ## train the shipped checkpoint from photos, in nine stages, into runs/
+train: $(VENV)/.installed-train  ## train the shipped checkpoint from photos, in ten stages, into runs/
 	@test -d "$(WORLD)/labelled" || { echo "make train needs photos with labels and with captions, and captions with labels:" \
 		"WORLD=folder with captioned, labelled and text. For Flickr8k alone: make train-flickr8k" >&2; exit 1; }
 	$(MAKE) train-flickr8k
@@ -76,6 +76,7 @@ train: $(VENV)/.installed-train  ## train the shipped checkpoint from photos, in
 	$(call stage,world-scst-again)
 	$(call stage,world-scst-256)
 	$(call stage,world-scst-256-again)
+	$(call stage,world-scst-256-last)
 
 train-flickr8k: $(VENV)/.installed-train  ## the first three stages alone, which know Flickr8k's photos
 	mkdir -p runs

@@ -489,7 +489,7 @@ WEIGHTS = {  # what is done to them, and what is said; None where they are taken
     "of other names, but of the same sizes": (swap, None),
     "of other names and sizes": (swap_sizes, "don't fit together"),
     "too many": (lambda weights: weights.update(extra=torch.ones(3)), None),
-    "one too few": (lambda weights: weights.pop(GATES[0]), f"lacks 1 weights, {GATES[0]}"),
+    "one too few": (lambda weights: weights.pop(GATES[0]), f"lacks 1 weights, such as {GATES[0]}"),
     "one nan": (lambda weights: one_of(weights, float("nan")), f"not finite, such as {EMBEDDINGS}"),
     "infinite": (lambda weights: one_of(weights, float("inf")), f"not finite, such as {EMBEDDINGS}"),
     "minus infinite": (lambda weights: one_of(weights, -float("inf")), f"not finite, such as {EMBEDDINGS}"),
@@ -547,8 +547,18 @@ SETTINGS = {  # file, field, value and what is said
     "a width without end": ("config.json", "hidden_size", 2**24, "is damaged"),
     "a width of many digits": ("config.json", "hidden_size", 10**30 + 1, "is damaged"),
     "a type that is none": ("config.json", "model_type", ["gru_captioner"], "not a GRU captioner"),
-    "layers without end": ("config.json", "encoder_config.num_hidden_layers", 10**9, "num_hidden_layers is more than"),
-    "stages without end": ("config.json", "encoder_config.model_args", {"depths": [2, 10**9]}, "depths is more than"),
+    "layers without end": (
+        "config.json",
+        "encoder_config.num_hidden_layers",
+        10**9,
+        "num_hidden_layers in its config.json is more than 1,000",
+    ),
+    "stages without end": (
+        "config.json",
+        "encoder_config.model_args",
+        {"depths": [2, 10**9]},
+        "depths in its config.json is more than 1,000 in total",
+    ),
     "a list for an encoder": ("config.json", "encoder_config", [1], "is damaged"),
 }
 
