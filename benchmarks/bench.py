@@ -1,6 +1,6 @@
 """Measures the cost of a caption on a plain CPU, compared with alternatives; results go to benchmarks/results/.
 
-    make bench            # about 30 minutes of two cores; installs twice, which takes the network and 8 GB of disk
+    make bench            # about 30 minutes of two cores; installs twice, which takes the network and 12 GB of disk
     python benchmarks/bench.py [--quick] [--no-installation]
 
 Every part runs in a separate process, with its number of threads. Systems are interleaved, so that other load affects
