@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from .checkpoint import SHIPPED_CHECKPOINT, Source, load_checkpoint, load_graphs, names_damaged
-from .checkpoint_limits import check_generation, check_length_penalty
+from .checkpoint_limits import check_generation, check_search_settings
 from .errors import needs_extra
 from .files import WEIGHTS, sha256_of
 from .inference.backend import AUTO, BACKENDS, ONNXRUNTIME, OPENVINO, PYTORCH, Backend, EncodedImages
@@ -59,6 +59,7 @@ SEARCH_KNOWS = {
     "eos_token_id",
     "length_penalty",
     "max_new_tokens",
+    "no_repeat_ngram_size",
     "num_beams",
     "pad_token_id",
     "suppress_tokens",
@@ -72,7 +73,6 @@ OFF_UNLESS_TRUE = {
     "early_stopping",
     "min_length",
     "min_new_tokens",
-    "no_repeat_ngram_size",
     "output_attentions",
     "output_hidden_states",
 }
@@ -323,7 +323,7 @@ class Captioner:
                 report(self._backend.decode_tokens([*prefix, *tokens]))
 
         settings = {**self._backend.defaults(), **generation}
-        check_length_penalty(settings.get("length_penalty"))
+        check_search_settings(settings)
         search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
         if search_settings is not None:
             states, step = self._backend.begin(encoded)
@@ -483,6 +483,7 @@ def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, A
         "max_words": settings["max_new_tokens"],
         "length_penalty": 1.0 if length_penalty is None else length_penalty,
         "suppressed": settings.get("suppress_tokens") or (),
+        "no_repeat_ngram_size": settings.get("no_repeat_ngram_size") or 0,
     }
 
 

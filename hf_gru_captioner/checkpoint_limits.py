@@ -198,7 +198,7 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
         value = settings.get(setting)
         if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
             raise ValueError(f"{setting}{of_name} must be a whole number from 1 to {limit:,}, found {_short(value)}.")
-    check_length_penalty(settings.get("length_penalty"), of_name)
+    check_search_settings(settings, of_name)
     for setting, value in settings.items():
         is_off = value in (None, 0, "", [], {}) or (setting in OFF_AT_ONE and value == 1 and value is not True)
         if setting not in GENERATION and not is_off:
@@ -208,16 +208,21 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
             raise ValueError(f"{setting}{of_name} has more than {MAX_BAD_WORDS:,} tokens.")
 
 
-def check_length_penalty(value: Any, of_name: str = "") -> None:
-    """Rejects a length penalty that makes scores non-finite.
+def check_search_settings(settings: Mapping[str, Any], of_name: str = "") -> None:
+    """Rejects a length penalty that makes scores non-finite, and an n-gram size that is not a size.
 
     Raises:
-        ValueError: Names the allowed range.
+        ValueError: Names the allowed values.
     """
-    if value is not None and not (_is_number(value) and abs(value) <= LENGTH_PENALTY):
+    length_penalty, size = settings.get("length_penalty"), settings.get("no_repeat_ngram_size")
+    if length_penalty is not None and not (_is_number(length_penalty) and abs(length_penalty) <= LENGTH_PENALTY):
         raise ValueError(
             f"length_penalty{of_name} must be a number from -{LENGTH_PENALTY} to {LENGTH_PENALTY}, found "
-            f"{_short(value)}."
+            f"{_short(length_penalty)}."
+        )
+    if size is not None and not (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
+        raise ValueError(
+            f"no_repeat_ngram_size{of_name} must be a whole number, or 0 to allow repetition, found {_short(size)}."
         )
 
 

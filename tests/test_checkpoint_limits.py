@@ -111,6 +111,8 @@ def test_an_encoder_of_its_own_name_is_taken(checkpoint):
         ({"length_penalty": 1e308}, r"length_penalty of .* must be a number from -10 to 10, found 1e\+308"),
         ({"length_penalty": float("nan")}, r"length_penalty of .* must be a number from -10 to 10, found nan"),
         ({"length_penalty": "long"}, r"length_penalty of .* must be a number"),
+        ({"no_repeat_ngram_size": -1}, r"no_repeat_ngram_size of .* must be a whole number, or 0 .*, found -1"),
+        ({"no_repeat_ngram_size": 2.0}, r"no_repeat_ngram_size of .* must be a whole number"),
         ({"bad_words_ids": [[5] * 10_000] * 100}, r"bad_words_ids of .* has more than 10,000 tokens"),
         ({"sequence_bias": [[[5] * 20_000, 1.0]]}, r"sequence_bias of .* has more than 10,000 tokens"),
         ({"max_new_tokens": 10**9}, r"max_new_tokens of .* must be a whole number from 1 to 1,000"),
@@ -136,10 +138,17 @@ def test_settings_of_generate_that_never_end_are_refused_by_name(checkpoint, set
     assert time.perf_counter() - start < 10
 
 
-@pytest.mark.parametrize("value", [1e308, float("nan"), -1e9])
-def test_a_callers_length_penalty_is_refused_by_name_too(checkpoint, photo, value):
-    with pytest.raises(ValueError, match="length_penalty must be a number from -10 to 10"):
-        Captioner.from_pretrained(checkpoint)(photo, length_penalty=value)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"length_penalty": value} for value in (1e308, float("nan"), -1e9)),
+        *({"no_repeat_ngram_size": value} for value in (-1, 2.0, "2", True)),
+    ],
+    ids=str,
+)
+def test_a_callers_settings_are_refused_by_name_too(checkpoint, photo, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be a (whole )?number"):
+        Captioner.from_pretrained(checkpoint)(photo, **settings)
 
 
 CATASTROPHE = {"type": "Replace", "pattern": {"Regex": "(a|a)+$"}, "content": ""}

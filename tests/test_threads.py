@@ -12,7 +12,7 @@ from hf_gru_captioner import Captioner
 def test_sixteen_threads_get_what_one_gets(checkpoint, make_photo):
     captioner = Captioner.from_pretrained(checkpoint)
     photos = [make_photo(seed, width=40 + seed) for seed in range(8)]
-    ways = [{"num_beams": 3}, {"num_beams": 1}, {"num_beams": 2, "no_repeat_ngram_size": 2}]  # the last by generate()
+    ways = [{"num_beams": 3}, {"num_beams": 1}, {"num_beams": 2, "repetition_penalty": 1.5}]  # the last by generate()
     wishes = [(photo, way) for photo in photos for way in ways] * 4
     expected = [captioner(photo, **way) for photo, way in wishes[:24]] * 4
     with ThreadPoolExecutor(16) as threads:

@@ -18,8 +18,9 @@ Letters in shape comments:
     T words     H hidden   V vocabulary
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -82,6 +83,7 @@ def beam_search(
     max_words: int,
     length_penalty: float,
     suppressed: Sequence[int] = (),
+    no_repeat_ngram_size: int = 0,
     begin: Sequence[int] = (),
     num_alternatives: int = 0,
     report: Callable[[list[int]], None] | None = None,
@@ -97,6 +99,7 @@ def beam_search(
         max_words: Maximum length of a caption, including the end token but not `begin`.
         length_penalty: Exponent of the length in beam search scores; unused by greedy search.
         suppressed: Token ids that are never generated.
+        no_repeat_ngram_size: If above 0, no n-gram of this many tokens occurs twice, `start` and `begin` included.
         begin: Token ids that every caption starts with. Only the tokens after them count for its score, as in
             generate() with `decoder_input_ids`.
         num_alternatives: How many of the likeliest tokens to return for each position.
@@ -108,8 +111,16 @@ def beam_search(
     for token in (start, *begin)[:-1]:
         prefix.append(step(np.full(states.shape[1], token, dtype=np.int64), states))
         states = prefix[-1].states
-    last = begin[-1] if begin else start
-    settings = _Settings(last, end, num_beams, num_captions, max_words, length_penalty, list(suppressed))
+    settings = _Settings(
+        start=[start, *begin],
+        end=end,
+        num_beams=num_beams,
+        num_captions=num_captions,
+        max_words=max_words,
+        length_penalty=length_penalty,
+        suppressed=list(suppressed),
+        no_repeat_ngram_size=no_repeat_ngram_size,
+    )
     if num_beams == 1:
         paths = [[path] for path in _greedy(step, states, settings, report)]
     else:
@@ -121,15 +132,30 @@ def beam_search(
 
 
 class _Settings(NamedTuple):
-    """Arguments of [`beam_search`]."""
+    """Arguments of [`beam_search`]; `start` includes the tokens of `begin`."""
 
-    start: int
+    start: list[int]
     end: int
     num_beams: int
     num_captions: int
     max_words: int
     length_penalty: float
     suppressed: list[int]
+    no_repeat_ngram_size: int
+
+    def ban(self, log_probabilities: np.ndarray, hypotheses: Iterable[Sequence[int]]) -> None:
+        """Rules out tokens that may not follow the given hypotheses, `(N, V)`, in place."""
+        log_probabilities[:, self.suppressed] = -np.inf
+        if self.no_repeat_ngram_size > 0:
+            for row, tokens in zip(log_probabilities, hypotheses, strict=True):
+                row[self._repeating([*self.start, *tokens])] = -np.inf
+
+    def _repeating(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens that would complete an n-gram that occurs in `tokens`."""
+        length = self.no_repeat_ngram_size - 1
+        last = tokens[max(0, len(tokens) - length) :]
+        starts = range(len(tokens) - length)
+        return [tokens[start + length] for start in starts if tokens[start : start + length] == last]
 
 
 class _Path(NamedTuple):
@@ -166,7 +192,7 @@ def _greedy(
     step: Step, states: np.ndarray, settings: _Settings, report: Callable[[list[int]], None] | None = None
 ) -> list[_Path]:
     num_images = states.shape[1]
-    tokens = np.full(num_images, settings.start, dtype=np.int64)
+    tokens = np.full(num_images, settings.start[-1], dtype=np.int64)
     running = list(range(num_images))  # images with unfinished captions, one per row
     outputs: list[StepOutput] = []
     rows: list[list[int]] = [[] for _ in running]
@@ -174,7 +200,8 @@ def _greedy(
     for _ in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
-        allowed = _without(output.log_probabilities, settings.suppressed)
+        allowed = output.log_probabilities.copy()  # the originals are kept for the alternatives
+        settings.ban(allowed, (words[image] for image in running))
         is_best = allowed >= allowed.max(axis=1, keepdims=True) - TIE  # (N, V)
         tokens = is_best.argmax(axis=1)  # (N,)
         for row, (image, token) in enumerate(zip(running, tokens.tolist(), strict=True)):
@@ -195,16 +222,15 @@ def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Pat
     num_images, num_beams = states.shape[1], settings.num_beams
     images = running = [_ImageBeams(settings) for _ in range(num_images)]
     states = states.repeat(num_beams, axis=1)  # (2, N, H)
-    tokens = np.full(num_images * num_beams, settings.start, dtype=np.int64)  # (N,)
+    tokens = np.full(num_images * num_beams, settings.start[-1], dtype=np.int64)  # (N,)
     outputs: list[StepOutput] = []
     for position in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
         so_far = np.array([image.running for image in running], dtype=np.float32)  # (B, K)
         totals = output.log_probabilities.reshape(len(running), num_beams, -1) + so_far[:, :, None]  # (B, K, V)
-        if settings.suppressed:
-            totals[:, :, settings.suppressed] = -np.inf
         vocab_size = totals.shape[-1]
+        settings.ban(totals.reshape(-1, vocab_size), chain.from_iterable(image.words for image in running))
         ranked = _ranked(totals.reshape(len(running), -1), 2 * num_beams, vocab_size)
         for index, (image, (best, log_probabilities)) in enumerate(zip(running, ranked, strict=True)):
             image.advance(index * num_beams, [divmod(flat, vocab_size) for flat in best], log_probabilities)
@@ -224,6 +250,7 @@ class _ImageBeams:
 
     Attributes:
         running: Log-probabilities of the K running hypotheses.
+        words: Their tokens.
         trail: Per step, the parent beam and token of each running hypothesis.
         is_done: Whether no running hypothesis can beat the worst of K finished ones.
     """
@@ -231,6 +258,7 @@ class _ImageBeams:
     def __init__(self, settings: _Settings):
         self._settings = settings
         self.running = [0.0] + [float(NEVER)] * (settings.num_beams - 1)  # all beams start out identical
+        self.words: list[list[int]] = [[] for _ in self.running]
         self.trail: list[list[tuple[int, int]]] = []
         self.is_done = False
         self._first_rows: list[int] = []  # per step, the row of the first beam
@@ -248,6 +276,7 @@ class _ImageBeams:
         chosen = (unfinished + [rank for rank, stop in enumerate(stops) if stop])[:num_beams]
         self.running = [log_probabilities[rank] + (float(NEVER) if stops[rank] else 0.0) for rank in chosen]
         self.trail.append([candidates[rank] for rank in chosen])
+        self.words = [[*self.words[beam], word] for beam, word in self.trail[-1]]
 
         divisor = (position + 1) ** settings.length_penalty
         finished = [rank for rank in range(min(num_beams, len(stops))) if stops[rank]]
@@ -268,14 +297,6 @@ class _ImageBeams:
             rows.append(self._first_rows[earlier] + beam)
             tokens.append(word)
         return _Path(outputs, rows[::-1], tokens[::-1])
-
-
-def _without(log_probabilities: np.ndarray, suppressed: Sequence[int]) -> np.ndarray:
-    if not suppressed:
-        return log_probabilities
-    allowed = log_probabilities.copy()  # the originals are kept for the alternatives
-    allowed[:, suppressed] = -np.inf
-    return allowed
 
 
 def _largest(values: np.ndarray, count: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -282,6 +282,8 @@ class Assembly:
             max_new_tokens=self._max_new_tokens(tokenizer),
             suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
         )
+        if validation.no_repeat_ngram_size is not None:
+            model.generation_config.no_repeat_ngram_size = validation.no_repeat_ngram_size
         model.set_encoder_trainable(optimization.encoder_learning_rate is not None, optimization.encoder_first_layer)
         if optimization.gradient_checkpointing:
             model.activation_checkpointing_enable()

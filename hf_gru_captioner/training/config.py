@@ -284,6 +284,9 @@ class ValidationConfig:
     """Beams of the search."""
     length_penalty: float = 0.9
     """Exponent of a caption's length that its log-probability is divided by."""
+    no_repeat_ngram_size: int | None = None
+    """No phrase of this many tokens occurs twice in a caption; 0 allows repetition. Null: that of
+    model.checkpoint, or 0."""
     max_new_tokens: int | None = None
     """Maximum length of a caption in tokens, the end token included. Null: 24, or what nearly
     all captions need if verbatim."""

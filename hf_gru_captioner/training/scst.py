@@ -111,9 +111,13 @@ class SelfCritical:
         images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
         if "pixel_values" in images and model.config.freeze_encoder:  # run once, for sampling and for the loss
             images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
-        length = model.generation_config.max_new_tokens
-        suppressed = model.generation_config.suppress_tokens
-        settings = {"num_beams": 1, "length_penalty": 1.0, "max_new_tokens": length, "suppress_tokens": suppressed}
+        settings = {  # samples must come from the policy itself, without the rules of the search
+            "num_beams": 1,
+            "length_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "max_new_tokens": model.generation_config.max_new_tokens,
+            "suppress_tokens": model.generation_config.suppress_tokens,
+        }
         written = model.generate(
             **images,
             **settings,

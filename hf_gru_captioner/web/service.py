@@ -26,7 +26,7 @@ STRATEGIES = ("beam", "greedy", "sample")
 
 
 def has_pytorch() -> bool:
-    """Whether PyTorch is installed, which sampling and rules on word groups need."""
+    """Whether PyTorch is installed, which sampling needs."""
     return importlib.util.find_spec(PYTORCH) is not None
 
 
@@ -40,7 +40,7 @@ def _bounded(default, lowest, highest) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Settings of the decoder.
+    """Settings of the decoder; the defaults are those of the shipped checkpoint.
 
     Attributes:
         strategy: `"beam"`, `"greedy"` or `"sample"`.
@@ -62,7 +62,7 @@ class Decoding:
     top_p: float = _bounded(1.0, 0.1, 1.0)
     length_penalty: float = _bounded(0.9, -2.0, 2.0)
     max_words: int = _bounded(24, 3, 40)
-    no_repeat_ngram: int = _bounded(0, 0, 4)
+    no_repeat_ngram: int = _bounded(2, 0, 4)
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
@@ -214,10 +214,8 @@ class CaptionService:
         if has_pytorch():
             return
         if PYTORCH in self.captioner.backend_for(decoding.captions_written, **decoding.generation()):
-            raise RefusedError(
-                "Sampling and rules on word groups need PyTorch, which is not installed here: choose beam or greedy "
-                "search, and 0 for word groups."
-            )
+            what = "Sampling needs" if decoding.strategy == "sample" else "The settings of this checkpoint need"
+            raise RefusedError(f"{what} PyTorch, which is not installed here: choose beam search or greedy search.")
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:

@@ -13,7 +13,7 @@ from .service import Decoding, ServicePool, has_pytorch
 
 HERE = Path(__file__).parent
 STRATEGIES = [("Beam search", "beam"), ("Greedy", "greedy"), ("Sampling", "sample")]
-NEED_PYTORCH = ("temperature", "top_p", "no_repeat_ngram")
+NEED_PYTORCH = ("temperature", "top_p")
 DEFAULTS = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
 # The page's own scripts show what is going on; Gradio would write "Error" over a good caption.

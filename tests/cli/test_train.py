@@ -72,7 +72,8 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
     assert len(list((tmp_path / "cache").iterdir())) == 3  # training photos, mirrored ones, validation photos
     monkeypatch.setattr(RegionCache, "_encode_missing", None)  # nothing is left to be encoded
 
-    code, output, _ = run("train", {**options, "tracker": "tensorboard"}, capsys)
+    first = {**options, "tracker": "tensorboard", "validation.no_repeat_ngram_size": 2}
+    code, output, _ = run("train", first, capsys)
     assert code == 0
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
@@ -96,7 +97,7 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
     ]
     assert Image.open(folder / "attention" / "epoch-02" / "0.png").size[1] > 200
     captioner = Captioner.from_pretrained(folder / "checkpoint")
-    assert captioner.model.generation_config.num_beams == 2
+    assert captioner.model.generation_config.num_beams == captioner.defaults()["no_repeat_ngram_size"] == 2
     caption = captioner(make_dataset(1)[0]["image"], min_new_tokens=3)
     assert len(caption.words) >= 3
     assert not set(caption.words) & {"<unk>", "<pad>", "<s>"}
@@ -110,6 +111,7 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
     assert run("train", second, capsys)[0] == 0
     history = [json.loads(line) for line in (tmp_path / "scst" / "history.jsonl").read_text().splitlines()]
     assert all(record["reward"] >= 0 for record in history)
+    assert Captioner.from_pretrained(tmp_path / "scst" / "checkpoint").defaults()["no_repeat_ngram_size"] == 2  # kept
     before, after = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("run", "scst"))
     assert before.keys() == after.keys()
     moved = {name for name in before if not before[name].equal(after[name])}

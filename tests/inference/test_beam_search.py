@@ -77,6 +77,28 @@ def test_captions_go_on_from_words_as_those_of_generate_do(captioner, photos, mo
     assert [caption.text for caption in captioner(photos)] == [caption.text for caption in plain]
 
 
+@pytest.mark.parametrize("num_beams", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("begin", ["", "a dog"])
+def test_no_phrase_is_repeated_as_with_generate(captioner, photos, monkeypatch, num_beams, size, begin):
+    with torch.no_grad():  # longer captions, which repeat themselves
+        captioner.model.lm_head.bias[captioner.model.config.eos_token_id] -= 6
+    settings = {"num_beams": num_beams, "num_captions": num_beams, "begin": begin, "max_new_tokens": 14}
+    repetitive = captioner(photos, **settings)
+    found = captioner(photos, **settings, no_repeat_ngram_size=size)
+    expected = by_generate(captioner, monkeypatch, photos, **settings, no_repeat_ngram_size=size)
+    assert any(repeats(caption.words, size) for caption in chain(*repetitive))
+    for caption, other in zip(chain(*found), chain(*expected), strict=True):
+        assert not repeats(caption.words, size)
+        assert caption.words == other.words
+        assert caption.score == pytest.approx(other.score, abs=1e-4)
+
+
+def repeats(words, size):
+    ngrams = [words[start : start + size] for start in range(len(words) - size + 1)]
+    return len(set(ngrams)) < len(ngrams)
+
+
 def test_a_caption_that_begins_as_it_would_anyhow_is_the_same(captioner, photos):
     """With greedy search, each word is the likeliest one given the words before it."""
     caption = max((captioner(photo, num_beams=1) for photo in photos), key=lambda caption: len(caption.words))
@@ -95,11 +117,11 @@ def test_a_beginning_of_unknown_words_is_refused(captioner, photos):
 
 def test_generate_is_not_called_where_the_search_knows_all_settings(captioner, photos, monkeypatch):
     monkeypatch.setattr(captioner.model, "generate", None)
-    assert captioner(photos[0]).text == captioner(photos[0], do_sample=False, no_repeat_ngram_size=0).text
+    assert captioner(photos[0]).text == captioner(photos[0], do_sample=False, no_repeat_ngram_size=9).text
 
 
 @pytest.mark.parametrize(
-    "settings", [{"do_sample": True}, {"no_repeat_ngram_size": 2}, {"early_stopping": True}, {"min_new_tokens": 4}]
+    "settings", [{"do_sample": True}, {"repetition_penalty": 1.2}, {"early_stopping": True}, {"min_new_tokens": 4}]
 )
 def test_generate_is_called_for_what_only_it_knows(captioner, photos, monkeypatch, settings):
     called = []

@@ -74,7 +74,7 @@ def test_graphs_beside_a_checkpoint_are_found_on_the_hub_and_torch_is_where_they
     graphs = Captioner.from_pretrained("me/captioner", backend="onnxruntime")
     assert graphs(photo).text == Captioner.from_pretrained()(photo).text
     hub.publish("me/captioner", {})  # another commit since then is not the one that the graphs are of
-    assert graphs(photo, no_repeat_ngram_size=1).text == Captioner.from_pretrained()(photo, no_repeat_ngram_size=1).text
+    assert graphs(photo, repetition_penalty=1.5).text == Captioner.from_pretrained()(photo, repetition_penalty=1.5).text
 
 
 INTERRUPTED = """
@@ -105,7 +105,7 @@ def test_a_process_whose_captioners_are_gone_can_be_interrupted(exported, photos
 def test_what_the_search_does_not_know_still_works(exported, photos):
     captioner = Captioner.from_pretrained()
     graphs = Captioner.from_pretrained(backend="onnxruntime", graphs=exported)
-    settings = {"no_repeat_ngram_size": 1}
+    settings = {"repetition_penalty": 1.5}
     assert [each.text for each in graphs(photos, **settings)] == [each.text for each in captioner(photos, **settings)]
 
 

@@ -50,6 +50,15 @@ def test_samples_stand_image_by_image_and_end_with_their_end_token(writer, batch
     assert writer.training
 
 
+def test_samples_are_free_of_the_rules_of_the_search(writer, batch, frequencies):
+    """Otherwise they would be rarer or more frequent than their probability says."""
+    writer.generation_config.update(num_beams=3, length_penalty=0.9, no_repeat_ngram_size=1)
+    torch.manual_seed(0)
+    samples = SelfCritical(frequencies, samples=6).prepare(writer, batch, 0.0)["labels"].tolist()
+    words = [[token for token in row if token > END] for row in samples]
+    assert any(len(set(of_sample)) < len(of_sample) for of_sample in words)
+
+
 def test_the_encoder_runs_once_for_sampling_and_learning(writer, batch, frequencies):
     calls = []
     writer.encoder.vision.register_forward_hook(lambda *_: calls.append(1))
