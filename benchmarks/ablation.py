@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from hf_gru_captioner.training.config import PLACES, flatten_options
+from hf_gru_captioner.training.config import UNCLAIMED, flatten_options
 
 FIGURES = {"cider": "CIDEr", "bleu_4": "BLEU-4", "meteor": "METEOR"}
-NOT_COMPARED = PLACES | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
+NOT_COMPARED = UNCLAIMED | {"data.shuffle_block", "data.source", "optimization.seed"}  # scores don't depend on them
 MODEL_OPTIONS = (  # options of a new model, ignored by a run that starts from a checkpoint
     "model.attention_type",
     "model.embedding_size",

@@ -22,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -117,7 +119,7 @@ def part_photo(graphs: str, threads: int, rounds: int) -> dict:
 
     def case(count: int, num_beams: int) -> dict[str, dict[str, float]]:
         """Milliseconds per photo for each system."""
-        systems = {
+        systems: dict[str, Callable[[], Any]] = {
             name: lambda c=captioner: c(photos(count), batch_size=count, **settings(num_beams))
             for name, captioner in ours.items()
         }

@@ -34,10 +34,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     captioner = Captioner.from_pretrained()
+    size = captioner.processor.image_size
+    assert size is not None, "the shipped captioner resizes to a fixed size"
 
     def whole(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content)).convert("RGB")
-        return image.resize(captioner.processor.image_size, Image.Resampling.BICUBIC)
+        return image.resize(size, Image.Resampling.BICUBIC)
 
     ways = {
         "whole": (90, whole),

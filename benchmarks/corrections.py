@@ -60,7 +60,8 @@ def taken(source: str, folder: Path, kind: str, number: int) -> list[Picture]:
 def shown_command(corrections: Path, photos: Path, output: Path) -> list[str]:
     """The command shown by the page, with these files."""
     page = (Path(batch.__file__).parent / "review.html").read_text()
-    shown = html.unescape(re.search(r'data-part="command">(.*?)</pre>', page, re.DOTALL)[1])
+    (shown,) = re.findall(r'data-part="command">(.*?)</pre>', page, re.DOTALL)
+    shown = html.unescape(shown)
     in_place = {"TRAIN_FROM": "", "corrections.jsonl": corrections, "PHOTOS": photos, "runs/corrected": output}
     for word, text in in_place.items():
         if word not in shown:

@@ -78,7 +78,7 @@ def made_up_captions(images: int, captions: int) -> Rows:
     for _ in range(images):
         pieces = [words(3) for _ in range(3)]
         chosen = [random.permutation(3)[:2] for _ in range(captions)]
-        rows.append([" ".join([*pieces[a], *words(random.integers(2, 9)), *pieces[b]]) for a, b in chosen])
+        rows.append([" ".join([*pieces[a], *words(int(random.integers(2, 9))), *pieces[b]]) for a, b in chosen])
     return rows
 
 

@@ -64,7 +64,9 @@ def serve(max_batch: int, threads: int, pipe) -> None:
 
 def drive(client, photos: list[str], clients: int, seconds: float, requests: int | None = None) -> dict:
     """Each client sends a request, waits for the response, and repeats."""
-    waits, busy, errors = [], [], []
+    waits: list[float] = []
+    busy: list[str] = []
+    errors: list[str] = []
     end = time.monotonic() + seconds
 
     def one(number: int) -> None:
@@ -216,7 +218,8 @@ def attacks(address: str, photos: list[str]) -> dict[str, Callable[[], str]]:
 
     def hang_up() -> str:
         """Sends half a request and disconnects."""
-        with socket.create_connection(urllib.parse.urlsplit(address).netloc.split(":"), timeout=5) as server:
+        host = urllib.parse.urlsplit(address)
+        with socket.create_connection((host.hostname, host.port), timeout=5) as server:
             server.sendall(b"POST /gradio_api/call/caption HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n{")
         return f"{HARMLESS}: hung up"
 

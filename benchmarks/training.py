@@ -17,6 +17,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from typing import Any
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ class StepByStepDecoder(nn.Module):
         keys = self.region_keys(regions) if self.keys_once else None  # (N, P, H)
         mean = regions.mean(dim=1)  # (N, D)
         h, c = self.initial_h(mean), self.initial_c(mean)  # (N, H)
-        loss = 0.0
+        loss = regions.new_zeros(())
         for word in range(int(lengths[0])):
             active = int((lengths > word).sum())
             h, c = h[:active], c[:active]
@@ -95,13 +96,14 @@ class System:
         if name in (TUTORIAL, PEER):
             self.model: nn.Module = StepByStepDecoder(len(processor.tokenizer), size, 0.4, keys_once=name == PEER)
         else:
+            tokens: dict[str, Any] = special_token_ids(processor.tokenizer)
             config = GRUCaptionerConfig(
                 encoder_config=TimmWrapperConfig(architecture="tf_efficientnet_lite0", do_pooling=False),
                 embedding_size=size,
                 hidden_size=size,
                 attention_type=name.split()[-1],
                 dropout=0.4,
-                **special_token_ids(processor.tokenizer),
+                **tokens,
             )
             self.model = GRUCaptionerForConditionalGeneration(config)
         self.model.train()
