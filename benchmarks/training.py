@@ -17,8 +17,8 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
