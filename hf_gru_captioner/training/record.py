@@ -80,6 +80,7 @@ def read_stages(checkpoint: str | Path | None, revision: str | None = None) -> l
 
 
 def _processor() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    cpu = Path("/proc/cpuinfo")  # only on Linux
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
