@@ -42,7 +42,7 @@ GRAPHS = {  # backend, and export options of whole graphs
 COMMANDS = {  # arguments, and the output that ends the measurement
     "caption WRONG-NAME, to its error": (["caption", "no-such-photo.jpg"], None),
     "train --help": (["train", "--help"], None),
-    "demo, until the page is served": (["demo"], "Ctrl+C ends"),
+    "demo, until the page is served": (["demo"], "Ctrl+C to stop"),
 }
 FOLDER_SIZES = ((480, 360, 70), (1600, 1200, 25), (4000, 3000, 5))  # width, height, share in percent
 

@@ -41,8 +41,8 @@ LOOK_SECONDS = 1.0  # between memory measurements; a large photo briefly needs 2
 MAY_GROW = 100  # megabytes from the first two thirds of a soak test to the last
 REFUSALS = (
     "base64", "not a picture", "can't be read to its end", "not on the public web", "begins with http",
-    "is a whole number from", "is a number from", "strategy is one of", "no such checkpoint", "is not here",
-    "status 404", "status 413", "million pixels", "too large", HARMLESS,
+    "must be a whole number from", "must be a number from", "strategy must be one of", "no such checkpoint",
+    "is not here", "status 404", "status 413", "million pixels", "too large", HARMLESS,
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ IMAGE_SIZE = 96  # pixels; the tiny encoder makes 3x3 regions of it
 def no_graphs(request, monkeypatch):
     """Disables graph export, which takes ten seconds, in training and pushing, except in marked tests."""
     if "writes_graphs" not in request.keywords:
-        monkeypatch.setattr("hf_gru_captioner.training.checkpoints.CheckpointGraphs._exported", lambda *_: {})
+        monkeypatch.setattr("hf_gru_captioner.training.checkpoints.CheckpointGraphs._export", lambda *_: {})
         monkeypatch.setattr("hf_gru_captioner.cli.push.ensure_graphs", lambda checkpoint: None)
 
 

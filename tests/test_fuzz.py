@@ -233,7 +233,7 @@ def test_a_file_that_holds_no_options_is_refused_in_one_line(tmp_path, capsys, f
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "5", "\0"])
 def test_a_run_folder_whose_options_are_none_is_left_alone(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(UsageError, match=r"config\.yaml holds no options of a run"):
+    with pytest.raises(UsageError, match=r"config\.yaml doesn't contain the options of a run"):
         claim(TrainingConfig(DataConfig("x"), str(tmp_path)), accelerator=None)
     assert (tmp_path / "config.yaml").read_text() == content
 

@@ -1,6 +1,6 @@
-"""Training: the options, the Accelerate loop, its two objectives, checkpoints and states to resume from.
+"""Training: options, the Accelerate loop, its two objectives, checkpoints and states to resume from.
 
-Names load when they are used: the command line reads the options without loading torch.
+Names are imported lazily: the command line reads the options without loading torch.
 """
 
 from importlib import import_module

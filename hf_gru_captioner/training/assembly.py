@@ -1,4 +1,4 @@
-"""What `features` and `train` both build from a configuration: data sets, model, processor, cached regions."""
+"""Builds what `features` and `train` need from a configuration: datasets, model, processor, cached regions."""
 
 import logging
 import os
@@ -51,17 +51,17 @@ from .warm_start import extend_vocabulary, reset_encoder, resize_images
 
 _logger = logging.getLogger(__name__)
 
-MAX_NEW_TOKENS = 24  # of captions in words
-NAMED = 5  # images or words that a message names
-MANY_UNKNOWN = 0.05  # share of the words
+MAX_NEW_TOKENS = 24  # of a caption, unless the tokenizer is verbatim
+NAMED = 5  # images or words that a message lists
+MANY_UNKNOWN = 0.05  # fraction of the words
 
 
 class Assembly:
-    """The parts of a run, each built when it is first used. The same on every process.
+    """The parts of a run, each built on first use. The same on every process.
 
     Args:
         config: The training options.
-        accelerator: The processes; the first of each machine reads the data first, the others find it cached.
+        accelerator: The processes; the first of each machine loads the data first, the others load it from the cache.
     """
 
     def __init__(self, config: TrainingConfig, accelerator: Any):
@@ -70,7 +70,7 @@ class Assembly:
 
     @cached_property
     def sources(self) -> dict[str, SourceConfig]:
-        """The sources by public names, which are made unique."""
+        """The sources by unique public name."""
         named: dict[str, SourceConfig] = {}
         for source in self.config.data.sources:
             name = public = public_name(source.path)
@@ -85,7 +85,7 @@ class Assembly:
     def training_sets(self) -> list[Dataset]:
         """Rows of the training split of each source; not with streaming."""
         data = self.config.data
-        return [_first(self._load(each, data.train_split), data.max_images) for each in self.sources.values()]
+        return [_head(self._load(each, data.train_split), data.max_images) for each in self.sources.values()]
 
     @cached_property
     def validation_sets(self) -> dict[str, Dataset]:
@@ -98,26 +98,26 @@ class Assembly:
                 except NoSplitError as error:
                     if len(self.sources) == 1:
                         raise
-                    _logger.info("not validated on: %s", error)
+                    _logger.info("no validation on a source: %s", error)
         if not sets:
             raise UsageError(
-                f"no source that is to be validated on has a split {self.config.data.validation_split!r}: the best "
-                "epoch is selected by it."
+                f"no source to validate on has a split {self.config.data.validation_split!r}: it is needed to select "
+                "the best epoch."
             )
         if not self.config.data.streaming:
-            self._say_what_is_shared(sets)
+            self._warn_of_shared_images(sets)
         return sets
 
-    def _say_what_is_shared(self, validation_sets: dict[str, Dataset]) -> None:
-        """Names images to train on that are also validated on."""
-        trained = {digest for rows in self.training_sets for digest in rows["image_digest"]}
+    def _warn_of_shared_images(self, validation_sets: dict[str, Dataset]) -> None:
+        """Warns of validation images that are also training images."""
+        training_digests = {digest for rows in self.training_sets for digest in rows["image_digest"]}
         for name, rows in validation_sets.items():
             columns = zip(rows["image_id"], rows["image_digest"], strict=True)
-            shared = [image_id for image_id, digest in columns if digest in trained]
+            shared = [image_id for image_id, digest in columns if digest in training_digests]
             if shared and self.accelerator.is_main_process:
                 more = f" and {len(shared) - NAMED:,} more" if len(shared) > NAMED else ""
                 _logger.warning(
-                    "%d of %d images that %s is validated on are trained on too, so that scores say little: %s%s",
+                    "%d of the %d validation images of %s are also training images, so scores are unreliable: %s%s",
                     *(len(shared), len(rows), name, ", ".join(shared[:NAMED]), more),
                 )
 
@@ -125,47 +125,47 @@ class Assembly:
         split, max_images = self.config.data.validation_split, self.config.validation.max_images
         if self.config.data.streaming:
             return Dataset.from_list(list(self.stream(source, split).take(max_images)))
-        return _first(self._load(source, split), max_images)
+        return _head(self._load(source, split), max_images)
 
     @property
     def images_per_epoch(self) -> int:
-        """Number of images of an epoch, each as often as its source says; not with streaming."""
+        """Number of images per epoch, including repeats; not with streaming."""
         sizes = zip(self.training_sets, self.sources.values(), strict=True)
         return sum(len(images_of_epoch(len(rows), source.repeat)) for rows, source in sizes)
 
     @cached_property
     def known_captions(self) -> list[list[str]]:
-        """Captions of each image that vocabulary and document frequencies are counted on."""
+        """Captions of each image from which vocabulary and document frequencies are computed."""
         if not self.config.data.streaming:
             return [captions for rows in self.training_sets for captions in rows["captions"]]
-        return [row["captions"] for row in self._first_of_stream]
+        return [row["captions"] for row in self._counted_rows]
 
     @cached_property
-    def _first_of_stream(self) -> list[dict[str, Any]]:
-        """Captions, and labels if there are any, of the rows that are counted with streaming."""
+    def _counted_rows(self) -> list[dict[str, Any]]:
+        """With streaming: the rows from which frequencies are computed, without their images."""
         data = self.config.data
         streams = [self.stream(each, data.train_split).take(data.streamed_vocabulary) for each in self.sources.values()]
         return [{name: value for name, value in row.items() if name != "image"} for rows in streams for row in rows]
 
     @cached_property
     def label_frequencies(self) -> dict[str, float]:
-        """Fraction of the training images that have each label to be learned; empty if labels play no part."""
+        """Fraction of the training images that have each label to learn; empty if labels are not used."""
         option = "optimization.label_loss" if self.config.optimization.label_loss else "self_critical.label_weight"
         if not self.config.optimization.label_loss and not self._rewards_labels:
             return {}
         if self.config.data.streaming:
-            known = [row.get(LABELS) for row in self._first_of_stream]
+            known = [row.get(LABELS) for row in self._counted_rows]
         else:
             known = [labels for rows in self.training_sets if LABELS in rows.column_names for labels in rows[LABELS]]
         min_count = self.config.tokenizer.min_count
-        found = label_frequencies(known, min_count)
-        if not found:
+        frequencies = label_frequencies(known, min_count)
+        if not frequencies:
             raise UsageError(
-                f"{option} needs training rows with labels, a list of strings: found "
-                f"{sum(each is not None for each in known)} rows with labels, and no label that tokenizer.min_count = "
-                f"{min_count} of them have."
+                f"{option} needs training rows with labels, lists of strings: found "
+                f"{sum(each is not None for each in known)} rows with labels, but no label that at least "
+                f"tokenizer.min_count = {min_count} of them have."
             )
-        return found
+        return frequencies
 
     @property
     def _rewards_labels(self) -> bool:
@@ -183,24 +183,24 @@ class Assembly:
         model = self.config.model
         if model.checkpoint is not None:
             if not self.config.data.streaming:
-                self._say_what_is_lost(self._checkpoint.processor.tokenizer)
+                self._log_limits(self._checkpoint.processor.tokenizer)
             return self._checkpoint.processor
-        tokenizer = self._built_tokenizer()
+        tokenizer = self._build_tokenizer()
         return self._encoder.processor(tokenizer, model.image_size)
 
-    def _built_tokenizer(self):
+    def _build_tokenizer(self):
         options = vars(self.config.tokenizer)
         captions = self._all_captions
         if options["kind"] == "auto":
             kind, reason = suitable_kind(captions)
-            self._say("tokenizer       %s: %s", kind, reason)
+            self._log("tokenizer       %s: %s", kind, reason)
             options = {**options, "kind": kind}
         tokenizer = build_tokenizer(captions, **options)
-        self._say_what_is_lost(tokenizer)
+        self._log_limits(tokenizer)
         return tokenizer
 
-    def _say_what_is_lost(self, tokenizer: Any) -> None:
-        """Says how many captions are too long to be learned or generated whole, and how many words are unknown."""
+    def _log_limits(self, tokenizer: Any) -> None:
+        """Logs how many captions are too long to be learned or generated completely, and how many words are unknown."""
         captions = self._all_captions
         num_tokens = lengths(tokenizer, captions)
         for option, limit in (
@@ -209,20 +209,20 @@ class Assembly:
         ):
             longer = [number for number in num_tokens if number > limit]
             if longer:
-                self._say(
+                self._log(
                     "%s of %s captions have more tokens than %s = %d, the longest %d: %s",
                     *(f"{len(longer):,}", f"{len(captions):,}", option, limit, max(longer)),
-                    "they are cut there" if option.startswith("tokenizer") else "none will be written so long",
+                    "they are truncated" if option.startswith("tokenizer") else "none will be generated that long",
                 )
         unknown, number = count_unknown(tokenizer, captions)
         if self.config.model.checkpoint is not None and unknown > MANY_UNKNOWN * number:
-            self._say(
-                "%s of %s words of the captions are unknown to the checkpoint's tokenizer, which stays as it is: "
-                "without model.checkpoint a tokenizer is made for them",
+            self._log(
+                "%s of %s words of the captions are unknown to the checkpoint's tokenizer, which is kept: without "
+                "model.checkpoint a new tokenizer is built",
                 *(f"{unknown:,}", f"{number:,}"),
             )
 
-    def _say(self, message: str, *arguments: Any) -> None:
+    def _log(self, message: str, *arguments: Any) -> None:
         if self.accelerator.is_main_process:
             _logger.info(message, *arguments)
 
@@ -238,13 +238,13 @@ class Assembly:
 
     @cached_property
     def _checkpoint(self) -> Captioner:
-        """The captioner to continue from, with the checks of every command that loads one, and changed as wanted."""
+        """The captioner to continue from, loaded with the usual checks, then changed as configured."""
         options = self.config.model
         captioner = Captioner.from_pretrained(options.checkpoint, backend=PYTORCH)
         if options.extend_vocabulary:
             min_count = self.config.tokenizer.min_count
             words = extend_vocabulary(captioner.model, captioner.processor, self._all_captions, min_count)
-            self._say("new words       %s", _listed(words) if words else "none: the checkpoint knows all of them")
+            self._log("new words       %s", _list_words(words) if words else "none: the checkpoint knows all of them")
         if options.encoder_reset:
             reset_encoder(captioner.model, self._encoder, options.encoder_reset)
         if options.image_size:
@@ -270,7 +270,7 @@ class Assembly:
                 "extend_vocabulary",
                 "encoder",
                 "encoder_reset",
-            ):  # not of the model
+            ):  # no fields of its configuration
                 del fields[name]
             model = self._encoder.model(self.processor, **fields)
         if optimization.attention_penalty and model.config.attention_type == "none":
@@ -278,7 +278,7 @@ class Assembly:
         validation = config.validation
         model.generation_config.update(
             num_beams=validation.num_beams,
-            length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # only 1 is valid for greedy
+            length_penalty=validation.length_penalty if validation.num_beams > 1 else 1.0,  # greedy accepts only 1
             max_new_tokens=self._max_new_tokens(tokenizer),
             suppress_tokens=[tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id],
         )
@@ -289,7 +289,7 @@ class Assembly:
             model.activation_checkpointing_enable()
         if optimization.compile:
             model.encoder.vision.backbone.compile()
-        if not (optimization.gradient_checkpointing or optimization.compile):  # both would run it outside of the hooks
+        if not (optimization.gradient_checkpointing or optimization.compile):  # both would bypass its hooks
             use_fast_depthwise_gradients(model.encoder.vision.backbone)
         return model.to(self.accelerator.device)
 
@@ -314,13 +314,13 @@ class Assembly:
 
     @property
     def to_encode(self) -> list[tuple[Dataset, View]]:
-        """What a run with cached regions reads: the training images in each view, the validation images whole."""
+        """The images of which a run needs cached regions: for training in each view, for validation unchanged."""
         training = [(rows, view) for rows in self.training_sets for view in self.views]
         return [*training, *((rows, View()) for rows in self.validation_sets.values())]
 
     def regions(self, dataset, view: View) -> Regions:
-        """From the cache, or encoded now by the processes of this machine together."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine; set by torchrun and accelerate
+        """Regions from the cache, or encoded now by all processes of this machine together."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of this machine; set by torchrun and accelerate launch
         return self.cache.regions(dataset, view, process=self.accelerator.local_process_index, processes=processes)
 
     @cached_property
@@ -394,9 +394,9 @@ class Assembly:
         return SelfCritical(count_ngrams(labels), **settings)
 
 
-def _listed(words: Sequence[str]) -> str:
+def _list_words(words: Sequence[str]) -> str:
     return f"{len(words):,}: {', '.join(words[:NAMED])}{' ...' if len(words) > NAMED else ''}"
 
 
-def _first(rows, number: int | None):
+def _head(rows, number: int | None):
     return rows if number is None else rows.select(range(min(number, len(rows))))

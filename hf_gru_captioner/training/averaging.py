@@ -1,7 +1,7 @@
-"""Exponential moving average of the weights, which is validated and saved: it captions better than the last weights.
+"""Exponential moving average of the weights, which is validated and saved: it captions better than the final weights.
 
 The decay warms up, so that the average never spans more than about half of the steps so far: at a fixed decay of 0.999,
-a run of 2,000 steps would end with an average that is one seventh initial weights.
+an average after 2,000 steps would still be one seventh initial weights.
 """
 
 import copy
@@ -16,7 +16,7 @@ class MovingAverage:
     """An averaged copy of a model. Runs on every process; all hold the same average, unsharded even under FSDP.
 
     Args:
-        model: The model, before Accelerate wraps it: the average is validated as it will be used.
+        model: The model, before Accelerate wraps it: the average is validated in the form in which it is used later.
         decay: Weights are averaged over about 1 / (1 - decay) steps.
         device: Device of the average.
     """
@@ -31,11 +31,11 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Updates the average after a step; `model` is the trained one, without Accelerate's wrapping."""
+        """Updates the average after a step; `model` is the trained one, unwrapped."""
         current = dict(model.named_parameters())
-        newest = [_whole(current[name].detach()) for name in self._averaged]
+        latest = [_unsharded(current[name].detach()) for name in self._averaged]
         decay = min(self.decay, self.steps / (2 + self.steps))
-        torch._foreach_lerp_(list(self._averaged.values()), newest, 1 - decay)
+        torch._foreach_lerp_(list(self._averaged.values()), latest, 1 - decay)
         self.steps += 1
 
     def save(self, path: str) -> None:
@@ -50,5 +50,5 @@ class MovingAverage:
         self.steps = steps
 
 
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
+def _unsharded(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -1,5 +1,7 @@
-"""Every option of a training run, with its unit. A YAML file or `TrainingConfig.from_options` sets them; the command
-line overrides the file. Imports nothing heavy: `gru-captioner train --help` reads it.
+"""All options of a training run, with their units.
+
+They are set in a YAML file or by `TrainingConfig.from_options`; the command line overrides the file. Imports nothing
+heavy: `gru-captioner train --help` reads this module.
 """
 
 import difflib
@@ -14,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from ..checkpoint_limits import LENGTH_PENALTY
 from ..errors import UsageError
 
-# Options that may change when a run is resumed: where files are, and what is only displayed.
+# Options that may change when a run is resumed: paths, display, and others that don't affect a training step.
 UNCLAIMED = {
     "data.cache_folder",
     "data.num_workers",
@@ -70,7 +72,7 @@ MAX_REPEAT, MAX_WEIGHT = 1000, 1000  # of a source
 
 
 def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by their full names: `{"data.source": ...}`."""
+    """Flattens nested options to full names: `{"data.source": ...}`."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         flat |= flatten_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -82,78 +84,78 @@ class SourceConfig:
     """One of several sources of `data.source`."""
 
     path: str
-    """Hub id of a captioned data set, a folder, or a file of captions."""
+    """Hub id of a captioned dataset, a folder, or a file of captions."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
     image_column: str | None = None
-    """Column with the images; null to recognise it by its name."""
+    """Column with the images; null to recognize it by its name."""
     caption_column: str | None = None
-    """Column with the captions, or several separated by commas; null to recognise them by their names."""
+    """Column with the captions, or several separated by commas; null to recognize them by their names."""
     repeat: float = 1.0
-    """Times that each image comes in an epoch; a fraction takes a fixed random share of the images."""
+    """Times that each image occurs per epoch; a fractional part selects a fixed random subset of the images."""
     weight: float = 1.0
     """Weight of its captions in the loss."""
     captions_per_epoch: int | None = None
-    """Maximum number of captions of an image in an epoch, drawn again in each; null for all."""
+    """Maximum number of captions per image and epoch, sampled anew in each epoch; null for all."""
     validate: bool = True
-    """Whether its validation split is scored, if it has one."""
+    """Whether to validate on its validation split, if it has one."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images and captions."""
+    """The images and captions."""
 
     source: str | list[SourceConfig]
-    """Hub id of a captioned data set, a folder, or a file of captions: see `load_captions`. Or a list of several, each
+    """Hub id of a captioned dataset, a folder, or a file of captions: see `load_captions`. Or a list of several, each
     with its weight: [{path: ..., repeat: ..., weight: ...}], see `SourceConfig`."""
     images: str | None = None
     """Folder of the images that a caption file names; null to look beside the file."""
     image_column: str | None = None
-    """Column with the images; null to recognise it by its name."""
+    """Column with the images; null to recognize it by its name."""
     caption_column: str | None = None
-    """Column with the captions, or several separated by commas; null to recognise them by their names."""
+    """Column with the captions, or several separated by commas; null to recognize them by their names."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
-    """Split that the best epoch is selected on."""
+    """Split on which the best epoch is selected."""
     max_images: int | None = None
-    """Number of training images of each source, the first ones of the split; null for all."""
+    """Maximum number of training images per source, the first of the split; null for all."""
     max_skipped: float = 0.01
-    """Fraction of the images that may be unreadable or lack a caption; beyond it the run stops."""
+    """Maximum fraction of images that may be unreadable or lack a caption; above it the run stops."""
     allow_urls: bool = False
-    """Fetch images by the URLs that the data set gives, from the public web only; never with HF_HUB_OFFLINE."""
+    """Download images from the URLs in the dataset, from the public web only; never with HF_HUB_OFFLINE."""
     cache: bool = True
-    """Cache the frozen encoder's outputs on disk; without it images are encoded in each epoch, in a new random crop."""
+    """Cache the frozen encoder's outputs on disk; otherwise every epoch encodes the images, in new random crops."""
     cache_folder: str = "~/.cache/hf_gru_captioner"
-    """Cache directory of the encoder's outputs; 0.13 GB per thousand images at 7x7 regions of width 1280."""
+    """Folder of the cached encoder outputs; 0.13 GB per thousand images at 7x7 regions of width 1280."""
     cache_precision: Literal["float16", "bfloat16"] = "float16"
-    """Precision of the encoder's outputs on disk."""
+    """Precision of the cached encoder outputs."""
     mirror: bool = True
-    """Also train on mirrored images; each epoch draws one view of each image. One more cache."""
+    """Also train on mirrored images; each epoch uses one random view of each image. Adds a cache."""
     crops: int = 0
-    """Number of random crops of each image to train on too, each 60 to 100 % of its area. One more cache each."""
+    """Number of random crops per image to train on too, each 60 to 100 % of its area; each adds a cache."""
     color_jitter: float = 0.0
     """Maximum random change of brightness, contrast and saturation, as a fraction; only without the cache."""
     streaming: bool = False
-    """Read images as they arrive instead of storing them first; for data sets that don't fit on a disk. No cache."""
+    """Read images as they arrive instead of downloading all first; for datasets larger than the disk. No cache."""
     steps_per_epoch: int | None = None
-    """Steps between validations; required with streaming, where an epoch has no end of its own."""
+    """Steps between validations; required with streaming, since a stream has no epochs."""
     shuffle_block: int = 512
-    """Images held in memory to be shuffled with streaming, about a megabyte each."""
+    """With streaming: number of images held in memory for shuffling, about a megabyte each."""
     streamed_vocabulary: int = 20_000
-    """Images of a stream whose captions make the vocabulary, and the document frequencies of the reward."""
+    """With streaming: number of images whose captions determine vocabulary and document frequencies."""
     num_workers: int = 0
-    """Processes that prefetch and decode images."""
+    """Number of worker processes that prefetch and decode images."""
 
     @property
     def sources(self) -> list[SourceConfig]:
-        """All sources, in their order."""
+        """All sources, in order."""
         if not isinstance(self.source, str):
             return self.source
         return [SourceConfig(self.source, self.images, self.image_column, self.caption_column)]
 
     def reading(self, source: SourceConfig) -> dict[str, Any]:
-        """How one of `sources` is read: keywords of `load_captions`, and fields of `ReadingOptions`."""
+        """Keyword arguments of `load_captions` for one of `sources`; they are fields of `ReadingOptions`."""
         return {
             "images": source.images,
             "image_column": source.image_column,
@@ -166,34 +168,34 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What counts as a token; see `build_tokenizer`."""
+    """Tokenization; see `build_tokenizer`."""
 
     kind: Literal["auto", "word", "bpe", "verbatim"] = "auto"
-    """Whole words, byte-pair pieces of words, or verbatim: pieces of the text as it is written; auto looks at the
-    captions and says which it takes."""
+    """Whole words, byte-pair subwords, or verbatim: subwords of the text exactly as written; auto chooses by the
+    captions and logs its choice."""
     min_count: int = 5
-    """Words that are rarer in the training captions become unknown."""
+    """Words that occur less often in the training captions become unknown."""
     vocab_size: int | None = None
     """Maximum number of tokens; null for no limit."""
     max_length: int | None = None
-    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40, or
-    what nearly all need if verbatim."""
+    """Maximum length of a training caption in tokens; longer ones are truncated. Null: 40, or if verbatim what nearly
+    all captions need."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which encoder, and the sizes of the decoder; see `GRUCaptionerConfig`."""
+    """The encoder, and the sizes of the decoder; see `GRUCaptionerConfig`."""
 
     encoder: str = "timm/tf_efficientnet_lite0.in1k"
-    """Hub id or folder of the pretrained vision encoder; or of a captioner, whose vision encoder is taken."""
+    """Hub id or folder of a pretrained vision encoder, or of a captioner, whose vision encoder is used."""
     checkpoint: str | None = None
     """Hub id or folder of a captioner to continue from; its encoder, sizes and tokenizer replace those given here."""
     extend_vocabulary: bool = False
     """With a checkpoint: add the words of the training captions that it doesn't know, by tokenizer.min_count."""
     encoder_reset: float = 0.0
-    """With a checkpoint: fraction of the way that its encoder returns to the pretrained weights of model.encoder."""
+    """With a checkpoint: how far its encoder is reset to the pretrained weights of model.encoder, as a fraction."""
     image_size: int | None = None
-    """Side of the square that images are resized to, in pixels; null for that of the encoder, or of the checkpoint."""
+    """Side of the square that images are resized to, in pixels; null for that of the encoder or the checkpoint."""
     embedding_size: int = 512
     """Width of the word embeddings."""
     hidden_size: int = 512
@@ -203,73 +205,73 @@ class ModelConfig:
     num_attention_heads: int = 8
     """Heads of multihead attention."""
     dropout: float = 0.5
-    """Fraction of units zeroed in training: of the embeddings, between the GRUs and before the output layer."""
+    """Dropout rate of the embeddings, between the GRUs and before the output layer."""
 
 
 @dataclass(frozen=True)
 class OptimizationConfig:
-    """How the weights are trained."""
+    """Optimization."""
 
     epochs: int = 10
     """Passes over the images, each with all of its captions."""
     images_per_step: int = 32
     """Images per optimizer step over all processes, each with all of its captions."""
     micro_batches: int = 1
-    """Parts that each process splits its images of a step into, to save memory; the step stays the same."""
+    """Gradient accumulation: parts into which each process splits a step to save memory; the result is the same."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     encoder_learning_rate: float | None = None
     """Peak learning rate of the vision encoder; null keeps it frozen."""
     encoder_first_layer: str | None = None
-    """With a learning rate for the encoder: name of its first layer to train (blocks.4); null for all of them."""
+    """With optimization.encoder_learning_rate: name of the first encoder layer to train (blocks.4); null for all."""
     warmup_share: float = 0.03
-    """Fraction of all steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    """Fraction of all steps in which the learning rate rises linearly from 0; cosine decay to 0 follows."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, of matrices only."""
+    """Decoupled weight decay, applied to matrices only."""
     label_smoothing: float = 0.1
-    """Fraction of each target that is spread over all words."""
+    """Fraction of each target's probability that is spread over all words."""
     scheduled_sampling: float = 0.0
-    """Fraction of input words that are the model's own at the end of the run; it grows from 0."""
+    """Fraction of input words sampled from the model at the end of the run; it grows from 0."""
     attention_penalty: float = 0.0
-    """Weight of Show, Attend and Tell's penalty on regions that a caption attends to more or less than once."""
+    """Weight of the penalty of Show, Attend and Tell on attending to a region more or less than once per caption."""
     label_loss: float = 0.0
-    """Weight of telling an image's labels (column `labels`) from the mean region; needs a rate for the encoder."""
+    """Weight of the loss of predicting image labels (column `labels`); needs optimization.encoder_learning_rate."""
     max_grad_norm: float = 5.0
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     ema_decay: float = 0.999
-    """Weights are averaged over about 1 / (1 - this) steps; validation and checkpoints use the average."""
+    """Decay of the weights' moving average, which spans about 1 / (1 - decay) steps and is validated and saved."""
     patience: int | None = None
-    """Epochs without a better validation score after which the run ends; null for never."""
+    """Early stopping: epochs without a better validation score after which the run ends; null for never."""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """Precision of the matrix products; auto times fp32 (no) and bf16 on this machine and says which it takes."""
+    """Precision of matrix products; auto times fp32 (no) and bf16 on this machine, and logs its choice."""
     compile: bool = False
-    """Compile the vision encoder with torch.compile; takes a minute or two, pays off when the encoder is trained."""
+    """Compile the vision encoder with torch.compile; takes a minute or two, pays off if the encoder is trained."""
     gradient_checkpointing: bool = False
-    """Recompute the vision encoder in the backward pass; less memory when it is trained."""
+    """Recompute the vision encoder in the backward pass: saves memory if the encoder is trained."""
     checkpoint_precision: Literal["float32", "float16", "bfloat16"] = "float16"
-    """Precision of the weights in the checkpoint's file; captions are written in float32 in any case."""
+    """Precision of the saved weights; captioning always runs in float32."""
     state_steps: int = 100
-    """Steps between saved states, to resume from after a power cut; each epoch ends with one too."""
+    """Steps between saved states, from which a run resumes after a power cut; each epoch ends with one too."""
     states_kept: int = 2
-    """Newest states to keep."""
+    """Number of most recent states to keep."""
     seed: int = 0
     """Seed of initialization, data order and dropout."""
 
 
 @dataclass(frozen=True)
 class SelfCriticalConfig:
-    """Self-critical training: captions that the model samples are rewarded by CIDEr-D."""
+    """Self-critical training: captions sampled from the model are rewarded by CIDEr-D."""
 
     samples: int = 5
     """Captions sampled per image."""
     baseline: Literal["sample_mean", "greedy"] = "sample_mean"
-    """What a sample's reward is compared with: the image's other samples, or its greedy caption."""
+    """Baseline of a sample's reward: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
     """Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward."""
     label_weight: float = 0.0
-    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 for naming any, minus 1 for each that isn't there."""
+    """Weight, beside CIDEr-D, of naming an image's `labels`: 1 if any is named, minus 1 for each wrong one."""
     synonyms: str | None = None
-    """With a label weight: YAML file of the words that name each label; see configs/synonyms/coco.yaml."""
+    """With a label weight: YAML file of synonyms of each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
     """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
     temperature: float = 1.0
@@ -278,24 +280,24 @@ class SelfCriticalConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How captions are generated for validation; the checkpoint's generation_config.json has the same settings."""
+    """Generation settings for validation, which are saved in the checkpoint's generation_config.json."""
 
     num_beams: int = 5
-    """Beams of the search."""
+    """Number of beams."""
     length_penalty: float = 0.9
-    """Exponent of a caption's length that its log-probability is divided by."""
+    """Exponent of the caption length by which its log-probability is divided."""
     no_repeat_ngram_size: int | None = None
-    """No phrase of this many tokens occurs twice in a caption; 0 allows repetition. Null: that of
-    model.checkpoint, or 0."""
+    """No phrase of this many tokens occurs twice in a caption; 0 allows repetition. Null: that of model.checkpoint, or
+    0."""
     max_new_tokens: int | None = None
-    """Maximum length of a caption in tokens, the end token included. Null: 24, or what nearly
-    all captions need if verbatim."""
+    """Maximum length of a caption in tokens, end token included. Null: 24, or if verbatim what nearly all captions
+    need."""
     max_images: int = 5000
-    """Maximum number of images of each source to validate on, the first ones of the split."""
+    """Maximum number of validation images per source, the first of the split."""
     images_per_batch: int = 64
-    """Images captioned at once."""
+    """Number of images captioned at once."""
     shown: int = 4
-    """Images drawn with caption and attention after each validation."""
+    """Number of images drawn with caption and attention after each validation."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +305,7 @@ class TrainingConfig:
     """All options of a run. [`TrainingConfig.from_options`] takes them by name, the constructor as nested dataclasses.
 
     Raises:
-        ValueError: An option is of the wrong type or out of range, or two of them contradict each other.
+        ValueError: An option has the wrong type or is out of range, or two options contradict each other.
     """
 
     data: DataConfig
@@ -311,34 +313,34 @@ class TrainingConfig:
     output_dir: str
     """Folder of the best checkpoint, the states to resume from, the log, the curves and the captioned images."""
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
-    """What is optimized: the reference captions word by word, or the score of sampled captions."""
+    """Objective: the cross-entropy of the reference captions, or the score of sampled captions."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     """Vocabulary."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Encoder and sizes."""
     optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
-    """How the weights are trained."""
+    """Optimization."""
     self_critical: SelfCriticalConfig = field(default_factory=SelfCriticalConfig)
     """The objective `self_critical`."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """Captions for validation."""
+    """Validation."""
     tracker: Literal["none", "trackio", "tensorboard", "wandb"] = "none"
-    """Where Accelerate logs metrics too; trackio and tensorboard work offline, each needs its package."""
+    """Experiment tracker to log metrics to as well; trackio and tensorboard work offline, each needs its package."""
     measure_energy: bool = False
     """Estimate the energy use of this machine with CodeCarbon, for the model card; needs the extra `energy`."""
     save_onnx: bool = True
-    """Write graphs into the checkpoint, by which ONNX Runtime captions; once a run, in some seconds, and only where the
-    extra `export` is installed."""
+    """Add graphs for ONNX Runtime to the checkpoint, if the extra `export` is installed; takes some seconds, once per
+    run."""
     push_to_hub: str | None = None
-    """Hub id, user/name, that each best checkpoint is pushed to; the run doesn't wait for it."""
+    """Hub id, user/name, to which each best checkpoint is pushed in the background."""
     dry_run: bool = False
-    """Print sizes, steps, and estimates of time and disk, and stop."""
+    """Print sizes, steps, and estimates of time and disk space, then stop."""
 
     def __post_init__(self):
         options = flatten_options(asdict(self)) | {"data.source": self.data.source}
         for name, kind in option_types().items():
-            if not _is_a(options[name], kind):
-                raise ValueError(f"{name} must be {_described(kind)}, found {options[name]!r:.60}.")
+            if not _has_type(options[name], kind):
+                raise ValueError(f"{name} must be {_type_name(kind)}, found {options[name]!r:.60}.")
         data, optimization = self.data, self.optimization
         if not isinstance(data.source, str):
             _check_sources(data)
@@ -347,7 +349,7 @@ class TrainingConfig:
         if optimization.encoder_learning_rate is None and optimization.encoder_first_layer is not None:
             raise ValueError("optimization.encoder_first_layer needs optimization.encoder_learning_rate.")
         if optimization.label_loss and optimization.encoder_learning_rate is None:
-            raise ValueError("optimization.label_loss teaches the encoder: set optimization.encoder_learning_rate.")
+            raise ValueError("optimization.label_loss trains the encoder: set optimization.encoder_learning_rate.")
         if optimization.label_loss and self.objective != "cross_entropy":
             raise ValueError("optimization.label_loss needs the objective cross_entropy.")
         if self.objective == "self_critical" and self.model.checkpoint is None:
@@ -358,7 +360,7 @@ class TrainingConfig:
         for option in ("extend_vocabulary", "encoder_reset"):
             if getattr(self.model, option) and self.model.checkpoint is None:
                 raise ValueError(
-                    f"model.{option} changes a checkpoint that the run starts from: name it in model.checkpoint."
+                    f"model.{option} changes the checkpoint that the run starts from: set model.checkpoint."
                 )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type other than none.")
@@ -368,7 +370,7 @@ class TrainingConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "TrainingConfig":
-        """Makes a configuration of options by name.
+        """Creates a configuration from options by name.
 
             TrainingConfig.from_options({"data.source": "images", "output_dir": "run", "optimization.epochs": 3})
 
@@ -377,8 +379,8 @@ class TrainingConfig:
                 keep their defaults; `data.source` and `output_dir` have none.
 
         Raises:
-            UsageError: An option is unknown (names the nearest) or missing.
-            ValueError: As of the constructor.
+            UsageError: An option is unknown (the message names the nearest) or missing.
+            ValueError: As in the constructor.
         """
         flat = flatten_options(options)
         if unknown := [name for name in flat if name not in option_types()]:
@@ -391,12 +393,12 @@ class TrainingConfig:
             groups.setdefault(group, {})[option] = os.fspath(value) if isinstance(value, os.PathLike) else value
         top_level = groups.pop("", {})
         if isinstance(groups["data"]["source"], list):
-            groups["data"]["source"] = [_source_of(each) for each in groups["data"]["source"]]
+            groups["data"]["source"] = [_parse_source(each) for each in groups["data"]["source"]]
         return cls(**top_level, **{group: _GROUPS[group](**values) for group, values in groups.items()})
 
     @property
     def caches_regions(self) -> bool:
-        """Whether the encoder runs over the images once, ahead of training."""
+        """Whether the encoder runs over the images only once, before training."""
         return self.data.cache and not self.data.streaming and self.optimization.encoder_learning_rate is None
 
 
@@ -416,15 +418,15 @@ def option_types() -> dict[str, Any]:
 
 
 def nearest_option(name: str) -> str:
-    """The full name of the option that the caller may have meant."""
+    """The full name of the most similar option."""
     return difflib.get_close_matches(name, option_types(), 1, cutoff=0)[0]
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     if get_origin(kind) is list:
         return isinstance(value, list) and bool(value) and all(isinstance(each, get_args(kind)) for each in value)
     if isinstance(kind, UnionType):
-        return any(_is_a(value, each) for each in get_args(kind))
+        return any(_has_type(value, each) for each in get_args(kind))
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if isinstance(value, bool):
@@ -432,9 +434,9 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
-def _described(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     if isinstance(kind, UnionType):
-        return " or ".join(_described(each) for each in get_args(kind))
+        return " or ".join(_type_name(each) for each in get_args(kind))
     if get_origin(kind) is list:
         return "a list of sources with a path each"
     if get_origin(kind) is Literal:
@@ -442,8 +444,8 @@ def _described(kind: Any) -> str:
     return {str: "text", bool: "true or false", int: "a whole number", float: "a number", NoneType: "null"}[kind]
 
 
-def _source_of(options: Any) -> Any:
-    """A source of its options by name; what is none stays as it is, to be refused with the options."""
+def _parse_source(options: Any) -> Any:
+    """Creates a source from its options by name; leaves anything else as it is, for the constructor to reject."""
     if not isinstance(options, Mapping):
         return options
     names = [each.name for each in fields(SourceConfig)]
@@ -461,8 +463,8 @@ def _check_sources(data: DataConfig) -> None:
     for number, source in enumerate(data.sources):
         for each in fields(SourceConfig):
             name, value = f"data.source[{number}].{each.name}", getattr(source, each.name)
-            if not _is_a(value, each.type):
-                raise ValueError(f"{name} must be {_described(each.type)}, found {value!r:.60}.")
+            if not _has_type(value, each.type):
+                raise ValueError(f"{name} must be {_type_name(each.type)}, found {value!r:.60}.")
         for each_name, maximum in (("repeat", MAX_REPEAT), ("weight", MAX_WEIGHT)):
             value = getattr(source, each_name)
             if not 0 < value <= maximum:
@@ -475,18 +477,18 @@ def _check_sources(data: DataConfig) -> None:
             )
     for option in ("images", "image_column", "caption_column"):
         if getattr(data, option) is not None:
-            raise ValueError(f"data.{option} is of a single source: in a list, each source has its own {option}.")
+            raise ValueError(f"data.{option} is for a single source: in a list, each source has its own {option}.")
     if not any(source.validate for source in data.sources):
-        raise ValueError("the best epoch is selected on a validation split: validate must be true for a source.")
+        raise ValueError("the best epoch is selected on a validation split: set validate to true for a source.")
 
 
 def _check_range(name: str, value: float) -> None:
     if name in SHARES:
-        expected, is_right = "from 0 to 1", 0 <= value <= 1
+        expected, is_valid = "from 0 to 1", 0 <= value <= 1
     elif name in MAY_BE_NEGATIVE:
-        expected, is_right = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
+        expected, is_valid = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
     else:
-        least = 1 if name in COUNTS else 0
-        expected, is_right = f"at least {least}", least <= value < math.inf  # False for nan
-    if not is_right:
+        minimum = 1 if name in COUNTS else 0
+        expected, is_valid = f"at least {minimum}", minimum <= value < math.inf  # False for nan
+    if not is_valid:
         raise ValueError(f"{name} must be {expected}, found {value}.")

@@ -1,12 +1,12 @@
-"""Teacher forcing: the cross-entropy of every next word with label smoothing, and two options from the literature.
+"""Teacher forcing: the cross-entropy of each next word with label smoothing, and two options from the literature.
 
 Scheduled sampling (Bengio et al. 2015, https://arxiv.org/abs/1506.03099) replaces some of the reference words in the
-decoder's input by words of its own. Here in two passes, as in https://arxiv.org/abs/1906.04331: the first, without
-gradient, samples a word at every position at once; the second is trained on the mixed caption. So there is no loop over
-words.
+decoder's input by words sampled from the model. As in https://arxiv.org/abs/1906.04331 there are two passes instead of
+a loop over words: the first, without gradients, samples a word at every position at once; the second is trained on the
+mixed caption.
 
-The doubly stochastic penalty (Xu et al. 2015, https://arxiv.org/abs/1502.03044, equation 14) asks that a caption attend
-to every region about once. With several heads, it is applied to their mean.
+The doubly stochastic penalty (Xu et al. 2015, https://arxiv.org/abs/1502.03044, equation 14) encourages a caption to
+attend to every region about once. With several heads, it is applied to their mean.
 """
 
 from typing import Any
@@ -19,16 +19,16 @@ Batch = dict[str, Any]
 
 
 class CrossEntropy:
-    """The loss of a caption: -log p(caption) + penalty, divided by the number of labels of the whole step.
+    """The loss of a caption: -log p(caption) + penalty, divided by the number of labels in the whole step.
 
-    With `caption_weights` in the batch, each caption and each of its labels count with the caption's weight.
+    With `caption_weights` in the batch, each caption and its labels are weighted by them.
 
     Args:
         label_smoothing: Fraction of each target that is spread over all words, [0, 1).
-        scheduled_sampling: Fraction of input words that are the model's own at the end of training, [0, 1]; it grows
-            from 0 in proportion to the steps.
+        scheduled_sampling: Fraction of input words sampled from the model at the end of training, [0, 1]; it grows
+            linearly from 0.
         attention_penalty: Weight of the doubly stochastic penalty; 1 in the paper.
-        label_head: Regions `(B, P, D)` -> log-odds of image labels `(B, L)`, for batches with `image_labels`. It is
+        label_head: Regions `(B, P, D)` -> logits of image labels `(B, L)`, for batches with `image_labels`. It is
             trained with the model.
         label_weight: Weight of its loss per image: the binary cross-entropy, summed over the labels.
     """
@@ -47,27 +47,27 @@ class CrossEntropy:
         self.attention_penalty = attention_penalty
         self.label_head: Any = label_head  # wrapped by Accelerate in training
         self.label_weight = label_weight
-        self.metrics: dict[str, float] = {}  # `label_loss` of a step: 0 if the labels of none of its images are known
+        self.metrics: dict[str, float] = {}  # `label_loss` of a step: 0 if no image has known labels
 
     def prepare(self, model, batch: Batch, share_done: float) -> Batch:
-        """The batch to train on: as it is, or with some of the model's own words in the decoder's input."""
+        """The batch to train on: with scheduled sampling, some input words are sampled from the model."""
         if self.label_head is not None:
             self.metrics = {"label_loss": 0.0}
-        share = self.scheduled_sampling * share_done
-        if share == 0:
+        rate = self.scheduled_sampling * share_done
+        if rate == 0:
             return batch
         input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         with torch.no_grad():
-            logits = model(**_of_forward(batch)).logits  # (N, T, V)
-        written = torch.distributions.Categorical(logits=logits.float()).sample()  # (N, T)
-        is_own = torch.rand(input_ids[:, 1:].shape, device=input_ids.device) < share  # (N, T - 1)
-        mixed = torch.where(is_own, written[:, :-1], input_ids[:, 1:])  # (N, T - 1)
+            logits = model(**_forward_arguments(batch)).logits  # (N, T, V)
+        sampled = torch.distributions.Categorical(logits=logits.float()).sample()  # (N, T)
+        is_sampled = torch.rand(input_ids[:, 1:].shape, device=input_ids.device) < rate  # (N, T - 1)
+        mixed = torch.where(is_sampled, sampled[:, :-1], input_ids[:, 1:])  # (N, T - 1)
         return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels, each with the weight of its caption; by their total over the step the loss is divided.
+        """Number of labels, weighted by caption; the loss is divided by their total over the step.
 
-        With a label head `(2,)`: also the number of images whose labels are known.
+        With a label head, `(2,)`: also the number of images with known labels.
         """
         is_label = batch["labels"] >= 0  # (N, T)
         if "caption_weights" in batch:
@@ -82,15 +82,15 @@ class CrossEntropy:
         if self.label_head is None:
             return self._caption_loss(model, batch, num_items)[0]
         loss, regions = self._caption_loss(model, batch, num_items[0])
-        images = torch.where(num_items[1] > 0, num_items[1], 1)
-        of_labels = label_loss(self.label_head(regions), batch["image_labels"]) / images
-        self.metrics["label_loss"] += of_labels.item()
-        return loss + self.label_weight * of_labels
+        num_images = torch.where(num_items[1] > 0, num_items[1], 1)
+        head_loss = label_loss(self.label_head(regions), batch["image_labels"]) / num_images
+        self.metrics["label_loss"] += head_loss.item()
+        return loss + self.label_weight * head_loss
 
     def _caption_loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the captions, and the regions `(B, P, D)`."""
+        """Loss of the captions, and regions `(B, P, D)`."""
         output = model(
-            **_of_forward(batch),
+            **_forward_arguments(batch),
             smoothing=self.label_smoothing,
             num_items_in_batch=num_items,
             skip_logits=True,
@@ -106,6 +106,6 @@ class CrossEntropy:
         return output.loss + self.attention_penalty * penalty.sum() / num_items, regions
 
 
-def _of_forward(batch: Batch) -> Batch:
-    """What the model's forward takes."""
+def _forward_arguments(batch: Batch) -> Batch:
+    """The arguments of the model's forward."""
     return {name: value for name, value in batch.items() if name != "image_labels"}

@@ -1,4 +1,4 @@
-"""The curves of a run as a PNG, and its epochs as a table for the terminal."""
+"""Training curves as a PNG, and the epochs as a table for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from ..files import atomic_path
 
 Record = dict[str, float]
 
-SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # shown times 100
+SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # displayed times 100
 
 
 def best_of(history: Sequence[Record], select_by: str = "cider") -> Record:
-    """The record of the best epoch; of equal ones the first."""
+    """The record of the best epoch; the first of equal ones."""
     return max(history, key=lambda record: record[select_by])
 
 
@@ -24,10 +24,10 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     epochs = [record["epoch"] for record in history]
-    is_rewarded = "reward" in history[0]
-    loss = "training loss, policy gradient" if is_rewarded else "training loss, nats per token"
+    has_reward = "reward" in history[0]
+    loss = "training loss, policy gradient" if has_reward else "training loss, nats per token"
     panels = {loss: {"loss": [record["loss"] for record in history]}}
-    if is_rewarded:
+    if has_reward:
         panels["training reward, CIDEr-D"] = {"reward": [record["reward"] for record in history]}
     panels["validation score x 100"] = {
         title: [100 * record[name] for record in history] for name, title in SCORES.items() if name in history[0]
@@ -47,7 +47,7 @@ def plot_curves(history: Sequence[Record], path: str | Path) -> None:
 
 
 def describe(record: Record, num_epochs: int) -> str:
-    """The line of an epoch in the log; scores times 100."""
+    """The log line of an epoch, with scores times 100."""
     seconds = record["train_seconds"] + record["validation_seconds"]
     cells = [f"epoch {record['epoch']:.0f} of {num_epochs}", f"loss {record['loss']:.3f}"]
     cells += [f"reward {record['reward']:.3f}"] if "reward" in record else []
@@ -70,6 +70,6 @@ def summary(history: Sequence[Record], select_by: str = "cider") -> str:
         cells = [record["loss"], *(record[name] for name in extra), *(100 * record[name] for name in scores), minutes]
         mark = " *" if record is best else ""
         formats = [".3f", *[".3f"] * len(extra), *[".1f"] * len(scores), ".1f"]
-        row = "".join(f"{cell:>10{form}}" for cell, form in zip(cells, formats, strict=True))
+        row = "".join(f"{cell:>10{spec}}" for cell, spec in zip(cells, formats, strict=True))
         lines.append(f"{record['epoch']:>5.0f}{row}{mark}")
     return "\n".join(lines)

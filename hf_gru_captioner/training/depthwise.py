@@ -1,8 +1,8 @@
-"""Gradients of depthwise convolutions on a CPU, several times as fast as PyTorch's, for fine-tuning a CNN.
+"""Gradients of depthwise convolutions on CPUs, several times as fast as PyTorch's, for fine-tuning a CNN.
 
-In bfloat16, PyTorch 2.14 (oneDNN) computes two of them with plain loops: that of a 5x5 weight, and that of the input of
-a strided convolution. In EfficientNet-Lite0 they take two thirds of a training step. The same values come from fast
-calls: the gradient of a 5x5 weight consists of those of four 3x3 weights on parts of the padded input, and that of a
+In bfloat16, PyTorch 2.14 (oneDNN) computes two of them with naive loops: those of 5x5 weights, and those of the inputs
+of strided convolutions. In EfficientNet-Lite0 they take two thirds of a training step. Fast kernels give the same
+values: the gradient of a 5x5 weight consists of those of four 3x3 weights on parts of the padded input, and that of a
 strided convolution's input is computed in float32.
 """
 
@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-WINDOW = 3  # side of the largest weight whose gradient oneDNN computes fast
+WINDOW = 3  # largest kernel size whose weight gradient oneDNN computes fast
 
 
 def use_fast_depthwise_gradients(module: nn.Module) -> None:
-    """Makes depthwise convolutions inside `module` use these gradients on a CPU in bfloat16.
+    """Makes depthwise convolutions in `module` use these gradients on CPUs in bfloat16.
 
-    In float32, PyTorch's own are as fast.
+    In float32, PyTorch's are just as fast.
     """
     mode = _FastDepthwise()
 
@@ -33,11 +33,13 @@ def use_fast_depthwise_gradients(module: nn.Module) -> None:
 
 
 class _FastDepthwise(TorchFunctionMode):
+    """Replaces `F.conv2d` while it is active."""
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         return (_conv2d if function is F.conv2d else function)(*args, **(kwargs or {}))
 
 
-def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # noqa: A002, torch's names
+def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # noqa: A002, torch's name
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
     is_depthwise = 1 < groups == weight.shape[0] == input.shape[1]
     is_plain = weight.shape[2] == weight.shape[3] >= WINDOW and _pair(dilation) == (1, 1) and padding != "same"
@@ -61,11 +63,11 @@ class _DepthwiseConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         images, weight = ctx.saved_tensors
-        of_input, of_weight, *_ = ctx.needs_input_grad
+        needs_input_gradient, needs_weight_gradient, *_ = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         return (
-            _input_gradient(grad, images, weight, ctx.stride, ctx.padding) if of_input else None,
-            _weight_gradient(grad, images, weight, ctx.stride, ctx.padding) if of_weight else None,
+            _input_gradient(grad, images, weight, ctx.stride, ctx.padding) if needs_input_gradient else None,
+            _weight_gradient(grad, images, weight, ctx.stride, ctx.padding) if needs_weight_gradient else None,
             None,
             None,
         )
@@ -82,7 +84,7 @@ def _weight_gradient(grad, images, weight, stride, padding):
     padded = F.pad(images, (padding[1], padding[1], padding[0], padding[0]))
     height, width = ((size - 1) * step + WINDOW for size, step in zip(grad.shape[2:], stride, strict=True))
     last = weight.shape[-1] - WINDOW
-    starts = sorted({*range(0, last, WINDOW), last})  # windows overlap if the side is not a multiple of theirs
+    starts = sorted({*range(0, last, WINDOW), last})  # windows overlap if the kernel size is not a multiple of theirs
     gradient = torch.empty_like(weight)
     for top in starts:
         for left in starts:
@@ -93,7 +95,7 @@ def _weight_gradient(grad, images, weight, stride, padding):
     return gradient
 
 
-def _gradients(grad, images, weight, stride, padding, wanted):
+def _gradients(grad, images, weight, stride, padding, output_mask):
     return torch.ops.aten.convolution_backward(
-        grad, images, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted
+        grad, images, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), output_mask
     )

@@ -1,6 +1,6 @@
-"""The vision encoder that a new captioner begins with: a pretrained one of its own files, or that of another captioner.
+"""The vision encoder of a new captioner: a pretrained encoder, or that of another captioner.
 
-The shipped checkpoint brings such an encoder along, so that a captioner in another language needs nothing of the Hub.
+The shipped checkpoint contains one, so a captioner in another language can be trained without the Hub.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ from ..model import GRUCaptionerConfig, GRUCaptionerForConditionalGeneration, GR
 
 
 class PretrainedEncoder:
-    """A pretrained vision encoder, fetched and checked, and what is new around it.
+    """A pretrained vision encoder, downloaded and checked, and new captioners with it.
 
     Args:
         name: Hub id or folder, of an encoder or of a captioner; the decoder of a captioner is not used.
 
     Raises:
         FileNotFoundError: No such folder or Hub repository.
-        OSError: The Hub can't be reached; says how to go on without.
+        OSError: The Hub can't be reached; the message says how to do without it.
         ValueError: Neither an encoder nor a captioner, or a damaged one.
     """
 
@@ -39,7 +39,7 @@ class PretrainedEncoder:
         self.name = name
         source = Source(name)
         self._captioner: tuple[GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor] | None = None
-        with _names(name):
+        with _names_encoder(name):
             try:
                 if is_captioner(source):
                     self._captioner = load_checkpoint(source)
@@ -47,28 +47,28 @@ class PretrainedEncoder:
                     self._folder = str(encoder_folder(source))
             except OSError as error:
                 raise type(error)(
-                    f"{one_line(error).rstrip('.')}. model.encoder may be a folder too, and that of the shipped "
-                    f"checkpoint is at hand: {SHIPPED_CHECKPOINT}"
+                    f"{one_line(error).rstrip('.')}. model.encoder may also be a folder, such as that of the "
+                    f"shipped checkpoint: {SHIPPED_CHECKPOINT}"
                 ) from error
 
     def model(
         self, processor: GRUCaptionerProcessor | None = None, **fields: Any
     ) -> GRUCaptionerForConditionalGeneration:
-        """A captioner with this encoder and a new decoder. The licence that a captioner's weights have stays with them.
+        """A captioner with this encoder and a new decoder. The license of a captioner's weights is preserved.
 
         Args:
-            processor: Refused if an image of its size would take the encoder too much time or memory.
-            fields: Of [`GRUCaptionerConfig`].
+            processor: Rejected if encoding images of its size would take too much time or memory.
+            fields: Fields of [`GRUCaptionerConfig`].
 
         Raises:
             UsageError: A field is out of range.
             ValueError: The encoder is damaged, or too large for such images.
         """
-        with _names(self.name):
+        with _names_encoder(self.name):
             if self._captioner is None:
                 model = GRUCaptionerForConditionalGeneration.from_encoder_pretrained(self._folder, **fields)
                 encoder_config: Any = model.config.encoder_config
-                encoder_config._name_or_path = public_name(self.name)  # its name in checkpoint and card
+                encoder_config._name_or_path = public_name(self.name)  # named so in checkpoint and card
             else:
                 captioner, _ = self._captioner
                 config = GRUCaptionerConfig(encoder_config=captioner.config.encoder_config, **fields)
@@ -84,42 +84,42 @@ class PretrainedEncoder:
         """The processor that fits the encoder.
 
         Args:
-            tokenizer: Of the captions.
-            image_size: Side of the square in pixels; the encoder's own, or the captioner's, when not given.
+            tokenizer: The tokenizer of the captions.
+            image_size: Side of the square in pixels; by default the encoder's or the captioner's.
 
         Raises:
             ValueError: The encoder is damaged.
         """
-        with _names(self.name):
+        with _names_encoder(self.name):
             if self._captioner is None:
                 return GRUCaptionerProcessor.from_encoder_pretrained(self._folder, tokenizer, image_size)
-            _, known = self._captioner
-            processor = GRUCaptionerProcessor(known.image_processor, tokenizer)
+            _, known_processor = self._captioner
+            processor = GRUCaptionerProcessor(known_processor.image_processor, tokenizer)
             if image_size is not None:
                 set_image_size(processor, image_size)
             return processor
 
 
 def set_image_size(processor: GRUCaptionerProcessor, side: int) -> None:
-    """Lets a captioner's processor scale images to another size.
+    """Makes a captioner's processor scale images to another size.
 
     Args:
         processor: Changed in place.
         side: Height and width in pixels.
 
     Raises:
-        UsageError: It crops images, by a size of its own.
+        UsageError: It crops images to a fixed size.
     """
     processor.image_processor.size = {"height": side, "width": side}
     if processor.image_size is None:
-        raise UsageError("model.image_size: the checkpoint's image processor crops its images, and keeps its own size.")
+        raise UsageError("model.image_size: the checkpoint's image processor crops images to a fixed size.")
 
 
 @contextmanager
-def _names(name: str) -> Iterator[None]:
-    """Names the encoder in errors of a damaged one, and of sizes that don't match."""
+def _names_encoder(name: str) -> Iterator[None]:
+    """Names the encoder in errors about a damaged one or an invalid option."""
     with names_damaged(f"the encoder {name}", OSError, ValueError):
         try:
             yield
-        except StrictDataclassError as error:  # an option of the model is out of range
+        except StrictDataclassError as error:  # an option is out of range
             raise UsageError(str(error.__cause__ or error)) from error

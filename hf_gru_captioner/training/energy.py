@@ -2,10 +2,10 @@
 
 
 class EnergyMeter:
-    """Kilowatt-hours of the whole machine since the meter was last called.
+    """Returns the kilowatt-hours of the whole machine since it was last called.
 
-    An estimate: CodeCarbon reads the energy counters of the processor where the system exposes them, otherwise it takes
-    the thermal design power of its model times its load; memory counts one or two watts per eight gigabytes.
+    An estimate: CodeCarbon reads the processor's energy counters where the system exposes them, otherwise it multiplies
+    the thermal design power of the model by the load; memory counts one or two watts per eight gigabytes.
 
     Raises:
         ModuleNotFoundError: CodeCarbon isn't installed.

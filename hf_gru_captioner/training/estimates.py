@@ -1,4 +1,4 @@
-"""Estimates of what a run would take, measured on this machine."""
+"""Estimates of the time and disk space of a run, measured on this machine."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from .checkpoints import STATES, TrainingStates
 
 
 def estimates(assembly: Assembly) -> str:
-    """Sizes, steps, time and disk of a run; times are measured on one encoding and two steps."""
+    """Sizes, steps, time and disk space of a run, as text; times are measured on one encoding and one step."""
     config, model = assembly.config, assembly.model
     optimization = config.optimization
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -23,7 +23,7 @@ def estimates(assembly: Assembly) -> str:
         model.encoder.vision(pixel_values)
         start = time.perf_counter()
         model.encoder.vision(pixel_values)
-        encoding = (time.perf_counter() - start) / len(pixel_values)  # seconds per image
+        encoding_seconds = (time.perf_counter() - start) / len(pixel_values)  # per image
 
     captions = assembly.known_captions[: optimization.images_per_step]
     rows = [{"captions": each, "image": image} for each in captions]
@@ -31,14 +31,14 @@ def estimates(assembly: Assembly) -> str:
         regions = torch.zeros(assembly.cache.region_shape)
         rows = [{"captions": each, "regions": regions} for each in captions]
     batch = assembly.collator(rows)
-    batch.pop("image_labels", None)  # not of the model
+    batch.pop("image_labels", None)  # not an argument of the model
     model.train()
     for _ in range(2):  # the second is timed
         start = time.perf_counter()
         with assembly.accelerator.autocast():
             loss = model(**batch, skip_logits=True).loss
         loss.backward()
-        step = time.perf_counter() - start
+        step_seconds = time.perf_counter() - start
     model.zero_grad()
     model.eval()
 
@@ -47,37 +47,40 @@ def estimates(assembly: Assembly) -> str:
         num_images = " + ".join(str(len(rows)) for rows in assembly.training_sets)
         steps = -(-assembly.images_per_epoch // optimization.images_per_step)
     num_validated = " + ".join(str(len(rows)) for rows in assembly.validation_sets.values())
+    num_steps = optimization.epochs * steps
     lines = [
         f"model           {parameters / 1e6:.2f} M parameters, {trainable / 1e6:.2f} M of them trainable",
         f"vocabulary      {model.config.vocab_size} tokens",
         f"images          {num_images} for training, {num_validated} for validation",
-        f"steps           {optimization.epochs} epochs of {steps} = {optimization.epochs * steps}{_epochs(assembly)}",
+        f"steps           {optimization.epochs} epochs of {steps} = {num_steps}{_epoch_details(assembly)}",
     ]
     if config.caches_regions:
         missing = sum(assembly.cache.missing_bytes(*each) for each in assembly.to_encode)
-        one = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
-        to_write = f"{missing / 1e9:.2f} GB to write, {_about(missing / one * encoding)}" if missing else "all written"
+        bytes_per_image = 2 * torch.tensor(assembly.cache.region_shape).prod().item()
+        time_to_write = _duration(missing / bytes_per_image * encoding_seconds)
+        to_write = f"{missing / 1e9:.2f} GB to write, {time_to_write}" if missing else "all written"
         lines.append(f"features        {to_write}")
     machine = f"{_counted(assembly.accelerator.num_processes, 'process', 'es')}, "
     machine += _counted(torch.get_num_threads(), "thread")
-    done = _steps_done(assembly)
-    left = max(0, optimization.epochs * steps - done)
-    of_which = f" for the {left} steps that are left" if done else ""
+    num_done = _steps_done(assembly)
+    num_remaining = max(0, num_steps - num_done)
+    remaining = f" for the {num_remaining} remaining steps" if num_done else ""
+    training_time = _duration(num_remaining * step_seconds)
     states = optimization.states_kept * 4 * (parameters + 3 * trainable)  # float32; the optimizer and the average
     checkpoint = parameters * getattr(torch, optimization.checkpoint_precision).itemsize
     lines += [
-        f"training        {_about(left * step)}{of_which}, {step:.2f} s per step ({machine})",
+        f"training        {training_time}{remaining}, {step_seconds:.2f} s per step ({machine})",
         f"disk            {states / 1e6:.0f} MB of states, {checkpoint / 1e6:.0f} MB of checkpoint, in "
         + os.path.abspath(config.output_dir),
     ]
     return "\n".join(lines)
 
 
-def _epochs(assembly: Assembly) -> str:
-    """What an epoch is, if it is several passes, and when they end early."""
+def _epoch_details(assembly: Assembly) -> str:
+    """Says how many passes an epoch is, if several, and when training stops early."""
     repeats = [source.repeat for source in assembly.sources.values()]
     patience = assembly.config.optimization.patience
-    passes = f", an epoch being {repeats[0]:g} passes over the images" if len(repeats) == 1 and repeats[0] > 1 else ""
+    passes = f", {repeats[0]:g} passes over the images each" if len(repeats) == 1 and repeats[0] > 1 else ""
     return passes + (f"; fewer if {_counted(patience, 'epoch')} bring no better score" if patience else "")
 
 
@@ -86,7 +89,7 @@ def _steps_done(assembly: Assembly) -> int:
     return TrainingStates(folder, "", assembly.accelerator).newest_step
 
 
-def _about(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if seconds < 60:
         return "under a minute"

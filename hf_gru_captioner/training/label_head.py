@@ -1,8 +1,8 @@
-"""Labels of images as a second task of the vision encoder: what an image shows, beside how it is captioned.
+"""Predicting image labels: an auxiliary task for training the vision encoder.
 
-A linear layer on the mean region tells which labels an image has; its multi-label binary cross-entropy is added to the
-loss. So images teach the encoder even where their captions say little of them. The layer belongs to training alone: it
-is part of the states, never of a checkpoint.
+A linear layer on the mean region predicts which labels an image has; its multi-label binary cross-entropy is added to
+the loss. So the encoder learns from images even where their captions say little about them. The layer is used only in
+training: it is part of the states, never of a checkpoint.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import nn
 
 
 class LabelHead(nn.Module):
-    """Mean region -> log-odds of each label. It begins with the frequencies of the labels, whatever the image.
+    """Mean region -> logits of the labels. Initialized to predict the frequencies of the labels for every image.
 
     Args:
         region_size: Width D of the regions.
@@ -35,7 +35,7 @@ class LabelHead(nn.Module):
 
 
 def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy, summed over the labels and over the images whose labels are known.
+    """Binary cross-entropy, summed over the labels and over the images with known labels.
 
     Args:
         logits: `(B, L)`.
@@ -46,7 +46,7 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def label_frequencies(labels_of_images: Iterable[Sequence[str] | None], min_count: int) -> dict[str, float]:
-    """Fraction of the images with known labels that have each label, of those that at least `min_count` images have."""
+    """Frequency of each label that at least `min_count` images have, among the images with known labels."""
     counts: Counter[str] = Counter()
     images = 0
     for labels in labels_of_images:

@@ -1,7 +1,7 @@
-"""The precision in which this machine computes training's matrix products fastest.
+"""Finds the precision in which this machine computes the matrix products of training fastest.
 
 A processor without native bfloat16 instructions emulates them: with AVX2 only, a training step in bf16 takes 12 to 20
-times as long as in fp32. Timing both is more reliable than names and flags of processors.
+times as long as in fp32. Timing both is more reliable than processor names and flags.
 """
 
 import time
@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 ROWS, WIDTH = 1024, 512  # the sizes of a training step of 32 images
-REPEATS = 5  # of each precision in turns, the first discarded: another process may disturb some
-GAIN = 0.9  # of fp32's time: bf16 is less precise, so it must be clearly faster
+REPEATS = 5  # of both precisions in turn, the first discarded; several, because other processes may interfere
+GAIN = 0.9  # fraction of fp32's time: bf16 is less precise, so it must be clearly faster
 
 
 def fastest_precision(device: torch.device) -> tuple[str, str]:
-    """Accelerate's name of the precision to train in, `"bf16"` or `"no"`, and the reason in one line.
+    """Accelerate's name for the precision to train in, `"bf16"` or `"no"`, and the reason in one line.
 
-    Runs on one process, which broadcasts the result: measured on each, it might differ.
+    Runs on one process, which broadcasts the result: separate measurements might differ.
     """
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported():
             return "bf16", "bf16, which this GPU supports"
-        return "no", "fp32, since this GPU has no bf16"
+        return "no", "fp32, since this GPU doesn't support bf16"
     if device.type != "cpu":
         return "no", f"fp32, the only precision sure to work on {device.type}"
     times = [(_milliseconds(torch.bfloat16), _milliseconds(torch.float32)) for _ in range(REPEATS)][1:]

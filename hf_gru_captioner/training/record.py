@@ -1,6 +1,6 @@
-"""`training.json` beside the weights: how a checkpoint was trained, stage by stage; its model card is written from it.
+"""`training.json` beside the weights: how a checkpoint was trained, stage by stage; the source of its model card.
 
-A run that continues from a checkpoint copies the stages of that one. No path of the machine is in it.
+A run that continues from a checkpoint copies that checkpoint's stages. It contains no local paths.
 """
 
 import json
@@ -22,14 +22,14 @@ LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "timm")
 
 
 class TrainingRecord:
-    """Saved into each checkpoint like a part of the model.
+    """The record of a run, saved into each checkpoint like model and processor.
 
     Args:
         options: The resolved configuration, nested as in its YAML file.
         images, captions: Size of the training set; None for a stream.
         processes: Number of training processes.
-        teachers: Name and revision of the captioners that wrote captions of the training set, if any did.
-        parent_revision: Commit on the Hub of the checkpoint that the run continues from.
+        teachers: Name and revision of the captioners that generated captions of the training set, if any.
+        parent_revision: Hub commit of the checkpoint that the run continues from.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TrainingRecord:
         teachers: Sequence[Mapping[str, str]] = (),
     ):
         self.parent, self.parent_revision = options["model"]["checkpoint"], parent_revision
-        self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, the last one is the best
+        self.history: Sequence[Mapping[str, float]] = ()  # one record per epoch so far, of which the last is the best
         named = flatten_options(options)
         named |= {name: with_public_name(named[name]) for name in ORIGINS & named.keys() if named[name]}
         named_teachers = [{**each, "name": with_public_name(each["name"])} for each in teachers]
@@ -72,7 +72,7 @@ class TrainingRecord:
 
 
 def read_stages(checkpoint: str | Path | None, revision: str | None = None) -> list[dict[str, Any]]:
-    """The recorded stages of a checkpoint, a folder or a Hub id; empty without a record."""
+    """The recorded stages of a checkpoint, given as a folder or Hub id; empty without a record."""
     if checkpoint is None:
         return []
     path = cached_file(str(checkpoint), TRAINING_RECORD, revision=revision, _raise_exceptions_for_missing_entries=False)
@@ -80,6 +80,7 @@ def read_stages(checkpoint: str | Path | None, revision: str | None = None) -> l
 
 
 def _processor() -> str:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    cpu = Path("/proc/cpuinfo")  # only on Linux
+    lines = cpu.read_text().splitlines() if cpu.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

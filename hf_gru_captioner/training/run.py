@@ -31,7 +31,7 @@ from .trainer import CaptionTrainer, write_captions
 
 _logger = logging.getLogger(__name__)
 
-TIMEOUT = timedelta(days=1)  # of a process that waits for another: encoding the images may take hours
+TIMEOUT = timedelta(days=1)  # for processes that wait for others: encoding the images may take hours
 CURVES = "curves.png"
 
 
@@ -56,14 +56,14 @@ class TrainingResult:
 
     @property
     def is_improving(self) -> bool:
-        """Whether the last epoch is better than all before it, so that more of them may gain."""
+        """Whether the last epoch is better than all before it, so that more epochs may help."""
         scores = [record[self.selected_by] for record in self.history]
         return scores[-1] > max(scores[:-1], default=float("-inf"))
 
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Hides transformers' progress bars of weights and Accelerate's warning of tied weights; restores both."""
+    """Hides transformers' progress bars for weights and Accelerate's warning about tied weights, then restores both."""
     accelerate_logger = logging.getLogger("accelerate.utils.other")
     level, shows_bars = accelerate_logger.level, transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -80,39 +80,39 @@ def _quiet_libraries() -> Iterator[None]:
 def train(config: TrainingConfig, announce: Callable[[str], object] | None = None) -> TrainingResult:
     """Trains a captioner, or resumes the run that `config.output_dir` holds. Runs on every process.
 
-    The main process writes `output_dir`, except for `state/`: there every process writes its part, and the first one of
-    each machine the rest. All processes write the cache of encoder outputs.
+    The main process writes to `output_dir`, except for `state/`: there every process writes its part, and the first one
+    of each machine the rest. All processes write to the cache of encoder outputs.
 
     Args:
-        config: The options; `TrainingConfig.from_options` makes them by name.
-        announce: Called on the main process with the estimates, as text, before the run begins.
+        config: The options; see `TrainingConfig.from_options`.
+        announce: Called on the main process with the estimates, as text, before training starts.
 
     Raises:
-        UsageError: Options, data or output folder are unusable; says what to change.
+        UsageError: Options, data or output folder are unusable; the message says what to change.
         OSError: Something can't be read or written; what was written before is intact.
         FloatingPointError: The loss is non-finite; the best checkpoint and the states stay as they are.
     """
     if config.push_to_hub:
         check_name(config.push_to_hub)
-    config = _with_precision(config)
+    config = _resolve_precision(config)
     output_dir = Path(config.output_dir)
-    accelerator = _accelerator(config, None if config.tracker == "none" else config.tracker)
-    energy_meter = _energy_meter(config, accelerator)
+    accelerator = _make_accelerator(config, None if config.tracker == "none" else config.tracker)
+    energy_meter = _make_energy_meter(config, accelerator)
     assembly = Assembly(config, accelerator)
     _ = assembly.model, assembly.collator  # fail before anything is written
-    with _held(output_dir, accelerator):
+    with _locked(output_dir, accelerator):
         run = claim(config, accelerator, [] if config.data.streaming else assembly.training_sets)
         if announce is not None:
-            plan = estimates(assembly)
+            estimate = estimates(assembly)
             if accelerator.is_main_process:
-                announce(plan)
+                announce(estimate)
         batches = assembly.batches()
-        _ = assembly.validation_rows  # encoded before the trainer has Accelerate wrap the model
-        trainer = _trainer(assembly, run, energy_meter)
+        _ = assembly.validation_rows  # encoded before Accelerate wraps the model
+        trainer = _make_trainer(assembly, run, energy_meter)
         if config.tracker != "none":
             accelerator.init_trackers("hf_gru_captioner", config={"resolved": repr(asdict(config))})
         try:
-            history = trainer.fit(batches, _validation(assembly, trainer))
+            history = trainer.fit(batches, _make_validate(assembly, trainer))
         finally:
             if isinstance(trainer.on_best, Publisher):
                 trainer.on_best.close()
@@ -124,14 +124,14 @@ def train(config: TrainingConfig, announce: Callable[[str], object] | None = Non
 
 @_quiet_libraries()
 def dry_run(config: TrainingConfig) -> str:
-    """Estimates of what the run would take, as text. Runs on every process; writes nothing."""
+    """Estimates time and disk space of the run, as text. Runs on every process; writes nothing."""
     if config.push_to_hub:
         check_name(config.push_to_hub)
-    config = _with_precision(config)
-    return estimates(Assembly(config, _accelerator(config, None)))
+    config = _resolve_precision(config)
+    return estimates(Assembly(config, _make_accelerator(config, None)))
 
 
-def _accelerator(config: TrainingConfig, tracker: str | None) -> Accelerator:
+def _make_accelerator(config: TrainingConfig, tracker: str | None) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision=config.optimization.mixed_precision,
         log_with=tracker,
@@ -142,7 +142,7 @@ def _accelerator(config: TrainingConfig, tracker: str | None) -> Accelerator:
     return accelerator
 
 
-def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> CaptionTrainer:
+def _make_trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> CaptionTrainer:
     config, accelerator = assembly.config, assembly.accelerator
     return CaptionTrainer(
         assembly.model,
@@ -152,15 +152,15 @@ def _trainer(assembly: Assembly, run: str, energy_meter: EnergyMeter | None) -> 
         Path(config.output_dir),
         objective=assembly.objective,
         run=run,
-        record=_record(assembly),
+        record=_make_record(assembly),
         graphs=config.save_onnx,
         on_best=Publisher(config.push_to_hub, _logger.info) if config.push_to_hub else None,
         energy_meter=energy_meter,
     )
 
 
-def _validation(assembly: Assembly, trainer: CaptionTrainer):
-    """The function that scores the averaged model after each epoch; it is called on every process."""
+def _make_validate(assembly: Assembly, trainer: CaptionTrainer):
+    """Creates the function that scores the averaged model after each epoch, on every process."""
     shown, is_one = assembly.config.validation.shown, len(assembly.sources) == 1
     references = {name: list(rows["captions"]) for name, rows in assembly.validation_sets.items()}
 
@@ -170,8 +170,8 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
             epoch = len(trainer.progress.history) + 1
             folder = trainer.output_dir / "attention" / f"epoch-{epoch:02d}"
             for name, rows in assembly.validation_sets.items():
-                of_source = folder if is_one else folder / name.replace("/", "--")
-                _draw_attention(of_source, model, assembly.processor, rows, shown)
+                source_folder = folder if is_one else folder / name.replace("/", "--")
+                _draw_attention(source_folder, model, assembly.processor, rows, shown)
         return next(iter(scores.values())) if is_one else _with_means(scores)
 
     return validate
@@ -180,7 +180,7 @@ def _validation(assembly: Assembly, trainer: CaptionTrainer):
 def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -> dict[str, float]:
     """Scores on the validation images of one source. Runs on every process."""
     rows = assembly.validation_rows[name]
-    written = write_captions(
+    captions = write_captions(
         model,
         assembly.processor,
         lambda indices: assembly.collator.images([rows[index] for index in indices]),
@@ -190,22 +190,22 @@ def _scores(assembly: Assembly, model, name: str, references: list[list[str]]) -
     )
     tokenizer = choose_tokenizer(references, java=False)
     scores = score_captions(
-        written, references, metrics=("bleu", "cider"), tokenizer=tokenizer, human=False, bootstrap=0
+        captions, references, metrics=("bleu", "cider"), tokenizer=tokenizer, human=False, bootstrap=0
     )
     return scores.values
 
 
 def _with_means(scores: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Scores by source -> the mean over the sources of each, then those of the sources as `cider/NAME`."""
+    """Scores by source -> means over the sources, followed by the scores of each source as `cider/NAME`."""
     metrics = next(iter(scores.values()))
     means = {metric: sum(each[metric] for each in scores.values()) / len(scores) for metric in metrics}
     return means | {f"{metric}/{name}": each[metric] for name, each in scores.items() for metric in metrics}
 
 
-def _with_precision(config: TrainingConfig) -> TrainingConfig:
+def _resolve_precision(config: TrainingConfig) -> TrainingConfig:
     """Resolves the precision "auto": to that of the run in the output folder, otherwise to the fastest.
 
-    The first process looks and measures, and broadcasts the result. A resumed run must not measure again.
+    The first process reads or measures it and broadcasts the result. A resumed run must not measure again.
     """
     if config.optimization.mixed_precision != "auto":
         return config
@@ -213,7 +213,7 @@ def _with_precision(config: TrainingConfig) -> TrainingConfig:
     chosen = ["", ""]
     if state.is_main_process:
         initial = initial_precision(Path(config.output_dir))
-        chosen = [initial, f"{initial}, as at the start"] if initial else list(fastest_precision(state.device))
+        chosen = [initial, f"{initial}, as before"] if initial else list(fastest_precision(state.device))
     broadcast_object_list(chosen)
     if state.is_main_process:
         _logger.info("precision       %s", chosen[1])
@@ -222,30 +222,30 @@ def _with_precision(config: TrainingConfig) -> TrainingConfig:
 
 
 @contextmanager
-def _held(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Locks the output folder for this run. The main process does; all processes fail if it can't."""
+def _locked(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Locks the output folder from the main process; if that fails, all processes do."""
     with ExitStack() as stack:
-        problem: list[OSError | None] = [None]
+        lock_error: list[OSError | None] = [None]
         if accelerator.is_main_process:
             try:
                 stack.enter_context(hold(output_dir))
             except OSError as error:
-                problem = [error]
-        broadcast_object_list(problem)
-        if problem[0] is not None:
-            raise problem[0]
+                lock_error = [error]
+        broadcast_object_list(lock_error)
+        if lock_error[0] is not None:
+            raise lock_error[0]
         yield
 
 
-def _energy_meter(config: TrainingConfig, accelerator: Accelerator) -> EnergyMeter | None:
-    """On the main process only: it measures the whole machine."""
+def _make_energy_meter(config: TrainingConfig, accelerator: Accelerator) -> EnergyMeter | None:
+    """An energy meter on the main process, since it measures the whole machine; None if not configured."""
     if not config.measure_energy or not accelerator.is_main_process:
         return None
     with needs_extra("energy"):
         return EnergyMeter()
 
 
-def _record(assembly: Assembly) -> TrainingRecord:
+def _make_record(assembly: Assembly) -> TrainingRecord:
     num_images = num_captions = None
     if not assembly.config.data.streaming:
         num_images, num_captions = sum(map(len, assembly.training_sets)), sum(map(len, assembly.known_captions))

@@ -1,6 +1,6 @@
-"""One run per output folder: a lock while it runs, and the options that it was started with.
+"""Ensures one run per output folder: locks it during a run, and records the options of the run.
 
-The system releases the lock when the process ends, however it ends.
+The operating system releases the lock when the process ends, however it ends.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from ..files import write_atomically
 from .config import UNCLAIMED, TrainingConfig, flatten_options
 
 OPTIONS = "config.yaml"
-EPOCHS = "optimization.epochs"  # may be raised, to go on with a finished run
+EPOCHS = "optimization.epochs"  # may be increased to continue a finished run
 LOCK = "run.lock"
 HOLDER = "run.lock.holder"  # which process holds it; the lock itself is an empty file
-PATIENCE = 10.0  # seconds: prefetching processes may outlive a killed run so long
+PATIENCE = 10.0  # seconds that prefetching processes may outlive a killed run
 
 
 class FolderHeldError(OSError):
@@ -65,14 +65,16 @@ def _holder(folder: Path) -> str:
 
 
 def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
-    """Saves the options with the run; refuses an `output_dir` that holds a run with other options, except that it may
-    go on for more epochs.
+    """Saves the options in `output_dir`; rejects a folder that holds a run with other options, except for fewer epochs.
 
-    Returns what identifies this run: a digest of the options that affect the weights, but for the number of epochs, and
-    of the rows of the training sets, those of each source. Runs on every process; the first one writes.
+    Runs on every process; the first one writes.
+
+    Returns:
+        An id of this run: a digest of the options that affect the weights, except for the number of epochs, and of the
+        rows of each source's training set.
 
     Raises:
-        UsageError: The folder holds something else.
+        UsageError: The folder holds another run, or a checkpoint without options.
     """
     text = yaml.safe_dump(asdict(config), sort_keys=False)
     options = _read_options(text)
@@ -80,16 +82,16 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
     path = output_dir / OPTIONS
     if path.exists():
         try:
-            before = _read_options(path.read_text())
+            previous = _read_options(path.read_text())
         except (yaml.YAMLError, AttributeError, RecursionError) as error:  # not YAML, or not a mapping
-            raise UsageError(f"{path} holds no options of a run: name another output_dir.") from error
+            raise UsageError(f"{path} doesn't contain the options of a run: name another output_dir.") from error
         changed = [
-            f"{name} was {before.get(name)}, is {options.get(name)}"
-            for name in sorted(before.keys() | options.keys())
-            if before.get(name) != options.get(name)
+            f"{name} was {previous.get(name)}, is {options.get(name)}"
+            for name in sorted(previous.keys() | options.keys())
+            if previous.get(name) != options.get(name)
         ]
-        is_longer = isinstance(before.get(EPOCHS), int) and options[EPOCHS] > before[EPOCHS]
-        if changed and not (is_longer and len(changed) == 1):
+        has_more_epochs = isinstance(previous.get(EPOCHS), int) and options[EPOCHS] > previous[EPOCHS]
+        if changed and not (has_more_epochs and len(changed) == 1):
             raise UsageError(
                 f"{output_dir} holds a run with other options ({'; '.join(changed[:5])}): name another output_dir, or "
                 "remove that one."
@@ -112,7 +114,7 @@ def initial_precision(output_dir: Path) -> str | None:
     try:
         precision = yaml.safe_load((output_dir / OPTIONS).read_text())["optimization"]["mixed_precision"]
     except (OSError, ValueError, yaml.YAMLError, RecursionError, LookupError, TypeError):
-        return None  # claim() refuses a damaged file
+        return None  # claim() rejects a damaged file
     return precision if precision in ("no", "bf16", "fp16") else None
 
 

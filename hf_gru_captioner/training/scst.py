@@ -3,12 +3,12 @@
 Rennie et al. 2017, https://arxiv.org/abs/1612.00563. The reward is CIDEr-D, optionally with BLEU-4. The baseline is the
 mean reward of the image's other samples (Luo 2020, https://arxiv.org/abs/2003.09971), or the paper's greedy caption.
 
-The end token counts as a word of every caption here, of samples and references alike. Without it a caption loses
-nothing by stopping in the middle ("a man in a"), and the model learns to. A sample that was truncated at the maximum
-length has no end token and misses its reward.
+The end token counts as a word of every caption, in samples and references alike. Without it a caption could stop in the
+middle ("a man in a") at no cost, and the model would learn to. A sample that is truncated at the maximum length has no
+end token, and so gets no reward for one.
 
-Captions are sampled without dropout, all of an image's at once by generate(); one ordinary forward then gives their
-log-probabilities. Samples and references go through that forward together if the cross-entropy has a weight.
+Captions are sampled without dropout, all of an image's at once by generate(); one ordinary forward pass then gives
+their log-probabilities. If the cross-entropy has a weight, samples and references share that forward pass.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -27,14 +27,16 @@ TOKENIZER: Literal["none"] = "none"  # captions are token ids separated by space
 
 
 class LabelReward:
-    """Naming what an image shows: the weight if a caption names any of its labels, minus the weight for each label that
-    it names and that the image doesn't have. 0 where the labels of an image are unknown.
+    """Rewards captions for naming what an image shows.
+
+    The reward is the weight if a caption names any of the image's labels, minus the weight for each label that it names
+    and the image doesn't have. 0 if the labels of an image are unknown.
 
     Args:
-        label_names: The labels of the columns of `image_labels`.
+        label_names: The label of each column of `image_labels`.
         names: Finds labels in captions.
-        decode: Rows of token ids, -100 where there is none, -> texts.
-        weight: Beside CIDEr-D (0 to 10).
+        decode: Rows of token ids, padded with -100, -> texts.
+        weight: Weight beside CIDEr-D (0 to 10).
     """
 
     def __init__(
@@ -52,26 +54,26 @@ class LabelReward:
     def __call__(self, captions: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
         """Rewards of captions `(N, T)`, given the labels of their images `(N, L)`, `(N,)`."""
         rewards = []
-        for text, has in zip(self.decode(captions), labels.tolist(), strict=True):
-            said = self.names.named(text) & self.column_of.keys()
-            right = sum(has[self.column_of[label]] == 1 for label in said)
-            is_known = has[0] == has[0]  # not nan
-            rewards.append(self.weight * ((right > 0) - (len(said) - right)) if is_known else 0.0)
+        for text, image_labels in zip(self.decode(captions), labels.tolist(), strict=True):
+            named = self.names.named(text) & self.column_of.keys()
+            num_correct = sum(image_labels[self.column_of[label]] == 1 for label in named)
+            is_known = image_labels[0] == image_labels[0]  # not nan
+            rewards.append(self.weight * ((num_correct > 0) - (len(named) - num_correct)) if is_known else 0.0)
         return np.array(rewards)
 
 
 class SelfCritical:
-    """The loss: -(reward - baseline) log p(sample), divided by the number of sampled tokens of the whole step.
+    """The loss: -(reward - baseline) log p(sample), divided by the number of sampled tokens in the whole step.
 
     Args:
         frequencies: Number of images whose captions have each n-gram of token ids: `count_ngrams` of the training set.
         samples: Captions sampled per image, at least 2 for the sample-mean baseline.
         baseline: `"sample_mean"` or `"greedy"`.
         bleu_weight: Weight of BLEU-4 (0 to 1) beside CIDEr-D (0 to 10) in the reward.
-        label_reward: Rewards naming an image's labels, where they are known.
-        cross_entropy_weight: Weight in [0, 1) of the references' cross-entropy in the loss, where captions count
-            with `caption_weights` if the batch has them; rewards and samples have no such weights.
-        temperature: Of the policy that is sampled and trained: words of probability p are drawn in proportion to
+        label_reward: Reward for naming an image's labels, where they are known.
+        cross_entropy_weight: Weight in [0, 1) of the references' cross-entropy in the loss, in which they are
+            weighted by `caption_weights` if the batch has them; samples are not.
+        temperature: Of the policy that is sampled and trained: words of probability p are sampled in proportion to
             p ** (1 / temperature). Values below 1 compensate for label smoothing, after which samples at 1 are far from
             the output of a search (mean reward 0.35; 0.82 at 0.5), and training only sharpens the distribution.
     """
@@ -88,7 +90,7 @@ class SelfCritical:
         temperature: float = 1.0,
     ):
         if baseline == "sample_mean" and samples < 2:
-            raise ValueError(f"the sample-mean baseline compares samples: take at least 2, found {samples}.")
+            raise ValueError(f"the sample-mean baseline compares samples: at least 2 are needed, found {samples}.")
         self.frequencies = frequencies
         self.samples = samples
         self.baseline = baseline
@@ -109,16 +111,16 @@ class SelfCritical:
         is_training = model.training
         model.eval()
         images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
-        if "pixel_values" in images and model.config.freeze_encoder:  # run once, for sampling and for the loss
+        if "pixel_values" in images and model.config.freeze_encoder:  # run once for both sampling and the loss
             images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
-        settings = {  # samples must come from the policy itself, without the rules of the search
+        settings = {  # samples must come from the policy itself, without the constraints of beam search
             "num_beams": 1,
             "length_penalty": 1.0,
             "no_repeat_ngram_size": 0,
             "max_new_tokens": model.generation_config.max_new_tokens,
             "suppress_tokens": model.generation_config.suppress_tokens,
         }
-        written = model.generate(
+        sequences = model.generate(
             **images,
             **settings,
             do_sample=True,
@@ -126,8 +128,8 @@ class SelfCritical:
             top_k=0,
             num_return_sequences=self.samples,
         )
-        samples = model.labels_of_sequences(written)  # (B K, T)
-        references = _by_image(batch["labels"], batch["image_index"])
+        samples = model.labels_of_sequences(sequences)  # (B K, T)
+        references = _group_by_image(batch["labels"], batch["image_index"])
         labels = batch.get("image_labels")  # (B, L)
         rewards = self._rewards(samples, references, self.samples, labels).view(-1, self.samples)  # (B, K)
         if self.baseline == "greedy":
@@ -142,17 +144,17 @@ class SelfCritical:
         advantage = (rewards - baseline).flatten().to(samples.device)  # (B K,)
         image_index = torch.arange(len(rewards), device=samples.device).repeat_interleave(self.samples)  # (B K,)
         if self.cross_entropy_weight:
-            labels = _stack(samples, batch["labels"])
+            labels = _concatenate(samples, batch["labels"])
             image_index = torch.cat((image_index, batch["image_index"]))
             advantage = torch.cat((advantage, torch.full((len(batch["labels"]),), torch.nan, device=samples.device)))
         prepared = {**images, "labels": labels, "image_index": image_index, "advantage": advantage}
         if self.cross_entropy_weight and "caption_weights" in batch:
-            of_samples = torch.ones(len(samples), device=samples.device)
-            prepared["caption_weights"] = torch.cat((of_samples, batch["caption_weights"]))
+            sample_weights = torch.ones(len(samples), device=samples.device)
+            prepared["caption_weights"] = torch.cat((sample_weights, batch["caption_weights"]))
         return prepared
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels of the samples and of the references, `(2,)`; the latter with their weights."""
+        """Numbers of labels of the samples and of the references, `(2,)`; the latter are weighted."""
         lengths = (batch["labels"] >= 0).sum(dim=1)  # (N,)
         if "caption_weights" in batch:
             lengths = lengths * batch["caption_weights"]
@@ -168,11 +170,11 @@ class SelfCritical:
         logits = model(**batch).logits.float() / temperature  # (N, T, V)
         log_probabilities = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)  # (N, T)
         log_probability = log_probabilities.masked_fill(labels < 0, 0).sum(dim=1)  # (N,)
-        share = self.cross_entropy_weight
+        cross_entropy_weight = self.cross_entropy_weight
         weight = torch.where(
             is_sample,
-            (1 - share) * advantage.nan_to_num() / num_items[0],
-            share / num_items[1].clamp(min=1),
+            (1 - cross_entropy_weight) * advantage.nan_to_num() / num_items[0],
+            cross_entropy_weight / num_items[1].clamp(min=1),
         )  # (N,)
         return -(weight * caption_weights * log_probability).sum()
 
@@ -183,7 +185,7 @@ class SelfCritical:
         captions_per_image: int,
         labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Rewards of captions `(N, T)` that are grouped by image, `(N,)`; `labels` of the images are `(B, L)`."""
+        """Rewards `(N,)` of captions `(N, T)` that are grouped by image; `labels` of the images are `(B, L)`."""
         hypotheses = as_words(captions)
         image = np.repeat(np.arange(len(references)), captions_per_image).tolist()
         reward = CiderDReward(references, self.frequencies, TOKENIZER)(hypotheses, image)
@@ -196,25 +198,25 @@ class SelfCritical:
 
 
 def count_ngrams(labels_of_images: Iterable[Sequence[Sequence[int]]]) -> DocumentFrequencies:
-    """Document frequencies of the training set; each image's captions are token ids, the end token included."""
+    """Document frequencies of the training set; each image's captions are token ids, end tokens included."""
     references = [[" ".join(map(str, caption)) for caption in captions] for captions in labels_of_images]
     return DocumentFrequencies.from_text(references, TOKENIZER)
 
 
 def as_words(labels: torch.Tensor) -> list[str]:
-    """Labels `(N, T)` -> token ids separated by spaces, the end token included."""
+    """Labels `(N, T)` -> token ids separated by spaces, end tokens included."""
     return [" ".join(str(token) for token in row if token >= 0) for row in labels.tolist()]
 
 
-def _by_image(labels: torch.Tensor, image_index: torch.Tensor) -> list[list[str]]:
+def _group_by_image(labels: torch.Tensor, image_index: torch.Tensor) -> list[list[str]]:
     references: list[list[str]] = [[] for _ in range(int(image_index.max()) + 1)]
     for image, caption in zip(image_index.tolist(), as_words(labels), strict=True):
         references[image].append(caption)
     return references
 
 
-def _stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Labels concatenated, padded to the longer length, `(N1 + N2, T)`."""
+def _concatenate(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Concatenates labels, padded to the longer length, `(N1 + N2, T)`."""
     length = max(first.shape[1], second.shape[1])
     pad = torch.nn.functional.pad
     return torch.cat([pad(each, (0, length - each.shape[1]), value=IGNORE_INDEX) for each in (first, second)])

@@ -1,11 +1,11 @@
-"""The Accelerate loop: any objective over all captions of an image at once, validated by generated captions.
+"""The Accelerate loop: any objective, with all captions of an image in one batch, validated by generated captions.
 
-AdamW (https://arxiv.org/abs/1711.05101) with warm-up and a cosine, gradient clipping, and an exponential moving average
-of the weights, which is what is validated and saved.
+AdamW (https://arxiv.org/abs/1711.05101) with warm-up and cosine decay, gradient clipping, and an exponential moving
+average of the weights, which is validated and saved.
 
-A run can be killed at any moment: started again it resumes from its newest complete state and ends, on a CPU, with
-exactly the weights of an uninterrupted run. Hence everything random is either a function of step and image (data order,
-views, crops) or drawn from generators whose state is saved (dropout, sampling).
+A run can be killed at any time: when restarted it resumes from its newest complete state and ends, on a CPU, with
+exactly the weights of an uninterrupted run. Hence all randomness is either a function of step and image (data order,
+views, crops) or comes from generators whose state is saved (dropout, sampling).
 """
 
 import copy
@@ -34,7 +34,7 @@ from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
 
-DIGITS = 5  # of scores and losses in the records of epochs
+DIGITS = 5  # of scores and losses in the epoch records
 
 Batch = dict[str, Any]
 Scores = dict[str, float]
@@ -62,33 +62,33 @@ class Batches(Protocol):
 
 @dataclass
 class Progress:
-    """The progress of a run; all that a state holds beside weights, optimizer and random generators."""
+    """The progress of a run: all that a state contains besides weights, optimizer and random states."""
 
     step: int = 0  # of the optimizer, over all epochs
     history: list[dict[str, float]] = field(default_factory=list)  # one record per epoch
-    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and metrics, over its steps
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses and metrics over its steps
     seconds: float = 0.0  # of training in this epoch
     energy: float = 0.0  # kWh in this epoch up to the newest state
-    epochs: int = 0  # that the run is to have
-    patient_from: int = 0  # epochs that the patience doesn't count: those before a run that had ended early went on
+    epochs: int = 0  # configured for the run
+    patient_from: int = 0  # epochs that patience doesn't count: those before a run that stopped early was continued
 
 
 class CaptionTrainer:
-    """Trains a captioner. The model is copied for the average, then wrapped by Accelerate.
+    """Trains a captioner. The model is copied for the moving average, then wrapped by Accelerate.
 
     Args:
-        model: A `GRUCaptionerForConditionalGeneration`; weights that don't require gradients stay as they are.
+        model: A `GRUCaptionerForConditionalGeneration`; weights that don't require gradients stay frozen.
         processor: Its processor, saved with each checkpoint.
         accelerator: Devices, processes and precision.
         config: The options.
-        output_dir: Gets `checkpoint/`, the best so far; `state/`, to resume from; `history.jsonl`, a line per epoch.
+        output_dir: Folder of `checkpoint/`, the best; `state/`, to resume from; `history.jsonl`, one line per epoch.
         objective: What to minimize; by default cross-entropy with the options of `config`.
-        run: Identifies this run: only states of the same run are resumed from.
+        run: Id of this run: it resumes only from its own states.
         select_by: Name of the validation score that the best epoch is selected by.
         record: The training record saved with each checkpoint.
         graphs: Whether graphs are saved with it.
         on_best: Called with the folder of each best checkpoint after it is saved, on one process.
-        energy_meter: Returns the kWh since its last call; each epoch's record then has `energy_kwh`.
+        energy_meter: Returns the kWh since its last call, recorded for each epoch as `energy_kwh`.
     """
 
     def __init__(
@@ -130,15 +130,17 @@ class CaptionTrainer:
                 {"params": list(label_head.parameters()), "weight_decay": 0.0, "peak_rate": config.learning_rate}
             )
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        # The objective is handed what it may call: forward under mixed precision, generate() and the encoder.
+        # Unwrapped, as objectives prepare batches with it, it keeps forward in mixed precision, generate() and encoder.
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
-        self.trained = [self.wrapped]  # what gradients go to
+        self.trained = [self.wrapped]  # modules that receive gradients
         if label_head is not None:
             self.trained.append(accelerator.prepare(label_head))
             self.objective.label_head = self.trained[-1]  # type: ignore[attr-defined]
 
     def fit(self, batches: Batches, validate: Callable[[Any], Scores]) -> list[dict[str, float]]:
-        """Runs on every process; the first one writes checkpoint and log, the first of each machine its states.
+        """Trains until the last epoch or early stopping. Runs on every process.
+
+        The first process writes checkpoint and log, the first of each machine its states.
 
         Args:
             batches: This process's batches, whose keys are arguments of the model's forward.
@@ -152,16 +154,16 @@ class CaptionTrainer:
             OSError: A state or checkpoint can't be written; those before it are intact.
         """
         config = self.config
-        set_seed(config.seed, device_specific=True)  # each process drops other units
+        set_seed(config.seed, device_specific=True)  # dropout differs between processes
         self._resume(batches)
         progress = self.progress
-        is_finished = len(progress.history) >= config.epochs or self._is_patience_over()
+        is_finished = len(progress.history) >= config.epochs or self._stops_early()
 
-        while len(progress.history) < config.epochs and not self._is_patience_over():
+        while len(progress.history) < config.epochs and not self._stops_early():
             epoch = len(progress.history) + 1
             self._train_epoch(epoch, batches)
             start = time.perf_counter()
-            # Rounded, so that what is equal in the log is equal for all who look for the best epoch.
+            # Rounded, so that epochs whose logged scores are equal count as equally good everywhere.
             scores = {name: round(value, DIGITS) for name, value in validate(self.average.model).items()}
             steps = batches.steps_per_epoch
             means = {name: total / steps for name, total in progress.sums.items()}
@@ -171,21 +173,21 @@ class CaptionTrainer:
             progress.history.append({**record, "validation_seconds": time.perf_counter() - start})
             progress.sums, progress.seconds, progress.energy = {}, 0.0, 0.0
             if self.accelerator.is_main_process:
-                self._record()
+                self._record_epoch()
             self.accelerator.log(record, step=progress.step)
             self._save_state(batches)
         if self.accelerator.is_main_process and (is_finished or len(progress.history) < config.epochs):
-            self._say_why_it_ends(is_finished)
+            self._log_why_it_ends(is_finished)
         return progress.history
 
-    def _say_why_it_ends(self, is_finished: bool) -> None:
+    def _log_why_it_ends(self, is_finished: bool) -> None:
         config, done = self.config, len(self.progress.history)
         if done >= config.epochs:
-            what = f"nothing to do   all {done} epochs are trained"
+            message = f"nothing to do   all {done} epochs are finished"
         else:
-            when = "had ended       after" if is_finished else "ends            after"
-            what = f"{when} epoch {done}, no better score in {config.patience} epochs (optimization.patience)"
-        _logger.info("%s; more epochs (optimization.epochs) go on from here", what)
+            verb = "had stopped     after" if is_finished else "stopping        after"
+            message = f"{verb} epoch {done}, no better score in {config.patience} epochs (optimization.patience)"
+        _logger.info("%s; to continue, increase optimization.epochs", message)
 
     def _train_epoch(self, epoch: int, batches: Batches) -> None:
         progress, steps = self.progress, batches.steps_per_epoch
@@ -228,8 +230,8 @@ class CaptionTrainer:
     def _train_step(self, step: list[Batch], num_steps: int) -> tuple[float, float]:
         """One of `num_steps` optimizer steps -> loss per item over all processes, gradient norm before clipping.
 
-        Each process divides its sums by the mean over processes of the number of items of the step. Since the gradients
-        of the processes are averaged, the step is that of one large batch, however it is split.
+        Each process divides its sums by the mean number of items per process. Since the gradients of the processes are
+        averaged, the step equals that of one large batch, however it is split.
         """
         share_done = self.progress.step / num_steps
         rate = _share_of_peak(self.progress.step, num_steps, math.ceil(self.config.warmup_share * num_steps))
@@ -242,7 +244,7 @@ class CaptionTrainer:
         total = torch.zeros((), device=self.accelerator.device)
         for number, batch in enumerate(step):
             is_last = number == len(step) - 1
-            # Gradients are reduced once per step.
+            # Gradients are synchronized once per step.
             with ExitStack() as stack:
                 for module in [] if is_last else self.trained:
                     stack.enter_context(self.accelerator.no_sync(module))
@@ -251,30 +253,30 @@ class CaptionTrainer:
             total += loss.detach()
         parameters = [parameter for module in self.trained for parameter in module.parameters()]
         grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        loss_of_step = self.accelerator.reduce(total, reduction="mean").item()
-        # A gradient scaler skips steps with non-finite gradients itself; so it finds its scale.
-        scales = self.accelerator.scaler is not None
-        if not math.isfinite(loss_of_step) or not (scales or math.isfinite(grad_norm)):
+        step_loss = self.accelerator.reduce(total, reduction="mean").item()
+        # A gradient scaler skips steps with non-finite gradients itself, to adjust its scale.
+        has_scaler = self.accelerator.scaler is not None
+        if not math.isfinite(step_loss) or not (has_scaler or math.isfinite(grad_norm)):
             raise FloatingPointError(
-                f"non-finite values in step {self.progress.step + 1}: loss {loss_of_step}, gradient norm {grad_norm:g}."
+                f"non-finite values in step {self.progress.step + 1}: loss {step_loss}, gradient norm {grad_norm:g}."
                 " The newest state and the best checkpoint are intact; "
-                f"{self._keep_batch(step)} has the captions of the batch. Lower the learning rate, or set "
+                f"{self._save_bad_batch(step)} has the captions of the batch. Lower the learning rate, or set "
                 "optimization.mixed_precision to no."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self._unwrapped())
-        return loss_of_step, float(grad_norm)
+        return step_loss, float(grad_norm)
 
-    def _keep_batch(self, step: list[Batch]) -> Path:
-        """Writes the captions of this process's batches of a step to a file, image by image."""
+    def _save_bad_batch(self, step: list[Batch]) -> Path:
+        """Writes the captions of this process's batches of a step to a file, grouped by image."""
         captions_of_images: list[list[str]] = []
         for batch in step:
-            of_image: dict[int, list[str]] = {}
+            captions_of_image: dict[int, list[str]] = {}
             captions = self.processor.batch_decode(batch["labels"])
             for image, caption in zip(batch["image_index"].tolist(), captions, strict=True):
-                of_image.setdefault(image, []).append(caption)
-            captions_of_images += of_image.values()
+                captions_of_image.setdefault(image, []).append(caption)
+            captions_of_images += captions_of_image.values()
         path = self.output_dir / f"bad-batch-{self.accelerator.process_index}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"step": self.progress.step + 1, "captions": captions_of_images}
@@ -284,14 +286,14 @@ class CaptionTrainer:
     def _unwrapped(self):
         return self.accelerator.unwrap_model(self.wrapped)
 
-    def _is_patience_over(self) -> bool:
+    def _stops_early(self) -> bool:
         if self.config.patience is None or not self.progress.history:
             return False
         scores = [record[self.select_by] for record in self.progress.history]
         return len(scores) - max(scores.index(max(scores)) + 1, self.progress.patient_from) >= self.config.patience
 
     def _save_state(self, batches: Batches) -> None:
-        """Runs on every process."""
+        """Saves a state. Runs on every process."""
         self.progress.epochs = self.config.epochs
         if self.energy_meter is not None:
             self.progress.energy += self.energy_meter()
@@ -308,24 +310,24 @@ class CaptionTrainer:
 
     def _resume(self, batches: Batches) -> None:
         """Loads the newest complete state, if there is one. Runs on every process."""
-        found = self.states.newest()
-        if found is None:
+        newest = self.states.newest()
+        if newest is None:
             return
-        step, folder = found
+        step, folder = newest
         if self.accelerator.is_main_process:
             num_steps = self.config.epochs * batches.steps_per_epoch
             _logger.info("resuming after step %d of %d, from %s", step, num_steps, folder)
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
-        if 0 < self.progress.epochs < self.config.epochs and self._is_patience_over():
-            self.progress.patient_from = len(self.progress.history)  # the epochs that were asked for get their chance
+        if 0 < self.progress.epochs < self.config.epochs and self._stops_early():
+            self.progress.patient_from = len(self.progress.history)  # patience restarts with the added epochs
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
-        of_batches = folder / f"batches-{self.accelerator.process_index}.json"
-        if of_batches.exists():  # otherwise this process is new: there are more processes than before
-            batches.load_state_dict(json.loads(of_batches.read_text()))
+        batches_path = folder / f"batches-{self.accelerator.process_index}.json"
+        if batches_path.exists():  # otherwise there are more processes than before, and this one is new
+            batches.load_state_dict(json.loads(batches_path.read_text()))
 
-    def _record(self) -> None:
-        """Writes the log, and saves the model if it is the best so far. Runs on one process."""
+    def _record_epoch(self) -> None:
+        """Writes the log and, if the model is the best so far, the checkpoint. Runs on one process."""
         history = self.progress.history
         self.output_dir.mkdir(parents=True, exist_ok=True)
         is_best = history[-1] is best_of(history, self.select_by)
@@ -354,14 +356,14 @@ def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:
 
 
 def _parameter_groups(model, config: OptimizationConfig) -> list[dict[str, Any]]:
-    """Trainable parameters in groups: the encoder with its own learning rate, vectors without weight decay."""
+    """Groups the trainable parameters: the encoder has its own learning rate, vectors have no weight decay."""
     groups = []
-    for of_encoder in (True, False):
-        rate = config.encoder_learning_rate if of_encoder else config.learning_rate
+    for is_encoder in (True, False):
+        rate = config.encoder_learning_rate if is_encoder else config.learning_rate
         trainable = [
             parameter
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name.startswith("encoder.vision.") == of_encoder
+            if parameter.requires_grad and name.startswith("encoder.vision.") == is_encoder
         ]
         for is_matrix in (True, False):
             parameters = [parameter for parameter in trainable if (parameter.ndim > 1) == is_matrix]
@@ -381,11 +383,11 @@ def write_captions(
     images_per_batch: int = 64,
     **generation,
 ) -> list[str]:
-    """Captions of images, in their order. With an accelerator, each process captions its share and gets all captions.
+    """Generates captions of images, in order; with an accelerator, each process generates a share and gets all.
 
     Args:
         model, processor: A captioner.
-        images: Maps indices to the batch that generate() takes: `pixel_values` or `encoder_outputs`.
+        images: Maps indices to the inputs of generate(): `pixel_values` or `encoder_outputs`.
         num_images: Number of images.
         accelerator: The processes.
         images_per_batch: Images per batch.
@@ -393,9 +395,9 @@ def write_captions(
     """
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = range(process, num_images, processes)
-    written: list[tuple[int, str]] = []
+    captions_by_index: list[tuple[int, str]] = []
     for start in range(0, len(share), images_per_batch):
         indices = share[start : start + images_per_batch]
         batch = send_to_device(images(indices), model.device)
-        written += zip(indices, processor.batch_decode(model.generate(**batch, **generation)), strict=True)
-    return [caption for _, caption in sorted(gather_object(written) if accelerator else written)]
+        captions_by_index += zip(indices, processor.batch_decode(model.generate(**batch, **generation)), strict=True)
+    return [caption for _, caption in sorted(gather_object(captions_by_index) if accelerator else captions_by_index)]

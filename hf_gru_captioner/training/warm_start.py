@@ -1,7 +1,7 @@
-"""What a run changes in the checkpoint that it starts from: new words, an encoder that is partly reset, larger images.
+"""Changes to the checkpoint that a run starts from: new words, a partly reset encoder, larger images.
 
 Interpolating between fine-tuned and pretrained weights: Wortsman et al. 2022, https://arxiv.org/abs/2109.01903. The
-decoder still reads the regions of the interpolated encoder, and what the pretrained one knew comes back.
+decoder still understands the regions of the interpolated encoder, which recovers some of what fine-tuning forgot.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..tokenization import SPECIAL_TOKENS, extend_tokenizer
 from .encoder import PretrainedEncoder, set_image_size
 
-SPREAD = 0.3  # of new embeddings around the mean, in standard deviations of the known ones
-RARE = 0.02  # quantile of the output biases that new words get
+SPREAD = 0.3  # of new embeddings around the mean, in standard deviations of the existing ones
+RARE = 0.02  # quantile of the existing output biases, used for new words
 
 
 @torch.no_grad()
@@ -26,18 +26,18 @@ def extend_vocabulary(
     captions: Iterable[str],
     min_count: int,
 ) -> list[str]:
-    """Adds the words of captions that a word tokenizer does not know; known words keep their rows.
+    """Adds words that a word tokenizer doesn't know; existing words keep their embeddings.
 
-    New embeddings are drawn around the mean of the known ones, always the same; their output biases are those of rare
-    words. A byte-pair tokenizer can spell any word and stays as it is.
+    New embeddings are sampled around the mean of the existing ones, with a fixed seed; their output biases are those of
+    rare words. A byte-pair tokenizer can spell any word and is not changed.
 
     Args:
         model, processor: Changed in place.
         captions: The training captions.
-        min_count: Words that are rarer are left out.
+        min_count: Minimum number of occurrences of a new word.
 
     Returns:
-        The new words, the most frequent first.
+        The new words, most frequent first.
     """
     tokenizer, words = extend_tokenizer(processor.tokenizer, captions, min_count)
     if not words:
@@ -56,23 +56,23 @@ def extend_vocabulary(
 
 @torch.no_grad()
 def reset_encoder(model: GRUCaptionerForConditionalGeneration, encoder: PretrainedEncoder, share: float) -> None:
-    """Moves the encoder's weights by a share of the way to pretrained ones; 1 replaces them.
+    """Interpolates the encoder's weights towards pretrained ones.
 
     Args:
         model: Changed in place.
         encoder: The pretrained one, of the same architecture.
-        share: From 0 to 1.
+        share: From 0, which changes nothing, to 1, which replaces them.
 
     Raises:
-        UsageError: The encoder is another one.
+        UsageError: The architectures differ.
     """
-    around: dict[str, Any] = {
+    tiny_decoder: dict[str, Any] = {
         "vocab_size": len(SPECIAL_TOKENS) + 1,
         "embedding_size": 8,
         "hidden_size": 8,
         "num_attention_heads": 1,
     }
-    pretrained = encoder.model(**around).encoder.vision.state_dict()
+    pretrained = encoder.model(**tiny_decoder).encoder.vision.state_dict()
     own = model.encoder.vision.state_dict()
     if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in pretrained.items()}:
         raise UsageError(
@@ -85,7 +85,7 @@ def reset_encoder(model: GRUCaptionerForConditionalGeneration, encoder: Pretrain
 
 
 def resize_images(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor, side: int) -> None:
-    """Shows the encoder images of another size from now on; a CNN then has more or fewer regions.
+    """Changes the size of the encoder's input images; a CNN then has more or fewer regions.
 
     Args:
         model: Unchanged.
@@ -93,11 +93,11 @@ def resize_images(model: GRUCaptionerForConditionalGeneration, processor: GRUCap
         side: Height and width in pixels.
 
     Raises:
-        UsageError: The processor crops images, the encoder takes images of one size only, or it would take too much
-            time or memory.
+        UsageError: The processor crops images, the encoder accepts only one size, or encoding would take too much time
+            or memory.
     """
     set_image_size(processor, side)
     try:
         check_work(model, processor)
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"model.image_size = {side} is not for the checkpoint's encoder: {error}.") from error
+        raise UsageError(f"model.image_size = {side} doesn't suit the checkpoint's encoder: {error}.") from error

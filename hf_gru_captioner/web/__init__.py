@@ -1,4 +1,4 @@
-"""The demo: a web page that captions images and shows how, safe to serve on the public web."""
+"""The demo: a web page that captions images and shows how, safe to serve to the public."""
 
 from ..errors import needs_extra
 from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_image, is_public, open_image, read_images

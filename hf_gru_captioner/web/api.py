@@ -1,7 +1,7 @@
-"""The endpoints for programs: `/caption`, `/caption_many` and `/caption_stream`.
+"""API endpoints for programs: `/caption`, `/caption_many` and `/caption_stream`.
 
-A photo is an uploaded file, a web address, or the file in base64. Gradio checks no path that a typed endpoint is given;
-`page` and `uploads` do.
+A photo is an uploaded file, a web address, or the file in base64. Gradio doesn't check paths given to typed
+endpoints; `page` and `uploads` do.
 """
 
 import base64
@@ -20,10 +20,10 @@ from .tabs import DEFAULTS
 from .uploads import uploads
 
 NO_IMAGE = "A photo is an uploaded file, a web address, or the file in base64."
-MAX_STREAMS = 4  # callers whose captions are streamed at the same time
-MAX_BATCHES = 2  # callers whose many photos are captioned at the same time
+MAX_STREAMS = 4  # captions streamed at the same time
+MAX_BATCHES = 2  # batches of photos captioned at the same time
 
-Photo = str | dict[str, Any]  # a dict as gradio_client's handle_file() makes it
+Photo = str | dict[str, Any]  # a dict as created by gradio_client's handle_file()
 
 
 def add_endpoints(handlers: Handlers) -> None:
@@ -43,19 +43,20 @@ def add_endpoints(handlers: Handlers) -> None:
         checkpoint: str = pool.names[0],
         attention: bool = False,
     ) -> dict[str, Any]:
-        """Caption a photo: an uploaded file, a web address, or the file in base64.
+        """Captions a photo: an uploaded file, a web address, or the file in base64.
 
         Returns caption, score, words, log_probabilities (of each word), alternatives (for each word, pairs of a word in
-        its place and its probability), with attention=True also attention (for each word, rows of the grid of regions);
-        the same of each further caption in other_captions; milliseconds of encoder and decoder.
+        its place and its probability), and with attention=True attention (for each word, rows of the grid of regions);
+        the same for each further caption in other_captions; milliseconds of encoder and decoder.
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             decoding = Decoding(*settings)
             service = pool[checkpoint]
-            found = answer_of(service(_image_of(photo, handlers, service), decoding), attention is True)
-        best, *others = found["captions"]
-        return {**best, "other_captions": others, "encoder_ms": found["encoder_ms"], "decoder_ms": found["decoder_ms"]}
+            answer = answer_of(service(_image_of(photo, handlers, service), decoding), attention is True)
+        best, *others = answer["captions"]
+        times = {"encoder_ms": answer["encoder_ms"], "decoder_ms": answer["decoder_ms"]}
+        return {**best, "other_captions": others, **times}
 
     def caption_many(
         photos: list[dict[str, Any]],
@@ -69,14 +70,14 @@ def add_endpoints(handlers: Handlers) -> None:
         no_repeat_ngram: int = DEFAULTS.no_repeat_ngram,
         checkpoint: str = pool.names[0],
     ) -> Iterator[list[dict[str, Any]]]:
-        """Caption uploaded photos and ZIP archives of photos.
+        """Captions uploaded photos and ZIP archives of photos.
 
-        Returns for each photo file_name, and what /caption returns or error, a sentence; while it works, those so far.
+        Returns for each photo its file_name, and the fields of /caption or an error message; meanwhile, those so far.
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             if not isinstance(photos, list) or not photos:
-                raise RefusedError("Photos are a list of uploaded files.")
+                raise RefusedError("Photos must be a list of uploaded files.")
             decoding = Decoding(*settings)
             service = pool[checkpoint]
             files = [file_of(photo, uploads()) for photo in photos]
@@ -89,10 +90,10 @@ def add_endpoints(handlers: Handlers) -> None:
         max_words: int = DEFAULTS.max_words,
         checkpoint: str = pool.names[0],
     ) -> Iterator[str]:
-        """Stream the caption of a photo, given as for /caption, word by word; greedy or sampled."""
+        """Streams the caption of a photo, given as for /caption, word by word; greedy or sampled."""
         with as_sentences():
             if strategy == "beam":
-                raise RefusedError("A beam search knows its words only at the end: greedy or sample.")
+                raise RefusedError("Beam search can't be streamed: use greedy or sample.")
             decoding = Decoding(strategy, num_captions=1, temperature=temperature, max_words=max_words)
             service = pool[checkpoint]
             yield from service.stream(_image_of(photo, handlers, service), decoding)
@@ -103,7 +104,7 @@ def add_endpoints(handlers: Handlers) -> None:
 
 
 def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.Image:
-    """The image for the encoder."""
+    """Loads a photo for the encoder."""
     if isinstance(photo, dict):
         path = file_of(photo, uploads()).path
         return handlers.load(service, lambda: uploads().read(str(path)))
@@ -115,10 +116,10 @@ def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.
             return handlers.load(service, read)
     if len(photo) > limit:
         raise RefusedError(f"A photo in base64 has at most {limit / 1e6:.0f} MB; larger ones can be uploaded.")
-    return handlers.load(service, lambda: _decoded(photo))
+    return handlers.load(service, lambda: _decode_base64(photo))
 
 
-def _decoded(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
     except ValueError:

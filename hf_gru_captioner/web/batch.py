@@ -1,4 +1,4 @@
-"""Captions many images: files and archives in, captions out, and what is made of them once they were reviewed."""
+"""Captions many images: files and archives in, captions out, and the files in which reviewed captions are saved."""
 
 import csv
 import io
@@ -11,22 +11,22 @@ from typing import NamedTuple, TypeVar
 
 from ..untrusted_images import Limits, RefusedError, open_image, photo_of, read_images, read_photo
 
-AT_ONCE = 8  # images that wait for captions together, with their files in memory
-# A spreadsheet computes a cell that begins with one of these; in some languages the wide forms too.
+AT_ONCE = 8  # images waiting for captions at the same time, with their files in memory
+# Spreadsheets evaluate cells that begin with one of these; in some languages also the full-width forms.
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets know UTF-8
-SAME_NAME = "Another photo has this name. Send the two within their folders, or in two rounds."
+BYTE_ORDER_MARK = "\ufeff"  # by which spreadsheets recognize UTF-8
+SAME_NAME = "Another photo has the same name. Send both with their folders, or one after the other."
 
-Found = tuple[str, bytes | RefusedError]  # name of an image with its folders; content, or why there is none
+Found = tuple[str, bytes | RefusedError]  # name of an image with its folders; its content, or why it was rejected
 Captions = TypeVar("Captions")
 
 
 class Sent(NamedTuple):
-    """A file of a visitor.
+    """A file that a visitor sent.
 
     Args:
-        name: Its name there, with folders if they are known.
-        path: Where it is here.
+        name: Its name on the visitor's side, with folders if known.
+        path: Where it is stored here.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Reviewed(NamedTuple):
     """A row of the review.
 
     Args:
-        name: Of the image, with its folders.
-        caption: As it stands after the review.
+        name: Name of the image, with its folders.
+        caption: Caption after the review.
         is_checked: Whether a person accepted or changed it.
     """
 
@@ -48,11 +48,11 @@ class Reviewed(NamedTuple):
 
 
 def images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
-    """Yield name and content of each image, those inside of archives too, in their order, each name once.
+    """Yields name and content of each image, including those in archives, in order; names must be unique.
 
-    Ends with a refusal if there are more images, in all files together, than an archive may have.
+    Ends with a rejection if all files together contain more images than an archive may.
     """
-    number, names = 0, set()
+    num_images, names = 0, set()
     for name, content in _images_of(files, limits):
         if isinstance(content, RefusedError):
             yield name, content
@@ -60,13 +60,13 @@ def images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
         if name in names:
             yield name, RefusedError(SAME_NAME)
             continue
-        if number == limits.archive_images:
+        if num_images == limits.archive_images:
             yield (
                 name,
-                RefusedError(f"{number} photos are captioned at once; this one and those after it are left out."),
+                RefusedError(f"{num_images} photos are captioned at once; this one and those after it are left out."),
             )
             return
-        number += 1
+        num_images += 1
         names.add(name)
         yield name, content
 
@@ -77,18 +77,18 @@ def _images_of(files: Iterable[Sent], limits: Limits) -> Iterator[Found]:
             if path.suffix.lower() == ".zip":
                 with path.open("rb") as archive:
                     for member, content in read_images(archive, limits):
-                        yield member, _photo_in(content, limits, member)
+                        yield member, _photo_of_member(content, limits, member)
             else:
                 content = read_photo(path, limits)
-                open_image(content, limits)  # refused here, before it waits for a caption
+                open_image(content, limits)  # rejected here, before it waits for a caption
                 yield name, content
         except RefusedError as error:
             yield name, error
-        except OSError:  # deleted as too old, after others took long
+        except OSError:  # deleted as too old, because others took long
             yield name, RefusedError("This file was deleted before its turn came. Please send it again.")
 
 
-def _photo_in(member: bytes | RefusedError, limits: Limits, name: str) -> bytes | RefusedError:
+def _photo_of_member(member: bytes | RefusedError, limits: Limits, name: str) -> bytes | RefusedError:
     try:
         return member if isinstance(member, RefusedError) else photo_of(member, limits, name)
     except RefusedError as error:
@@ -96,17 +96,17 @@ def _photo_in(member: bytes | RefusedError, limits: Limits, name: str) -> bytes 
 
 
 def caption_all(
-    pictures: Iterator[Found], caption: Callable[[bytes], Captions]
+    images: Iterator[Found], caption: Callable[[bytes], Captions]
 ) -> Generator[tuple[str, Captions | RefusedError], None, None]:
-    """Yield name and captions of each image, in their order; for a refused one, the reason.
+    """Yields name and captions of each image, in order; for rejected ones, the reason instead.
 
-    Only a few wait at once: an archive is read as its images are captioned. When this is closed before its
-    end, those that wait are given up and nothing is waited for: Gradio closes it in the thread that serves everyone.
+    Only a few wait at the same time, so an archive is read as its images are captioned. When the generator is closed
+    early, waiting images are dropped without blocking: Gradio closes it in the thread that serves all visitors.
     """
     callers = ThreadPoolExecutor(AT_ONCE, "many")
     try:
         waiting: list = []
-        for name, content in pictures:
+        for name, content in images:
             waiting.append((name, content if isinstance(content, RefusedError) else callers.submit(caption, content)))
             if len(waiting) == AT_ONCE:
                 yield _result(*waiting.pop(0))
@@ -126,23 +126,23 @@ def _result(name: str, outcome) -> tuple:
 
 
 def to_csv(rows: Sequence[Reviewed]) -> str:
-    """`file_name,caption`; cells that a spreadsheet would compute as formulas are prefixed with an apostrophe."""
+    """`file_name,caption` as CSV; cells that spreadsheets would evaluate as formulas get an apostrophe in front."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(("file_name", "caption"))
-    writer.writerows([_not_a_formula(row.name), _not_a_formula(row.caption)] for row in rows)
+    writer.writerows([_escape_formula(row.name), _escape_formula(row.caption)] for row in rows)
     return BYTE_ORDER_MARK + buffer.getvalue()
 
 
 def to_jsonl(rows: Iterable[Reviewed]) -> str:
-    """One line per image: `gru-captioner train` reads it, and `datasets`, as `metadata.jsonl` beside the images."""
+    """One line per image, for `gru-captioner train`, and for `datasets` as `metadata.jsonl` beside the images."""
     return "".join(
         json.dumps({"file_name": row.name, "caption": row.caption}, ensure_ascii=False) + "\n" for row in rows
     )
 
 
 def to_text_files(rows: Sequence[Reviewed]) -> bytes:
-    """A ZIP archive of text files to lie beside the photos, `folder/photo.txt` for `folder/photo.jpg`.
+    """A ZIP archive of text files to put beside the photos, `folder/photo.txt` for `folder/photo.jpg`.
 
     Raises:
         RefusedError: Two photos would share a file.
@@ -159,15 +159,15 @@ def to_text_files(rows: Sequence[Reviewed]) -> bytes:
 
 
 def saved(kind: str, rows: Sequence[Reviewed]) -> tuple[str, bytes]:
-    """File name and content of what a review is saved as: `csv`, `jsonl`, `txt` or `corrections`.
+    """File name and content of a saved review; `kind` is `csv`, `jsonl`, `txt` or `corrections`.
 
     Raises:
-        RefusedError: None of these, or there is nothing to save.
+        RefusedError: Another kind, or there is nothing to save.
     """
     if kind == "corrections":
         rows = [row for row in rows if row.is_checked and row.caption.strip()]
         if not rows:
-            raise RefusedError("Accept or change some captions first: those are what a training learns from.")
+            raise RefusedError("Accept or change some captions first: training uses only those.")
         return "corrections.jsonl", to_jsonl(rows).encode()
     if not rows:
         raise RefusedError("There are no captions to save yet.")
@@ -177,8 +177,8 @@ def saved(kind: str, rows: Sequence[Reviewed]) -> tuple[str, bytes]:
         return "captions.jsonl", to_jsonl(rows).encode()
     if kind == "txt":
         return "captions-as-text-files.zip", to_text_files(rows)
-    raise RefusedError("Captions are saved as csv, jsonl, txt or corrections.")
+    raise RefusedError("Captions can be saved as csv, jsonl, txt or corrections.")
 
 
-def _not_a_formula(cell: str) -> str:
+def _escape_formula(cell: str) -> str:
     return f"'{cell}" if cell.lstrip(" ").startswith(FORMULA_SIGNS) else cell

@@ -1,4 +1,4 @@
-"""What the page's events do: load an image within limits, caption it, and return what the components show."""
+"""Event handlers of the page: they load an image within limits, caption it, and return what the components show."""
 
 import json
 import threading
@@ -20,62 +20,62 @@ from .messages import reviewed, sent_files
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, ServicePool
 from .uploads import uploads
 
-MAX_FETCHES = 8  # addresses that are fetched at the same time; each may be 20 MB
-SHOWN_SIDE = 1024  # pixels of the longer side of the image that goes back to the page
+MAX_FETCHES = 8  # addresses fetched at the same time; each image may have 20 MB
+SHOWN_SIDE = 1024  # pixels of the longer side of the image sent back to the page
 THUMBNAIL_SIDE = 320  # pixels of the longer side of an image in the review grid
-REPORT_SECONDS = 0.5  # between two reports of captions that are ready
-API_FILES = "gradio_api/file="  # address of an upload, relative to the page
-QUARTER_TURNS = (5, 6, 7, 8)  # EXIF's orientations of images that are turned by a quarter
+REPORT_SECONDS = 0.5  # between two progress reports
+API_FILES = "gradio_api/file="  # URL of an upload, relative to the page
+QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations of images rotated by 90 degrees
 
 LoadImage = Callable[..., Image.Image]
 Read = Callable[[], bytes]
 
 
 class Handlers:
-    """The functions behind the page's buttons and inputs; each may be called from any number of threads.
+    """The functions behind the page's buttons and inputs; all are thread-safe.
 
     Args:
         pool: Captions images.
-        load_image: Makes an image upright and RGB.
-        limits: What visitors may send.
+        load_image: Loads an image, upright and RGB.
+        limits: Limits on what visitors may send.
     """
 
     def __init__(self, pool: ServicePool, load_image: LoadImage, limits: Limits):
         self.pool = pool
         self.load_image = load_image
         self.limits = limits
-        # Threads of their own instead of a semaphore: C's allocator keeps what each thread that ever decoded needed.
+        # Separate threads instead of a semaphore: malloc keeps the memory of each thread that ever decoded an image.
         self._decoders = ThreadPoolExecutor(NUM_DECODERS, "decode")
         self._fetches = threading.Semaphore(MAX_FETCHES)
 
     def load(self, service: CaptionService, read: Read) -> Image.Image:
-        """An image for the encoder; files are read and decoded by a few threads, however many callers wait."""
+        """Loads an image for the encoder; a few threads read and decode files, however many callers wait."""
 
         def work() -> Image.Image:
             content = photo_of(read(), self.limits)
             open_image(content, self.limits)
             return service.load(content)
 
-        with _damage_refused():
+        with _refuses_damaged():
             return self._decoders.submit(work).result()
 
     def load_to_show(self, service: CaptionService, read: Read, side: int) -> tuple[Image.Image, Image.Image]:
-        """An image for the encoder, and one to show; it is decoded twice rather than kept whole while it waits."""
+        """Loads an image for the encoder, and one to show; decodes it twice rather than keep it whole in memory."""
 
         def work() -> tuple[Image.Image, Image.Image]:
             content = photo_of(read(), self.limits)
-            picture = open_image(content, self.limits)
-            return service.load(content), self.load_image(content, size=shown_size(picture, side))
+            image = open_image(content, self.limits)
+            return service.load(content), self.load_image(content, size=shown_size(image, side))
 
-        with _damage_refused():
+        with _refuses_damaged():
             return self._decoders.submit(work).result()
 
     @contextmanager
     def fetched(self, address: str) -> Iterator[Read]:
-        """The image at an address, kept only within the block.
+        """Fetches the image at an address, kept only within the block.
 
         Raises:
-            BusyError: Too many are being fetched.
+            BusyError: Too many addresses are being fetched.
             RefusedError: As in `fetch_image`.
         """
         if not self._fetches.acquire(blocking=False):
@@ -87,34 +87,34 @@ class Handlers:
             self._fetches.release()
 
     def caption_again(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple:
-        """What a new photo or new settings start: the viewer's answer, and what becomes of the photo's input.
+        """Captions again after a change of photo or settings; returns as caption_input().
 
-        An address counts only where there is no photo: it may be left from before.
+        An address is used only if there is no photo, since it may be left over from before.
         """
         if path is None and not _is_address(address):
             return gr.skip(), gr.skip()
         return self.caption_input(path, address if path is None else "", checkpoint, *settings)
 
     def caption_input(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple:
-        """Caption the image at the address if one is given, else the uploaded one.
+        """Captions the image at the address if one is given, else the uploaded one.
 
         Returns:
-            The viewer's answer: as /caption, in JSON, with the image as the page shows it; or why there is none. And
-            what becomes of the photo's input: an address takes its place, and it forgets a file that was refused.
+            The answer for the viewer, as JSON: as from /caption, with the image as shown on the page, or why it was
+            rejected. And the photo input, cleared if an address was used or the file rejected.
         """
-        answer, kept = self._captioned(path, (address or "").strip(), checkpoint, *settings)
+        answer, kept = self._try_caption(path, (address or "").strip(), checkpoint, *settings)
         return json.dumps(answer), kept
 
     def compare(self, path: str | None, *settings) -> tuple:
-        """Caption an uploaded image with two halves of settings; the third is what becomes of the photo's input."""
+        """Captions an uploaded image with each half of the settings; returns two answers and the photo input."""
         if path is None:
             return gr.skip(), gr.skip(), gr.skip()
         half = len(settings) // 2
         sides, answers, kept = {"Left": settings[:half], "Right": settings[half:]}, [], gr.skip()
         for side, (checkpoint, *others) in sides.items():
-            answer, kept = self._captioned(path, "", checkpoint, *others)
+            answer, kept = self._try_caption(path, "", checkpoint, *others)
             if "captions" in answer:
-                answer["title"] = f"{side}: {self._described(checkpoint, Decoding(*others))}"
+                answer["title"] = f"{side}: {self._description(checkpoint, Decoding(*others))}"
             answers.append(answer)
         left, right = ([each["caption"] for each in answer.get("captions", ())][:1] for answer in answers)
         if left and left == right:
@@ -122,7 +122,7 @@ class Handlers:
         return *map(json.dumps, answers), kept
 
     def caption_for_review(self, sent: Any, checkpoint: str, *settings) -> Iterator[str]:
-        """Caption what the review grid sent; yields all rows so far in JSON, at the end with what was left out."""
+        """Captions the files sent by the review grid; yields all rows so far as JSON, last with what was left out."""
         with as_sentences():
             files = sent_files(sent, uploads())
             service, decoding = self.pool[checkpoint], Decoding(*settings)
@@ -130,7 +130,7 @@ class Handlers:
 
         def caption(content: bytes) -> dict[str, Any]:
             image, shown = self.load_to_show(service, lambda: content, THUMBNAIL_SIDE)
-            captions = self._patiently(service, image, decoding)
+            captions = self._caption_patiently(service, image, decoding)
             return {
                 "photo": API_FILES + save_bytes_to_cache(jpeg_of(shown), "photo.jpg", str(uploads().folder)),
                 "captions": [each.text for each in captions],
@@ -139,7 +139,7 @@ class Handlers:
 
         rows: list[dict[str, Any]] = []
         left_out: list[dict[str, str]] = []
-        reports = _Reports()
+        reports = _ReportTimer()
         with closing(caption_all(images_of(files, self.limits), caption)) as captioned:
             for name, outcome in captioned:
                 if isinstance(outcome, RefusedError):
@@ -153,13 +153,13 @@ class Handlers:
     def caption_files(
         self, files: Iterable[Sent], service: CaptionService, decoding: Decoding
     ) -> Iterator[list[dict[str, Any]]]:
-        """Caption files and archives; yields for each image so far its name and its captions, or the error."""
+        """Captions files and archives; yields for each image so far its name, and its captions or the error."""
 
         def caption(content: bytes) -> list[Caption]:
-            return self._patiently(service, self.load(service, lambda: content), decoding)
+            return self._caption_patiently(service, self.load(service, lambda: content), decoding)
 
         answers: list[dict[str, Any]] = []
-        reports = _Reports()
+        reports = _ReportTimer()
         with closing(caption_all(images_of(files, self.limits), caption)) as captioned:
             for name, outcome in captioned:
                 if isinstance(outcome, RefusedError):
@@ -172,26 +172,26 @@ class Handlers:
         yield answers
 
     def save_review(self, sent: Any) -> str:
-        """Write the rows that the review grid sent as a file to download."""
+        """Writes the rows sent by the review grid to a file to download."""
         with as_sentences():
             name, content = saved(*reviewed(sent))
-        return save_bytes_to_cache(content, name, str(uploads().folder))  # whose files are deleted after a while
+        return save_bytes_to_cache(content, name, str(uploads().folder))  # files there are deleted after a while
 
-    def _patiently(self, service: CaptionService, image: Image.Image, decoding: Decoding) -> list[Caption]:
+    def _caption_patiently(self, service: CaptionService, image: Image.Image, decoding: Decoding) -> list[Caption]:
         while True:
             try:
                 return service(image, decoding).captions
             except BusyError:
                 time.sleep(0.1)  # a batch can wait
 
-    def _captioned(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple[dict[str, Any], Any]:
-        """As caption_input(), before it is JSON."""
+    def _try_caption(self, path: str | None, address: str, checkpoint: str, *settings) -> tuple[dict[str, Any], Any]:
+        """Like caption_input(), before conversion to JSON."""
         try:
             if address:
-                with self.fetched(_completed(address)) as read:
+                with self.fetched(_with_scheme(address)) as read:
                     return self._answer(read, checkpoint, *settings), None
             if path is None:
-                raise RefusedError("Choose a photo first, or give its web address.")
+                raise RefusedError("Choose a photo first, or enter its web address.")
         except (RefusedError, BusyError) as error:
             return {"refused": str(error), "keeps_caption": True}, gr.skip()
         try:
@@ -207,7 +207,7 @@ class Handlers:
         image, shown = self.load_to_show(service, read, SHOWN_SIDE)
         return answer_of(service(image, decoding)) | shown_image(shown)
 
-    def _described(self, checkpoint: str, decoding: Decoding) -> str:
+    def _description(self, checkpoint: str, decoding: Decoding) -> str:
         search = {
             "beam": f"beam search with {decoding.num_beams} beams",
             "greedy": "greedy search",
@@ -216,8 +216,8 @@ class Handlers:
         return search if self.pool.names == (checkpoint,) else f"{checkpoint}, {search}"
 
 
-class _Reports:
-    """Says when it is time to tell how far a long task is."""
+class _ReportTimer:
+    """Says when the next progress report of a long task is due."""
 
     def __init__(self):
         self._last = time.monotonic()
@@ -233,30 +233,31 @@ def _is_address(text: str | None) -> bool:
     return (text or "").strip().startswith(ADDRESSES)
 
 
-def _completed(address: str) -> str:
-    """An address as people type it: `example.org/photo.jpg` is taken as https."""
+def _with_scheme(address: str) -> str:
+    """Adds the scheme to an address as people type it: `example.org/photo.jpg` becomes https."""
     host = address.partition("/")[0]
     return f"https://{address}" if "." in host and ":" not in address and " " not in address else address
 
 
 @contextmanager
-def _damage_refused() -> Iterator[None]:
+def _refuses_damaged() -> Iterator[None]:
+    """Turns errors about damaged images into rejections."""
     try:
         yield
     except RefusedError:
         raise
     except ValueError:
-        raise RefusedError("This picture can't be read to its end, it may be damaged.") from None
+        raise RefusedError("This photo can't be read to its end; it may be damaged.") from None
 
 
-def shown_size(picture: Image.Image, side: int) -> tuple[int, int]:
-    """Height and width of an image, upright, within a square."""
-    width, height = picture.size
+def shown_size(image: Image.Image, side: int) -> tuple[int, int]:
+    """Height and width of an upright image, scaled down to fit in a square."""
+    width, height = image.size
     try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as in open_image
         orientation = None
-    if orientation in QUARTER_TURNS and picture.format != "TIFF":  # Pillow gives the size of a turned TIFF
+    if orientation in QUARTER_TURNS and image.format != "TIFF":  # Pillow has already swapped the sides of a TIFF
         width, height = height, width
     shrink = min(1.0, side / max(width, height))
     return max(1, round(height * shrink)), max(1, round(width * shrink))

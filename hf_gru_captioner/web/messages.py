@@ -1,6 +1,6 @@
-"""What the review grid sends, as JSON in the value of its component: files to caption, or captions to save.
+"""Parses what the review grid sends, as JSON in its component's value: files to caption, or captions to save.
 
-Gradio checks neither its form nor the paths in it.
+Gradio checks neither its structure nor the paths in it.
 """
 
 import json
@@ -10,14 +10,14 @@ from ..untrusted_images import RefusedError, safe_name
 from .batch import Reviewed, Sent
 from .uploads import Uploads
 
-NOT_UNDERSTOOD = "This request is not understood. Please load the page again."
+NOT_UNDERSTOOD = "This request is malformed. Please reload the page."
 
 
 def sent_files(text: Any, uploads: Uploads) -> list[Sent]:
-    """`{"photos": [{"name", "path"}]}` -> files, in their order.
+    """`{"photos": [{"name", "path"}]}` -> files, in order.
 
     Raises:
-        RefusedError: Something else, no file, or one that is not an upload.
+        RefusedError: The message is malformed, names no file, or one that is not an upload.
     """
     files = [Sent(safe_name(_text(each, "name")), uploads.check(_text(each, "path"))) for each in _list(text, "photos")]
     if not files:
@@ -26,10 +26,10 @@ def sent_files(text: Any, uploads: Uploads) -> list[Sent]:
 
 
 def reviewed(text: Any) -> tuple[str, list[Reviewed]]:
-    """`{"save": kind, "rows": [{"name", "caption", "is_checked"}]}` -> how to save which rows.
+    """`{"save": kind, "rows": [{"name", "caption", "is_checked"}]}` -> kind of file to save, and its rows.
 
     Raises:
-        RefusedError: Something else.
+        RefusedError: The message is malformed.
     """
     rows = [
         Reviewed(safe_name(_text(each, "name")), _text(each, "caption"), each.get("is_checked") is True)
@@ -39,10 +39,10 @@ def reviewed(text: Any) -> tuple[str, list[Reviewed]]:
 
 
 def file_of(sent: Any, uploads: Uploads) -> Sent:
-    """A file as Gradio's clients send it, by `path` and `orig_name`.
+    """A file as sent by Gradio's clients, with `path` and `orig_name`.
 
     Raises:
-        RefusedError: Something else, or not an upload.
+        RefusedError: The message is malformed, or the file is not an upload.
     """
     path = uploads.check(_text(sent, "path"))
     name = sent.get("orig_name")
@@ -51,22 +51,22 @@ def file_of(sent: Any, uploads: Uploads) -> Sent:
 
 def _object(text: Any) -> dict[str, Any]:
     try:
-        found = json.loads(text) if isinstance(text, str) else None
+        parsed = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise RefusedError(NOT_UNDERSTOOD)
-    return found
+    return parsed
 
 
 def _list(text: Any, name: str) -> list[Any]:
-    found = _object(text).get(name)
-    if not isinstance(found, list):
+    parsed = _object(text).get(name)
+    if not isinstance(parsed, list):
         raise RefusedError(NOT_UNDERSTOOD)
-    return found
+    return parsed
 
 
-def _text(found: Any, name: str) -> str:
-    if not isinstance(found, dict) or not isinstance(found.get(name), str):
+def _text(parsed: Any, name: str) -> str:
+    if not isinstance(parsed, dict) or not isinstance(parsed.get(name), str):
         raise RefusedError(NOT_UNDERSTOOD)
-    return found[name]
+    return parsed[name]

@@ -1,23 +1,23 @@
 () => {
-  // Photos that are dropped or pasted anywhere go to the tab that is open.
-  const visible = (selector) => [...document.querySelectorAll(selector)].find((each) => each.offsetParent !== null);
-  const ENDINGS = SUFFIXES; // of photos, which page.py fills in
+  // Photos dropped or pasted anywhere on the page go to the open tab.
+  const findVisible = (selector) => [...document.querySelectorAll(selector)].find((each) => each.offsetParent !== null);
+  const ENDINGS = SUFFIXES; // of photos; filled in by page.py
   const PICKER = ".photo-input input[type=file]";
 
-  // Browsers know no type of some photos, or not that they are photos, and Gradio would refuse those.
-  function typed(file) {
+  // Browsers don't know the media type of some photos, and Gradio would reject those.
+  function withType(file) {
     const ending = file.name.match(/\.\w+$/)?.[0].toLowerCase();
     if (file.type.startsWith("image/") || !ENDINGS.includes(ending)) return file;
     return new File([file], file.name, { type: `image/${ending.slice(1)}` });
   }
 
-  function put(files, input) {
+  function setFiles(files, input) {
     const list = new DataTransfer();
-    for (const file of files) list.items.add(typed(file));
+    for (const file of files) list.items.add(withType(file));
     input.files = list.files;
   }
 
-  async function until(condition) {
+  async function waitFor(condition) {
     for (let tries = 0; tries < 100; tries++) {
       const met = condition();
       if (met) return met;
@@ -25,28 +25,30 @@
     }
   }
 
-  // The photo's input without a photo, ready for another.
+  // Clears the photo input, and returns it ready for another photo.
   async function clear(tab) {
     const input = tab.querySelector(".photo-input");
     const button = () => input.querySelector('button[aria-label="Remove Image"], button[aria-label="Clear"]');
     button()?.click();
-    await until(() => !button());
-    return until(() => input.querySelector('input[type="file"]'));
+    await waitFor(() => !button());
+    return waitFor(() => input.querySelector('input[type="file"]'));
   }
 
-  async function give(photos) {
-    if (photos.length > 1 && visible(".photo-tab")) {
+  async function openPhotos(photos) {
+    if (photos.length > 1 && findVisible(".photo-tab")) {
       document.querySelectorAll('[role="tab"]').forEach((tab) => tab.textContent.trim() === "Many photos" && tab.click());
-      await until(() => visible("#review"));
+      await waitFor(() => findVisible("#review"));
     }
-    const tab = visible(".photo-tab");
-    if (!tab) return visible("#review [data-part=root]")?.dispatchEvent(new CustomEvent("photos", { detail: photos }));
+    const tab = findVisible(".photo-tab");
+    if (!tab) {
+      return findVisible("#review [data-part=root]")?.dispatchEvent(new CustomEvent("photos", { detail: photos }));
+    }
     const input = await clear(tab);
-    put([photos[0].file], input);
+    setFiles([photos[0].file], input);
     input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
-  // The files of what was dropped, those in folders too, each with its path below what was dropped.
+  // All dropped files, including those in folders, each with its path relative to what was dropped.
   async function photosOf(items) {
     const entries = [...items].map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile()).filter(Boolean), photos = [];
     for (let entry; (entry = entries.shift()); ) {
@@ -75,18 +77,18 @@
     event.preventDefault();
     event.stopPropagation();
     const photos = await photosOf(event.dataTransfer.items);
-    if (photos.length) give(photos);
+    if (photos.length) openPhotos(photos);
   }, true);
   window.addEventListener("paste", (event) => {
     const files = [...event.clipboardData.files];
     if (!files.length) return;
     event.preventDefault();
     event.stopPropagation();
-    give(files.map((file) => ({ file, name: file.name })));
+    openPhotos(files.map((file) => ({ file, name: file.name })));
   }, true);
-  // So that the browser offers what it does not know to be photos; before it asks for a file.
+  // Before the file dialog opens: makes the browser offer photos of unknown types too.
   window.addEventListener("click", (event) => event.target.matches?.(PICKER) && (event.target.accept = ["image/*", ...ENDINGS].join()), true);
-  window.addEventListener("change", (event) => event.target.matches?.(PICKER) && put([...event.target.files], event.target), true);
+  window.addEventListener("change", (event) => event.target.matches?.(PICKER) && setFiles([...event.target.files], event.target), true);
   document.addEventListener("another", async (event) => (await clear(event.target))?.closest("button")?.focus(), true);
-  document.body.dataset.takes = "photos"; // from now on
+  document.body.dataset.takes = "photos"; // ready
 }

@@ -1,7 +1,7 @@
-"""The page: caption an image and look into the caption, compare two ways of captioning it, or caption many images.
+"""The page: captions an image and explains the caption, compares two ways of captioning, or captions many images.
 
-The browser (`viewer.js`) shows attention and alternatives from one answer of the server. Programs have typed endpoints
-(`api`). Input is checked in `untrusted_images`, `uploads`, `body_limit` and `routes`; callers share `service`.
+The browser (`viewer.js`) shows attention and alternatives from one response. Programs have typed endpoints (`api`).
+Input is checked in `untrusted_images`, `uploads`, `body_limit` and `routes`; callers share `service`.
 """
 
 import json
@@ -26,11 +26,11 @@ from .service import ServicePool
 from .tabs import batch_tab, compare_tab, one_image_tab
 from .uploads import uploads
 
-MAX_WAITING = 64  # callers
-MAX_SESSIONS = 64  # whose last answers Gradio remembers
+MAX_WAITING = 64  # callers in the queue
+MAX_SESSIONS = 64  # of which Gradio keeps the last responses
 HERE = Path(__file__).parent
 TITLE = "Photo captions"
-FONTS = ("system-ui", "sans-serif")  # none is fetched
+FONTS = ("system-ui", "sans-serif")  # none is downloaded
 
 
 def build_page(
@@ -42,19 +42,19 @@ def build_page(
     about: str = "",
     train_from: str | None = None,
 ) -> gr.Blocks:
-    """The page as `gr.Blocks`.
+    """Builds the page as `gr.Blocks`.
 
     Args:
         pool: Captions images.
-        load_image: Makes an image upright and RGB.
+        load_image: Loads an image, upright and RGB.
         examples: Images to click on.
-        limits: What visitors may send.
-        about: What the model has learned from, and its terms, in Markdown.
-        train_from: The checkpoint, in the command that trains on what was corrected; None for the shipped one.
+        limits: Limits on what visitors may send.
+        about: The model's training data and terms of use, in Markdown.
+        train_from: The checkpoint in the command that trains on corrections; None for the shipped one.
     """
-    uploads()  # before the first component asks where they are to be
+    uploads()  # before the first component reads where they are stored
     handlers = Handlers(pool, load_image, limits)
-    # No delete_cache: `uploads` deletes what is old, and Gradio would delete the examples of one page with another.
+    # No delete_cache: `uploads` deletes old files, and Gradio would delete the examples of one page with another.
     with _Page(title="GRU captioner", analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{about}", elem_id="about")
         settings = one_image_tab(handlers, examples)
@@ -64,21 +64,21 @@ def build_page(
     return page
 
 
-def serve(pool: ServicePool, load_image: LoadImage, *, host: str, port: int | None, **shown) -> None:
-    """Serve the page until interrupted; the model captions once before, so that the first visitor needn't wait.
+def serve(pool: ServicePool, load_image: LoadImage, *, host: str, port: int | None, **page_options) -> None:
+    """Serves the page until interrupted, after a warm-up caption so that the first visitor needn't wait.
 
-    `shown` is what [`build_page`] takes.
+    `page_options` are further arguments of [`build_page`].
     """
-    limit_arenas()  # before torch has its threads, too
+    limit_arenas()  # before torch starts its threads
     pool[pool.names[0]](Image.new("RGB", (224, 224), "grey"))
-    page = build_page(pool, load_image, **shown)
+    page = build_page(pool, load_image, **page_options)
     launch(page, server_name=host, server_port=port)
-    print(f"{page.local_url}  (Ctrl+C ends)", flush=True)
+    print(f"{page.local_url}  (Ctrl+C to stop)", flush=True)
     page.block_thread()
 
 
 def launch(page: gr.Blocks, **server) -> None:
-    """Start to serve, with limits on waiting callers and uploads; without share link, monitoring or footer."""
+    """Starts serving, with limits on waiting callers and uploads, and without share link, monitoring or footer."""
     limit_arenas()
     uploads().keep_present()
     page.queue(max_size=MAX_WAITING, api_open=False)  # every call goes through the queue
@@ -95,10 +95,10 @@ def launch(page: gr.Blocks, **server) -> None:
         state_session_capacity=MAX_SESSIONS,
         share=False,
         theme=_theme(),
-        # Not as css, whose selectors Gradio would make those of elements within its container.
+        # Not as css, whose selectors Gradio would restrict to elements in its container.
         head=f"<style>{(HERE / 'page.css').read_text()}</style>",
         js=(HERE / "page.js").read_text().replace("SUFFIXES", json.dumps(SUFFIXES)),
-        ssr_mode=False,  # a second server in front of this one, which would bypass the middleware
+        ssr_mode=False,  # server-side rendering is a second server that would bypass the middleware
         enable_monitoring=False,
         footer_links=[],
         quiet=True,
@@ -111,7 +111,7 @@ def launch(page: gr.Blocks, **server) -> None:
 
 
 def _theme() -> gr.themes.Base:
-    """Gradio's own, with colors whose contrast suffices."""
+    """Gradio's own theme, with sufficient color contrast."""
     theme = gr.themes.Default(primary_hue=gr.themes.colors.blue, font=FONTS)
     return theme.set(
         button_primary_background_fill="*primary_600",
@@ -130,15 +130,17 @@ class _Page(gr.Blocks):
     async def preprocess_data(self, block_fn, inputs, state, explicit_call=False):
         with as_sentences():
             await anyio.to_thread.run_sync(uploads().check_all, inputs)
-        for paths in self.temp_file_sets:  # of every file that came or went, for a deletion that `uploads` does
+        for paths in self.temp_file_sets:  # of every file received or sent, for deleting them, which `uploads` does
             paths.clear()
         state = _EmptyState()
         return await super().preprocess_data(block_fn, inputs, state, explicit_call)
 
 
 class _EmptyState:
-    """Replaces a session's state while inputs are processed: Gradio would keep every image that came as text, and would
-    use components as the session has changed them, which are not those that were checked here."""
+    """Replaces a session's state while inputs are processed.
+
+    Gradio would keep every image sent as text, and would use components as changed by the session, not as checked here.
+    """
 
     def __contains__(self, key: int) -> bool:
         return False

@@ -1,5 +1,6 @@
-// The beginning of the scripts of our own components, each js_on_load of a gr.HTML: `element` is its root, `props.value` what
-// goes to and comes from the server, `watch` calls back when it changes. Whatever came from outside is put in as text, never as HTML.
+// Prepended to the scripts of the custom components, each the js_on_load of a gr.HTML: `element` is its root,
+// `props.value` is exchanged with the server, `watch` calls back when it changes. Untrusted content is inserted as
+// text, never as HTML.
 
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const make = (tag, attributes = {}, text = "") => {

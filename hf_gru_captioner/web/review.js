@@ -1,13 +1,13 @@
-// Many photos: sends them, and shows their captions to be read, changed and accepted. Nothing is asked of the server to
-// review. The server is asked by `props.value`, JSON as text, and an event: `upload` captions {photos}, `submit` saves
-// {save, rows}, `stop` ends the captioning. It answers {rows, total, left_out, is_done}. Runs behind parts.js.
+// Many photos: uploads them, and shows their captions for review, which needs no requests. Requests are `props.value`,
+// as a JSON string, and an event: `upload` captions {photos}, `submit` saves {save, rows}, `stop` stops captioning. The
+// server responds with {rows, total, left_out, is_done}. Runs after parts.js.
 
-const SENT_TOGETHER = 4; // files
+const PARALLEL_UPLOADS = 4;
 
 let rows = []; // {name, captions, sure, caption, isChecked, card}
 let leftOut = []; // {name, why}
 let phase = ""; // "", "sending", "captioning", "done"
-let counts = [0, 0]; // sent or captioned, of how many; 0: not known
+let counts = [0, 0]; // number sent or captioned, and total, 0 if unknown
 
 const isChanged = (row) => row.caption !== row.captions[0];
 const isRight = (row) => row.isChecked || isChanged(row);
@@ -25,60 +25,60 @@ async function send(photos) {
   const waiting = photos.filter(({ name }) => !/(^|\/)(\.|__MACOSX\/|Thumbs\.db$)/.test(name)), sent = [];
   const number = waiting.length;
   const places = new Map(waiting.map((photo, place) => [photo, place]));
-  tell("sending", 0, number);
+  setPhase("sending", 0, number);
   const work = async () => {
     for (let photo; phase === "sending" && (photo = waiting.shift()); ) {
       try {
         const { path } = await upload(photo.file);
-        if (!path) throw new Error("It could not be sent.");
+        if (!path) throw new Error("It couldn't be sent.");
         sent.push({ name: photo.name, path, place: places.get(photo) });
       } catch (error) {
-        leftOut.push({ name: photo.name, why: error?.message || "It could not be sent." });
+        leftOut.push({ name: photo.name, why: error?.message || "It couldn't be sent." });
       }
-      tell(phase, sent.length + leftOut.length, number);
+      setPhase(phase, sent.length + leftOut.length, number);
     }
   };
-  await Promise.all(Array.from({ length: SENT_TOGETHER }, work));
+  await Promise.all(Array.from({ length: PARALLEL_UPLOADS }, work));
   if (phase !== "sending") return;
   if (!sent.length) return ended();
   sent.sort((one, other) => one.place - other.place);
-  tell("captioning", 0, 0);
+  setPhase("captioning", 0, 0);
   props.value = JSON.stringify({ photos: sent.map(({ name, path }) => ({ name, path })) });
   trigger("upload");
 }
 
 function receive() {
-  let said = null;
+  let response = null;
   try {
-    said = JSON.parse(props.value || "null");
+    response = JSON.parse(props.value || "null");
   } catch {
     return;
   }
-  if (!said?.rows || phase !== "captioning") return;
-  for (const row of said.rows.slice(rows.length)) {
+  if (!response?.rows || phase !== "captioning") return;
+  for (const row of response.rows.slice(rows.length)) {
     rows.push({ ...row, caption: row.captions[0] ?? "", isChecked: false });
     rows.at(-1).card = cardOf(rows.at(-1));
     part("grid").append(rows.at(-1).card);
   }
-  leftOut.push(...(said.left_out ?? []));
-  tell("captioning", rows.length, said.total ?? 0);
-  if (said.is_done) ended();
+  leftOut.push(...(response.left_out ?? []));
+  setPhase("captioning", rows.length, response.total ?? 0);
+  if (response.is_done) ended();
 }
 
 function ended() {
   if (phase !== "sending" && phase !== "captioning") return;
-  tell("done", 0, 0);
+  setPhase("done", 0, 0);
   if (!rows.length && !leftOut.length) phase = "";
   arrange();
 }
 
-function tell(now, done, of) {
+function setPhase(now, done, of) {
   phase = now;
   counts = [done, of];
-  progress();
+  showProgress();
 }
 
-function progress() {
+function showProgress() {
   const [done, of] = counts, checked = rows.filter((row) => row.isChecked).length, isDone = phase === "done";
   const bar = part("bar");
   if (isDone || of) [bar.max, bar.value] = isDone ? [rows.length || 1, checked] : [of, done];
@@ -100,21 +100,21 @@ function progress() {
 function cardOf(row) {
   const card = make("li", { class: "card", tabindex: "-1" });
   const text = make("textarea", { rows: "2", "aria-label": `Caption of ${row.name}`, spellcheck: "true", lang: "en" });
-  const instead = make("div", { class: "instead", role: "group", "aria-label": "Other captions" });
+  const alternatives = make("div", { class: "instead", role: "group", "aria-label": "Other captions" });
   row.captions.slice(1).forEach((caption, place) => {
     const button = make("button", { type: "button" }, caption);
-    button.addEventListener("click", () => take(row, place + 1));
-    instead.append(button);
+    button.addEventListener("click", () => useCaption(row, place + 1));
+    alternatives.append(button);
   });
   const accept = make("button", { type: "button", "data-part": "accept" });
-  accept.addEventListener("click", () => check(row, !row.isChecked));
+  accept.addEventListener("click", () => setChecked(row, !row.isChecked));
   text.addEventListener("input", () => change(row, text.value, true));
-  const name = make("span", { class: "name" }, row.name), sure = `${(100 * row.sure).toFixed(0)} % a word`;
+  const name = make("span", { class: "name" }, row.name), sure = `${(100 * row.sure).toFixed(0)} % per word`;
   name.title = `Mean probability: ${sure}`;
-  const foot = make("div", { class: "foot" });
-  foot.append(name, accept);
-  card.append(make("img", { src: row.photo, alt: row.name }), text, instead, foot);
-  card.addEventListener("keydown", (event) => key(event, row));
+  const footer = make("div", { class: "foot" });
+  footer.append(name, accept);
+  card.append(make("img", { src: row.photo, alt: row.name }), text, alternatives, footer);
+  card.addEventListener("keydown", (event) => onKey(event, row));
   row.card = card;
   show(row);
   return card;
@@ -126,7 +126,7 @@ function show(row) {
   row.card.dataset.checked = row.isChecked;
   accept.textContent = row.isChecked ? "Accepted ✓" : "Accept";
   accept.setAttribute("aria-pressed", String(row.isChecked));
-  // A button holds the caption that the text would be exchanged for.
+  // Each button holds an alternative to the current text.
   const others = row.captions.filter((caption) => caption !== row.caption);
   row.card.querySelectorAll(".instead button").forEach((button, place) => {
     button.textContent = others[place] ?? "";
@@ -139,43 +139,43 @@ function change(row, caption, isTyped = false) {
   row.isChecked = false;
   if (isTyped) row.card.dataset.checked = false;
   show(row);
-  progress();
+  showProgress();
 }
 
-function take(row, number) {
+function useCaption(row, number) {
   const others = row.captions.filter((caption) => caption !== row.caption);
   if (others[number - 1] !== undefined) change(row, others[number - 1]);
 }
 
-function check(row, isChecked) {
+function setChecked(row, isChecked) {
   row.isChecked = isChecked;
   show(row);
-  progress();
+  showProgress();
 }
 
-function go(row, step) {
+function focusCard(row, step) {
   const shown = [...part("grid").querySelectorAll(".card:not([hidden])")];
   shown[shown.indexOf(row.card) + step]?.focus();
 }
 
-function key(event, row) {
+function onKey(event, row) {
   const isTyping = event.target.matches("textarea");
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   if (isTyping && !["Enter", "Escape"].includes(event.key)) return;
   if (event.target.matches("button") && ["Enter", " "].includes(event.key)) return;
   if (event.key === "Enter") {
-    check(row, true);
-    go(row, 1);
+    setChecked(row, true);
+    focusCard(row, 1);
   } else if (event.key === "Escape") row.card.focus();
-  else if (event.key === "ArrowDown" || event.key === "ArrowRight") go(row, 1);
-  else if (event.key === "ArrowUp" || event.key === "ArrowLeft") go(row, -1);
+  else if (event.key === "ArrowDown" || event.key === "ArrowRight") focusCard(row, 1);
+  else if (event.key === "ArrowUp" || event.key === "ArrowLeft") focusCard(row, -1);
   else if (event.key.toLowerCase() === "e") row.card.querySelector("textarea").focus();
-  else if (/^[1-5]$/.test(event.key)) take(row, Number(event.key));
+  else if (/^[1-5]$/.test(event.key)) useCaption(row, Number(event.key));
   else return;
   event.preventDefault();
 }
 
-// Puts the cards into their order, and hides those that were not asked for.
+// Sorts the cards, and hides those that don't match the filters.
 function arrange() {
   const order = part("order").value, which = part("which").value, words = part("filter").value.toLowerCase();
   const sorted = [...rows].sort((one, other) => (order === "sure" ? one.sure - other.sure : one.name.localeCompare(other.name)));
@@ -196,7 +196,7 @@ function refuse(why) {
 
 function save(kind) {
   const isTraining = kind === "corrections";
-  if (isTraining && !rows.some(isRight)) return refuse("Accept or change some captions first: those are what a training learns from.");
+  if (isTraining && !rows.some(isRight)) return refuse("Accept or change some captions first: training uses only those.");
   refuse("");
   part("training").hidden = !isTraining;
   const saved = rows.map((row) => ({ name: row.name, caption: row.caption, is_checked: isRight(row) }));
@@ -218,10 +218,10 @@ part("stop").addEventListener("click", () => {
   ended();
 });
 part("more").addEventListener("click", () => {
-  if (rows.some(isRight) && !confirm("Your review is not kept. Go on without it?")) return;
+  if (rows.some(isRight) && !confirm("Your review will be lost. Continue?")) return;
   rows = [];
   leftOut = [];
-  tell("", 0, 0);
+  setPhase("", 0, 0);
 });
 for (const name of ["which", "order"]) part(name).addEventListener("change", arrange);
 part("filter").addEventListener("input", arrange);

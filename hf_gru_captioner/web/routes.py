@@ -1,7 +1,7 @@
-"""Allowed routes of Gradio's server, security headers of every answer, and timeouts of connections.
+"""Allowed routes of Gradio's server, security headers of every response, and connection timeouts.
 
-Gradio serves far more than the page needs: a proxy to the whole web (`file=https://...`), tools for developers of
-pages, descriptions of itself. A route that is not listed here is answered with 404.
+Gradio serves far more than the page needs: a proxy to the whole web (`file=https://...`), developer tools, descriptions
+of itself. Routes that are not listed here return 404.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ ALLOWED = {
         rf"|{API}(heartbeat/[^/]+|call/[^/]+/[^/]+|file=.+)"
     ),
     ("POST", "OPTIONS"): re.compile(
-        rf"{API}(upload|cancel|reset/?|queue/join|run/[^/]+/?|call/(v2/)?[^/]+/?)"  # run: what needs no queue
+        rf"{API}(upload|cancel|reset/?|queue/join|run/[^/]+/?|call/(v2/)?[^/]+/?)"  # run: calls that need no queue
     ),
 }
 
-# Scripts: Gradio starts with an inline one, and evaluates the viewer's code. Nothing may be loaded from or sent to any
-# other server: injected code could not send anything out.
+# Scripts: Gradio starts with an inline one, and evaluates the viewer's code. Nothing may be loaded from or sent to
+# other servers, so injected code could not exfiltrate anything.
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -41,7 +41,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "object-src 'none'",
         "base-uri 'self'",
         "form-action 'self'",
-        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",  # which show Spaces in a frame
+        "frame-ancestors 'self' https://huggingface.co https://*.hf.space",  # Spaces are shown in a frame
     )
 )
 HEADERS = (
@@ -54,7 +54,7 @@ MAX_CONNECTIONS = 1000
 
 
 class RouteFilter:
-    """ASGI middleware: answers routes that are not listed with 404, and adds security headers to every answer.
+    """ASGI middleware: returns 404 for routes that are not listed, and adds security headers to every response.
 
     Args:
         app: The protected app.
@@ -83,7 +83,7 @@ class RouteFilter:
         if self._is_allowed(scope["method"], scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))):
             await self.app(scope, receive, with_headers)
         else:
-            await refuse(with_headers, 404, "There is nothing here.")
+            await refuse(with_headers, 404, "Not found.")
 
     def _is_allowed(self, method: str, path: str) -> bool:
         if not any(method in methods and pattern.fullmatch(path) for methods, pattern in ALLOWED.items()):
@@ -97,12 +97,12 @@ class RouteFilter:
 
 
 def with_timeouts(protocol: Any, seconds: float = HEADER_SECONDS) -> Any:
-    """A protocol of uvicorn that closes connections of silent clients; uvicorn has no such timeout.
+    """A uvicorn protocol that closes the connections of silent clients; uvicorn has no such timeout.
 
     Args:
-        protocol: The one of h11 or httptools.
-        seconds: From the start of a connection, or the first byte of a further request, to the end of the headers. A
-            client may take four times as long to read on in an answer.
+        protocol: Uvicorn's protocol for h11 or httptools.
+        seconds: Timeout from the start of a connection, or the first byte of a further request, to the end of the
+            headers. A client that reads a response may pause four times as long.
     """
 
     class WithTimeouts(protocol):

@@ -1,7 +1,7 @@
-"""Captions for many callers at once by dynamic batching; requests beyond the queue limit are rejected.
+"""Captions images for many callers at once by dynamic batching; requests beyond the queue limit are rejected.
 
-One thread owns each model. While it works, requests queue; then it takes all waiting requests with the same decoding,
-up to a batch. No request waits for others to arrive, and batches make all of them faster.
+One thread runs each model. While it works, requests queue up; then it takes all waiting requests with the same decoding
+settings, up to a batch. No request waits for others to arrive, and batching makes all of them faster.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ def has_pytorch() -> bool:
 
 
 class BusyError(RuntimeError):
-    """The queue limit is exceeded; its text is for the caller."""
+    """The queue limit is exceeded; the message is for the caller."""
 
 
 def _bounded(default, lowest, highest) -> Any:
@@ -40,16 +40,16 @@ def _bounded(default, lowest, highest) -> Any:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Settings of the decoder; the defaults are those of the shipped checkpoint.
+    """Decoding settings; the defaults are those of the shipped checkpoint.
 
     Attributes:
         strategy: `"beam"`, `"greedy"` or `"sample"`.
-        num_captions: Captions per image; greedy search writes one.
-        num_beams: Of beam search.
-        temperature, top_p: Of sampling.
-        length_penalty: Of beam search; above 0 long captions win.
+        num_captions: Captions per image; greedy search gives one.
+        num_beams: For beam search.
+        temperature, top_p: For sampling.
+        length_penalty: For beam search; above 0 favors long captions.
         max_words: Maximum length.
-        no_repeat_ngram: N-grams of this length occur at most once in a caption; 0 for no such limit.
+        no_repeat_ngram: N-grams of this length occur at most once in a caption; 0 for no limit.
 
     Raises:
         RefusedError: A setting is out of its bounds.
@@ -66,7 +66,7 @@ class Decoding:
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
-            raise RefusedError(f"The strategy is one of {', '.join(STRATEGIES)}.")
+            raise RefusedError(f"The strategy must be one of {', '.join(STRATEGIES)}.")
         for each in fields(self):
             lowest, highest = each.metadata.get("bounds", (None, None))
             value = getattr(self, each.name)
@@ -76,8 +76,8 @@ class Decoding:
             is_whole = isinstance(lowest, int)
             if not is_number or (is_whole and value != int(value)):
                 kind = "a whole number" if is_whole else "a number"
-                raise RefusedError(f"{each.name} is {kind} from {lowest} to {highest}.")
-            # JavaScript does not distinguish 3 and 3.0.
+                raise RefusedError(f"{each.name} must be {kind} from {lowest} to {highest}.")
+            # JavaScript does not distinguish 3 from 3.0.
             object.__setattr__(self, each.name, int(value) if is_whole else float(value))
 
     def generation(self) -> dict[str, Any]:
@@ -93,6 +93,7 @@ class Decoding:
 
     @property
     def captions_written(self) -> int:
+        """Number of captions that are generated per image."""
         return 1 if self.strategy == "greedy" else self.num_captions
 
 
@@ -101,9 +102,9 @@ class Captioned:
     """The captions of an image.
 
     Attributes:
-        captions: The best first.
-        encoder_ms, decoder_ms: Milliseconds of the forward passes that the image was in.
-        batch: Images in them.
+        captions: Captions, best first.
+        encoder_ms, decoder_ms: Time in milliseconds of the forward passes of its batch.
+        batch: Number of images in the batch.
     """
 
     captions: list[Caption]
@@ -123,7 +124,7 @@ class CaptionService:
     """Captions images, called from any number of threads.
 
     Args:
-        captioner: Writes the captions.
+        captioner: Generates the captions.
         max_batch: Maximum images in a forward pass.
         max_waiting: Maximum waiting requests; further ones are rejected.
     """
@@ -132,25 +133,25 @@ class CaptionService:
         self.captioner = captioner
         self.max_batch = max_batch
         self._waiting: queue.Queue[_Request | None] = queue.Queue(max_waiting)
-        self._left_over: list[_Request] = []
+        self._postponed: list[_Request] = []
         self._is_closed = False
-        self._admission = threading.Lock()  # no request is queued after closing
-        self._model = threading.Lock()  # shared by streams and the thread of the batches
-        self._thread = threading.Thread(target=self._work, name="captions", daemon=True)
+        self._queue_lock = threading.Lock()  # no request is queued after closing
+        self._model_lock = threading.Lock()  # held by streams and by the batching thread
+        self._thread = threading.Thread(target=self._run, name="captions", daemon=True)
         self._thread.start()
 
     @property
     def num_waiting(self) -> int:
-        """How many requests wait for the model."""
-        return self._waiting.qsize() + len(self._left_over)
+        """Number of requests waiting for the model."""
+        return self._waiting.qsize() + len(self._postponed)
 
     @property
     def is_running(self) -> bool:
-        """Whether its thread still answers; False some time after [`close`] was called."""
+        """Whether its thread still runs; False some time after [`close`] was called."""
         return self._thread.is_alive()
 
     def load(self, content: bytes) -> Image.Image:
-        """Decode an image file, as small as the encoder's input.
+        """Decodes an image file, scaled down to the encoder's input size.
 
         Raises:
             ValueError: Not an image, or a damaged one.
@@ -162,39 +163,39 @@ class CaptionService:
         return image
 
     def __call__(self, image: Image.Image, decoding: Decoding = Decoding()) -> Captioned:
-        """Caption one image; blocks until it is done.
+        """Captions one image; blocks until done.
 
         Raises:
             BusyError: The queue limit is exceeded.
-            RefusedError: The decoding needs PyTorch, and that is not installed.
+            RefusedError: The decoding settings need PyTorch, which is not installed.
         """
-        self._check(decoding)
+        self._check_decoding(decoding)
         request = _Request(image, decoding, Future())
-        with self._admission:
+        with self._queue_lock:
             if self._is_closed or self._waiting.full():
                 raise BusyError("Too many people are captioning photos right now. Please try again in a moment.")
             self._waiting.put_nowait(request)
         return request.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
-        """Yield the growing caption word by word; greedy or sampled: a beam search has its words only at the end.
+        """Yields the growing caption word by word; greedy or sampled, since beam search chooses words only at the end.
 
         Raises:
-            RefusedError: The decoding needs PyTorch, and that is not installed.
+            RefusedError: The decoding settings need PyTorch, which is not installed.
         """
-        self._check(decoding)
+        self._check_decoding(decoding)
         words: queue.Queue[str | BaseException | None] = queue.Queue()
         settings = {**decoding.generation(), "num_beams": 1, "length_penalty": 1.0}
 
-        def write() -> None:
+        def generate() -> None:
             try:
-                with self._model:
+                with self._model_lock:
                     self.captioner.decode(self.captioner.encode([image]), report=words.put, **settings)
                 words.put(None)
             except BaseException as error:
                 words.put(error)
 
-        threading.Thread(target=write, name="stream", daemon=True).start()
+        threading.Thread(target=generate, name="stream", daemon=True).start()
         last = ""
         while (text := words.get()) is not None:
             if isinstance(text, BaseException):
@@ -204,25 +205,25 @@ class CaptionService:
                 yield text
 
     def close(self) -> None:
-        """Stop after all waiting requests are answered."""
-        with self._admission:
+        """Stops after all waiting requests have been served."""
+        with self._queue_lock:
             self._is_closed = True
         self._waiting.put(None)
         self._thread.join()
 
-    def _check(self, decoding: Decoding) -> None:
+    def _check_decoding(self, decoding: Decoding) -> None:
         if has_pytorch():
             return
         if PYTORCH in self.captioner.backend_for(decoding.captions_written, **decoding.generation()):
             what = "Sampling needs" if decoding.strategy == "sample" else "The settings of this checkpoint need"
             raise RefusedError(f"{what} PyTorch, which is not installed here: choose beam search or greedy search.")
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
             try:
                 answers: Sequence[Captioned | Exception] = self._caption(batch)
             except Exception:
-                answers = [self._alone(request) for request in batch]  # one bad image must not fail the whole batch
+                answers = [self._caption_alone(request) for request in batch]  # one bad image must not fail all
             for request, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, Exception):
                     request.answer.set_exception(answer)
@@ -230,23 +231,23 @@ class CaptionService:
                     request.answer.set_result(answer)
 
     def _next_batch(self) -> list[_Request] | None:
-        """The oldest request and others with the same decoding; None when the service closes."""
-        first = self._left_over.pop(0) if self._left_over else self._waiting.get()
+        """The oldest request and others with the same decoding settings; None when the service closes."""
+        first = self._postponed.pop(0) if self._postponed else self._waiting.get()
         if first is None:
             return None
         batch, others = [first], []
-        for request in self._left_over + list(self._all_waiting()):
+        for request in self._postponed + list(self._take_waiting()):
             if request is None:
                 self._waiting.put(None)
             elif len(batch) < self.max_batch and request.decoding == first.decoding:
                 batch.append(request)
             else:
                 others.append(request)
-        self._left_over = others
+        self._postponed = others
         return batch
 
-    def _all_waiting(self) -> Iterator[_Request | None]:
-        while len(self._left_over) < self.max_batch:
+    def _take_waiting(self) -> Iterator[_Request | None]:
+        while len(self._postponed) < self.max_batch:
             try:
                 yield self._waiting.get_nowait()
             except queue.Empty:
@@ -254,18 +255,18 @@ class CaptionService:
 
     def _caption(self, batch: Sequence[_Request]) -> list[Captioned]:
         decoding = batch[0].decoding
-        with self._model:
+        with self._model_lock:
             start = time.perf_counter()
             encoded = self.captioner.encode([request.image for request in batch])
-            middle = time.perf_counter()
+            encoded_at = time.perf_counter()
             captions = self.captioner.decode(
                 encoded, decoding.captions_written, num_alternatives=NUM_ALTERNATIVES, **decoding.generation()
             )
             end = time.perf_counter()
-        times = (1000 * (middle - start), 1000 * (end - middle), len(batch))
+        times = (1000 * (encoded_at - start), 1000 * (end - encoded_at), len(batch))
         return [Captioned(of_image, *times) for of_image in captions]
 
-    def _alone(self, request: _Request) -> Captioned | Exception:
+    def _caption_alone(self, request: _Request) -> Captioned | Exception:
         try:
             return self._caption([request])[0]
         except Exception as error:
@@ -273,14 +274,14 @@ class CaptionService:
 
 
 class ServicePool:
-    """Services by the name of their checkpoint, each started when it is first used.
+    """Services by checkpoint name, each started on first use.
 
     Args:
         names: Allowed names; the first is the default.
         load: Name -> captioner.
         any_name: Whether other names are allowed too: Hub ids, folders of this machine.
-        capacity: Maximum number of services; the least recently used one is closed when its callers are served.
-        limits: Of each [`CaptionService`].
+        capacity: Maximum number of services; the least recently used one is closed after its callers are served.
+        limits: Limits of each [`CaptionService`].
     """
 
     def __init__(
@@ -301,9 +302,10 @@ class ServicePool:
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> CaptionService:
-        """
+        """The service of a checkpoint, started if necessary.
+
         Raises:
-            RefusedError: No such checkpoint, or it is not allowed.
+            RefusedError: There is no such checkpoint, or it is not allowed.
         """
         if not isinstance(name, str):  # a program may send anything
             raise RefusedError("There is no such checkpoint here.")
@@ -323,7 +325,7 @@ class ServicePool:
         return service
 
     def close(self) -> None:
-        """Stop all services after their waiting requests are answered."""
+        """Stops all services after their waiting requests have been served."""
         with self._lock:
             services, self._services = self._services, {}
         for service in services.values():

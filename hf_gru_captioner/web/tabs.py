@@ -16,12 +16,12 @@ STRATEGIES = [("Beam search", "beam"), ("Greedy", "greedy"), ("Sampling", "sampl
 NEED_PYTORCH = ("temperature", "top_p")
 DEFAULTS = Decoding()
 FIELDS = {field.name: field for field in dataclasses.fields(Decoding)}
-# The page's own scripts show what is going on; Gradio would write "Error" over a good caption.
+# The page's own scripts show progress; Gradio would write "Error" over a good caption.
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
 
 
 def one_image_tab(handlers: Handlers, examples: Sequence[Path]) -> list[Any]:
-    """One image with a viewer of its captions; returns the controls of checkpoint and decoding."""
+    """Adds the tab for one image with a viewer of its captions; returns the controls of checkpoint and decoding."""
     with gr.Tab("One photo"), gr.Column(elem_classes="photo-tab"):
         image = _image_input("photo")
         viewer = _viewer("viewer")
@@ -36,8 +36,8 @@ def one_image_tab(handlers: Handlers, examples: Sequence[Path]) -> list[Any]:
             settings = _controls(handlers.pool)
         inputs, outputs = [image, address, *settings], [viewer, image]
         changes = [image.change, *(control.change for control in settings)]
-        _when(changes, handlers.caption_again, inputs, outputs, [viewer])
-        _when([caption.click, address.submit], handlers.caption_input, inputs, outputs, [viewer])
+        _connect(changes, handlers.caption_again, inputs, outputs, [viewer])
+        _connect([caption.click, address.submit], handlers.caption_input, inputs, outputs, [viewer])
         image.clear(None, None, viewer, js="() => ''", api_visibility="private")
         # An image chosen after an address replaces it.
         image.input(None, None, address, js="() => ''", api_visibility="private")
@@ -45,10 +45,10 @@ def one_image_tab(handlers: Handlers, examples: Sequence[Path]) -> list[Any]:
 
 
 def compare_tab(handlers: Handlers) -> None:
-    """One image captioned with two settings, side by side."""
+    """Adds the tab that captions one image with two settings, side by side."""
     names = handlers.pool.names
     with gr.Tab("Compare"), gr.Column(elem_classes="photo-tab"):
-        gr.Markdown("One photo, captioned in two ways: two checkpoints, or two settings.")
+        gr.Markdown("Caption a photo in two ways: with two checkpoints, or with two settings.")
         image = _image_input("compared")
         sides = []
         with gr.Row(equal_height=False):
@@ -62,16 +62,16 @@ def compare_tab(handlers: Handlers) -> None:
         both = [control for controls, _ in sides for control in controls]
         viewers = [viewer for _, viewer in sides]
         changes = [image.change, *(control.change for control in both)]
-        _when(changes, handlers.compare, [image, *both], [*viewers, image], viewers)
+        _connect(changes, handlers.compare, [image, *both], [*viewers, image], viewers)
         image.clear(None, None, viewers, js="() => ['', '']", api_visibility="private")
 
 
 def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -> None:
-    """Many images, captioned into a grid to review; `settings` are the controls of the first tab."""
+    """Adds the tab that captions many images into a grid for review; `settings` are the controls of the first tab."""
     with gr.Tab("Many photos", id="many"):
-        weights = _in_template(f" --model.checkpoint {train_from}" if train_from else "")
+        weights = _escape_for_template(f" --model.checkpoint {train_from}" if train_from else "")
         review = _component("review", "review", "Review", TRAIN_FROM=weights)
-        file = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
+        download = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
         captioning = review.upload(
             handlers.caption_for_review,
             [review, *settings],
@@ -81,35 +81,35 @@ def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -
             concurrency_id="many",
             show_progress="hidden",
         )
-        captioning.then(None, None, None, js=_tell("review", "ended"), api_visibility="private")
-        review.stop(None, None, None, cancels=[captioning], js=_tell("review", "ended"), api_visibility="private")
-        review.submit(handlers.save_review, review, file, **QUIET).success(
+        captioning.then(None, None, None, js=_dispatch("review", "ended"), api_visibility="private")
+        review.stop(None, None, None, cancels=[captioning], js=_dispatch("review", "ended"), api_visibility="private")
+        review.submit(handlers.save_review, review, download, **QUIET).success(
             None, None, None, js="() => document.querySelector('#saved').click()", api_visibility="private"
         )
 
 
-def _when(triggers: list[Any], handler: Any, inputs: list[Any], outputs: list[Any], viewers: list[gr.HTML]) -> None:
-    """Calls a handler for its viewers, which are marked as busy meanwhile, whether it succeeds or fails."""
+def _connect(triggers: list[Any], handler: Any, inputs: list[Any], outputs: list[Any], viewers: list[gr.HTML]) -> None:
+    """Makes triggers call a handler; its viewers are marked as busy until it succeeds or fails."""
     for viewer in viewers:
-        gr.on(triggers, None, None, None, js=_tell(viewer.elem_id, "begun"), api_visibility="private")
-    # What comes while a call runs, such as a photo right after the clearing of the last one, is called for after it.
+        gr.on(triggers, None, None, None, js=_dispatch(viewer.elem_id, "begun"), api_visibility="private")
+    # An event during a call, such as a new photo right after clearing the last one, is handled after it.
     called = gr.on(triggers, handler, inputs, outputs, trigger_mode="always_last", **QUIET)
     for viewer in viewers:
-        called.then(None, None, None, js=_tell(viewer.elem_id, "ended"), api_visibility="private")
+        called.then(None, None, None, js=_dispatch(viewer.elem_id, "ended"), api_visibility="private")
 
 
-def _tell(elem_id: str | None, what: str) -> str:
-    """JavaScript that sends the script of a component an event of this name."""
-    return f"() => document.querySelector('#{elem_id} [data-part=root]').dispatchEvent(new CustomEvent('{what}'))"
+def _dispatch(elem_id: str | None, event: str) -> str:
+    """JavaScript that dispatches an event of this name to the script of a component."""
+    return f"() => document.querySelector('#{elem_id} [data-part=root]').dispatchEvent(new CustomEvent('{event}'))"
 
 
-def _in_template(text: str) -> str:
-    """Text as a part of an `html_template`, which is HTML, Handlebars and a JavaScript template at once."""
+def _escape_for_template(text: str) -> str:
+    """Escapes text for an `html_template`, which is HTML, Handlebars and a JavaScript template at once."""
     return re.sub(r"[^\w ./-]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _image_input(elem_id: str) -> gr.Image:
-    """Passes on the uploaded file unopened; `gr.Image` itself would open it, and show its path if it can't."""
+    """An input that passes on the uploaded file unopened; `gr.Image` would open it, and show its path on failure."""
     image = gr.Image(
         type="filepath",
         sources=["upload", "webcam", "clipboard"],
@@ -125,7 +125,7 @@ def _image_input(elem_id: str) -> gr.Image:
 
 
 def _examples(paths: Sequence[Path], image: gr.Image) -> None:
-    """Named photos to click on."""
+    """Adds named photos to click on."""
     gallery = gr.Gallery(
         [(str(path), path.stem.replace("_", " ")) for path in paths],
         show_label=False,
@@ -146,14 +146,14 @@ def _examples(paths: Sequence[Path], image: gr.Image) -> None:
 
 
 def _viewer(elem_id: str, title: str = "") -> gr.HTML:
-    """Shows an answer of the server, given as JSON."""
+    """A component that shows a response of the server, given as JSON."""
     return _component("viewer", elem_id, title or "Caption")
 
 
-def _component(name: str, elem_id: str, label: str, **in_place: str) -> gr.HTML:
-    """One of our own: its HTML, in which words are replaced, its style and its script."""
+def _component(name: str, elem_id: str, label: str, **replacements: str) -> gr.HTML:
+    """A custom component from its HTML, in which words are replaced, its stylesheet and its script."""
     html, css, script = ((HERE / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
-    for word, text in in_place.items():
+    for word, text in replacements.items():
         html = html.replace(word, text)
     return gr.HTML(
         "",
@@ -166,7 +166,7 @@ def _component(name: str, elem_id: str, label: str, **in_place: str) -> gr.HTML:
 
 
 def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str = "") -> list[Any]:
-    """The checkpoint, and the fields of a `Decoding`, in their order."""
+    """Controls of the checkpoint and of the fields of a `Decoding`, in order."""
 
     def slider(name: str, step: float, label: str, info: str | None = None) -> gr.Slider:
         lowest, highest = FIELDS[name].metadata["bounds"]
@@ -188,13 +188,15 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str 
             STRATEGIES if has_pytorch() else STRATEGIES[:-1],
             value=defaults.strategy,
             label="Search",
-            info="Beam search compares whole sentences, greedy takes the likeliest next word, sampling draws words",
+            info="Beam search compares whole sentences, greedy takes the likeliest next word, sampling picks at random",
         ),
         slider("num_captions", 1, "Number of captions"),
-        slider("num_beams", 1, "Beams", "Beam search: sentences that are kept at each word"),
+        slider("num_beams", 1, "Beams", "Beam search: number of sentences kept at each word"),
         slider("temperature", 0.1, "Temperature", "Sampling: higher is more varied"),
-        slider("top_p", 0.05, "Top-p", "Sampling: draws from the likeliest words that have this probability together"),
-        slider("length_penalty", 0.1, "Length", "Beam search: higher favors longer captions"),
-        slider("max_words", 1, "Longest caption", "In words"),
-        slider("no_repeat_ngram", 1, "Repeated phrases", "Phrases of this many words occur once; 0 allows repetition"),
+        slider("top_p", 0.05, "Top-p", "Sampling: picks among the likeliest words with this total probability"),
+        slider("length_penalty", 0.1, "Length penalty", "Beam search: higher favors longer captions"),
+        slider("max_words", 1, "Maximum length", "In words"),
+        slider(
+            "no_repeat_ngram", 1, "Repeated phrases", "No phrase of this many words occurs twice; 0 allows repetition"
+        ),
     ]

@@ -1,8 +1,8 @@
-"""Uploads on the disk: in a folder of this process alone, limited, and deleted after ten minutes.
+"""Uploads on disk: in a folder private to this process, limited in size, and deleted after ten minutes.
 
-Gradio writes uploads to one folder of the machine, shared by all of its pages, and reads any path that a visitor names:
-it checks those marked as uploads (`meta`), and accepts images without it. Here a path is accepted only if it leads to a
-regular file inside of the folder.
+Gradio writes uploads to one folder per machine, shared by all its pages, and reads any path that a visitor names: it
+checks only those marked as uploads (`meta`), and accepts images without the mark. Here a path is accepted only if it
+leads to a regular file in the folder.
 """
 
 import atexit
@@ -24,17 +24,17 @@ from ..untrusted_images import LIMITS, Limits, RefusedError, is_public, read_pho
 from . import heap
 
 PREFIX = "gru-captioner-"
-NO_SUCH_PHOTO = "This photo is not here; what is sent is deleted after {minutes:.0f} minutes. Please send it again."
+NO_SUCH_PHOTO = "This photo is not here; photos are deleted after {minutes:.0f} minutes. Please send it again."
 
 
 @dataclass
-class Sent:
+class UploadRequest:
     """An upload request.
 
     Attributes:
-        began: Start, in seconds of the monotonic clock.
-        num_bytes: Received so far.
-        num_files: Received so far.
+        began: Start time, in seconds of the monotonic clock.
+        num_bytes: Bytes received so far.
+        num_files: Files received so far.
         is_complete: Whether it has ended.
     """
 
@@ -48,7 +48,7 @@ class Uploads:
     """The folder of uploads, and how much each visitor has sent.
 
     Args:
-        folder: Its path; everything in it is deleted in time except for what [`keep_present`] found.
+        folder: Its path; everything in it is deleted after a while, except for what [`keep_present`] found.
         limits: Per visitor and in total.
     """
 
@@ -56,22 +56,22 @@ class Uploads:
         self.folder = folder.resolve()
         self.limits = limits
         self._kept: set[str] = set()
-        self._sent: dict[str, list[Sent]] = {}
+        self._sent: dict[str, list[UploadRequest]] = {}
         self._lock = threading.Lock()
 
     def check(self, path: str) -> Path:
         """The file that a visitor's path leads to.
 
         Raises:
-            RefusedError: Not a file of this folder, or too large; the same message whether the file exists or not.
+            RefusedError: Not a file in this folder, or too large; the message is the same whether it exists or not.
         """
         real, found = Path(path), None
-        with suppress(OSError, RuntimeError, ValueError):  # no file, circular links, or a null byte in its name
-            if Path(os.path.abspath(path)).is_relative_to(self.folder):  # other paths are not looked up on the disk
+        with suppress(OSError, RuntimeError, ValueError):  # no file, circular links, or a null byte in the name
+            if Path(os.path.abspath(path)).is_relative_to(self.folder):  # other paths are not looked up on disk
                 real = real.resolve(strict=True)
                 found = real.lstat() if real.is_relative_to(self.folder) else None
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > self.limits.file_bytes:
-            raise self._gone()
+            raise self._not_here()
         return real
 
     def read(self, path: str) -> bytes:
@@ -83,45 +83,46 @@ class Uploads:
         try:
             return read_photo(self.check(path), self.limits)
         except OSError:  # deleted just now
-            raise self._gone() from None
+            raise self._not_here() from None
 
-    def _gone(self) -> RefusedError:
+    def _not_here(self) -> RefusedError:
         return RefusedError(NO_SUCH_PHOTO.format(minutes=self.limits.kept_seconds / 60))
 
     def check_all(self, sent: Any) -> None:
-        """Check every path in a visitor's JSON, at any depth; a file's name alone is not a path.
+        """Checks every path in a visitor's JSON, at any depth; the name of a file alone is not a path.
 
         Raises:
             RefusedError: As in [`check`].
         """
-        waiting = [sent]
-        while waiting:
-            each = waiting.pop()
+        pending = [sent]
+        while pending:
+            each = pending.pop()
             if isinstance(each, Mapping):
                 if "path" in each or "meta" in each:
                     self.check(str(each.get("path")))
-                waiting += each.values()
+                pending += each.values()
             elif isinstance(each, list | tuple):
-                waiting += each
+                pending += each
 
-    def begin(self, visitor: str) -> Sent:
-        """Start an upload of a visitor; [`count`] counts it as it arrives.
+    def begin(self, visitor: str) -> UploadRequest:
+        """Starts an upload of a visitor, which [`count`] then counts as it arrives.
 
         Raises:
             RefusedError: As in [`count`].
         """
         with self._lock:
-            self._forget()
-            sent = Sent(time.monotonic())
+            self._forget_old()
+            sent = UploadRequest(time.monotonic())
         self.count(visitor, sent, 0, 0)
         with self._lock:
             self._sent.setdefault(visitor, []).append(sent)
         return sent
 
-    def count(self, visitor: str, sent: Sent, num_bytes: int, num_files: int) -> None:
-        """
+    def count(self, visitor: str, sent: UploadRequest, num_bytes: int, num_files: int) -> None:
+        """Counts bytes and files of an upload as they arrive.
+
         Raises:
-            RefusedError: A limit per visitor, or of all together, is exceeded.
+            RefusedError: A limit per visitor, or for all together, is exceeded.
         """
         limits, minutes = self.limits, self.limits.kept_seconds / 60
         with self._lock:
@@ -143,29 +144,29 @@ class Uploads:
 
     @property
     def visitors(self) -> set[str]:
-        """Whose uploads are counted."""
+        """The visitors whose uploads are counted."""
         with self._lock:
             return set(self._sent)
 
     def reset_counts(self) -> None:
-        """Forget how much each visitor has sent."""
+        """Forgets how much each visitor has sent."""
         with self._lock:
             self._sent = {}
 
     def keep_present(self) -> None:
-        """Keep what is in the folder before the first visitor: the page's examples."""
+        """Exempts the files now in the folder, the page's examples, from deletion."""
         self._kept |= {file.path for file in _files(self.folder)}
 
     def sweep(self) -> None:
-        """Delete what is older than ten minutes."""
+        """Deletes files older than ten minutes."""
         oldest = time.time() - self.limits.kept_seconds
         for file in _files(self.folder):
             with suppress(OSError):  # deleted by another thread
                 if file.path not in self._kept and file.stat(follow_symlinks=False).st_ctime < oldest:
                     os.unlink(file.path)
-                    os.rmdir(os.path.dirname(file.path))  # if it was the last of its folder
+                    os.rmdir(os.path.dirname(file.path))  # if it was the last one in its folder
 
-    def _forget(self) -> None:
+    def _forget_old(self) -> None:
         oldest = time.monotonic() - self.limits.kept_seconds
         for visitor, own in list(self._sent.items()):
             self._sent[visitor] = [each for each in own if each.began > oldest or not each.is_complete]
@@ -175,28 +176,29 @@ class Uploads:
 
 @functools.cache
 def uploads() -> Uploads:
-    """The uploads of this process. Gradio reads their folder from the environment on each access."""
+    """The uploads of this process. Gradio reads the folder from the environment on each access."""
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     _delete_orphans(parent)
     found = Uploads(Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)))
     os.environ["GRADIO_TEMP_DIR"] = str(found.folder)
     atexit.register(shutil.rmtree, found.folder, ignore_errors=True)
-    threading.Thread(target=_sweep_for_ever, args=[found], name="sweep", daemon=True).start()
+    threading.Thread(target=_sweep_forever, args=[found], name="sweep", daemon=True).start()
     return found
 
 
 def visitor_of(scope: Mapping[str, Any]) -> str:
-    """The visitor of a request: its address, of IPv6 the /64 network.
+    """The visitor of a request: its IP address, or its /64 network for IPv6.
 
-    A proxy on this machine or network names the client; the last public address in its header counts, since earlier
-    ones may be forged.
+    A proxy on this machine or network names the client in a header, of which the last public address counts, since
+    earlier ones may be forged.
     """
     address = (scope.get("client") or ("unknown",))[0]
     try:
         if not is_public(address):
-            said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
-            address = next((each for each in map(str.strip, reversed(said.split(","))) if _is_public(each)), address)
+            headers = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+            addresses = b",".join(headers).decode("latin-1").split(",")
+            address = next((each for each in map(str.strip, reversed(addresses)) if _is_public(each)), address)
         ip = ipaddress.ip_address(address.split("%")[0])
     except ValueError:
         return address
@@ -211,7 +213,7 @@ def _is_public(address: str) -> bool:
 
 
 def _files(folder: str | Path) -> Iterator[os.DirEntry]:
-    """Every file below a folder; files that disappear meanwhile are skipped."""
+    """Yields every file below a folder; those that disappear meanwhile are skipped."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -223,7 +225,7 @@ def _files(folder: str | Path) -> Iterator[os.DirEntry]:
             yield entry
 
 
-def _sweep_for_ever(found: Uploads) -> None:
+def _sweep_forever(found: Uploads) -> None:
     while True:
         time.sleep(min(15.0, found.limits.kept_seconds))
         found.sweep()
@@ -231,7 +233,7 @@ def _sweep_for_ever(found: Uploads) -> None:
 
 
 def _delete_orphans(parent: Path) -> None:
-    """Delete the folders of killed processes."""
+    """Deletes the folders of killed processes."""
     for folder in parent.glob(f"{PREFIX}*-*"):
         try:
             os.kill(int(folder.name.removeprefix(PREFIX).partition("-")[0]), 0)

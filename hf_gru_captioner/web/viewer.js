@@ -1,20 +1,20 @@
-// The caption and where the model looked, all of it in the page: nothing is asked of the server to look around.
-// `props.value` is the answer of the server as JSON. Runs behind parts.js.
+// Shows the caption and where the model looked, without further requests. `props.value` is the server's response as
+// JSON. Runs after parts.js.
 
 const percent = (share) =>
   share < 0.0005 ? "< 0.1 %" : (share >= 0.995 ? "100" : (100 * share).toFixed(share < 0.1 ? 1 : 0)) + " %";
 
-let answer = null; // what the server said
-let caption = 0; // number of the caption that is shown
-let word = null; // number of the word that is looked at, or null
-let pinned = null; // the word that was clicked, which stays when the pointer leaves
+let answer = null; // the server's response
+let caption = 0; // index of the shown caption
+let word = null; // index of the selected word, or null
+let pinned = null; // index of the clicked word, which stays selected when the pointer leaves
 let playing = null; // timer of the slide show
-let growing = null; // timer of the words that appear one by one
+let growing = null; // timer of the caption appearing word by word
 
 const current = () => answer.captions[caption];
 const probabilityOf = ({ log_probabilities }) => Math.exp(log_probabilities.reduce((sum, each) => sum + each, 0));
 
-// The attention of a word over the photo: a small map, drawn as alpha and made smooth by the browser's own scaling.
+// Paints a word's attention map over the photo: a small alpha map, smoothed by the browser's scaling.
 function paint(canvas, map, strength) {
   const rows = map.length, columns = map[0].length;
   const highest = Math.max(...map.flat());
@@ -23,7 +23,7 @@ function paint(canvas, map, strength) {
   small.height = rows;
   const pixels = small.getContext("2d").createImageData(columns, rows);
   map.flat().forEach((weight, place) => {
-    pixels.data[4 * place + 3] = Math.round(255 * strength * (1 - weight / highest)); // black where nothing was looked at
+    pixels.data[4 * place + 3] = Math.round(255 * strength * (1 - weight / highest)); // black: not looked at
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
   const context = canvas.getContext("2d");
@@ -45,12 +45,12 @@ function showWord(number) {
     alternatives.append(make("p", { class: "hint" }, hint()));
     return;
   }
-  const { words, log_probabilities, attention, alternatives: instead } = current();
+  const { words, log_probabilities, attention, alternatives: candidates } = current();
   if (attention) paint(canvas, attention[number], Number(part("strength").value) / 100);
   const probability = percent(Math.exp(log_probabilities[number]));
-  alternatives.append(make("p", {}, `“${words[number]}” has a probability of ${probability}. In its place:`));
+  alternatives.append(make("p", {}, `“${words[number]}” has a probability of ${probability}. Alternatives:`));
   const list = make("ol");
-  for (const [text, share] of instead[number] ?? []) {
+  for (const [text, share] of candidates[number] ?? []) {
     const item = make("li", text === words[number] ? { class: "chosen" } : {});
     item.append(make("span", {}, text), make("span", { class: "bar", style: `--share: ${share}` }),
       make("span", { class: "share" }, percent(share)));
@@ -107,12 +107,12 @@ function showCaption(number) {
     });
     line.append(button, " ");
   });
-  if (!words.length) line.append("The model found no words for this photo.");
+  if (!words.length) line.append("The model generated no words for this photo.");
   const buttons = [...line.querySelectorAll("button")];
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
     buttons.forEach((button) => button.classList.add("unsaid"));
-    let said = 0;
-    growing = setInterval(() => (said < buttons.length ? buttons[said++].classList.remove("unsaid") : clearInterval(growing)), 60);
+    let shown = 0;
+    growing = setInterval(() => (shown < buttons.length ? buttons[shown++].classList.remove("unsaid") : clearInterval(growing)), 60);
   }
   part("said").textContent = current().caption; // for screen readers, in one piece
   element.querySelectorAll("[data-caption]").forEach((button) => {
@@ -124,18 +124,18 @@ function showCaption(number) {
 }
 
 function show() {
-  let said = null;
+  let response = null;
   try {
-    said = JSON.parse(props.value || "null");
+    response = JSON.parse(props.value || "null");
   } catch {
-    // shown as nothing
+    // nothing is shown
   }
-  part("refusal").textContent = said?.refused ?? "";
-  part("refusal").hidden = !said?.refused;
-  if (said?.keeps_caption && answer) return;
+  part("refusal").textContent = response?.refused ?? "";
+  part("refusal").hidden = !response?.refused;
+  if (response?.keeps_caption && answer) return;
   stop();
   clearInterval(growing);
-  answer = said?.captions?.length ? said : null;
+  answer = response?.captions?.length ? response : null;
   part("full").hidden = !answer;
   if (!answer) return;
   const photo = part("photo"), canvas = part("attention");
@@ -161,7 +161,7 @@ function show() {
   showCaption(0);
 }
 
-// A sheet of the photo once a word, as a PNG.
+// The photo with the attention of each word, side by side, as a PNG.
 function sheet() {
   const { words, attention } = current(), photo = part("photo");
   const width = 240, height = Math.round((width * answer.height) / answer.width), label = 30;
@@ -180,11 +180,11 @@ function sheet() {
     context.fillStyle = "black";
     context.fillText(text, left + 6, top + 21);
     if (!attention) return;
-    const lit = make("canvas");
-    lit.width = width;
-    lit.height = height;
-    paint(lit, attention[place - 1], 0.8);
-    context.drawImage(lit, left, top + label);
+    const overlay = make("canvas");
+    overlay.width = width;
+    overlay.height = height;
+    paint(overlay, attention[place - 1], 0.8);
+    context.drawImage(overlay, left, top + label);
   });
   return canvas.toDataURL("image/png");
 }
@@ -233,7 +233,7 @@ element.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// The photo's own input takes the place of the picture again.
+// Shows the photo input again, in place of the photo.
 function another() {
   const tab = element.closest(".photo-tab");
   props.value = "";

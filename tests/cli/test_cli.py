@@ -325,8 +325,8 @@ def test_the_help_of_train_lists_first_what_most_people_set(capsys, command):
 def test_the_help_of_train_says_what_each_option_is_and_its_default(capsys):
     text = " ".join(help_of("train", capsys).split())
     assert "--optimization.epochs EPOCHS Passes over the images, each with all of its captions. (10) --opt" in text
-    assert "each 60 to 100 % of its area. One more cache each. (0) --data.color-jitter" in text
-    assert "--dry-run [true|false] Print sizes, steps, and estimates of time and disk, and stop. (false)" in text
+    assert "each 60 to 100 % of its area; each adds a cache. (0) --data.color-jitter" in text
+    assert "--dry-run [true|false] Print sizes, steps, and estimates of time and disk space, then stop. (false)" in text
     assert text.count("(required)") == 2
     texts = training_options._texts()
     assert all(texts[name] for name in option_types())

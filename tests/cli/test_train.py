@@ -214,7 +214,7 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state,
     monkeypatch.setattr(training_run, "fastest_precision", lambda device: ("no", "fp32"))
     fresh_state()
     code, output, _ = run("train", settings, capsys)
-    assert (code, "precision       bf16, as at the start" in output) == (0, True)
+    assert (code, "precision       bf16, as before" in output) == (0, True)
     fresh_state()
     code, _, errors = run("train", {**settings, "optimization.mixed_precision": "no"}, capsys)
     assert (code, "--optimization.mixed-precision was bf16, is no" in errors[0]) == (2, True)
@@ -420,9 +420,9 @@ def test_a_source_alone_is_enough_and_more_epochs_go_on(bare, tmp_path):
 
     code, output, _ = bare()  # is finished
     assert code == 0
-    assert "nothing to do   all 2 epochs are trained; more epochs (--optimization.epochs) go on from here" in output
+    assert "nothing to do   all 2 epochs are finished; to continue, increase --optimization.epochs" in output
     assert "features        all written" in output
-    assert "training        under a minute for the 0 steps that are left" in output
+    assert "training        under a minute for the 0 remaining steps" in output
     assert (folder / "checkpoint" / "model.safetensors").read_bytes() == weights
     assert (folder / "history.jsonl").read_text().splitlines() == history
     code, output, _ = bare("--epochs", "3")

@@ -301,7 +301,7 @@ def test_a_checkpoint_is_whole_without_graphs_and_why_is_said(model, processor, 
 
     monkeypatch.setattr(export, "add_graphs", fail)
     save_whole(tmp_path / "checkpoint", model, processor, CheckpointGraphs(model, processor))
-    assert "PyTorch captions by it: RuntimeError: this encoder can't be exported" in caplog.text
+    assert "only runs on PyTorch: RuntimeError: this encoder can't be exported" in caplog.text
     main(["push", str(tmp_path / "checkpoint"), "me/captioner"])
     assert "RuntimeError: this encoder can't be exported" in capsys.readouterr().out
     assert not (tmp_path / "checkpoint" / "onnx").exists()

@@ -119,7 +119,7 @@ def test_several_sources_are_a_list():
         ([{"path": "a", "captions_per_epoch": 0}], "data.source[0].captions_per_epoch must be at least 1, found 0."),
         (
             [{"path": "a", "validate": False}],
-            "the best epoch is selected on a validation split: validate must be true for a source.",
+            "the best epoch is selected on a validation split: set validate to true for a source.",
         ),
     ],
 )

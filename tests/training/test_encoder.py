@@ -33,7 +33,7 @@ def test_an_encoder_that_is_not_at_hand_is_answered_with_one_that_is():
     with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set") as raised:
         PretrainedEncoder("timm/not-in-the-cache")
     assert str(raised.value).endswith(
-        f"model.encoder may be a folder too, and that of the shipped checkpoint is at hand: {SHIPPED_CHECKPOINT}"
+        f"model.encoder may also be a folder, such as that of the shipped checkpoint: {SHIPPED_CHECKPOINT}"
     )
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_gru_captioner.training.estimates import _about, _counted
+from hf_gru_captioner.training.estimates import _counted, _duration
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from hf_gru_captioner.training.estimates import _about, _counted
     ],
 )
 def test_times_are_said_in_units_that_one_reads_at_a_glance(seconds, said):
-    assert _about(seconds) == said
+    assert _duration(seconds) == said
 
 
 def test_one_is_no_plural():

@@ -163,7 +163,7 @@ def test_training_raises_the_reward(writer, batch, frequencies):
 
 
 def test_one_sample_has_nothing_to_be_compared_with(frequencies):
-    with pytest.raises(ValueError, match="take at least 2, found 1"):
+    with pytest.raises(ValueError, match="at least 2 are needed, found 1"):
         SelfCritical(frequencies, samples=1)
 
 

@@ -194,9 +194,9 @@ def test_a_run_that_ended_early_goes_on_with_more_epochs_and_new_patience(make_t
         return {"cider": next(scores)}
 
     make_trainer(epochs=5, patience=2).fit(make_batches(), validate)
-    assert "ends            after epoch 3, no better score in 2 epochs" in caplog.text
+    assert "stopping        after epoch 3, no better score in 2 epochs" in caplog.text
     assert len(make_trainer(epochs=5, patience=2).fit(make_batches(), validate)) == 3
-    assert "had ended       after epoch 3, no better score in 2 epochs" in caplog.text
+    assert "had stopped     after epoch 3, no better score in 2 epochs" in caplog.text
     history = make_trainer(epochs=6, patience=2).fit(make_batches(), validate)
     assert [record["cider"] for record in history] == [3.0, 1.0, 2.0, 2.0, 1.0]
     make_trainer(epochs=6, patience=2).fit(make_batches(), None)  # has ended again

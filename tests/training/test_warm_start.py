@@ -102,7 +102,7 @@ def test_a_run_starts_from_a_checkpoint_with_new_words_and_a_reset_encoder(
     assert captioner.model.config.vocab_size == len(processor.tokenizer) + 1
     assert captioner.processor.image_size == (96, 96)
 
-    with pytest.raises(ValueError, match=r"name it in model\.checkpoint"):
+    with pytest.raises(ValueError, match=r"set model\.checkpoint"):
         replace(config, model=replace(config.model, checkpoint=None))
 
 
@@ -122,10 +122,10 @@ def test_a_size_that_an_encoder_or_processor_does_not_take_is_refused(make_model
     model = make_model(encoder_config=vit)
     resize_images(model, processor, 64)
     assert processor(images=Image.new("RGB", (9, 9)))["pixel_values"].shape == (1, 3, 64, 64)
-    with pytest.raises(UsageError, match=r"model\.image_size = 96 is not for .*64\*64"):
+    with pytest.raises(UsageError, match=r"model\.image_size = 96 doesn't suit .*64\*64"):
         resize_images(model, processor, 96)
     with pytest.raises(UsageError, match="is not 1 to"):
         resize_images(make_model(), processor, 1_000_000)
     processor.image_processor.do_center_crop = True
-    with pytest.raises(UsageError, match="crops its images"):
+    with pytest.raises(UsageError, match="crops images"):
         resize_images(model, processor, 64)

@@ -204,7 +204,7 @@ def test_files_that_are_served_are_the_page_s_own(address, files, traversals):
         for path in (*files.values(), *traversals.values(), "https://example.org/a.png", "//example.org/a.png")
         for sign in "=/"
     }
-    assert answers == {(404, b"There is nothing here.")}
+    assert answers == {(404, b"Not found.")}
 
 
 @pytest.mark.parametrize(
@@ -672,7 +672,7 @@ def test_formulas_in_a_review_are_saved_harmless(address):
 def test_what_no_review_grid_sends_is_refused_in_a_sentence(address, sent):
     for name, data in (("caption_for_review", [sent, *SETTINGS]), ("save_review", [sent])):
         said = join(address, number_of(address, name), data)
-        assert any(words in said for words in ("not understood", "Captions are saved as")), said
+        assert any(words in said for words in ("malformed", "Captions can be saved as")), said
 
 
 def test_a_review_grid_captions_uploads_only(address, files, traversals):

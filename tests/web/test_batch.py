@@ -55,7 +55,7 @@ def test_of_two_photos_with_one_name_the_second_is_left_out(make_photo, tmp_path
     first, second = images_of([Sent("b/a.png", tmp_path / "a.png")] * 2, LIMITS)
     assert first == ("b/a.png", (tmp_path / "a.png").read_bytes())
     assert second[0] == "b/a.png"
-    assert "Another photo has this name" in str(second[1])
+    assert "Another photo has the same name" in str(second[1])
 
 
 def test_a_raw_file_in_an_archive_may_be_larger_than_other_photos(make_photo, tmp_path, write_dng):
@@ -173,7 +173,11 @@ def test_training_reads_what_was_corrected_in_folders(make_photo, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("csv", "no captions to save"), ("corrections", "Accept or change some captions first"), ("exe", "are saved as")],
+    [
+        ("csv", "no captions to save"),
+        ("corrections", "Accept or change some captions first"),
+        ("exe", "can be saved as"),
+    ],
 )
 def test_what_can_not_be_saved_is_said(kind, said):
     with pytest.raises(RefusedError, match=said):

@@ -13,7 +13,7 @@ from pathlib import Path
 from hf_gru_captioner.untrusted_images import Limits
 from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import ServicePool, build_page, launch
-from hf_gru_captioner.web.uploads import Uploads, _sweep_for_ever
+from hf_gru_captioner.web.uploads import Uploads, _sweep_forever
 
 def memory():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) / 1024
@@ -47,7 +47,7 @@ for thread in threads:
     thread.join()
 wasted, arenas = memory() - before, num_arenas()
 sweep = (Uploads(Path(tempfile.mkdtemp()), Limits(kept_seconds=0.1)),)
-threading.Thread(target=_sweep_for_ever, args=sweep, daemon=True).start()
+threading.Thread(target=_sweep_forever, args=sweep, daemon=True).start()
 end = time.monotonic() + 3
 while memory() - before > wasted / 4 and time.monotonic() < end:
     time.sleep(0.05)
@@ -68,4 +68,4 @@ def test_what_many_threads_free_goes_back_to_the_system():
 
 
 def test_where_the_c_library_has_no_such_call_nothing_is_done():
-    assert heap._of_libc("no_such_call")(1, 2) == 0
+    assert heap._libc_function("no_such_call")(1, 2) == 0

@@ -529,7 +529,7 @@ def test_an_address_that_is_refused_leaves_a_good_caption_as_it_is(visit, expect
 def test_the_button_captions_what_is_there(visit, expected):
     page = visit()
     page.click("#caption")
-    assert refusal_of(page) == "Choose a photo first, or give its web address."
+    assert refusal_of(page) == "Choose a photo first, or enter its web address."
     address_field(page).fill("http://127.0.0.1/photo.jpg")
     upload(page, DOGS)
     wait_for_caption(page, expected[DOGS])
@@ -561,7 +561,7 @@ def test_a_caption_of_no_words_is_said_to_be_one(visit):
 
     page.route("**/queue/data*", answer_with)
     upload(page, DOGS)
-    page.get_by_text("The model found no words for this photo.").wait_for()
+    page.get_by_text("The model generated no words for this photo.").wait_for()
     assert not page.locator("#viewer [data-part=copy-text]").is_visible()
 
 
@@ -608,14 +608,14 @@ def test_programs_caption_many_with_the_client(address, expected, tmp_path):
     [
         ({"photo": "nothing"}, "base64"),
         ({"photo": []}, "base64"),
-        ({"photo": {}}, "not understood"),
+        ({"photo": {}}, "malformed"),
         ({"photo": 7}, "base64"),
         ({"photo": "/etc/passwd"}, "base64"),
         ({"photo": {"path": "/etc/passwd"}}, "is not here"),
         ({"photo": "http://169.254.169.254/latest"}, "not on the public web"),
-        ({"num_beams": 10**9}, "num_beams is a whole number from 1 to 10"),
-        ({"num_captions": "many"}, "num_captions is a whole number"),
-        ({"strategy": "magic"}, "strategy is one of beam"),
+        ({"num_beams": 10**9}, "num_beams must be a whole number from 1 to 10"),
+        ({"num_captions": "many"}, "num_captions must be a whole number"),
+        ({"strategy": "magic"}, "strategy must be one of beam"),
         ({"checkpoint": "/etc"}, "no such checkpoint"),
     ],
 )

@@ -136,11 +136,11 @@ def test_where_pytorch_is_missing_sampling_is_refused(monkeypatch, photo):
     ("settings", "said"),
     [
         ({"strategy": "magic"}, "one of beam, greedy, sample"),
-        ({"num_beams": 11}, "num_beams is a whole number from 1 to 10"),
-        ({"num_beams": 2.5}, "num_beams is a whole number"),
-        ({"num_captions": True}, "num_captions is a whole number"),
-        ({"temperature": float("nan")}, r"temperature is a number from 0\.1 to 2"),
-        ({"max_words": "24"}, "max_words is a whole number"),
+        ({"num_beams": 11}, "num_beams must be a whole number from 1 to 10"),
+        ({"num_beams": 2.5}, "num_beams must be a whole number"),
+        ({"num_captions": True}, "num_captions must be a whole number"),
+        ({"temperature": float("nan")}, r"temperature must be a number from 0\.1 to 2"),
+        ({"max_words": "24"}, "max_words must be a whole number"),
     ],
 )
 def test_settings_out_of_bounds_are_refused(settings, said):

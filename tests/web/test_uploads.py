@@ -45,7 +45,7 @@ def test_a_file_of_the_folder_is_found_and_nothing_else(store, tmp_path):
         with pytest.raises(RefusedError) as refused:
             store.check(str(path))
         said.add(str(refused.value))
-    assert said == {"This photo is not here; what is sent is deleted after 10 minutes. Please send it again."}
+    assert said == {"This photo is not here; photos are deleted after 10 minutes. Please send it again."}
 
 
 def test_of_a_path_outside_the_disk_is_asked_nothing(store, monkeypatch):
