@@ -257,10 +257,11 @@ class CaptionTrainer:
         # A gradient scaler skips steps with non-finite gradients itself, to adjust its scale.
         has_scaler = self.accelerator.scaler is not None
         if not math.isfinite(step_loss) or not (has_scaler or math.isfinite(grad_norm)):
+            batch_file = self._save_bad_batch(step)
             raise FloatingPointError(
                 f"non-finite values in step {self.progress.step + 1}: loss {step_loss}, gradient norm {grad_norm:g}."
                 " The newest state and the best checkpoint are intact; "
-                f"{self._save_bad_batch(step)} has the captions of the batch. Lower the learning rate, or set "
+                f"{batch_file} has the captions of the batch. Lower the learning rate, or set "
                 "optimization.mixed_precision to no."
             )
         self.optimizer.step()
