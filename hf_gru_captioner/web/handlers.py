@@ -125,12 +125,13 @@ class Handlers:
         """Captions the files sent by the review grid; yields all rows so far as JSON, last with what was left out."""
         with as_sentences():
             files = sent_files(sent, uploads())
-            service, decoding = self.pool[checkpoint], Decoding(*settings)
+            decoding = Decoding(*settings)
+            self.pool[checkpoint]  # refused before the first photo is read
         total = None if any(file.path.suffix.lower() == ".zip" for file in files) else len(files)
 
         def caption(content: bytes) -> dict[str, Any]:
-            image, shown = self.load_to_show(service, lambda: content, THUMBNAIL_SIDE)
-            captions = self._caption_patiently(service, image, decoding)
+            image, shown = self.load_to_show(self.pool[checkpoint], lambda: content, THUMBNAIL_SIDE)
+            captions = self._caption_patiently(checkpoint, image, decoding)
             return {
                 "photo": API_FILES + save_bytes_to_cache(jpeg_of(shown), "photo.jpg", str(uploads().folder)),
                 "captions": [each.text for each in captions],
@@ -151,12 +152,13 @@ class Handlers:
         yield json.dumps({"rows": rows, "total": total, "left_out": left_out, "is_done": True})
 
     def caption_files(
-        self, files: Iterable[Sent], service: CaptionService, decoding: Decoding
+        self, files: Iterable[Sent], checkpoint: str, decoding: Decoding
     ) -> Iterator[list[dict[str, Any]]]:
         """Captions files and archives; yields for each image so far its name, and its captions or the error."""
 
         def caption(content: bytes) -> list[Caption]:
-            return self._caption_patiently(service, self.load(service, lambda: content), decoding)
+            image = self.load(self.pool[checkpoint], lambda: content)
+            return self._caption_patiently(checkpoint, image, decoding)
 
         answers: list[dict[str, Any]] = []
         reports = _ReportTimer()
@@ -177,10 +179,10 @@ class Handlers:
             name, content = saved(*reviewed(sent))
         return save_bytes_to_cache(content, name, str(uploads().folder))  # files there are deleted after a while
 
-    def _caption_patiently(self, service: CaptionService, image: Image.Image, decoding: Decoding) -> list[Caption]:
+    def _caption_patiently(self, checkpoint: str, image: Image.Image, decoding: Decoding) -> list[Caption]:
         while True:
             try:
-                return service(image, decoding).captions
+                return self.pool.caption(checkpoint, image, decoding).captions
             except BusyError:
                 time.sleep(0.1)  # a batch can wait
 
@@ -203,9 +205,8 @@ class Handlers:
 
     def _answer(self, read: Read, checkpoint: str, *settings) -> dict[str, Any]:
         decoding = Decoding(*settings)
-        service = self.pool[checkpoint]
-        image, shown = self.load_to_show(service, read, SHOWN_SIDE)
-        return answer_of(service(image, decoding)) | shown_image(shown)
+        image, shown = self.load_to_show(self.pool[checkpoint], read, SHOWN_SIDE)
+        return answer_of(self.pool.caption(checkpoint, image, decoding)) | shown_image(shown)
 
     def _description(self, checkpoint: str, decoding: Decoding) -> str:
         search = {

@@ -34,6 +34,10 @@ class BusyError(RuntimeError):
     """The queue limit is exceeded; the message is for the caller."""
 
 
+class ClosedError(RuntimeError):
+    """The service was closed, to make room for another checkpoint; [`ServicePool.caption`] starts it again."""
+
+
 def _bounded(default, lowest, highest) -> Any:
     return field(default=default, metadata={"bounds": (lowest, highest)})
 
@@ -167,18 +171,23 @@ class CaptionService:
 
         Raises:
             BusyError: The queue limit is exceeded.
+            ClosedError: The service was closed.
             RefusedError: The decoding settings need PyTorch, which is not installed.
         """
         self._check_decoding(decoding)
         request = _Request(image, decoding, Future())
         with self._queue_lock:
-            if self._is_closed or self._waiting.full():
+            if self._is_closed:
+                raise ClosedError("This service was closed: take it from its ServicePool again.")
+            if self._waiting.full():
                 raise BusyError("Too many people are captioning photos right now. Please try again in a moment.")
             self._waiting.put_nowait(request)
         return request.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
         """Yields the growing caption word by word; greedy or sampled, since beam search chooses words only at the end.
+
+        It needs no queue, so it also works after the service was closed.
 
         Raises:
             RefusedError: The decoding settings need PyTorch, which is not installed.
@@ -323,6 +332,19 @@ class ServicePool:
                 oldest = self._services.pop(next(iter(self._services)))
                 threading.Thread(target=oldest.close, daemon=True).start()
         return service
+
+    def caption(self, name: str, image: Image.Image, decoding: Decoding) -> Captioned:
+        """Captions one image with a checkpoint, started again if it was closed since the image was loaded.
+
+        Raises:
+            BusyError: Too many requests wait for this checkpoint.
+            RefusedError: As in `pool[name]` and [`CaptionService`].
+        """
+        while True:
+            try:
+                return self[name](image, decoding)
+            except ClosedError:
+                continue  # others used more checkpoints than the pool holds
 
     def close(self) -> None:
         """Stops all services after their waiting requests have been served."""

@@ -7,7 +7,7 @@ import pytest
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.untrusted_images import RefusedError
-from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, ServicePool
+from hf_gru_captioner.web.service import BusyError, CaptionService, ClosedError, Decoding, ServicePool
 
 QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)
 
@@ -190,5 +190,7 @@ def test_the_least_recently_used_checkpoint_is_closed_after_its_callers(make_poo
     assert pool["."] is first
     wait_until(lambda: not second.is_running)
     assert first.is_running
-    with pytest.raises(BusyError):
+    with pytest.raises(ClosedError, match="take it from its ServicePool again"):
         second(photo, QUICK)
+    assert list(second.stream(photo, Decoding("greedy", max_words=6)))
+    assert pool.caption("./", photo, QUICK).captions == first(photo, QUICK).captions
