@@ -110,7 +110,7 @@ def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.
     limit = handlers.limits.text_bytes
     if not isinstance(photo, str):
         raise RefusedError(NO_IMAGE)
-    if photo.startswith(ADDRESSES):
+    if photo[:8].lower().startswith(ADDRESSES):
         with handlers.fetched(photo) as read:
             return handlers.load(service, read)
     if len(photo) > limit:

@@ -91,7 +91,7 @@ class Handlers:
 
         An address is used only if there is no photo, since it may be left over from before.
         """
-        if path is None and not _is_address(address):
+        if path is None and not _with_scheme(address).lower().startswith(ADDRESSES):
             return gr.skip(), gr.skip()
         return self.caption_input(path, address if path is None else "", checkpoint, *settings)
 
@@ -102,7 +102,7 @@ class Handlers:
             The answer for the viewer, as JSON: as from /caption, with the image as shown on the page, or why it was
             rejected. And the photo input, cleared if an address was used or the file rejected.
         """
-        answer, kept = self._try_caption(path, (address or "").strip(), checkpoint, *settings)
+        answer, kept = self._try_caption(path, _with_scheme(address), checkpoint, *settings)
         return json.dumps(answer), kept
 
     def compare(self, path: str | None, *settings) -> tuple:
@@ -190,7 +190,7 @@ class Handlers:
         """Like caption_input(), before conversion to JSON."""
         try:
             if address:
-                with self.fetched(_with_scheme(address)) as read:
+                with self.fetched(address) as read:
                     return self._answer(read, checkpoint, *settings), None
             if path is None:
                 raise RefusedError("Choose a photo first, or enter its web address.")
@@ -230,12 +230,9 @@ class _ReportTimer:
         return is_due
 
 
-def _is_address(text: str | None) -> bool:
-    return (text or "").strip().startswith(ADDRESSES)
-
-
-def _with_scheme(address: str) -> str:
-    """Adds the scheme to an address as people type it: `example.org/photo.jpg` becomes https."""
+def _with_scheme(typed: str | None) -> str:
+    """An address as people type it, with its scheme: `example.org/photo.jpg` becomes https."""
+    address = (typed or "").strip()
     host = address.partition("/")[0]
     return f"https://{address}" if "." in host and ":" not in address and " " not in address else address
 

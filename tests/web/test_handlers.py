@@ -1,9 +1,11 @@
 """What the page's buttons and endpoints call, without a browser."""
 
+import io
 import json
 import time
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from hf_gru_captioner import Captioner
@@ -11,6 +13,7 @@ from hf_gru_captioner.model import load_image
 from hf_gru_captioner.web import CaptionService, ServicePool, build_page
 from hf_gru_captioner.web.uploads import uploads
 
+ADDRESS = "photos.example/a.png"
 SETTINGS = ("greedy", 1, 1, 1.0, 1.0, 1.0, 6, 2)  # the fields of a Decoding
 
 
@@ -82,3 +85,51 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_checkpoint_that_others_replace_meanwhile_still_captions(crowded, path, expected, way):
     assert WAYS[way](crowded, path) == expected
+
+
+@pytest.fixture
+def page(checkpoint, photo, monkeypatch):
+    """The page's functions, with a photo on the web, and the addresses that were fetched."""
+    fetched = []
+
+    def fetch(address, limits):
+        fetched.append(address)
+        buffer = io.BytesIO()
+        photo.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    monkeypatch.setattr("hf_gru_captioner.web.handlers.fetch_image", fetch)
+    pool = ServicePool(["."], lambda name: Captioner.from_pretrained(checkpoint))
+    yield SimpleNamespace(**vars(functions_of(pool)), fetched=fetched)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("typed", "fetched"),
+    [
+        (ADDRESS, f"https://{ADDRESS}"),
+        (f" {ADDRESS} ", f"https://{ADDRESS}"),
+        (f"http://{ADDRESS}", f"http://{ADDRESS}"),
+        (f"HTTPS://{ADDRESS}", f"HTTPS://{ADDRESS}"),
+    ],
+)
+def test_an_address_as_typed_is_captioned_and_again_after_a_change_of_settings(page, expected, typed, fetched):
+    for caption in (page.caption_input, page.caption_again):
+        assert first(caption(None, typed, ".", *SETTINGS)[0]) == expected
+        assert page.fetched.pop() == fetched
+
+
+def test_a_program_may_write_the_scheme_of_an_address_in_capitals(page, expected):
+    assert page.caption(f"HTTPS://{ADDRESS}", *SETTINGS, ".")["caption"] == expected
+
+
+@pytest.mark.parametrize("typed", [None, "", "a photo of my dog", "ftp://photos.example/a.png"])
+def test_what_is_no_address_is_not_fetched_when_settings_change(page, typed):
+    answer, photo = page.caption_again(None, typed, ".", *SETTINGS)
+    assert answer == photo == gr.skip()
+    assert not page.fetched
+
+
+def test_an_address_left_over_does_not_replace_a_photo_when_settings_change(page, path, expected):
+    assert first(page.caption_again(path, ADDRESS, ".", *SETTINGS)[0]) == expected
+    assert not page.fetched
