@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -29,6 +29,7 @@ QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations of images rotated by 90 degree
 
 LoadImage = Callable[..., Image.Image]
 Read = Callable[[], bytes]
+Loaded = TypeVar("Loaded")
 
 
 class Handlers:
@@ -49,26 +50,33 @@ class Handlers:
         self._fetches = threading.Semaphore(MAX_FETCHES)
 
     def load(self, service: CaptionService, read: Read) -> Image.Image:
-        """Loads an image for the encoder; a few threads read and decode files, however many callers wait."""
-
-        def work() -> Image.Image:
-            content = photo_of(read(), self.limits)
-            open_image(content, self.limits)
-            return service.load(content)
-
-        with _refuses_damaged():
-            return self._decoders.submit(work).result()
+        """Loads an image for the encoder."""
+        return self._decode(read, lambda content, _: service.load(content))
 
     def load_to_show(self, service: CaptionService, read: Read, side: int) -> tuple[Image.Image, Image.Image]:
         """Loads an image for the encoder, and one to show; decodes it twice rather than keep it whole in memory."""
 
-        def work() -> tuple[Image.Image, Image.Image]:
-            content = photo_of(read(), self.limits)
-            image = open_image(content, self.limits)
+        def decode(content: bytes, image: Image.Image) -> tuple[Image.Image, Image.Image]:
             return service.load(content), self.load_image(content, size=shown_size(image, side))
 
-        with _refuses_damaged():
+        return self._decode(read, decode)
+
+    def _decode(self, read: Read, decode: Callable[[bytes, Image.Image], Loaded]) -> Loaded:
+        """Calls `decode` with a file's content and the image opened from it.
+
+        A few threads read and decode files, however many callers wait.
+        """
+
+        def work() -> Loaded:
+            content = photo_of(read(), self.limits)
+            return decode(content, open_image(content, self.limits))
+
+        try:
             return self._decoders.submit(work).result()
+        except RefusedError:
+            raise
+        except ValueError:
+            raise RefusedError("This photo can't be read to its end; it may be damaged.") from None
 
     @contextmanager
     def fetched(self, address: str) -> Iterator[Read]:
@@ -235,17 +243,6 @@ def _with_scheme(typed: str | None) -> str:
     address = (typed or "").strip()
     host = address.partition("/")[0]
     return f"https://{address}" if "." in host and ":" not in address and " " not in address else address
-
-
-@contextmanager
-def _refuses_damaged() -> Iterator[None]:
-    """Turns errors about damaged images into rejections."""
-    try:
-        yield
-    except RefusedError:
-        raise
-    except ValueError:
-        raise RefusedError("This photo can't be read to its end; it may be damaged.") from None
 
 
 def shown_size(image: Image.Image, side: int) -> tuple[int, int]:
