@@ -162,7 +162,12 @@ class Handlers:
     def caption_files(
         self, files: Iterable[Sent], checkpoint: str, decoding: Decoding
     ) -> Iterator[list[dict[str, Any]]]:
-        """Captions files and archives; yields for each image so far its name, and its captions or the error."""
+        """Captions files and archives; yields for each image so far its name, and its captions or the error.
+
+        Raises:
+            RefusedError: There is no such checkpoint, or it is not allowed.
+        """
+        self.pool[checkpoint]  # refused before the first photo is read
 
         def caption(content: bytes) -> list[Caption]:
             image = self.load(self.pool[checkpoint], lambda: content)

@@ -133,3 +133,15 @@ def test_what_is_no_address_is_not_fetched_when_settings_change(page, typed):
 def test_an_address_left_over_does_not_replace_a_photo_when_settings_change(page, path, expected):
     assert first(page.caption_again(path, ADDRESS, ".", *SETTINGS)[0]) == expected
     assert not page.fetched
+
+
+UNKNOWN = {
+    "the review": lambda page, sent: page.caption_for_review(json.dumps({"photos": [sent]}), "none", *SETTINGS),
+    "/caption_many": lambda page, sent: page.caption_many([sent], *SETTINGS, "none"),
+}
+
+
+@pytest.mark.parametrize("way", UNKNOWN)
+def test_many_photos_for_an_unknown_checkpoint_are_refused_at_once(page, path, way):
+    with pytest.raises(gr.Error, match="no such checkpoint"):
+        next(UNKNOWN[way](page, {"name": "photo.png", "path": path}))
