@@ -5,13 +5,14 @@ from ..untrusted_images import LIMITS, Limits, RefusedError, fetch_image, is_pub
 
 with needs_extra("demo"):
     from .page import build_page, launch, serve
-    from .service import BusyError, Captioned, CaptionService, Decoding, ServicePool
+    from .service import BusyError, Captioned, CaptionService, ClosedError, Decoding, ServicePool
 
 __all__ = [
     "LIMITS",
     "BusyError",
     "CaptionService",
     "Captioned",
+    "ClosedError",
     "Decoding",
     "Limits",
     "RefusedError",

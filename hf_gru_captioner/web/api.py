@@ -52,8 +52,8 @@ def add_endpoints(handlers: Handlers) -> None:
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
             decoding = Decoding(*settings)
-            service = pool[checkpoint]
-            answer = answer_of(service(_image_of(photo, handlers, service), decoding), attention is True)
+            image = _image_of(photo, handlers, pool[checkpoint])
+            answer = answer_of(pool.caption(checkpoint, image, decoding), attention is True)
         best, *others = answer["captions"]
         times = {"encoder_ms": answer["encoder_ms"], "decoder_ms": answer["decoder_ms"]}
         return {**best, "other_captions": others, **times}
@@ -79,9 +79,8 @@ def add_endpoints(handlers: Handlers) -> None:
             if not isinstance(photos, list) or not photos:
                 raise RefusedError("Photos must be a list of uploaded files.")
             decoding = Decoding(*settings)
-            service = pool[checkpoint]
             files = [file_of(photo, uploads()) for photo in photos]
-            yield from handlers.caption_files(files, service, decoding)
+            yield from handlers.caption_files(files, checkpoint, decoding)
 
     def caption_stream(
         photo: Photo,
@@ -111,7 +110,7 @@ def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.
     limit = handlers.limits.text_bytes
     if not isinstance(photo, str):
         raise RefusedError(NO_IMAGE)
-    if photo.startswith(ADDRESSES):
+    if photo[:8].lower().startswith(ADDRESSES):
         with handlers.fetched(photo) as read:
             return handlers.load(service, read)
     if len(photo) > limit:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -29,6 +29,7 @@ QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations of images rotated by 90 degree
 
 LoadImage = Callable[..., Image.Image]
 Read = Callable[[], bytes]
+Loaded = TypeVar("Loaded")
 
 
 class Handlers:
@@ -49,26 +50,33 @@ class Handlers:
         self._fetches = threading.Semaphore(MAX_FETCHES)
 
     def load(self, service: CaptionService, read: Read) -> Image.Image:
-        """Loads an image for the encoder; a few threads read and decode files, however many callers wait."""
-
-        def work() -> Image.Image:
-            content = photo_of(read(), self.limits)
-            open_image(content, self.limits)
-            return service.load(content)
-
-        with _refuses_damaged():
-            return self._decoders.submit(work).result()
+        """Loads an image for the encoder."""
+        return self._decode(read, lambda content, _: service.load(content))
 
     def load_to_show(self, service: CaptionService, read: Read, side: int) -> tuple[Image.Image, Image.Image]:
         """Loads an image for the encoder, and one to show; decodes it twice rather than keep it whole in memory."""
 
-        def work() -> tuple[Image.Image, Image.Image]:
-            content = photo_of(read(), self.limits)
-            image = open_image(content, self.limits)
+        def decode(content: bytes, image: Image.Image) -> tuple[Image.Image, Image.Image]:
             return service.load(content), self.load_image(content, size=shown_size(image, side))
 
-        with _refuses_damaged():
+        return self._decode(read, decode)
+
+    def _decode(self, read: Read, decode: Callable[[bytes, Image.Image], Loaded]) -> Loaded:
+        """Calls `decode` with a file's content and the image opened from it.
+
+        A few threads read and decode files, however many callers wait.
+        """
+
+        def work() -> Loaded:
+            content = photo_of(read(), self.limits)
+            return decode(content, open_image(content, self.limits))
+
+        try:
             return self._decoders.submit(work).result()
+        except RefusedError:
+            raise
+        except ValueError:
+            raise RefusedError("This photo can't be read to its end; it may be damaged.") from None
 
     @contextmanager
     def fetched(self, address: str) -> Iterator[Read]:
@@ -91,7 +99,7 @@ class Handlers:
 
         An address is used only if there is no photo, since it may be left over from before.
         """
-        if path is None and not _is_address(address):
+        if path is None and not _with_scheme(address).lower().startswith(ADDRESSES):
             return gr.skip(), gr.skip()
         return self.caption_input(path, address if path is None else "", checkpoint, *settings)
 
@@ -102,7 +110,7 @@ class Handlers:
             The answer for the viewer, as JSON: as from /caption, with the image as shown on the page, or why it was
             rejected. And the photo input, cleared if an address was used or the file rejected.
         """
-        answer, kept = self._try_caption(path, (address or "").strip(), checkpoint, *settings)
+        answer, kept = self._try_caption(path, _with_scheme(address), checkpoint, *settings)
         return json.dumps(answer), kept
 
     def compare(self, path: str | None, *settings) -> tuple:
@@ -125,12 +133,13 @@ class Handlers:
         """Captions the files sent by the review grid; yields all rows so far as JSON, last with what was left out."""
         with as_sentences():
             files = sent_files(sent, uploads())
-            service, decoding = self.pool[checkpoint], Decoding(*settings)
+            decoding = Decoding(*settings)
+            self.pool[checkpoint]  # refused before the first photo is read
         total = None if any(file.path.suffix.lower() == ".zip" for file in files) else len(files)
 
         def caption(content: bytes) -> dict[str, Any]:
-            image, shown = self.load_to_show(service, lambda: content, THUMBNAIL_SIDE)
-            captions = self._caption_patiently(service, image, decoding)
+            image, shown = self.load_to_show(self.pool[checkpoint], lambda: content, THUMBNAIL_SIDE)
+            captions = self._caption_patiently(checkpoint, image, decoding)
             return {
                 "photo": API_FILES + save_bytes_to_cache(jpeg_of(shown), "photo.jpg", str(uploads().folder)),
                 "captions": [each.text for each in captions],
@@ -151,12 +160,18 @@ class Handlers:
         yield json.dumps({"rows": rows, "total": total, "left_out": left_out, "is_done": True})
 
     def caption_files(
-        self, files: Iterable[Sent], service: CaptionService, decoding: Decoding
+        self, files: Iterable[Sent], checkpoint: str, decoding: Decoding
     ) -> Iterator[list[dict[str, Any]]]:
-        """Captions files and archives; yields for each image so far its name, and its captions or the error."""
+        """Captions files and archives; yields for each image so far its name, and its captions or the error.
+
+        Raises:
+            RefusedError: There is no such checkpoint, or it is not allowed.
+        """
+        self.pool[checkpoint]  # refused before the first photo is read
 
         def caption(content: bytes) -> list[Caption]:
-            return self._caption_patiently(service, self.load(service, lambda: content), decoding)
+            image = self.load(self.pool[checkpoint], lambda: content)
+            return self._caption_patiently(checkpoint, image, decoding)
 
         answers: list[dict[str, Any]] = []
         reports = _ReportTimer()
@@ -177,10 +192,10 @@ class Handlers:
             name, content = saved(*reviewed(sent))
         return save_bytes_to_cache(content, name, str(uploads().folder))  # files there are deleted after a while
 
-    def _caption_patiently(self, service: CaptionService, image: Image.Image, decoding: Decoding) -> list[Caption]:
+    def _caption_patiently(self, checkpoint: str, image: Image.Image, decoding: Decoding) -> list[Caption]:
         while True:
             try:
-                return service(image, decoding).captions
+                return self.pool.caption(checkpoint, image, decoding).captions
             except BusyError:
                 time.sleep(0.1)  # a batch can wait
 
@@ -188,7 +203,7 @@ class Handlers:
         """Like caption_input(), before conversion to JSON."""
         try:
             if address:
-                with self.fetched(_with_scheme(address)) as read:
+                with self.fetched(address) as read:
                     return self._answer(read, checkpoint, *settings), None
             if path is None:
                 raise RefusedError("Choose a photo first, or enter its web address.")
@@ -203,9 +218,8 @@ class Handlers:
 
     def _answer(self, read: Read, checkpoint: str, *settings) -> dict[str, Any]:
         decoding = Decoding(*settings)
-        service = self.pool[checkpoint]
-        image, shown = self.load_to_show(service, read, SHOWN_SIDE)
-        return answer_of(service(image, decoding)) | shown_image(shown)
+        image, shown = self.load_to_show(self.pool[checkpoint], read, SHOWN_SIDE)
+        return answer_of(self.pool.caption(checkpoint, image, decoding)) | shown_image(shown)
 
     def _description(self, checkpoint: str, decoding: Decoding) -> str:
         search = {
@@ -229,25 +243,11 @@ class _ReportTimer:
         return is_due
 
 
-def _is_address(text: str | None) -> bool:
-    return (text or "").strip().startswith(ADDRESSES)
-
-
-def _with_scheme(address: str) -> str:
-    """Adds the scheme to an address as people type it: `example.org/photo.jpg` becomes https."""
+def _with_scheme(typed: str | None) -> str:
+    """An address as people type it, with its scheme: `example.org/photo.jpg` becomes https."""
+    address = (typed or "").strip()
     host = address.partition("/")[0]
     return f"https://{address}" if "." in host and ":" not in address and " " not in address else address
-
-
-@contextmanager
-def _refuses_damaged() -> Iterator[None]:
-    """Turns errors about damaged images into rejections."""
-    try:
-        yield
-    except RefusedError:
-        raise
-    except ValueError:
-        raise RefusedError("This photo can't be read to its end; it may be damaged.") from None
 
 
 def shown_size(image: Image.Image, side: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ let counts = [0, 0]; // number sent or captioned, and total, 0 if unknown
 
 const isChanged = (row) => row.caption !== row.captions[0];
 const isRight = (row) => row.isChecked || isChanged(row);
+const othersOf = (row) => row.captions.filter((caption) => caption !== row.caption);
 
 function start(photos) {
   rows = [];
@@ -101,8 +102,9 @@ function cardOf(row) {
   const card = make("li", { class: "card", tabindex: "-1" });
   const text = make("textarea", { rows: "2", "aria-label": `Caption of ${row.name}`, spellcheck: "true", lang: "en" });
   const alternatives = make("div", { class: "instead", role: "group", "aria-label": "Other captions" });
-  row.captions.slice(1).forEach((caption, place) => {
-    const button = make("button", { type: "button" }, caption);
+  // All but the current text have a button; once it is edited, that is all of them.
+  row.captions.forEach((_, place) => {
+    const button = make("button", { type: "button" });
     button.addEventListener("click", () => useCaption(row, place + 1));
     alternatives.append(button);
   });
@@ -126,8 +128,7 @@ function show(row) {
   row.card.dataset.checked = row.isChecked;
   accept.textContent = row.isChecked ? "Accepted ✓" : "Accept";
   accept.setAttribute("aria-pressed", String(row.isChecked));
-  // Each button holds an alternative to the current text.
-  const others = row.captions.filter((caption) => caption !== row.caption);
+  const others = othersOf(row);
   row.card.querySelectorAll(".instead button").forEach((button, place) => {
     button.textContent = others[place] ?? "";
     button.hidden = place >= others.length;
@@ -143,8 +144,8 @@ function change(row, caption, isTyped = false) {
 }
 
 function useCaption(row, number) {
-  const others = row.captions.filter((caption) => caption !== row.caption);
-  if (others[number - 1] !== undefined) change(row, others[number - 1]);
+  const other = othersOf(row)[number - 1];
+  if (other !== undefined) change(row, other);
 }
 
 function setChecked(row, isChecked) {

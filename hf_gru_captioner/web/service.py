@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -32,6 +32,10 @@ def has_pytorch() -> bool:
 
 class BusyError(RuntimeError):
     """The queue limit is exceeded; the message is for the caller."""
+
+
+class ClosedError(RuntimeError):
+    """The service was closed, to make room for another checkpoint; [`ServicePool.caption`] starts it again."""
 
 
 def _bounded(default, lowest, highest) -> Any:
@@ -167,18 +171,23 @@ class CaptionService:
 
         Raises:
             BusyError: The queue limit is exceeded.
+            ClosedError: The service was closed.
             RefusedError: The decoding settings need PyTorch, which is not installed.
         """
         self._check_decoding(decoding)
         request = _Request(image, decoding, Future())
         with self._queue_lock:
-            if self._is_closed or self._waiting.full():
+            if self._is_closed:
+                raise ClosedError("This service was closed: take it from its ServicePool again.")
+            if self._waiting.full():
                 raise BusyError("Too many people are captioning photos right now. Please try again in a moment.")
             self._waiting.put_nowait(request)
         return request.answer.result()
 
     def stream(self, image: Image.Image, decoding: Decoding) -> Iterator[str]:
         """Yields the growing caption word by word; greedy or sampled, since beam search chooses words only at the end.
+
+        It needs no queue, so it also works after the service was closed.
 
         Raises:
             RefusedError: The decoding settings need PyTorch, which is not installed.
@@ -274,11 +283,11 @@ class CaptionService:
 
 
 class ServicePool:
-    """Services by checkpoint name, each started on first use.
+    """Services by checkpoint name, each started on first use, by the caller that asks for it first.
 
     Args:
         names: Allowed names; the first is the default.
-        load: Name -> captioner.
+        load: Name -> captioner; never called by two threads at once.
         any_name: Whether other names are allowed too: Hub ids, folders of this machine.
         capacity: Maximum number of services; the least recently used one is closed after its callers are served.
         limits: Limits of each [`CaptionService`].
@@ -299,7 +308,11 @@ class ServicePool:
         self.capacity = max(capacity, 1)
         self.limits = limits
         self._services: dict[str, CaptionService] = {}  # the most recently used is last
-        self._lock = threading.Lock()
+        self._loading: dict[str, Future[CaptionService]] = {}
+        self._lock = threading.Lock()  # not held during a load, which may be a download
+        # While transformers loads a model, it replaces methods of PreTrainedModel: two loads at once would leave them
+        # replaced, and every later load would fail.
+        self._load_lock = threading.Lock()
 
     def __getitem__(self, name: str) -> CaptionService:
         """The service of a checkpoint, started if necessary.
@@ -311,21 +324,56 @@ class ServicePool:
             raise RefusedError("There is no such checkpoint here.")
         with self._lock:
             service = self._services.pop(name, None)
-            if service is None:
-                if name not in self.names and not self.any_name:
-                    raise RefusedError("There is no such checkpoint here.")
-                try:
-                    service = CaptionService(self.load(name), **self.limits)
-                except (OSError, ValueError) as error:
-                    raise RefusedError(" ".join(str(error).split())) from error
+            if service is not None:
+                self._services[name] = service
+                return service
+            if name not in self.names and not self.any_name:
+                raise RefusedError("There is no such checkpoint here.")
+            is_first = name not in self._loading
+            loading = self._loading.setdefault(name, Future())
+        if is_first:
+            self._load(name, loading)
+        try:
+            return loading.result()
+        except (OSError, ValueError) as error:
+            raise RefusedError(" ".join(str(error).split())) from error
+
+    def _load(self, name: str, loading: Future[CaptionService]) -> None:
+        """Starts a service and makes it, or the error, the result of `loading`."""
+        try:
+            with self._load_lock:
+                service = CaptionService(self.load(name), **self.limits)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[name]
+            loading.set_exception(error)
+            return
+        with self._lock:
+            del self._loading[name]
             self._services[name] = service
             if len(self._services) > self.capacity:
                 oldest = self._services.pop(next(iter(self._services)))
                 threading.Thread(target=oldest.close, daemon=True).start()
-        return service
+        loading.set_result(service)
+
+    def caption(self, name: str, image: Image.Image, decoding: Decoding) -> Captioned:
+        """Captions one image with a checkpoint, started again if it was closed since the image was loaded.
+
+        Raises:
+            BusyError: Too many requests wait for this checkpoint.
+            RefusedError: As in `pool[name]` and [`CaptionService`].
+        """
+        while True:
+            try:
+                return self[name](image, decoding)
+            except ClosedError:
+                continue  # others used more checkpoints than the pool holds
 
     def close(self) -> None:
         """Stops all services after their waiting requests have been served."""
+        with self._lock:
+            loading = list(self._loading.values())
+        wait(loading)
         with self._lock:
             services, self._services = self._services, {}
         for service in services.values():

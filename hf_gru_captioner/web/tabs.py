@@ -190,7 +190,7 @@ def _controls(pool: ServicePool, defaults: Decoding = DEFAULTS, checkpoint: str 
             label="Search",
             info="Beam search compares whole sentences, greedy takes the likeliest next word, sampling picks at random",
         ),
-        slider("num_captions", 1, "Number of captions"),
+        slider("num_captions", 1, "Number of captions", "Greedy search gives one"),
         slider("num_beams", 1, "Beams", "Beam search: number of sentences kept at each word"),
         slider("temperature", 0.1, "Temperature", "Sampling: higher is more varied"),
         slider("top_p", 0.05, "Top-p", "Sampling: picks among the likeliest words with this total probability"),

@@ -335,6 +335,45 @@ def test_many_photos_are_reviewed_by_the_keyboard_least_certain_first(reviewed, 
     assert names_of(cards(page)) == sorted(names)
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_lists_have_an_arrow_and_the_bar_looks_as_the_browser_draws_it(visit, look, theme):
+    page = visit(f"?__theme={theme}")
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#review [data-part=files]", [DOGS, KITTEN])
+    page.get_by_text("0 of 2 accepted").wait_for()
+    page.click("#review [data-part=accept] >> nth=0")
+    look(page)
+    for part in ("which", "order"):
+        assert (
+            page.locator(f"#review [data-part={part}]").evaluate("(each) => getComputedStyle(each).appearance")
+            == "auto"
+        )
+    # A border of the page's own, of any width, makes Chromium draw the bar in grey and green.
+    border = page.locator("#review [data-part=bar]").evaluate("(each) => getComputedStyle(each).borderStyle")
+    assert border == "none"
+
+
+def test_after_a_caption_is_edited_every_generated_one_has_a_button_and_a_key(visit):
+    captions = [each.text for each in Captioner.from_pretrained()(KITTEN, num_captions=3)]
+    page = visit()
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#review [data-part=files]", KITTEN)
+    page.get_by_text("0 of 1 accepted").wait_for()
+    card = cards(page).first
+    text, others = card.locator("textarea"), card.locator(".instead button:visible")
+    assert others.all_inner_texts() == captions[1:]
+    text.fill("a kitten behind a stone")
+    assert others.all_inner_texts() == captions
+    others.last.click()
+    assert (text.input_value(), others.all_inner_texts()) == (captions[2], captions[:2])
+    text.fill("a kitten behind a stone")
+    card.focus()
+    page.keyboard.press("3")
+    assert text.input_value() == captions[2]
+    page.keyboard.press("3")  # there are only two others
+    assert text.input_value() == captions[2]
+
+
 def test_a_review_is_saved_for_spreadsheets_programs_and_training(reviewed, expected, tmp_path):
     page = reviewed
     name, content = saved_by(page, "csv")

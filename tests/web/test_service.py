@@ -7,7 +7,7 @@ import pytest
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.untrusted_images import RefusedError
-from hf_gru_captioner.web.service import BusyError, CaptionService, Decoding, ServicePool
+from hf_gru_captioner.web.service import BusyError, CaptionService, ClosedError, Decoding, ServicePool
 
 QUICK = Decoding(num_captions=2, num_beams=2, max_words=6)
 
@@ -190,5 +190,87 @@ def test_the_least_recently_used_checkpoint_is_closed_after_its_callers(make_poo
     assert pool["."] is first
     wait_until(lambda: not second.is_running)
     assert first.is_running
-    with pytest.raises(BusyError):
+    with pytest.raises(ClosedError, match="take it from its ServicePool again"):
         second(photo, QUICK)
+    assert list(second.stream(photo, Decoding("greedy", max_words=6)))
+    assert pool.caption("./", photo, QUICK).captions == first(photo, QUICK).captions
+
+
+@pytest.fixture
+def slow_pool(checkpoint):
+    """A pool of `.` and of `slow`, which loads when the gate is opened, or fails; and the names loaded so far."""
+    gate, loaded, failures = Gate(), [], []
+
+    def load(name):
+        loaded.append(name)
+        if name == "slow":
+            gate.reached.set()
+            assert gate.opened.wait(20)
+        if failures:
+            raise failures.pop()
+        return Captioner.from_pretrained(checkpoint)
+
+    pool = ServicePool([".", "slow"], load)
+    yield pool, gate, loaded, failures
+    gate.opened.set()
+    pool.close()
+
+
+def test_a_checkpoint_that_is_being_loaded_delays_nobody_else_and_is_loaded_once(slow_pool, photo):
+    pool, gate, loaded, _ = slow_pool
+    pool["."]
+    with ThreadPoolExecutor(4) as callers:
+        waiting = [callers.submit(pool.__getitem__, "slow") for _ in range(3)]
+        assert gate.reached.wait(20)
+        assert callers.submit(pool.caption, ".", photo, QUICK).result(20).captions
+        assert not any(each.done() for each in waiting)
+        gate.opened.set()
+        assert len({each.result(20) for each in waiting}) == 1
+    assert loaded == [".", "slow"]
+
+
+def test_a_load_that_fails_is_refused_to_all_who_wait_and_tried_again_by_the_next(slow_pool, photo):
+    pool, gate, loaded, failures = slow_pool
+    failures.append(OSError("the connection was\nclosed"))
+    with ThreadPoolExecutor(2) as callers:
+        waiting = [callers.submit(pool.__getitem__, "slow") for _ in range(2)]
+        assert gate.reached.wait(20)
+        time.sleep(0.1)  # until both wait
+        gate.opened.set()
+        for each in waiting:
+            with pytest.raises(RefusedError, match=r"^the connection was closed$"):
+                each.result(20)
+    assert pool.caption("slow", photo, QUICK).captions
+    assert loaded == ["slow", "slow"]
+
+
+def test_checkpoints_are_loaded_one_after_the_other(slow_pool, photo):
+    """Since transformers can't load two models at once."""
+    pool, gate, loaded, _ = slow_pool
+    with ThreadPoolExecutor(2) as callers:
+        slow = callers.submit(pool.__getitem__, "slow")
+        assert gate.reached.wait(20)
+        other = callers.submit(pool.__getitem__, ".")
+        time.sleep(0.2)
+        assert loaded == ["slow"]
+        gate.opened.set()
+        assert other.result(20) is not slow.result(20)
+
+
+def test_names_that_can_not_be_loaded_close_no_checkpoint(make_pool):
+    pool = make_pool(["."], any_name=True, capacity=1)
+    service = pool["."]
+    with pytest.raises(RefusedError):
+        pool["nowhere"]
+    assert pool["."] is service
+
+
+def test_closing_a_pool_waits_for_what_is_being_loaded(slow_pool):
+    pool, gate, *_ = slow_pool
+    with ThreadPoolExecutor(2) as callers:
+        loading = callers.submit(pool.__getitem__, "slow")
+        assert gate.reached.wait(20)
+        closing = callers.submit(pool.close)
+        gate.opened.set()
+        closing.result(20)
+        assert not loading.result(20).is_running
