@@ -6,6 +6,7 @@ Safetensors only, all files from a single commit, no code from the repository; s
 
 import json
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 # Limits on encoding one image: 1.5 times what DINOv2 large needs at 518 pixels.
 MAX_OPERATIONS = 1.5e12
 MAX_VALUES = 50_000_000  # in one tensor
+# While transformers loads a model, it replaces methods of PreTrainedModel: two loads at once would leave them replaced,
+# and every later load would fail.
+_TRANSFORMERS_LOADS = threading.Lock()
 LOCAL_SETTINGS = ("is_local", "local_files_only")  # how a tokenizer was loaded; transformers would save them with it
 
 
@@ -108,18 +112,19 @@ def load_checkpoint(
         for setting in LOCAL_SETTINGS:
             processor.tokenizer.init_kwargs.pop(setting, None)
         _check_weights(folder, processor)
-        model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with _TRANSFORMERS_LOADS:
+            model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     model.name_or_path = model.config.name_or_path = name  # recorded with scores; not the cache folder
     model.config._commit_hash = source.commit(folder)  # as transformers sets it
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        raise ValueError(f"the checkpoint {name} lacks {len(missing)} weights, such as {missing[0]}.")
+        raise ValueError(f"the checkpoint {name} lacks weights: {len(missing)}, such as {missing[0]}.")
     for weight, values in model.state_dict().items():
         # minimum and maximum suffice: both are NaN if any value is
         is_checked = values.is_floating_point() and values.numel()

@@ -134,7 +134,7 @@ def test_missing_weights_are_not_made_up(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
     del weights["decoder.language_gru.bias_hh_l0"]
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 weights, such as decoder\.language_gru\.bias_hh_l0"):
+    with pytest.raises(ValueError, match=r"lacks weights: 1, such as decoder\.language_gru\.bias_hh_l0"):
         Captioner.from_pretrained(checkpoint)
 
 

@@ -187,7 +187,9 @@ PAGE_DOORS = {
     "caption_input, an address": lambda page, path: first(page.caption_input(None, path.as_uri(), *GREEDY)[0]),
     "caption_input, an image": lambda page, path: first(page.caption_input(uploaded(path), "", *GREEDY)[0]),
     "compare": lambda page, path: first(page.compare(uploaded(path), *GREEDY, *GREEDY)[1]),
-    "caption_stream": lambda page, path: ["", *page.caption_stream(base64_of(path), max_words=9)][-1],
+    "caption_stream": lambda page, path: ["", *page.caption_stream(base64_of(path), max_words=9, no_repeat_ngram=0)][
+        -1
+    ],
     "caption_many": lambda page, path: last(page.caption_many([{"path": uploaded(path)}], *GREEDY[1:]))[0]["caption"],
     "caption_for_review": lambda page, path: first_reviewed(last(page.caption_for_review(sent(path), *GREEDY))),
 }

@@ -489,7 +489,7 @@ WEIGHTS = {  # what is done to them, and what is said; None where they are taken
     "of other names, but of the same sizes": (swap, None),
     "of other names and sizes": (swap_sizes, "don't fit together"),
     "too many": (lambda weights: weights.update(extra=torch.ones(3)), None),
-    "one too few": (lambda weights: weights.pop(GATES[0]), f"lacks 1 weights, such as {GATES[0]}"),
+    "one too few": (lambda weights: weights.pop(GATES[0]), f"lacks weights: 1, such as {GATES[0]}"),
     "one nan": (lambda weights: one_of(weights, float("nan")), f"not finite, such as {EMBEDDINGS}"),
     "infinite": (lambda weights: one_of(weights, float("inf")), f"not finite, such as {EMBEDDINGS}"),
     "minus infinite": (lambda weights: one_of(weights, -float("inf")), f"not finite, such as {EMBEDDINGS}"),

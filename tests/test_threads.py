@@ -21,6 +21,14 @@ def test_sixteen_threads_get_what_one_gets(checkpoint, make_photo):
     assert [each.score for each in found] == pytest.approx([each.score for each in expected], abs=1e-5)
 
 
+def test_checkpoints_are_loaded_by_several_threads_at_once(checkpoint, photo):
+    """transformers' own loading is not thread-safe."""
+    with ThreadPoolExecutor(3) as threads:
+        captioners = list(threads.map(lambda _: Captioner.from_pretrained(checkpoint, backend="torch"), range(9)))
+    assert len({captioner(photo).text for captioner in captioners}) == 1
+    assert Captioner.from_pretrained(checkpoint, backend="torch")(photo).text == captioners[0](photo).text
+
+
 PROGRAM = """
 import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor

@@ -87,13 +87,16 @@ def add_endpoints(handlers: Handlers) -> None:
         strategy: str = "greedy",
         temperature: float = DEFAULTS.temperature,
         max_words: int = DEFAULTS.max_words,
+        no_repeat_ngram: int = DEFAULTS.no_repeat_ngram,
         checkpoint: str = pool.names[0],
     ) -> Iterator[str]:
         """Streams the caption of a photo, given as for /caption, word by word; greedy or sampled."""
         with as_sentences():
             if strategy == "beam":
                 raise RefusedError("Beam search can't be streamed: use greedy or sample.")
-            decoding = Decoding(strategy, num_captions=1, temperature=temperature, max_words=max_words)
+            decoding = Decoding(
+                strategy, num_captions=1, temperature=temperature, max_words=max_words, no_repeat_ngram=no_repeat_ngram
+            )
             service = pool[checkpoint]
             yield from service.stream(_image_of(photo, handlers, service), decoding)
 

@@ -310,9 +310,6 @@ class ServicePool:
         self._services: dict[str, CaptionService] = {}  # the most recently used is last
         self._loading: dict[str, Future[CaptionService]] = {}
         self._lock = threading.Lock()  # not held during a load, which may be a download
-        # While transformers loads a model, it replaces methods of PreTrainedModel: two loads at once would leave them
-        # replaced, and every later load would fail.
-        self._load_lock = threading.Lock()
 
     def __getitem__(self, name: str) -> CaptionService:
         """The service of a checkpoint, started if necessary.
@@ -341,8 +338,7 @@ class ServicePool:
     def _load(self, name: str, loading: Future[CaptionService]) -> None:
         """Starts a service and makes it, or the error, the result of `loading`."""
         try:
-            with self._load_lock:
-                service = CaptionService(self.load(name), **self.limits)
+            service = CaptionService(self.load(name), **self.limits)
         except BaseException as error:
             with self._lock:
                 del self._loading[name]

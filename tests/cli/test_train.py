@@ -327,7 +327,7 @@ def non_finite(folder):
     ("damage", "said"),
     [
         (pickled, "is damaged or its files"),
-        (lacking_a_weight, "lacks 1 weights"),
+        (lacking_a_weight, "lacks weights: 1"),
         (non_finite, "not finite|non-finite"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "not a GRU captioner"),
     ],

@@ -244,19 +244,6 @@ def test_a_load_that_fails_is_refused_to_all_who_wait_and_tried_again_by_the_nex
     assert loaded == ["slow", "slow"]
 
 
-def test_checkpoints_are_loaded_one_after_the_other(slow_pool, photo):
-    """Since transformers can't load two models at once."""
-    pool, gate, loaded, _ = slow_pool
-    with ThreadPoolExecutor(2) as callers:
-        slow = callers.submit(pool.__getitem__, "slow")
-        assert gate.reached.wait(20)
-        other = callers.submit(pool.__getitem__, ".")
-        time.sleep(0.2)
-        assert loaded == ["slow"]
-        gate.opened.set()
-        assert other.result(20) is not slow.result(20)
-
-
 def test_names_that_can_not_be_loaded_close_no_checkpoint(make_pool):
     pool = make_pool(["."], any_name=True, capacity=1)
     service = pool["."]
