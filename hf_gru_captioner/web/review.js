@@ -1,6 +1,6 @@
 // Many photos: sends them, and shows their captions to be read, changed and accepted. Nothing is asked of the server to
 // review. The server is asked by `props.value`, JSON as text, and an event: `upload` captions {photos}, `submit` saves
-// {save, rows}, `stop` ends the captioning. It answers {rows, total, left_out, is_done}. Runs behind parts.js.
+// {save, rows}, `stop` ends the captioning. It answers {rows, total, weights, left_out, is_done}. Runs behind parts.js.
 
 const SENT_TOGETHER = 4; // files
 
@@ -61,6 +61,7 @@ function receive() {
     part("grid").append(rows.at(-1).card);
   }
   leftOut.push(...(said.left_out ?? []));
+  part("weights").textContent = said.weights;
   tell("captioning", rows.length, said.total ?? 0);
   if (said.is_done) ended();
 }
