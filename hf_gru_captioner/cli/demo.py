@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import needs_extra
+from ..files import GRAPHS_SETTINGS
 from ..inference.backend import AUTO, PYTORCH
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
@@ -63,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, path in paths.items():
         folder = SHIPPED_CHECKPOINT if path is None else Path(path)
         card = f"The model card of {code_span(name)} says what it knows, and its terms."
-        about.append(about_checkpoint(folder, name) if folder.is_dir() else card)
+        is_checkpoint = folder.is_dir() and not (folder / GRAPHS_SETTINGS).is_file()  # or on the Hub, or whole graphs
+        about.append(about_checkpoint(folder, name) if is_checkpoint else card)
     is_local = _is_local(arguments.host)
 
     def train_from(name: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import UsageError, needs_extra
 from ..evaluation.metrics import METRICS, choose_metrics
+from ..files import WEIGHTS
 from ..scoring_run import DEFAULT_METRICS, system_name
 from .shell import add_backend, positive, quiet_transformers
 
@@ -179,5 +180,11 @@ def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:
     for option in ("card", "keep"):
         if getattr(arguments, option) and not scores_checkpoint:
             raise UsageError(f"--{option} stores the scores of a checkpoint, but none is scored: pass --data.")
-    if arguments.keep and arguments.checkpoint and not Path(arguments.checkpoint).is_dir():
-        raise UsageError(f"--keep writes into the checkpoint's folder, but {arguments.checkpoint} is not a folder.")
+    if arguments.keep and arguments.checkpoint:
+        if not Path(arguments.checkpoint).is_dir():
+            raise UsageError(f"--keep writes into the checkpoint's folder, but {arguments.checkpoint} is not a folder.")
+        if not Path(arguments.checkpoint, WEIGHTS).is_file():
+            raise UsageError(
+                f"--keep stores the scores of weights, but {arguments.checkpoint} has no {WEIGHTS}: score the "
+                "checkpoint that it was exported from."
+            )

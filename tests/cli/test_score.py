@@ -127,6 +127,7 @@ def no_captioning(monkeypatch):
         (["--card", "{folder}/bad.md"], "bad.md, between its lines ---, are malformed"),
         (["--training-data", "{folder}/none"], "none"),
         (["--output", "{folder}/bad.md"], "bad.md"),
+        (["--keep", "--checkpoint", "{folder}"], "has no model.safetensors: score the checkpoint that it was"),
         (["{folder}/none.json", "--checkpoint", "{checkpoint}"], "none.json"),
         (["{folder}/few.json", "--checkpoint", "{checkpoint}"], "no result for 6 images"),
         (["{folder}/checkpoint.json", "--checkpoint", "{checkpoint}"], "two systems are called checkpoint"),
