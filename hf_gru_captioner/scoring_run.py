@@ -84,13 +84,14 @@ class CheckpointCaptions:
         generation = self.settings["generation"]
         return "|".join(f"{key}:{generation[key]}" for key in SIGNED if key in generation)
 
-    def save(self, folder: str | Path, references: References) -> None:
-        """Write `predictions.json` into a folder, atomically. Runs on one process."""
+    def save(self, folder: str | Path, references: References) -> Path:
+        """Write `predictions.json` into a folder, atomically, and return its path. Runs on one process."""
         from .evaluation.coco import write_results
 
         path = Path(folder) / PREDICTIONS
         path.parent.mkdir(parents=True, exist_ok=True)
         write_results(path, list(references.captions), [caption.text for caption in self.captions])
+        return path
 
 
 def load_references(data: str, split: str = "validation", **options: Any) -> References:
@@ -248,22 +249,23 @@ class ScoringRun:
         checkpoint = self.checkpoint.settings if self.checkpoint else {}
         return {**self.references.settings, **checkpoint, "versions": versions}
 
-    def save(self, folder: str | Path) -> None:
-        """Write the files into a folder, each atomically. Runs on one process."""
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the files into a folder, each atomically, and return their paths. Runs on one process."""
         from .evaluation.report import write_report
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         image_ids, settings = list(self.references.captions), self.settings
-        if self.checkpoint:
-            self.checkpoint.save(folder, self.references)
+        written = [self.checkpoint.save(folder, self.references)] if self.checkpoint else []
         content = {**settings, "systems": self.scores.as_json()}
         if self.mentions is not None:
             content["labels"] = asdict(self.mentions)
-        write_atomically(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        written.append(folder / "metrics.json")
+        write_atomically(written[-1], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if self.references.rows is not None:
+            written.append(folder / "report.html")
             write_report(
-                folder / "report.html",
+                written[-1],
                 self.scores.scores,
                 predictions=self.predictions,
                 images=self.references.image,
@@ -272,6 +274,7 @@ class ScoringRun:
                 settings=settings,
                 attention=self._draw_attention if self.checkpoint else None,
             )
+        return written
 
     def _draw_attention(self, index: int) -> Image.Image | None:
         from .visualization import draw_attention

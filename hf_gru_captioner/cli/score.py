@@ -153,12 +153,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if scored.mentions is not None:
         print(f"\n{scored.mentions.table()}")
-    scored.save(arguments.output)
+    written = scored.save(arguments.output)
     if arguments.card:
         scored.write_model_index(arguments.card)
+        written.append(arguments.card)
     if arguments.keep:
         scored.keep()
-    print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
+    print(f"\nwritten: {', '.join(map(str, written))}")
     return 0
 
 

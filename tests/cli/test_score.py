@@ -39,6 +39,8 @@ def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: mit\n---\n# Card\n")
     where = ("--data", images, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("of somebody else")
     assert main(["score", *map(str, where), *QUICK, "--num-beams", "1"]) == 0
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [row["image_id"] for row in written] == list(range(7))
@@ -56,6 +58,8 @@ def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(
     output = capsys.readouterr().out
     assert "CIDEr" in output
     assert "human" in output
+    files = [*(tmp_path / "out" / name for name in ("predictions.json", "metrics.json", "report.html")), card]
+    assert output.splitlines()[-1] == f"written: {', '.join(map(str, files))}"
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     values = {result.metric_name: result.metric_value for result in ModelCard.load(card).data.eval_results}
     assert values["CIDEr"] == round(100 * system["values"]["cider"], 1)
