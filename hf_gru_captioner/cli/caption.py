@@ -5,13 +5,12 @@ import heapq
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, one_line
-from ..files import MAX_NAME, atomic_path
+from ..files import atomic_path, distinct_names
 from .shell import BAD_INPUT, add_backend, positive, say_what_runs
 
 if TYPE_CHECKING:
@@ -438,14 +437,8 @@ class _Processes:
 
 def _drawing_paths(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     """An output file for each image; images in different folders may have the same name."""
-    drawings: dict[str, Path] = {}
-    seen: Counter[str] = Counter()
-    for path in paths:
-        name = os.fsdecode(os.fsencode(Path(path).name)[:MAX_NAME])
-        seen[name] += 1
-        number = f".{seen[name]}" if seen[name] > 1 else ""
-        drawings[path] = folder / f"{name}{number}.attention.png"
-    return drawings
+    names = distinct_names(Path(path).name for path in paths)
+    return {path: folder / f"{name}.attention.png" for path, name in zip(paths, names, strict=True)}
 
 
 def _read_again(path: str):
