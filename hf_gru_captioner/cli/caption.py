@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in found.problems if not processes.rank else []:
         printer.problem(line)
     succeeded = not (found.problems or found.left_out)
-    if any(map(_may_exist, found.paths)):
+    if any(map(_may_exist, found.paths)) or (found.paths and _has_file(arguments)):  # which has a row for each failure
         succeeded &= _caption_found(arguments, found, processes, printer)
     else:  # report right away, before anything is loaded
         for path in found.paths:
@@ -113,12 +113,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--append adds lines to text files: use it with --write txt alone.")
 
 
+def _has_file(arguments: argparse.Namespace) -> bool:
+    return arguments.output is not None and not arguments.dry_run
+
+
 def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", printer: "_Printer") -> bool:
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
-    has_file = arguments.output is not None and not arguments.dry_run
-    file = CaptionFile(arguments.output, processes.rank) if has_file else None  # raises before any work is done
+    file = (
+        CaptionFile(arguments.output, processes.rank) if _has_file(arguments) else None
+    )  # raises before any work is done
     try:
         run = _Run(arguments, found.paths, file, processes, printer)
         return run.to_file() if file is not None else run.to_screen()

@@ -91,6 +91,25 @@ def test_all_kinds_of_files_hold_the_same(command, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_the_file_has_a_row_for_each_photo_even_if_there_is_none_of_them(
+    checkpoint, make_photo, tmp_path, monkeypatch, capsys, ending
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["caption", "a.png", "b.png", "--checkpoint", str(checkpoint), "--output", f"captions.{ending}"]
+    assert main([*command, "--write", "txt", "--dry-run"]) == 2
+    assert not Path(f"captions.{ending}").exists()
+    capsys.readouterr()
+    assert main(command) == 2
+    rows = read(Path(f"captions.{ending}"))
+    assert [row["path"] for row in rows] == ["a.png", "b.png"]
+    assert all(row["path"] in row["error"] for row in rows)
+    assert "2 images, 2 of them could not be read" in capsys.readouterr().out
+    make_photo().save("b.png")
+    assert main(command) == 2
+    assert ["error" in row for row in read(Path(f"captions.{ending}"))] == [True, False]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_second_run_tries_again_what_failed_and_what_has_changed(
     command, photos, tmp_path, make_photo, capsys, captioned, ending
 ):
