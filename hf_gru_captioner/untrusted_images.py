@@ -14,6 +14,7 @@ import io
 import ipaddress
 import socket
 import ssl
+import string
 import tempfile
 import threading
 import time
@@ -24,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from PIL import Image
 
@@ -35,6 +36,7 @@ from .model.image_loading_gru_captioner import (
     MAX_PIXELS,
     RAW_SUFFIXES,
     REFUSED_FORMATS,
+    ascii_url,
     is_installed,
     is_raw,
     reader_of,
@@ -309,7 +311,7 @@ def fetch_image(address: str, limits: Limits = LIMITS, resolve: Resolve | None =
 def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> bytes | str:
     """The content, or the URL of a redirect."""
     try:
-        parts = urlsplit(address.strip())
+        parts = urlsplit(ascii_url(address))
         host, port = parts.hostname, parts.port
     except ValueError:
         raise RefusedError("This is not an address of the web.") from None
@@ -336,7 +338,8 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         connection.request("GET", target, headers=headers)
         response = connection.getresponse()
         if response.status in REDIRECTS and response.headers["Location"]:
-            return response.headers["Location"]
+            # Headers are read as Latin-1, but are mostly UTF-8.
+            return quote(response.headers["Location"], safe=string.punctuation, encoding="latin-1")
         if response.status != 200:
             raise RefusedError(f"The server of this address answers with status {response.status}.")
         content = bytearray()

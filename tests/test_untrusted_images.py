@@ -279,6 +279,20 @@ def test_a_picture_of_the_web_is_fetched_through_redirects(web, photo):
     assert fetch_image(" http://photos.example/further#part ", resolve=names) == encoded(photo)
 
 
+def test_addresses_are_encoded_as_browsers_do(web, photo):
+    web["/L%C3%B6we%20a%2Fb.png?q=%C3%BC%20%26"] = (200, {}, encoded(photo))
+    hosts = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        hosts.append(host)
+        return ["127.0.0.1"]
+
+    assert fetch_image("http://löwe.example/Löwe a%2Fb.png?q=ü %26", resolve=resolve) == encoded(photo)
+    web["/moved"] = (302, {"Location": "/Löwe%20a%2Fb.png?q=ü %26".encode().decode("latin-1")}, b"")
+    assert fetch_image("http://photos.example/moved", resolve=resolve) == encoded(photo)
+    assert hosts == ["xn--lwe-sna.example", "photos.example", "photos.example"]
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -289,6 +303,9 @@ def test_a_picture_of_the_web_is_fetched_through_redirects(web, photo):
         ("http://photos.example:22/photo.png", "no port"),
         ("http://user@photos.example/photo.png", "no user name"),
         ("http://[::1", "not an address"),
+        ("http://ö..example/", "not an address"),
+        ("http://photos.exämple:22/photo.png", "no port"),
+        ("http://ö@photos.example/photo.png", "no user name"),
         ("photo.png", "begins with http"),
         ("http://photos.example/nowhere", "status 404"),
         ("http://photos.example/to-private", "not on the public web"),
