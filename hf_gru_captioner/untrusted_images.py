@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -327,7 +327,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         raise RefusedError("This address is not on the public web.")
 
     target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-    connection = _connect(parts.scheme, host, found[0], deadline)
+    connection = _connect(parts.scheme, host, list(dict.fromkeys(found)), deadline)
     # Shuts the socket at the deadline: its own timeout restarts with every byte.
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection.sock])
     timer.daemon = True
@@ -382,20 +382,30 @@ def _resolve(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def _connect(scheme: str, host: str, address: str, deadline: float) -> http.client.HTTPConnection:
-    """A connection to the checked IP address; TLS and the Host header use the host name."""
-    seconds = max(0.1, deadline - time.monotonic())
+def _connect(scheme: str, host: str, addresses: Sequence[str], deadline: float) -> http.client.HTTPConnection:
+    """A connection to the first of the checked IP addresses that answers; TLS and the Host header use the host name."""
     port = ADDRESS_PORTS[scheme]
-    connection = http.client.HTTPConnection(host, port, timeout=seconds)
-    try:
-        plain = socket.create_connection((address, port), timeout=seconds)
-        if scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-        else:
-            connection.sock = plain
-    except (OSError, ValueError):
-        raise RefusedError("The server of this address can't be reached.") from None
-    return connection
+    connection = http.client.HTTPConnection(host, port)
+    for number, address in enumerate(addresses):
+        left = deadline - time.monotonic()
+        if number and left <= 0:
+            break
+        try:
+            # A silent address leaves time for the others.
+            plain = socket.create_connection((address, port), timeout=max(0.1, left / (len(addresses) - number)))
+            try:
+                if scheme == "https":
+                    connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+                else:
+                    connection.sock = plain
+            except (OSError, ValueError):
+                plain.close()
+                raise
+        except (OSError, ValueError):
+            continue
+        connection.sock.settimeout(max(0.1, deadline - time.monotonic()))
+        return connection
+    raise RefusedError("The server of this address can't be reached.")
 
 
 def _shut(connected: socket.socket) -> None:

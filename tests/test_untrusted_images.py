@@ -421,6 +421,36 @@ def test_a_server_that_is_not_there_is_said_not_to_be_reached(monkeypatch):
             fetch_image("http://photos.example/photo.png", resolve=names)
 
 
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_another_address_of_a_server_is_tried_if_one_does_not_answer(web, photo, monkeypatch, is_silent):
+    """Only addresses that were checked."""
+    connect, tried = socket.create_connection, []
+
+    def create_connection(where, timeout):
+        tried.append(where[0])
+        if where[0] == "127.0.0.1":
+            return connect(where, timeout=timeout)
+        if is_silent:
+            time.sleep(timeout)
+        raise TimeoutError if is_silent else ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    monkeypatch.setattr(untrusted_images, "is_public", lambda address: address != "10.0.0.1")
+    found = ["2001:db8::1", "2001:db8::1", "127.0.0.1"]
+    limits = Limits(seconds=2)
+    assert fetch_image("http://photos.example/photo.png", limits, resolve=lambda *_: found) == encoded(photo)
+    assert tried == ["2001:db8::1", "127.0.0.1"]
+    tried.clear()
+    start = time.monotonic()
+    with pytest.raises(RefusedError, match="can't be reached"):
+        fetch_image("http://photos.example/", Limits(seconds=0.3), resolve=lambda *_: [f"::{n}" for n in range(1000)])
+    assert time.monotonic() - start < 2
+    tried.clear()
+    with pytest.raises(RefusedError, match="not on the public web"):
+        fetch_image("http://photos.example/photo.png", resolve=lambda *_: [*found, "10.0.0.1"])
+    assert tried == []
+
+
 def test_what_an_archive_says_of_its_sizes_is_not_believed():
     packed = zlib.compress(bytes(1_000_000), 9)[2:-4]
     buffer = bytearray(zipped({"a.png": bytes(1_000_000)}).getvalue())
