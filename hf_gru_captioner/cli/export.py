@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = find_images(arguments.images)
         if found.problems:
             raise UsageError(found.problems[0])
+        if not found.paths:
+            raise UsageError(f"--images: no images to calibrate with in {', '.join(arguments.images)}.")
         paths = _evenly_spread(found.paths, arguments.num_images)
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(

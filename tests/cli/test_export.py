@@ -1,5 +1,6 @@
 import pytest
 
+from hf_gru_captioner.cli import main
 from hf_gru_captioner.cli.export import _evenly_spread
 
 
@@ -23,3 +24,11 @@ def test_the_calibration_set_reaches_the_last_photos():
     spread = _evenly_spread(paths, 256)
     assert len(set(spread)) == 256
     assert spread[-1] >= "508.jpg"
+
+
+def test_photos_in_subfolders_are_not_a_calibration_set(checkpoint, photo, tmp_path, capsys):
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    photo.save(tmp_path / "photos" / "deep" / "a.png")
+    options = ["--int8", "--images", str(tmp_path / "photos"), "--output", str(tmp_path / "graphs")]
+    assert main(["export", str(checkpoint), *options]) == 2
+    assert capsys.readouterr().err.endswith(f"--images: no images to calibrate with in {tmp_path / 'photos'}.\n")
