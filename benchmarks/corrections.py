@@ -62,7 +62,12 @@ def shown_command(corrections: Path, photos: Path, output: Path) -> list[str]:
     page = (Path(batch.__file__).parent / "review.html").read_text()
     (shown,) = re.findall(r'data-part="command">(.*?)</pre>', page, re.DOTALL)
     shown = html.unescape(shown)
-    in_place = {"TRAIN_FROM": "", "corrections.jsonl": corrections, "PHOTOS": photos, "runs/corrected": output}
+    in_place = {
+        '<span data-part="weights"></span>': "",
+        "corrections.jsonl": corrections,
+        "PHOTOS": photos,
+        "runs/corrected": output,
+    }
     for word, text in in_place.items():
         if word not in shown:
             raise SystemExit(f"{word} is no longer in the command of review.html: {shown}")

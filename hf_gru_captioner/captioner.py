@@ -148,10 +148,11 @@ class Captioner:
 
     @property
     def weights_sha256(self) -> str:
-        """Hexadecimal SHA-256 of the weights file that it was loaded from."""
+        """Hexadecimal SHA-256 of the weights file that it was loaded from, or that whole graphs were exported from."""
         if self.source is None:
             raise ValueError("this captioner was not loaded from a checkpoint.")
-        return sha256_of(self.source.folder(WEIGHTS) / WEIGHTS)
+        of_graphs: str | None = getattr(self._backend, "settings", {}).get("weights")
+        return of_graphs or sha256_of(self.source.folder(WEIGHTS) / WEIGHTS)
 
     def defaults(self) -> dict[str, Any]:
         """The checkpoint's generation settings."""
@@ -179,8 +180,7 @@ class Captioner:
             if value is not None and name not in ("transformers_version", "use_cache", "num_beams")
         }
         graphs = getattr(self._backend, "settings", {})
-        weights = graphs.get("weights") or self.weights_sha256
-        described = json.dumps([weights, graphs.get("precision", "float32"), settings], sort_keys=True)
+        described = json.dumps([self.weights_sha256, graphs.get("precision", "float32"), settings], sort_keys=True)
         return sha256(described.encode()).hexdigest()[:12]
 
     @classmethod

@@ -7,7 +7,8 @@ power cut leaves the old content or the new, never a partial file.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def flush(path: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def distinct_names(names: Iterable[str]) -> list[str]:
+    """Names of files to write, in order: repeated ones are numbered (`a`, `a.2`), long ones are shortened."""
+    distinct: dict[str, None] = {}
+    num_repeated: Counter[str] = Counter()
+    for name in names:
+        numbered = shortened = os.fsdecode(os.fsencode(name)[:MAX_NAME])
+        while numbered in distinct:
+            num_repeated[shortened] += 1
+            numbered = f"{shortened}.{num_repeated[shortened] + 1}"
+        distinct[numbered] = None
+    return [*distinct]
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import UsageError, needs_extra
+from .errors import MissingExtraError, UsageError, needs_extra
 from .files import write_atomically
 from .inference.backend import AUTO
 from .label_names import LabelNames
@@ -38,6 +38,7 @@ SIGNED = ("num_beams", "length_penalty", "no_repeat_ngram_size")  # settings of 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "pycocoevalcap")
 DEFAULT_METRICS = ("cider", "meteor", "bleu", "rouge_l", "diversity")
 SHIPPED = "shipped checkpoint"  # name of the package's own checkpoint in tables
+PREDICTIONS = "predictions.json"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,15 @@ class CheckpointCaptions:
         """Generation settings that change scores, as in `num_beams:5|length_penalty:0.8`."""
         generation = self.settings["generation"]
         return "|".join(f"{key}:{generation[key]}" for key in SIGNED if key in generation)
+
+    def save(self, folder: str | Path, references: References) -> Path:
+        """Write `predictions.json` into a folder, atomically, and return its path. Runs on one process."""
+        from .evaluation.coco import write_results
+
+        path = Path(folder) / PREDICTIONS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_results(path, list(references.captions), [caption.text for caption in self.captions])
+        return path
 
 
 def load_references(data: str, split: str = "validation", **options: Any) -> References:
@@ -193,23 +203,24 @@ def caption_references(
     state = PartialState()
     captioner = Captioner.from_pretrained(checkpoint, device=state.device, backend=backend, graphs=graphs)
     generation: dict[str, Any] = {} if num_beams is None else {"num_beams": num_beams}
+    settings = {
+        "checkpoint": captioner.name,
+        "checkpoint_sha256": captioner.weights_sha256,
+        "generation": {**captioner.defaults(), **generation},
+        "backend": captioner.backend_for(**generation),
+    }
     captions: list[Caption] = []
     with state.split_between_processes(list(range(len(references.captions)))) as shard:
         starts = range(0, len(shard), batch_size)
         for start in tqdm(starts, "captioning", unit="batch", disable=not state.is_main_process):
             images = decode_images(references.rows, shard[start : start + batch_size])
             captions.extend(captioner(images, batch_size=batch_size, **generation))
-    return CheckpointCaptions(
-        name=Path(checkpoint).name if checkpoint else SHIPPED,
-        captions=gather_object(captions),
-        folder=captioner.name,
-        settings={
-            "checkpoint": captioner.name,
-            "checkpoint_sha256": captioner.weights_sha256,
-            "generation": {**captioner.defaults(), **generation},
-            "backend": captioner.backend_for(**generation),
-        },
-    )
+    return CheckpointCaptions(system_name(checkpoint), gather_object(captions), captioner.name, settings)
+
+
+def system_name(checkpoint: str | None) -> str:
+    """A checkpoint's name in tables."""
+    return Path(checkpoint).name if checkpoint else SHIPPED
 
 
 @dataclass(frozen=True)
@@ -238,23 +249,23 @@ class ScoringRun:
         checkpoint = self.checkpoint.settings if self.checkpoint else {}
         return {**self.references.settings, **checkpoint, "versions": versions}
 
-    def save(self, folder: str | Path) -> None:
-        """Write the files into a folder, each atomically. Runs on one process."""
-        from .evaluation.coco import write_results
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the files into a folder, each atomically, and return their paths. Runs on one process."""
         from .evaluation.report import write_report
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         image_ids, settings = list(self.references.captions), self.settings
-        if self.checkpoint:
-            write_results(folder / "predictions.json", image_ids, self.predictions[self.checkpoint.name])
+        written = [self.checkpoint.save(folder, self.references)] if self.checkpoint else []
         content = {**settings, "systems": self.scores.as_json()}
         if self.mentions is not None:
             content["labels"] = asdict(self.mentions)
-        write_atomically(folder / "metrics.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        written.append(folder / "metrics.json")
+        write_atomically(written[-1], json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         if self.references.rows is not None:
+            written.append(folder / "report.html")
             write_report(
-                folder / "report.html",
+                written[-1],
                 self.scores.scores,
                 predictions=self.predictions,
                 images=self.references.image,
@@ -263,6 +274,7 @@ class ScoringRun:
                 settings=settings,
                 attention=self._draw_attention if self.checkpoint else None,
             )
+        return written
 
     def _draw_attention(self, index: int) -> Image.Image | None:
         from .visualization import draw_attention
@@ -324,22 +336,67 @@ class ScoringRun:
         return self.checkpoint
 
 
-def score(
+@dataclass(frozen=True)
+class ScoringPlan:
+    """All that scoring needs besides a checkpoint's captions, which take long to generate: read and checked.
+
+    Attributes:
+        references: What to score against.
+        results: Captions of other systems by name, one per image.
+        training_captions: Determine which captions are novel; None if unknown.
+        synonyms: Synonyms of the references' labels.
+        options: Of `evaluation.score_captions`.
+    """
+
+    references: References
+    results: Mapping[str, Sequence[str]]
+    training_captions: Sequence[str] | None
+    synonyms: Mapping[str | None, Sequence[str]] | None
+    options: Mapping[str, Any]
+
+    def score(self, checkpoint: CheckpointCaptions | None = None) -> ScoringRun:
+        """Score a checkpoint's captions, if given, and the result files. Runs on one process.
+
+        Raises:
+            UsageError: Nothing to score, or two systems with the same name.
+            ValueError, OSError: As in `evaluation.score_captions`.
+        """
+        from .evaluation import score_systems
+
+        _check_names([*([checkpoint.name] if checkpoint else []), *self.results])
+        predictions: dict[str, Sequence[str]] = {}
+        if checkpoint:
+            predictions[checkpoint.name] = [caption.text for caption in checkpoint.captions]
+        predictions |= self.results
+        if not predictions:
+            raise UsageError("there is nothing to score: pass the captions of a checkpoint or result files.")
+        scores = score_systems(
+            predictions,
+            list(self.references.captions.values()),
+            decoding={checkpoint.name: checkpoint.decoding} if checkpoint else None,
+            training_captions=self.training_captions,
+            **self.options,
+        )
+        mentions = _mentions(self.references, next(iter(predictions.values())), self.synonyms)
+        return ScoringRun(self.references, checkpoint, predictions, scores, mentions)
+
+
+def plan_scoring(
     references: References,
-    checkpoint: CheckpointCaptions | None = None,
     *,
+    checkpoint_name: str | None = None,
     results: Sequence[str | Path] = (),
     training_data: str | None = None,
     allow_urls: bool = False,
     metrics: Sequence[str] = DEFAULT_METRICS,
     synonyms: Mapping[str | None, Sequence[str]] | None = None,
     **options: Any,
-) -> ScoringRun:
-    """Score a checkpoint's captions, or result files of other systems, or both. Runs on one process.
+) -> ScoringPlan:
+    """Read and check all that scoring needs, before a checkpoint captions the images.
 
     Args:
         references: What to score against.
-        checkpoint: From [`caption_references`].
+        checkpoint_name: Name of the checkpoint that will be scored, see [`system_name`].
         results: Files in COCO's results format; a system is called by its file's name.
         training_data: Hub id or folder whose train split determines which captions are novel.
         allow_urls: Download images of `training_data` that are given as URLs.
@@ -349,37 +406,49 @@ def score(
         options: `tokenizer`, `brevity_penalty`, `bootstrap` and others of `evaluation.score_captions`.
 
     Raises:
-        UsageError: Nothing to score, or two systems with the same name.
-        FileNotFoundError, ValueError, ImportError: As in `evaluation.score_captions` and `evaluation.coco.match`.
+        UsageError: Two systems with the same name.
+        MissingExtraError: Java or a package is missing.
+        FileNotFoundError, ValueError, OSError: As in `evaluation.score_captions` and `evaluation.coco.match`.
     """
     with needs_extra("score"):
         from .data import load_captions
-        from .evaluation import score_systems
+        from .evaluation import check_scoring
         from .evaluation.coco import match
 
-    predictions: dict[str, Sequence[str]] = {}
-    if checkpoint:
-        predictions[checkpoint.name] = [caption.text for caption in checkpoint.captions]
-    for path in map(Path, results):
-        if path.stem in predictions:
-            raise UsageError(f"two systems are called {path.stem}: rename a file.")
-        _, predictions[path.stem], _ = match(read_results(path), references.captions)
-    if not predictions:
-        raise UsageError("there is nothing to score: pass the captions of a checkpoint or result files.")
+    names = [Path(path).stem for path in results]
+    _check_names([*filter(None, [checkpoint_name]), *names])
+    try:
+        check_scoring(list(references.captions.values()), metrics, options.get("tokenizer", "auto"))
+    except ImportError as error:
+        raise MissingExtraError(str(error)) from error
+    read = {name: match(read_results(path), references.captions)[1] for name, path in zip(names, results, strict=True)}
     known = None
     if training_data:
         training_set = load_captions(training_data, "train", allow_urls=allow_urls)
         known = [caption for captions in training_set["captions"] for caption in captions]
-    scores = score_systems(
-        predictions,
-        list(references.captions.values()),
-        decoding={checkpoint.name: checkpoint.decoding} if checkpoint else None,
-        metrics=metrics,
-        training_captions=known,
-        **options,
-    )
-    mentions = _mentions(references, next(iter(predictions.values())), synonyms)
-    return ScoringRun(references, checkpoint, predictions, scores, mentions)
+    return ScoringPlan(references, read, known, synonyms, {"metrics": metrics, **options})
+
+
+def score(references: References, checkpoint: CheckpointCaptions | None = None, **options: Any) -> ScoringRun:
+    """Score a checkpoint's captions, or result files of other systems, or both. Runs on one process.
+
+    Args:
+        references: What to score against.
+        checkpoint: From [`caption_references`].
+        options: `results`, `metrics` and others of [`plan_scoring`].
+
+    Raises:
+        UsageError, MissingExtraError, FileNotFoundError, ValueError, OSError: As in [`plan_scoring`] and
+            [`ScoringPlan.score`].
+    """
+    return plan_scoring(references, **options).score(checkpoint)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise a `UsageError` for two systems with the same name."""
+    several = next((name for name in names if names.count(name) > 1), None)
+    if several is not None:
+        raise UsageError(f"two systems are called {several}: rename a file.")
 
 
 def _mentions(

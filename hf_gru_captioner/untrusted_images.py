@@ -14,17 +14,18 @@ import io
 import ipaddress
 import socket
 import ssl
+import string
 import tempfile
 import threading
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from PIL import Image
 
@@ -35,6 +36,7 @@ from .model.image_loading_gru_captioner import (
     MAX_PIXELS,
     RAW_SUFFIXES,
     REFUSED_FORMATS,
+    ascii_url,
     is_installed,
     is_raw,
     reader_of,
@@ -309,7 +311,7 @@ def fetch_image(address: str, limits: Limits = LIMITS, resolve: Resolve | None =
 def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> bytes | str:
     """The content, or the URL of a redirect."""
     try:
-        parts = urlsplit(address.strip())
+        parts = urlsplit(ascii_url(address))
         host, port = parts.hostname, parts.port
     except ValueError:
         raise RefusedError("This is not an address of the web.") from None
@@ -325,7 +327,7 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         raise RefusedError("This address is not on the public web.")
 
     target = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-    connection = _connect(parts.scheme, host, found[0], deadline)
+    connection = _connect(parts.scheme, host, list(dict.fromkeys(found)), deadline)
     # Shuts the socket at the deadline: its own timeout restarts with every byte.
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [connection.sock])
     timer.daemon = True
@@ -336,7 +338,8 @@ def _get(address: str, limits: Limits, deadline: float, resolve: Resolve) -> byt
         connection.request("GET", target, headers=headers)
         response = connection.getresponse()
         if response.status in REDIRECTS and response.headers["Location"]:
-            return response.headers["Location"]
+            # Headers are read as Latin-1, but are mostly UTF-8.
+            return quote(response.headers["Location"], safe=string.punctuation, encoding="latin-1")
         if response.status != 200:
             raise RefusedError(f"The server of this address answers with status {response.status}.")
         content = bytearray()
@@ -379,20 +382,30 @@ def _resolve(host: str, port: int) -> list[str]:
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-def _connect(scheme: str, host: str, address: str, deadline: float) -> http.client.HTTPConnection:
-    """A connection to the checked IP address; TLS and the Host header use the host name."""
-    seconds = max(0.1, deadline - time.monotonic())
+def _connect(scheme: str, host: str, addresses: Sequence[str], deadline: float) -> http.client.HTTPConnection:
+    """A connection to the first of the checked IP addresses that answers; TLS and the Host header use the host name."""
     port = ADDRESS_PORTS[scheme]
-    connection = http.client.HTTPConnection(host, port, timeout=seconds)
-    try:
-        plain = socket.create_connection((address, port), timeout=seconds)
-        if scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-        else:
-            connection.sock = plain
-    except (OSError, ValueError):
-        raise RefusedError("The server of this address can't be reached.") from None
-    return connection
+    connection = http.client.HTTPConnection(host, port)
+    for number, address in enumerate(addresses):
+        left = deadline - time.monotonic()
+        if number and left <= 0:
+            break
+        try:
+            # A silent address leaves time for the others.
+            plain = socket.create_connection((address, port), timeout=max(0.1, left / (len(addresses) - number)))
+            try:
+                if scheme == "https":
+                    connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+                else:
+                    connection.sock = plain
+            except (OSError, ValueError):
+                plain.close()
+                raise
+        except (OSError, ValueError):
+            continue
+        connection.sock.settimeout(max(0.1, deadline - time.monotonic()))
+        return connection
+    raise RefusedError("The server of this address can't be reached.")
 
 
 def _shut(connected: socket.socket) -> None:

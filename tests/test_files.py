@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_gru_captioner.files import atomic_folder, atomic_path, sha256_of, write_atomically
+from hf_gru_captioner.files import atomic_folder, atomic_path, distinct_names, sha256_of, write_atomically
 
 
 def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path):
@@ -12,6 +12,12 @@ def test_a_file_is_written_and_nothing_is_left_beside_it(tmp_path):
     write_atomically(tmp_path / "text", b"bytes", writer="process-7")
     assert (tmp_path / "text").read_bytes() == b"bytes"
     assert list(tmp_path.iterdir()) == [tmp_path / "text"]
+
+
+def test_names_of_files_are_distinct_and_not_too_long():
+    names = distinct_names(["a", "b", "a", "a.2", "a", "ü" * 300, "ü" * 200])
+    assert names[:5] == ["a", "b", "a.2", "a.2.2", "a.3"]
+    assert names[5:] == ["ü" * 100, "ü" * 100 + ".2"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):

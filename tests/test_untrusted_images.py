@@ -279,6 +279,20 @@ def test_a_picture_of_the_web_is_fetched_through_redirects(web, photo):
     assert fetch_image(" http://photos.example/further#part ", resolve=names) == encoded(photo)
 
 
+def test_addresses_are_encoded_as_browsers_do(web, photo):
+    web["/L%C3%B6we%20a%2Fb.png?q=%C3%BC%20%26"] = (200, {}, encoded(photo))
+    hosts = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        hosts.append(host)
+        return ["127.0.0.1"]
+
+    assert fetch_image("http://löwe.example/Löwe a%2Fb.png?q=ü %26", resolve=resolve) == encoded(photo)
+    web["/moved"] = (302, {"Location": "/Löwe%20a%2Fb.png?q=ü %26".encode().decode("latin-1")}, b"")
+    assert fetch_image("http://photos.example/moved", resolve=resolve) == encoded(photo)
+    assert hosts == ["xn--lwe-sna.example", "photos.example", "photos.example"]
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -289,6 +303,9 @@ def test_a_picture_of_the_web_is_fetched_through_redirects(web, photo):
         ("http://photos.example:22/photo.png", "no port"),
         ("http://user@photos.example/photo.png", "no user name"),
         ("http://[::1", "not an address"),
+        ("http://ö..example/", "not an address"),
+        ("http://photos.exämple:22/photo.png", "no port"),
+        ("http://ö@photos.example/photo.png", "no user name"),
         ("photo.png", "begins with http"),
         ("http://photos.example/nowhere", "status 404"),
         ("http://photos.example/to-private", "not on the public web"),
@@ -402,6 +419,36 @@ def test_a_server_that_is_not_there_is_said_not_to_be_reached(monkeypatch):
         monkeypatch.setitem(untrusted_images.ADDRESS_PORTS, "http", closed.getsockname()[1])
         with pytest.raises(RefusedError, match="can't be reached"):
             fetch_image("http://photos.example/photo.png", resolve=names)
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_another_address_of_a_server_is_tried_if_one_does_not_answer(web, photo, monkeypatch, is_silent):
+    """Only addresses that were checked."""
+    connect, tried = socket.create_connection, []
+
+    def create_connection(where, timeout):
+        tried.append(where[0])
+        if where[0] == "127.0.0.1":
+            return connect(where, timeout=timeout)
+        if is_silent:
+            time.sleep(timeout)
+        raise TimeoutError if is_silent else ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    monkeypatch.setattr(untrusted_images, "is_public", lambda address: address != "10.0.0.1")
+    found = ["2001:db8::1", "2001:db8::1", "127.0.0.1"]
+    limits = Limits(seconds=2)
+    assert fetch_image("http://photos.example/photo.png", limits, resolve=lambda *_: found) == encoded(photo)
+    assert tried == ["2001:db8::1", "127.0.0.1"]
+    tried.clear()
+    start = time.monotonic()
+    with pytest.raises(RefusedError, match="can't be reached"):
+        fetch_image("http://photos.example/", Limits(seconds=0.3), resolve=lambda *_: [f"::{n}" for n in range(1000)])
+    assert time.monotonic() - start < 2
+    tried.clear()
+    with pytest.raises(RefusedError, match="not on the public web"):
+        fetch_image("http://photos.example/photo.png", resolve=lambda *_: [*found, "10.0.0.1"])
+    assert tried == []
 
 
 def test_what_an_archive_says_of_its_sizes_is_not_believed():

@@ -5,13 +5,12 @@ import heapq
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, one_line
-from ..files import MAX_NAME, atomic_path
+from ..files import atomic_path, distinct_names
 from .shell import BAD_INPUT, add_backend, positive, say_what_runs
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     for line in found.problems if not processes.rank else []:
         printer.problem(line)
     succeeded = not (found.problems or found.left_out)
-    if any(map(_may_exist, found.paths)):
+    if any(map(_may_exist, found.paths)) or (found.paths and _has_file(arguments)):  # which has a row for each failure
         succeeded &= _caption_found(arguments, found, processes, printer)
     else:  # report right away, before anything is loaded
         for path in found.paths:
@@ -114,12 +113,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--append adds lines to text files: use it with --write txt alone.")
 
 
+def _has_file(arguments: argparse.Namespace) -> bool:
+    return arguments.output is not None and not arguments.dry_run
+
+
 def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_Processes", printer: "_Printer") -> bool:
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
-    has_file = arguments.output is not None and not arguments.dry_run
-    file = CaptionFile(arguments.output, processes.rank) if has_file else None  # raises before any work is done
+    file = (
+        CaptionFile(arguments.output, processes.rank) if _has_file(arguments) else None
+    )  # raises before any work is done
     try:
         run = _Run(arguments, found.paths, file, processes, printer)
         return run.to_file() if file is not None else run.to_screen()
@@ -438,14 +442,8 @@ class _Processes:
 
 def _drawing_paths(folder: Path, paths: Sequence[str]) -> dict[str, Path]:
     """An output file for each image; images in different folders may have the same name."""
-    drawings: dict[str, Path] = {}
-    seen: Counter[str] = Counter()
-    for path in paths:
-        name = os.fsdecode(os.fsencode(Path(path).name)[:MAX_NAME])
-        seen[name] += 1
-        number = f".{seen[name]}" if seen[name] > 1 else ""
-        drawings[path] = folder / f"{name}{number}.attention.png"
-    return drawings
+    names = distinct_names(Path(path).name for path in paths)
+    return {path: folder / f"{name}.attention.png" for path, name in zip(paths, names, strict=True)}
 
 
 def _read_again(path: str):

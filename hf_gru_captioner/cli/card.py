@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import write_atomically
+from ..files import distinct_names, write_atomically
 
 BLANK_SIDE = 224  # pixels
 EXAMPLE_SIDE = 1000  # pixels, longer side
@@ -91,10 +91,12 @@ def describe(arguments: argparse.Namespace, repo_id: str, prefix: str) -> tuple[
     names, images = zip(*_blanks(), strict=True)
     blanks = [Example(name, caption.text) for name, caption in zip(names, captioner(images), strict=True)]
     examples, drawn = [], {}
-    for path, caption in zip(arguments.images, captioner([str(path) for path in arguments.images]), strict=True):
+    stems = distinct_names(path.stem for path in arguments.images)
+    captions = captioner([str(path) for path in arguments.images])
+    for path, stem, caption in zip(arguments.images, stems, captions, strict=True):
         drawing = None
         if caption.attention is not None:
-            drawing = f"{prefix}/{path.stem}.jpg"
+            drawing = f"{prefix}/{stem}.jpg"
             drawn[drawing] = _draw(path, caption)
         examples.append(Example(path.name, caption.text, drawing))
     card = render_card(

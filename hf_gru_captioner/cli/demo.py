@@ -1,13 +1,15 @@
 """`gru-captioner demo`: a web page that captions images and shows the attention for each word."""
 
 import argparse
+import ipaddress
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import needs_extra
+from ..files import GRAPHS_SETTINGS
 from ..inference.backend import AUTO, PYTORCH
 
 OWN = "shipped"  # name of the shipped checkpoint on the page
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..hub import about_checkpoint, code_span, example_images, public_name
     from ..model import load_image
 
-    paths = {(Path(name).name if Path(name).is_dir() else name): name for name in arguments.checkpoints} or {OWN: None}
+    paths = _by_name(arguments.checkpoints) or {OWN: None}
     first = Captioner.from_pretrained(next(iter(paths.values())))  # fails before the page is served
     loaded = {next(iter(paths)): first}
     pool = ServicePool(
@@ -62,8 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     for name, path in paths.items():
         folder = SHIPPED_CHECKPOINT if path is None else Path(path)
         card = f"The model card of {code_span(name)} says what it knows, and its terms."
-        about.append(about_checkpoint(folder, name) if folder.is_dir() else card)
-    first_path = next(iter(paths.values()))
+        is_checkpoint = folder.is_dir() and not (folder / GRAPHS_SETTINGS).is_file()  # or on the Hub, or whole graphs
+        about.append(about_checkpoint(folder, name) if is_checkpoint else card)
+    is_local = _is_local(arguments.host)
+
+    def train_from(name: str) -> str | None:
+        path = paths.get(name, name)
+        return path if path is None else shlex.quote(path if is_local else public_name(path))
+
     serve(
         pool,
         load_image,
@@ -71,9 +79,41 @@ def run(arguments: argparse.Namespace) -> int:
         port=arguments.port,
         examples=images,
         about="\n\n".join(about),
-        train_from=None if first_path is None else shlex.quote(public_name(first_path)),
+        train_from=train_from,
     )
     return 0
+
+
+def _by_name(checkpoints: Sequence[str]) -> dict[str, str | None]:
+    """The checkpoints by their names on the page: Hub ids, names of folders, and of folders with the same name the part
+    of the path in which they differ (`a` and `b` of `runs/a/checkpoint` and `runs/b/checkpoint`)."""
+    reversed_parts: dict[tuple[str, ...], str] = {}
+    for checkpoint in checkpoints:
+        path = Path(os.path.abspath(checkpoint))
+        reversed_parts.setdefault(path.parts[::-1] if path.is_dir() else (checkpoint,), checkpoint)
+    named: dict[str, str | None] = {}
+    for parts, checkpoint in reversed_parts.items():
+        others = [other for other in reversed_parts if other[0] == parts[0] and other != parts]
+        shared = min((_num_shared(parts, other) for other in others), default=0)
+        needed = max((_num_shared(parts, other) for other in others), default=0) + 1
+        name = "/".join(parts[shared:needed][::-1])
+        while name in named:  # of a folder elsewhere
+            name = f"{name} ({len(named) + 1})"
+        named[name] = checkpoint
+    return named
+
+
+def _num_shared(parts: Sequence[str], others: Sequence[str]) -> int:
+    """How many parts two different paths, last part first, begin with in common."""
+    return next(number for number, (part, other) in enumerate(zip(parts, others, strict=False)) if part != other)
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _load(paths: Mapping[str, str | None], name: str):

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         found = find_images(arguments.images)
         if found.problems:
             raise UsageError(found.problems[0])
-        paths = found.paths[:: max(1, len(found.paths) // arguments.num_images)][: arguments.num_images]
+        if not found.paths:
+            raise UsageError(f"--images: no images to calibrate with in {', '.join(arguments.images)}.")
+        paths = _evenly_spread(found.paths, arguments.num_images)
         calibration = np.stack([np.asarray(processor.load_image(path)) for path in paths])
     export_graphs(
         captioner.model,
@@ -94,6 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
             "CPUs without VNNI gain less. gru-captioner score shows the loss in quality."
         )
     return 0
+
+
+def _evenly_spread(paths: Sequence[str], number: int) -> list[str]:
+    """So many of the paths, from the first on; all if there are fewer."""
+    number = min(number, len(paths))
+    return [paths[index * len(paths) // number] for index in range(number)]
 
 
 def _encoder_ms(backend: Any) -> float:

@@ -34,6 +34,7 @@ OTHER_PICTURES = (
 )
 # Folders of thumbnails and deleted files that network drives and operating systems create.
 NOT_PHOTOS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information")
+MAX_COUNTED = 10_000  # files and folders looked at to count images in subfolders that are not searched
 
 
 @dataclass
@@ -44,18 +45,21 @@ class Found:
         paths: Files and URLs in order, without duplicates.
         left_out: Number of unsupported pictures, by suffix.
         deeper: Number of images in subfolders that were not searched, by folder.
+        too_many: Folders in which there may be more of them.
         problems: A line for each path that doesn't exist.
     """
 
     paths: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     deeper: Counter[str] = field(default_factory=Counter)
+    too_many: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> list[str]:
         """Lines about skipped images."""
         lines = [
-            f"{folder}: {number:,} {'photo lies' if number == 1 else 'photos lie'} deeper: add --recursive"
+            f"{folder}: {'at least ' if folder in self.too_many else ''}{number:,} "
+            f"{'photo lies' if number == 1 else 'photos lie'} deeper: add --recursive"
             for folder, number in self.deeper.items()
         ]
         if self.left_out:
@@ -119,33 +123,52 @@ class _Finder:
 
     def _add_folder(self, folder: str, name: str) -> None:
         is_empty = True
-        for path, depth in self._pictures(folder, set(), 0):
+        for path in self._pictures(folder, set()):
             ending = Path(path).suffix.lower()
-            if depth and not self._recursive:
-                self.found.deeper[name] += ending in self._readable
-            elif ending in self._readable:
+            if ending in self._readable:
                 self.paths[path] = None
             else:
                 self.found.left_out[ending] += 1
             is_empty = False
+        is_empty &= self._recursive or not self._count_deeper(folder, name)
         if is_empty:
             self.found.problems.append(f"{name}: no images in this folder.")
 
-    def _pictures(self, folder: str, seen: set[tuple[int, int]], depth: int) -> Iterator[tuple[str, int]]:
-        """The pictures in a folder by name, then those in its subfolders, with their depth."""
+    def _count_deeper(self, folder: str, name: str) -> int:
+        """The number of images in readable subfolders, for a hint; of a large tree, only the first are counted."""
+        number = looked_at = 0
+        for inside, subfolders, files in os.walk(folder):
+            if looked_at > MAX_COUNTED:
+                self.found.too_many.add(name)
+                break
+            subfolders[:] = filter(_is_shown, subfolders)
+            if inside != folder:
+                number += sum(Path(file).suffix.lower() in self._readable for file in filter(_is_shown, files))
+                looked_at += len(files)
+            looked_at += len(subfolders)
+        if number:
+            self.found.deeper[name] += number
+        return number
+
+    def _pictures(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+        """The pictures in a folder by name, then those in its subfolders if they are searched."""
         try:
             state = os.stat(folder)
             if (state.st_dev, state.st_ino) in seen:  # symlink loop
                 return
             seen.add((state.st_dev, state.st_ino))
-            names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in NOT_PHOTOS)
+            names = sorted(filter(_is_shown, os.listdir(folder)))
         except OSError as error:
             self.found.problems.append(f"{folder} can't be read: {error.strerror}.")
             return
         for name in names:
             path = Path(folder, name)
             if path.suffix.lower() in self._picture_suffixes and os.path.isfile(path):  # never raises
-                yield str(path), depth
-        for name in names:
+                yield str(path)
+        for name in names if self._recursive else []:
             if os.path.isdir(inside := os.path.join(folder, name)):
-                yield from self._pictures(inside, seen, depth + 1)
+                yield from self._pictures(inside, seen)
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name not in NOT_PHOTOS

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from ..errors import UsageError, needs_extra
-from ..evaluation.metrics import METRICS
-from ..scoring_run import DEFAULT_METRICS
+from ..evaluation.metrics import METRICS, choose_metrics
+from ..files import WEIGHTS
+from ..scoring_run import DEFAULT_METRICS, system_name
 from .shell import add_backend, positive, quiet_transformers
 
 READING = ("images", "image_column", "caption_column", "max_skipped", "allow_urls")  # options for reading --data
@@ -84,9 +85,15 @@ def _metrics_help() -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs on every process: captioning is shared, the first process scores and writes."""
+    from ..hub import read_card
+    from ..label_names import read_synonyms
+
     _read_images_of_references(arguments)
     scores_checkpoint = bool(arguments.data and (arguments.checkpoint or not arguments.results))
     _check(arguments, scores_checkpoint)
+    synonyms = read_synonyms(arguments.synonyms) if arguments.synonyms else None
+    if arguments.card:
+        read_card(arguments.card)
     reading = {name: getattr(arguments, name) for name in READING} | {"spelling": "--{}"}
     drawn = False
     if arguments.data:  # before anything heavy is loaded
@@ -98,8 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     with needs_extra("score"):
         from accelerate import PartialState
 
-    from ..label_names import read_synonyms
-    from ..scoring_run import caption_references, load_references, read_references, score
+    from ..scoring_run import caption_references, load_references, plan_scoring, read_references
 
     quiet_transformers()
     state = PartialState()
@@ -109,6 +115,20 @@ def run(arguments: argparse.Namespace) -> int:
             references = load_references(arguments.data, arguments.split, **reading)
     else:
         references = read_references(arguments.references, arguments.image_column, arguments.caption_column)
+    with state.main_process_first():
+        plan = plan_scoring(
+            references,
+            checkpoint_name=system_name(arguments.checkpoint) if scores_checkpoint else None,
+            results=arguments.results,
+            training_data=arguments.training_data,
+            allow_urls=arguments.allow_urls,
+            metrics=arguments.metrics,
+            tokenizer=arguments.tokenizer,
+            brevity_penalty=not arguments.no_brevity_penalty,
+            bootstrap=arguments.bootstrap,
+            synonyms=synonyms,
+        )
+        arguments.output.mkdir(parents=True, exist_ok=True)
     if scores_checkpoint:
         captions = caption_references(
             references,
@@ -120,20 +140,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not state.is_main_process:
         return 0
-    if captions and arguments.verbose:
-        print(f"backend: {captions.settings['backend']}", file=sys.stderr)
-    scored = score(
-        references,
-        captions,
-        results=arguments.results,
-        training_data=arguments.training_data,
-        allow_urls=arguments.allow_urls,
-        metrics=arguments.metrics,
-        tokenizer=arguments.tokenizer,
-        brevity_penalty=not arguments.no_brevity_penalty,
-        bootstrap=arguments.bootstrap,
-        synonyms=read_synonyms(arguments.synonyms) if arguments.synonyms else None,
-    )
+    if captions:
+        captions.save(arguments.output, references)  # kept whatever happens to the scores
+        if arguments.verbose:
+            print(f"backend: {captions.settings['backend']}", file=sys.stderr)
+    scored = plan.score(captions)
     print(scored.scores.table())
     if drawn:
         print(
@@ -142,12 +153,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if scored.mentions is not None:
         print(f"\n{scored.mentions.table()}")
-    scored.save(arguments.output)
+    written = scored.save(arguments.output)
     if arguments.card:
         scored.write_model_index(arguments.card)
+        written.append(arguments.card)
     if arguments.keep:
         scored.keep()
-    print(f"\nwritten: {', '.join(str(path) for path in sorted(arguments.output.iterdir()))}")
+    print(f"\nwritten: {', '.join(map(str, written))}")
     return 0
 
 
@@ -158,7 +170,10 @@ def _read_images_of_references(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:
-    """Raise a `UsageError` for options that don't go together."""
+    """Raise a `ValueError` for options that don't go together, or have impossible values."""
+    choose_metrics(arguments.metrics)
+    if arguments.bootstrap < 0:
+        raise UsageError(f"--bootstrap must be at least 0, found {arguments.bootstrap}.")
     if arguments.references and not arguments.results:
         raise UsageError("--references needs RESULTS, the files to score; to score a checkpoint pass --data.")
     if arguments.references and arguments.checkpoint:
@@ -166,5 +181,11 @@ def _check(arguments: argparse.Namespace, scores_checkpoint: bool) -> None:
     for option in ("card", "keep"):
         if getattr(arguments, option) and not scores_checkpoint:
             raise UsageError(f"--{option} stores the scores of a checkpoint, but none is scored: pass --data.")
-    if arguments.keep and arguments.checkpoint and not Path(arguments.checkpoint).is_dir():
-        raise UsageError(f"--keep writes into the checkpoint's folder, but {arguments.checkpoint} is not a folder.")
+    if arguments.keep and arguments.checkpoint:
+        if not Path(arguments.checkpoint).is_dir():
+            raise UsageError(f"--keep writes into the checkpoint's folder, but {arguments.checkpoint} is not a folder.")
+        if not Path(arguments.checkpoint, WEIGHTS).is_file():
+            raise UsageError(
+                f"--keep stores the scores of weights, but {arguments.checkpoint} has no {WEIGHTS}: score the "
+                "checkpoint that it was exported from."
+            )

@@ -40,6 +40,7 @@ _MODULES = {
     "by_length": "breakdown",
     "by_word": "breakdown",
     "char_tokenize": "ptb",
+    "check_scoring": "scoring",
     "choose_tokenizer": "ptb",
     "cider_scores": "cider",
     "compare": "scoring",
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     from .options import ScoringOptions
     from .ptb import Tokenizer, char_tokenize, choose_tokenizer, ptb_tokenize, simple_tokenize, tokenize
     from .rouge_l import RougeL, rouge_l_scores
-    from .scoring import CaptionScores, SystemScores, compare, score_captions, score_systems
+    from .scoring import CaptionScores, SystemScores, check_scoring, compare, score_captions, score_systems
     from .statistics import (
         Comparison,
         MetricResult,
@@ -110,6 +111,7 @@ __all__ = [
     "by_length",
     "by_word",
     "char_tokenize",
+    "check_scoring",
     "choose_tokenizer",
     "cider_scores",
     "compare",

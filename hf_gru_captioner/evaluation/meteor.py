@@ -21,7 +21,7 @@ import numpy as np
 
 from .caption_set import CaptionSet
 from .options import ScoringOptions
-from .ptb import Tokenizer, java_command
+from .ptb import WITHOUT_JAVA, Tokenizer, java_command, last_words
 from .statistics import MetricResult, ScoreStatistics
 from .writing_systems import MARKS
 
@@ -40,7 +40,7 @@ def meteor_statistics(captions: CaptionSet) -> np.ndarray:
 
     Raises:
         ImportError: There is no Java, or no pycocoevalcap.
-        RuntimeError: The JVM exited early or returned too few results; the message quotes the end of its output.
+        ChildProcessError: The JVM exited early or returned too few results; the message quotes the end of its output.
     """
     command = [*java_command("meteor/meteor-1.5.jar", "-Xmx2G"), "Meteor", "-", "-", "-stdio", "-l", "en", "-norm"]
     requests = []
@@ -51,9 +51,9 @@ def meteor_statistics(captions: CaptionSet) -> np.ndarray:
     finished = subprocess.run(command, input="".join(requests), capture_output=True, encoding="utf-8")
     responses = finished.stdout.splitlines()
     if finished.returncode or len(responses) != len(requests):
-        raise RuntimeError(
+        raise ChildProcessError(
             f"METEOR answered {len(responses)} of {len(requests)} requests and ended with exit code "
-            f"{finished.returncode}: {finished.stderr.strip()[-500:]}"
+            f"{finished.returncode}: {last_words(finished)} {WITHOUT_JAVA}"
         )
     statistics = np.array([response.split() for response in responses], dtype=np.float64)
     matched = statistics[:, 4:20].reshape(-1, 8, 2).sum(axis=1)  # (images, 2)
@@ -81,7 +81,7 @@ def score_meteor(sets: Sequence[CaptionSet], options: ScoringOptions) -> list[Me
     """METEOR as a `MetricFunction`; all sets share one JVM, since it takes seconds to start.
 
     Raises:
-        ImportError, RuntimeError: As in [`meteor_statistics`].
+        ImportError, ChildProcessError: As in [`meteor_statistics`].
     """
     together = CaptionSet(
         [hypothesis for each in sets for hypothesis in each.hypotheses],

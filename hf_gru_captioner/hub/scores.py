@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..errors import UsageError, reason_of
 from ..evaluation.metrics import HUB_SCORES
 from ..files import SCORES, WEIGHTS, atomic_path, sha256_of, write_atomically
 
@@ -62,14 +63,33 @@ def eval_results(values: Mapping[str, float], *, dataset: str, split: str, signa
     ]
 
 
+def read_card(card: str | Path) -> ModelCard:
+    """Read a model card.
+
+    Raises:
+        FileNotFoundError: No such card.
+        UsageError: Its metadata are malformed.
+    """
+    card = Path(card)
+    if not card.is_file():
+        raise FileNotFoundError(f"{card}: no such file. gru-captioner card CHECKPOINT --output {card} writes it.")
+    content = card.read_text()
+    try:
+        return ModelCard(content)
+    except Exception as error:  # of YAML, or of huggingface_hub about any field
+        raise UsageError(
+            f"the metadata of {card}, between its lines ---, are malformed ({reason_of(error)})."
+        ) from error
+
+
 def write_model_index(card: str | Path, model_name: str, results: Sequence[EvalResult]) -> None:
     """Write scores into a card's metadata, replacing existing ones. Runs on one process.
 
     Raises:
-        FileNotFoundError: No such card.
+        FileNotFoundError, UsageError: As in [`read_card`].
     """
     card = Path(card)
-    content = ModelCard(card.read_text())
+    content = read_card(card)
     metadata = cast(ModelCardData, content.data)
     metadata.model_name, metadata.eval_results = model_name, list(results)
     with atomic_path(card) as temporary:

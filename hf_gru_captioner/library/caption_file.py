@@ -317,9 +317,9 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    yield _checked(_without_empty(row), str(file))
+            rows = (row for batch in table.iter_batches(ROWS_AT_ONCE) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield _checked(_without_empty(row), f"{file}, row {number}")
     except pyarrow.ArrowException as error:
         raise UsageError(f"{file} is not a Parquet file ({brief(error)}). Name another file.") from error
 
@@ -339,7 +339,17 @@ def _without_empty(cells: Mapping[str, Any]) -> Row:
 def _checked(row: Any, where: str) -> Row:
     if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not {"caption", "error"} & row.keys():
         raise UsageError(f"{where}: not a line of captions. Name another file.")
-    return row
+    cells: Row = {
+        name: cell for name, cell in row.items() if cell is not None or name not in COLUMNS
+    }  # pandas writes nulls
+    if "error" not in cells:
+        cells.setdefault("caption", "")
+    for name in COLUMNS:
+        kind, called = (int | float, "a number") if name == "score" else (str, "text")
+        if name in cells and not isinstance(cells[name], kind):
+            found = repr(cells[name])[:80]
+            raise UsageError(f"{where}: the {name} must be {called}, found {found}. Correct it, or name another file.")
+    return cells
 
 
 def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeGuard, Union
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -454,11 +455,27 @@ def _check_file(file: Path, name: str) -> None:
         raise ValueError(f"{name} is not a file but a pipe, a socket or a device.")  # reading might never end
 
 
+def ascii_url(address: str) -> str:
+    """A URL as browsers send it: the host in IDNA, what is not ASCII or a space percent-encoded; `%20` stays.
+
+    Raises:
+        ValueError: It is malformed.
+    """
+    parts = urlsplit(address.strip())
+    account, at, host = parts.netloc.rpartition("@")
+    if not host.isascii():
+        name, colon, port = host.partition(":")
+        host = f"{name.encode('idna').decode()}{colon}{port}"
+    url = parts._replace(netloc=f"{account}{at}{host}").geturl()
+    return re.sub("[^!-~]+", lambda found: quote(found[0]), url)
+
+
 def _download(address: str, timeout: float) -> bytes:
     deadline = time.monotonic() + timeout
     content = bytearray()
     try:
-        with urlopen(Request(address, headers={"User-Agent": "hf_gru_captioner"}), timeout=timeout) as response:
+        request = Request(ascii_url(address), headers={"User-Agent": "hf_gru_captioner"})
+        with urlopen(request, timeout=timeout) as response:
             while block := response.read1(DOWNLOAD_BLOCK):
                 content += block
                 if len(content) > MAX_DOWNLOAD:
@@ -583,6 +600,7 @@ def _to_rgb(image: Image.Image, is_deep: bool) -> Image.Image:
 
 __all__ = [
     "ImageSource",
+    "ascii_url",
     "is_installed",
     "is_one_image",
     "is_raw",

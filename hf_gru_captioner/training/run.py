@@ -17,6 +17,7 @@ from ..data import decode_images
 from ..data.teachers import teachers_of
 from ..errors import needs_extra
 from ..evaluation import choose_tokenizer, score_captions
+from ..files import atomic_path, distinct_names, write_atomically
 from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
@@ -260,11 +261,15 @@ def _make_record(assembly: Assembly) -> TrainingRecord:
 
 
 def _draw_attention(folder: Path, model, processor, rows, num_images: int) -> None:
-    """Draws the first images with their captions and attention. Runs on one process."""
+    """Draws the first images with their attention, and writes their ids and captions. Runs on one process."""
     images = decode_images(rows, range(min(num_images, len(rows))))
     captions = Captioner(model, processor)(images)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, image, caption in zip(rows["image_id"], images, captions, strict=False):
+    image_ids = rows["image_id"][: len(images)]
+    stems = distinct_names(Path(image_id).stem for image_id in image_ids)
+    for stem, image, caption in zip(stems, images, captions, strict=True):
         if caption.attention is not None:
-            draw_attention(image, caption.words, caption.attention).save(folder / f"{Path(name).stem}.png")
-    (folder / "captions.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
+            with atomic_path(folder / f"{stem}.png") as temporary:
+                draw_attention(image, caption.words, caption.attention).save(temporary, format="PNG")
+    lines = (f"{image_id}: {caption.text}\n" for image_id, caption in zip(image_ids, captions, strict=True))
+    write_atomically(folder / "captions.txt", "".join(lines))

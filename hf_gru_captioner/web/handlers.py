@@ -39,12 +39,20 @@ class Handlers:
         pool: Captions images.
         load_image: Loads an image, upright and RGB.
         limits: Limits on what visitors may send.
+        train_from: As in `page.build_page`.
     """
 
-    def __init__(self, pool: ServicePool, load_image: LoadImage, limits: Limits):
+    def __init__(
+        self,
+        pool: ServicePool,
+        load_image: LoadImage,
+        limits: Limits,
+        train_from: Callable[[str], str | None] = lambda name: None,
+    ):
         self.pool = pool
         self.load_image = load_image
         self.limits = limits
+        self.train_from = train_from
         # Separate threads instead of a semaphore: malloc keeps the memory of each thread that ever decoded an image.
         self._decoders = ThreadPoolExecutor(NUM_DECODERS, "decode")
         self._fetches = threading.Semaphore(MAX_FETCHES)
@@ -130,11 +138,16 @@ class Handlers:
         return *map(json.dumps, answers), kept
 
     def caption_for_review(self, sent: Any, checkpoint: str, *settings) -> Iterator[str]:
-        """Captions the files sent by the review grid; yields all rows so far as JSON, last with what was left out."""
+        """Captions the files sent by the review grid; yields all rows so far as JSON, last with what was left out.
+
+        `weights` is the option that names the checkpoint in the training command; empty for the shipped one.
+        """
         with as_sentences():
             files = sent_files(sent, uploads())
             decoding = Decoding(*settings)
             self.pool[checkpoint]  # refused before the first photo is read
+        train_from = self.train_from(checkpoint)
+        weights = f" --model.checkpoint {train_from}" if train_from else ""
         total = None if any(file.path.suffix.lower() == ".zip" for file in files) else len(files)
 
         def caption(content: bytes) -> dict[str, Any]:
@@ -156,8 +169,8 @@ class Handlers:
                 else:
                     rows.append({"name": name, **outcome})
                 if reports.is_due():
-                    yield json.dumps({"rows": rows, "total": total, "is_done": False})
-        yield json.dumps({"rows": rows, "total": total, "left_out": left_out, "is_done": True})
+                    yield json.dumps({"rows": rows, "total": total, "weights": weights, "is_done": False})
+        yield json.dumps({"rows": rows, "total": total, "weights": weights, "left_out": left_out, "is_done": True})
 
     def caption_files(
         self, files: Iterable[Sent], checkpoint: str, decoding: Decoding

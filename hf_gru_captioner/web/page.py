@@ -5,7 +5,7 @@ Input is checked in `untrusted_images`, `uploads`, `body_limit` and `routes`; ca
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def build_page(
     examples: Sequence[Path] = (),
     limits: Limits = LIMITS,
     about: str = "",
-    train_from: str | None = None,
+    train_from: Callable[[str], str | None] = lambda name: None,
 ) -> gr.Blocks:
     """Builds the page as `gr.Blocks`.
 
@@ -50,16 +50,17 @@ def build_page(
         examples: Images to click on.
         limits: Limits on what visitors may send.
         about: The model's training data and terms of use, in Markdown.
-        train_from: The checkpoint in the command that trains on corrections; None for the shipped one.
+        train_from: Maps a checkpoint's name to its path in the command that trains on corrections, quoted for a shell;
+            None for the shipped one.
     """
     uploads()  # before the first component reads where they are stored
-    handlers = Handlers(pool, load_image, limits)
+    handlers = Handlers(pool, load_image, limits, train_from)
     # No delete_cache: `uploads` deletes old files, and Gradio would delete the examples of one page with another.
     with _Page(title="GRU captioner", analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{about}", elem_id="about")
         settings = one_image_tab(handlers, examples)
         compare_tab(handlers)
-        batch_tab(handlers, settings, train_from)
+        batch_tab(handlers, settings)
         add_endpoints(handlers)
     return page
 

@@ -1,6 +1,6 @@
 // Many photos: uploads them, and shows their captions for review, which needs no requests. Requests are `props.value`,
 // as a JSON string, and an event: `upload` captions {photos}, `submit` saves {save, rows}, `stop` stops captioning. The
-// server responds with {rows, total, left_out, is_done}. Runs after parts.js.
+// server responds with {rows, total, weights, left_out, is_done}. Runs after parts.js.
 
 const PARALLEL_UPLOADS = 4;
 
@@ -62,6 +62,7 @@ function receive() {
     part("grid").append(rows.at(-1).card);
   }
   leftOut.push(...(response.left_out ?? []));
+  part("weights").textContent = response.weights;
   setPhase("captioning", rows.length, response.total ?? 0);
   if (response.is_done) ended();
 }

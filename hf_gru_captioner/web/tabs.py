@@ -1,7 +1,6 @@
 """The tabs of the page: which components there are, and which handler each event calls."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,11 +65,10 @@ def compare_tab(handlers: Handlers) -> None:
         image.clear(None, None, viewers, js="() => ['', '']", api_visibility="private")
 
 
-def batch_tab(handlers: Handlers, settings: list[Any], train_from: str | None) -> None:
+def batch_tab(handlers: Handlers, settings: list[Any]) -> None:
     """Adds the tab that captions many images into a grid for review; `settings` are the controls of the first tab."""
     with gr.Tab("Many photos", id="many"):
-        weights = _escape_for_template(f" --model.checkpoint {train_from}" if train_from else "")
-        review = _component("review", "review", "Review", TRAIN_FROM=weights)
+        review = _component("review", "review", "Review")
         download = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
         captioning = review.upload(
             handlers.caption_for_review,
@@ -101,11 +99,6 @@ def _connect(triggers: list[Any], handler: Any, inputs: list[Any], outputs: list
 def _dispatch(elem_id: str | None, event: str) -> str:
     """JavaScript that dispatches an event of this name to the script of a component."""
     return f"() => document.querySelector('#{elem_id} [data-part=root]').dispatchEvent(new CustomEvent('{event}'))"
-
-
-def _escape_for_template(text: str) -> str:
-    """Escapes text for an `html_template`, which is HTML, Handlebars and a JavaScript template at once."""
-    return re.sub(r"[^\w ./-]", lambda sign: f"&#{ord(sign[0])};", text)
 
 
 def _image_input(elem_id: str) -> gr.Image:
@@ -150,11 +143,9 @@ def _viewer(elem_id: str, title: str = "") -> gr.HTML:
     return _component("viewer", elem_id, title or "Caption")
 
 
-def _component(name: str, elem_id: str, label: str, **replacements: str) -> gr.HTML:
-    """A custom component from its HTML, in which words are replaced, its stylesheet and its script."""
+def _component(name: str, elem_id: str, label: str) -> gr.HTML:
+    """A custom component from its HTML, its stylesheet and its script."""
     html, css, script = ((HERE / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
-    for word, text in replacements.items():
-        html = html.replace(word, text)
     return gr.HTML(
         "",
         html_template=html,

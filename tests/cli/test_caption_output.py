@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas
 import pyarrow.parquet
 import pyexiv2
 import pytest
@@ -88,6 +89,25 @@ def test_all_kinds_of_files_hold_the_same(command, tmp_path):
     assert len(first) == 9
     assert others == [first, first]
     assert (tmp_path / "captions.csv").read_bytes().startswith("\ufeffpath,caption,score,error,".encode())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_file_has_a_row_for_each_photo_even_if_there_is_none_of_them(
+    checkpoint, make_photo, tmp_path, monkeypatch, capsys, ending
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["caption", "a.png", "b.png", "--checkpoint", str(checkpoint), "--output", f"captions.{ending}"]
+    assert main([*command, "--write", "txt", "--dry-run"]) == 2
+    assert not Path(f"captions.{ending}").exists()
+    capsys.readouterr()
+    assert main(command) == 2
+    rows = read(Path(f"captions.{ending}"))
+    assert [row["path"] for row in rows] == ["a.png", "b.png"]
+    assert all(row["path"] in row["error"] for row in rows)
+    assert "2 images, 2 of them could not be read" in capsys.readouterr().out
+    make_photo().save("b.png")
+    assert main(command) == 2
+    assert ["error" in row for row in read(Path(f"captions.{ending}"))] == [True, False]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -221,6 +241,41 @@ def test_what_is_no_file_of_captions_is_refused_before_work_begins(
     assert message in capsys.readouterr().err
     if content:
         assert file.read_bytes() == (content if isinstance(content, bytes) else content.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("captions.jsonl", {"score": "abc"}, "captions.jsonl, line 2: the score must be a number, found 'abc'"),
+        ("captions.jsonl", {"caption": 5}, "captions.jsonl, line 2: the caption must be text, found 5"),
+        ("captions.jsonl", {"made_by": ["x"]}, "captions.jsonl, line 2: the made_by must be text, found ['x']"),
+        ("captions.csv", {"score": "abc"}, "captions.csv, line 3: the score must be a number, found 'abc'"),
+        ("captions.parquet", {"score": "abc"}, "captions.parquet, row 2: the score must be a number, found 'abc'"),
+    ],
+)
+def test_a_damaged_row_is_named(command, photos, tmp_path, capsys, name, line, message):
+    file = tmp_path / name
+    row = {"path": str(photos / "0.png"), "caption": "a dog"}
+    rows = [row, {**row, **line}]
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    elif file.suffix == ".csv":
+        pandas.DataFrame(rows).to_csv(file, index=False)
+    else:
+        pandas.DataFrame(rows).to_parquet(file)
+    content = file.read_bytes()
+    assert main([*command, "--output", str(file), "--min-score", "-1"]) == 2
+    assert message in capsys.readouterr().err
+    assert file.read_bytes() == content
+
+
+def test_nulls_are_as_good_as_nothing(command, photos, tmp_path, capsys, captioned):
+    file = tmp_path / "captions.jsonl"
+    row = {"path": str(photos / "0.png"), "caption": "a dog", "score": None, "error": None, "made_by": None}
+    file.write_text(json.dumps(row | {"label": None}) + "\n")
+    assert main([*command, "--output", str(file), "--min-score", "-1"]) == 2
+    assert "0.png" not in captioned
+    assert read(file)[0] == {"path": row["path"], "caption": "a dog", "label": None}
 
 
 def test_a_file_that_another_command_writes_is_refused(command, tmp_path, capsys):

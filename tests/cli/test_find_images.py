@@ -54,6 +54,36 @@ def test_what_lies_deeper_is_counted(library):
     assert found.summary() == [f"{library / '2024'}: 3 photos lie deeper: add --recursive"]
 
 
+def test_a_large_tree_is_not_walked_to_its_end_for_a_hint(library, monkeypatch):
+    for folder in range(20):
+        (library / "2025" / f"{folder}").mkdir(parents=True)
+        for number in range(10):
+            (library / "2025" / f"{folder}" / f"{number}.jpg").touch()
+    scandir, opened = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda folder: opened.append(folder) or scandir(folder))
+    monkeypatch.setattr("hf_gru_captioner.cli.find_images.MAX_COUNTED", 60)
+    (line,) = find_images([str(library)]).summary()
+    assert line.startswith(f"{library}: at least ")
+    assert line.endswith(" photos lie deeper: add --recursive")
+    assert len(opened) < 12
+
+
+def test_subfolders_that_are_not_searched_may_be_unreadable(library, monkeypatch):
+    def refuse(call):
+        def guarded(folder):  # as the system does, but for the superuser
+            if str(folder).endswith("trip"):
+                raise PermissionError(errno.EACCES, "Permission denied", folder)
+            return call(folder)
+
+        return guarded
+
+    monkeypatch.setattr(os, "listdir", refuse(os.listdir))
+    monkeypatch.setattr(os, "scandir", refuse(os.scandir))
+    found = find_images([str(library)])
+    assert names(found, library) == ["a.jpg", "b.JPG"]
+    assert (found.problems, found.summary()) == ([], [f"{library}: 1 photo lies deeper: add --recursive"])
+
+
 def test_formats_that_cannot_be_read_are_counted_and_named(library, plain):
     for name in ("x.heic", "y.heic", "z.dng", "drawing.svg"):
         (library / name).touch()

@@ -39,6 +39,8 @@ def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(
     card = tmp_path / "card.md"
     card.write_text("---\nlicense: mit\n---\n# Card\n")
     where = ("--data", images, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("of somebody else")
     assert main(["score", *map(str, where), *QUICK, "--num-beams", "1"]) == 0
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [row["image_id"] for row in written] == list(range(7))
@@ -56,6 +58,8 @@ def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(
     output = capsys.readouterr().out
     assert "CIDEr" in output
     assert "human" in output
+    files = [*(tmp_path / "out" / name for name in ("predictions.json", "metrics.json", "report.html")), card]
+    assert output.splitlines()[-1] == f"written: {', '.join(map(str, files))}"
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     values = {result.metric_name: result.metric_value for result in ModelCard.load(card).data.eval_results}
     assert values["CIDEr"] == round(100 * system["values"]["cider"], 1)
@@ -106,6 +110,80 @@ def test_mistakes_end_in_one_line(coco, capsys, arguments, message):
     assert main(["score", *(each.format(annotations=annotations, results=path) for each in arguments)]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+
+
+@pytest.fixture
+def no_captioning(monkeypatch):
+    def caption_references(*_, **settings):
+        raise AssertionError("captioned before everything was checked")
+
+    monkeypatch.setattr("hf_gru_captioner.scoring_run.caption_references", caption_references)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metrics", "cidre"], "Found metrics ['cidre']. Choose one or more of cider, meteor"),
+        (["--bootstrap", "-1"], "--bootstrap must be at least 0, found -1"),
+        (["--synonyms", "{folder}/none.yaml"], "none.yaml"),
+        (["--synonyms", "{folder}/bad.yaml"], "must map each label"),
+        (["--card", "{folder}/none.md"], "none.md: no such file. gru-captioner card"),
+        (["--card", "{folder}/bad.md"], "bad.md, between its lines ---, are malformed"),
+        (["--training-data", "{folder}/none"], "none"),
+        (["--output", "{folder}/bad.md"], "bad.md"),
+        (["--keep", "--checkpoint", "{folder}"], "has no model.safetensors: score the checkpoint that it was"),
+        (["{folder}/none.json", "--checkpoint", "{checkpoint}"], "none.json"),
+        (["{folder}/few.json", "--checkpoint", "{checkpoint}"], "no result for 6 images"),
+        (["{folder}/checkpoint.json", "--checkpoint", "{checkpoint}"], "two systems are called checkpoint"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_captioned(
+    images, checkpoint, tmp_path, capsys, no_captioning, arguments, message
+):
+    (tmp_path / "bad.yaml").write_text("- a list")
+    (tmp_path / "bad.md").write_text("---\nlicense: [\n---\n")
+    (tmp_path / "few.json").write_text('[{"image_id": 0, "caption": "a dog"}]')
+    (tmp_path / "checkpoint.json").write_text((tmp_path / "few.json").read_text())
+    checkpoint = checkpoint.rename(tmp_path / "checkpoint")
+    options = [each.format(folder=tmp_path, checkpoint=checkpoint) for each in arguments]
+    where = () if "--output" in options else ("--output", str(tmp_path / "out"))
+    assert main(["score", *options, "--data", str(images), *(() if "--metrics" in options else QUICK[:4]), *where]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]  # after progress bars
+    assert error.startswith("gru-captioner: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("java", "message"),
+    [
+        (
+            ["sh", "-c", "echo out of memory; exit 1"],
+            "gru-captioner: The PTB tokenizer returned 1 lines for 1 captions and exit code 1: out of memory",
+        ),
+        (None, "gru-captioner: No Java"),
+    ],
+)
+def test_java_is_tried_before_anything_is_captioned(images, monkeypatch, capsys, no_captioning, java, message):
+    def java_command(*_):
+        if java is None:
+            raise ImportError("No Java")
+        return [*java]
+
+    monkeypatch.setattr("hf_gru_captioner.evaluation.ptb.java_command", java_command)
+    for options in (["--metrics", "cider"], ["--metrics", "meteor", "--tokenizer", "simple"]):
+        assert main(["score", "--data", str(images), *options]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_captions_are_kept_when_they_cannot_be_scored(checkpoint, images, tmp_path, monkeypatch, capsys):
+    def score_systems(*_, **options):
+        raise ChildProcessError("out of memory")
+
+    monkeypatch.setattr("hf_gru_captioner.evaluation.scoring.score_systems", score_systems)
+    where = ("--data", images, "--checkpoint", checkpoint, "--output", tmp_path / "out")
+    assert main(["score", *map(str, where), *QUICK]) == 2
+    assert "gru-captioner: out of memory" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 7
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def test_with_another_parameter_the_check_fails(statistics, by_pycocoevalcap, as
 
 def test_a_jvm_that_dies_is_an_error_with_its_last_words(monkeypatch):
     monkeypatch.setattr(meteor, "java_command", lambda *_: ["sh", "-c", "echo out of memory >&2; exit 1"])
-    with pytest.raises(RuntimeError, match="answered 0 of 1 requests and ended with exit code 1: out of memory"):
+    with pytest.raises(ChildProcessError, match="answered 0 of 1 requests and ended with exit code 1: out of memory"):
         meteor_statistics(CaptionSet(["a dog"], [["a dog runs"]], "none"))
 
 

@@ -86,7 +86,14 @@ def test_without_pycocoevalcap_the_error_says_what_to_install(monkeypatch):
 
 def test_a_failing_tokenizer_shows_what_java_said(monkeypatch):
     monkeypatch.setattr(ptb, "java_command", lambda *_: ["sh", "-c", "echo out of memory >&2; exit 3"])
-    with pytest.raises(RuntimeError, match="0 lines for 1 captions and exit code 3: out of memory"):
+    with pytest.raises(ChildProcessError, match="0 lines for 1 captions and exit code 3: out of memory Without Java"):
+        tokenize(["a dog"], "ptb")
+
+
+def test_why_java_cannot_start_is_shown(monkeypatch):
+    command = java_command("", "-XX:MaxMetaspaceSize=1k")
+    monkeypatch.setattr(ptb, "java_command", lambda *_: command)
+    with pytest.raises(ChildProcessError, match="exit code 1: Error occurred during initialization of VM"):
         tokenize(["a dog"], "ptb")
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,20 @@ def test_the_command_writes_card_and_images(checkpoint, photo, tmp_path, capsys)
     assert (checkpoint / "examples" / "mine.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert main(["card", str(checkpoint), "--images", str(tmp_path / "none.jpg")]) == 2
     assert "none.jpg: no such file" in capsys.readouterr().err
+
+
+def test_images_of_the_same_name_are_shown_each_with_its_own_caption(checkpoint, make_photo, tmp_path):
+    paths = [tmp_path / "a" / "mine.png", tmp_path / "b" / "mine.png"]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        make_photo(seed, width=60 + 40 * seed).save(path)
+    drawings = []
+    for arguments in (paths, paths[:1], paths[1:]):
+        assert main(["card", str(checkpoint), "--images", *map(str, arguments)]) == 0
+        drawings.append({path.name: path.read_bytes() for path in (checkpoint / "examples").iterdir()})
+        shutil.rmtree(checkpoint / "examples")
+    both, first, second = drawings
+    assert both == {"mine.jpg": first["mine.jpg"], "mine.2.jpg": second["mine.jpg"]}
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/sharing.md", "model_card.md"])

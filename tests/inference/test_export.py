@@ -1,6 +1,7 @@
 """A checkpoint exported as graphs: the same outputs in every runtime."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor
 
-from hf_gru_captioner import Captioner, GRUCaptionerProcessor
+from hf_gru_captioner import Captioner, GRUCaptionerProcessor, web
 from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
@@ -47,6 +48,24 @@ def test_captions_are_those_of_torch(exported, photos, backend):
             for one, other in zip(found, expected, strict=True):
                 assert one.score == pytest.approx(other.score, abs=1e-4)
                 np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_folder_of_whole_graphs_is_scored_and_served_like_its_checkpoint(
+    exported, make_dataset, tmp_path, monkeypatch
+):
+    graphs, checkpoint = Captioner.from_pretrained(exported), Captioner.from_pretrained()
+    assert graphs.weights_sha256 == checkpoint.weights_sha256
+    assert graphs.fingerprint == checkpoint.fingerprint
+    make_dataset(3).to_parquet(tmp_path / "validation.parquet")
+    command = ["score", "--data", str(tmp_path), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
+    assert main([*command, "--metrics", "cider", "--tokenizer", "simple"]) == 0
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["checkpoint_sha256"] == checkpoint.weights_sha256
+    served = []
+    monkeypatch.setattr(web, "serve", lambda pool, load_image, **shown: served.append(pool.names))
+    assert main(["demo", str(exported)]) == 0
+    assert served == [("graphs",)]
 
 
 @pytest.mark.slow

@@ -24,6 +24,21 @@ def jpeg(image, **settings) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("address", "encoded"),
+    [
+        ("http://a.example:80/b%20c.jpg?d=[e]&f=%C3%BC", "http://a.example:80/b%20c.jpg?d=[e]&f=%C3%BC"),
+        (" https://Ö:ß@Bücher.example:80/b.jpg ", "https://%C3%96:%C3%9F@xn--bcher-kva.example:80/b.jpg"),
+        ("http://a.example/ü b.jpg?q=ü b", "http://a.example/%C3%BC%20b.jpg?q=%C3%BC%20b"),
+        ("http://[::1]/日.jpg", "http://[::1]/%E6%97%A5.jpg"),
+        ("http://a.example/100%.jpg", "http://a.example/100%.jpg"),
+    ],
+)
+def test_addresses_become_ascii_and_what_is_encoded_stays(address, encoded):
+    ascii_url = image_loading_gru_captioner.ascii_url
+    assert ascii_url(address) == ascii_url(encoded) == encoded
+
+
 @pytest.fixture
 def big(make_photo):
     return make_photo(3, width=60, height=40).resize((2000, 1200), Image.Resampling.BICUBIC)

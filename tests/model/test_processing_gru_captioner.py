@@ -58,6 +58,14 @@ def test_every_kind_of_source_gives_the_same_image(photo, tmp_path, served_photo
         assert np.array_equal(np.asarray(load_image(source)), array), kind
 
 
+def test_an_address_may_have_spaces_and_any_letters(photo, tmp_path, served_photo):
+    (tmp_path / "Löwe 1%2.png").write_bytes(encode(photo, "PNG"))
+    for name in ("Löwe 1%252.png", "L%C3%B6we%201%252.png", "Löwe 1%252.png?größe=1 2#ä"):
+        assert load_image(served_photo.replace("photo.png", name)).size == photo.size
+    with pytest.raises(ValueError, match="can't be fetched"):
+        load_image("http://ö..example/photo.png")
+
+
 def test_sideways_photos_are_turned_upright(photo):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown turned by 90 degrees

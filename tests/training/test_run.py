@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers.utils import logging as transformers_logging
 
 from hf_gru_captioner import Captioner, TrainingConfig, train
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.training import CaptionTrainer, CrossEntropy, SourceConfig, TrainingResult
+from hf_gru_captioner.training.run import _draw_attention
 
 SCORES = {"cider", *(f"bleu_{order}" for order in range(1, 5))}
 
@@ -35,6 +37,19 @@ def config(dataset_folder, save_encoder, tmp_path):
 def add_labels(folder: Path, labels) -> None:
     path = folder / "data" / "train-00000-of-00001.parquet"
     Dataset.from_parquet(str(path)).add_column("labels", labels).to_parquet(path)
+
+
+def test_photos_of_the_same_name_are_drawn_each_and_captions_name_them(model, processor, make_photo, tmp_path):
+    photos = [make_photo(seed) for seed in range(3)]
+    rows = Dataset.from_dict({"image_id": ["a/2.jpg", "b/2.jpg", "b/3.jpg"], "image": photos}).cast_column(
+        "image", ImageFeature()
+    )
+    _draw_attention(tmp_path / "drawn", model, processor, rows, 2)
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"2.png", "2.2.png", "captions.txt"}
+    captions = Captioner(model, processor)(photos[:2])
+    assert (tmp_path / "drawn" / "captions.txt").read_text() == "".join(
+        f"{folder}/2.jpg: {caption.text}\n" for folder, caption in zip("ab", captions, strict=True)
+    )
 
 
 class PowerCutError(Exception):

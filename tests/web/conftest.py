@@ -23,7 +23,11 @@ def address():
     """Address of a page with the shipped checkpoint under two names."""
     pool = ServicePool(["shipped", "again"], lambda name: Captioner.from_pretrained())
     page = build_page(
-        pool, load_image, examples=example_images(), about=about_checkpoint(SHIPPED_CHECKPOINT, "shipped")
+        pool,
+        load_image,
+        examples=example_images(),
+        about=about_checkpoint(SHIPPED_CHECKPOINT, "shipped"),
+        train_from={"shipped": None, "again": "'runs/<again> & again'"}.get,
     )
     launch(page, server_name="127.0.0.1")
     yield page.local_url

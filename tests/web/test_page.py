@@ -400,6 +400,21 @@ def test_a_review_is_saved_for_spreadsheets_programs_and_training(reviewed, expe
     assert command == "gru-captioner train corrections.jsonl --data.images PHOTOS --output-dir runs/corrected"
 
 
+def test_the_command_for_corrections_names_the_checkpoint_that_wrote_the_captions(visit):
+    page = visit()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Checkpoint").click()
+    page.get_by_role("option", name="again").click()
+    page.get_by_role("tab", name="Many photos").click()
+    page.set_input_files("#review [data-part=files]", [KITTEN])
+    cards(page).first.get_by_role("button", name="Accept").click()
+    saved_by(page, "corrections")
+    assert page.locator("#review [data-part=command]").inner_text() == (
+        "gru-captioner train corrections.jsonl --data.images PHOTOS --model.checkpoint 'runs/<again> & again' "
+        "--output-dir runs/corrected"
+    )
+
+
 def test_captioning_many_photos_can_be_stopped(visit, tmp_path):
     archive = tmp_path / "more.zip"
     with zipfile.ZipFile(archive, "w") as file:
