@@ -139,6 +139,12 @@ def names_given(argv: Sequence[str]) -> set[str]:
     return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
 
 
+def names_set(argv: Sequence[str], command: str) -> set[str]:
+    """Full names of the options on a command line and in the file that it names by `--config`."""
+    parsed = _parser(command).parse_args(_normalized(argv), defaults=False)
+    return option_types().keys() & parsed.keys()
+
+
 @contextmanager
 def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
     """Rewrites option names in errors and logs as typed on the command line, `--data.max-skipped` instead of

@@ -394,6 +394,28 @@ class TrainingConfig:
             groups["data"]["source"] = [_source_of(each) for each in groups["data"]["source"]]
         return cls(**top_level, **{group: _GROUPS[group](**values) for group, values in groups.items()})
 
+    @classmethod
+    def recommended(cls, options: Mapping[str, Any]) -> "TrainingConfig":
+        """Makes a configuration like `gru-captioner train SOURCE`: options that are not given are chosen by looking at
+        the data, and training starts from the shipped checkpoint. Runs on every process; reads and checks the images.
+
+            TrainingConfig.recommended({"data.source": "images", "output_dir": "run"})
+
+        If `output_dir` holds a run on this source, its options are taken, with those given in their place, so that the
+        same call resumes it, and more `optimization.epochs` continue it.
+
+        Args:
+            options: As of `from_options`, with a single `data.source`.
+
+        Raises:
+            UsageError: As of `from_options`; or `output_dir` holds a run on another source.
+            FileNotFoundError, ValueError: As in `load_captions`.
+        """
+        from .recipe import recommend
+
+        flat = flatten_options(options)
+        return recommend(cls.from_options(flat), flat)
+
     @property
     def caches_regions(self) -> bool:
         """Whether the encoder runs over the images once, ahead of training."""

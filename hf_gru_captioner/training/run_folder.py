@@ -75,14 +75,12 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
         UsageError: The folder holds something else.
     """
     text = yaml.safe_dump(asdict(config), sort_keys=False)
-    options = _read_options(text)
+    options = _claimed(flatten_options(yaml.safe_load(text)))
     output_dir = Path(config.output_dir)
     path = output_dir / OPTIONS
-    if path.exists():
-        try:
-            before = _read_options(path.read_text())
-        except (yaml.YAMLError, AttributeError, RecursionError) as error:  # not YAML, or not a mapping
-            raise UsageError(f"{path} holds no options of a run: name another output_dir.") from error
+    saved = saved_options(output_dir)
+    if saved is not None:
+        before = _claimed(saved)
         changed = [
             f"{name} was {before.get(name)}, is {options.get(name)}"
             for name in sorted(before.keys() | options.keys())
@@ -107,6 +105,21 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
     return digest.hexdigest()
 
 
+def saved_options(output_dir: Path) -> dict[str, Any] | None:
+    """The options of the run in the output folder, by full names; None if there is no run.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path = output_dir / OPTIONS
+    if not path.exists():
+        return None
+    try:
+        return flatten_options(yaml.safe_load(path.read_text()))
+    except (ValueError, yaml.YAMLError, AttributeError, RecursionError) as error:  # not text, YAML, or a mapping
+        raise UsageError(f"{path} holds no options of a run: name another output_dir.") from error
+
+
 def initial_precision(output_dir: Path) -> str | None:
     """The precision of the run in the output folder; None if there is no run."""
     try:
@@ -116,5 +129,5 @@ def initial_precision(output_dir: Path) -> str | None:
     return precision if precision in ("no", "bf16", "fp16") else None
 
 
-def _read_options(text: str) -> dict[str, Any]:
-    return {name: value for name, value in flatten_options(yaml.safe_load(text)).items() if name not in UNCLAIMED}
+def _claimed(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in UNCLAIMED}

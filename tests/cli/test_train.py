@@ -466,7 +466,7 @@ def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
     (tmp_path / "set").rename(tmp_path / "other" / "set")
     code, _, error = bare(source=tmp_path / "other" / "set")
     assert code == 2
-    assert f"contains a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
+    assert f"contains a run on {tmp_path / 'set'}: name another output_dir" in error
 
 
 def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):
