@@ -1,5 +1,6 @@
 """`gru-captioner train`: trains a checkpoint on a dataset. Its arguments are the fields of `TrainingConfig`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ def _run(argv: Sequence[str]) -> int:
 
 def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
     """The options of a run on one source, as of `TrainingConfig.recommended`."""
-    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
+    name = Path(os.path.abspath(source)).stem  # of `.` too
+    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / name}", *argv]
     config = read_config(argv, "train", DESCRIPTION)
     check_sources(config)
 

@@ -8,6 +8,7 @@ English a new decoder takes the place of the checkpoint's.
 
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -118,7 +119,12 @@ def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConf
 
 
 def _is_same_source(one: str, other: str) -> bool:
-    return one == other
+    """Whether two names of sources are equal, or paths of the same file or folder."""
+    return one == other or (_exists(one) and _exists(other) and os.path.samefile(*map(os.path.expanduser, (one, other))))
+
+
+def _exists(source: str) -> bool:
+    return os.path.exists(os.path.expanduser(source))
 
 
 def _chosen(num_images: int, captions: list[str]) -> dict[str, Any]:

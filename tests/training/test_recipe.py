@@ -157,3 +157,34 @@ def test_what_a_file_of_options_says_stays(dataset_folder, monkeypatch, tmp_path
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("optimization:\n  epochs: 5\n")
     assert _chosen(str(dataset_folder), ["--config", "mine.yaml"]).optimization.epochs == 5
+
+
+@pytest.mark.parametrize("spelled", ["photos/", "./photos", "photos/../photos", "{}/photos", "link"])
+def test_a_source_is_the_same_however_its_path_is_spelled(recommended, monkeypatch, tmp_path, spelled):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("link").symlink_to("photos")
+    first = recommended(180, **{"data.source": "photos"})
+    save(first)
+    assert recommended(180, **{"data.source": spelled.format(tmp_path)}) == first
+    Path("others").mkdir()
+    with pytest.raises(UsageError, match="contains a run on photos"):
+        recommended(180, **{"data.source": "others"})
+
+
+def test_a_source_of_the_hub_is_not_looked_for_on_the_disk(recommended, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save(recommended(180, **{"data.source": "user/photos"}))
+    with pytest.raises(UsageError, match="contains a run on user/photos"):
+        recommended(180, **{"data.source": "./user/photos"})
+
+
+@pytest.mark.parametrize(("spelled", "name"), [("set/", "set"), ("./set", "set"), (".", "home"), ("set/..", "home")])
+def test_the_folder_of_a_run_has_the_name_of_its_source(dataset_folder, monkeypatch, tmp_path, spelled, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    dataset_folder.rename(home / "set")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("hf_gru_captioner.cli.train.check_sources", lambda config: None)
+    monkeypatch.setattr(recipe, "recommend", lambda config, given: config)
+    assert Path(_chosen(spelled, []).output_dir) == Path("runs") / name
