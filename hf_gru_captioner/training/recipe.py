@@ -111,7 +111,9 @@ def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConf
         raise UsageError(f"{config.output_dir} contains a run on {paths}: name another output_dir.")
     options = flatten_options(asdict(config))
     replaced = {name: options[name] for name in given if name not in OF_THE_SOURCE}
-    of_source = {each: getattr(source, each) for name, each in OF_THE_SOURCE.items() if name in given and each != "path"}
+    of_source = {
+        each: getattr(source, each) for name, each in OF_THE_SOURCE.items() if name in given and each != "path"
+    }
     sources: Any = run.data.source if isinstance(run.data.source, str) else [asdict(replace(of_run[0], **of_source))]
     if isinstance(sources, str):
         replaced |= {f"data.{each}": value for each, value in of_source.items()}
@@ -120,7 +122,9 @@ def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConf
 
 def _is_same_source(one: str, other: str) -> bool:
     """Whether two names of sources are equal, or paths of the same file or folder."""
-    return one == other or (_exists(one) and _exists(other) and os.path.samefile(*map(os.path.expanduser, (one, other))))
+    return one == other or (
+        _exists(one) and _exists(other) and os.path.samefile(*map(os.path.expanduser, (one, other)))
+    )
 
 
 def _exists(source: str) -> bool:

@@ -19,9 +19,11 @@ from filelock import FileLock, Timeout
 from ..data.features import CARRIED
 from ..errors import UsageError
 from ..files import write_atomically
+from .checkpoints import STATES
 from .config import UNCLAIMED, TrainingConfig, flatten_options
 
 OPTIONS = "config.yaml"
+RUN = "run.sha256"  # identifies the run, by its options and training data
 EPOCHS = "optimization.epochs"  # may be raised, to go on with a finished run
 LOCK = "run.lock"
 HOLDER = "run.lock.holder"  # which process holds it; the lock itself is an empty file
@@ -66,7 +68,7 @@ def _holder(folder: Path) -> str:
 
 def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
     """Saves the options with the run; refuses an `output_dir` that holds a run with other options, except that it may
-    go on for more epochs.
+    go on for more epochs, and one that holds what was learned from other images or captions.
 
     Returns what identifies this run: a digest of the options that affect the weights, but for the number of epochs, and
     of the rows of the training sets, those of each source. Runs on every process; the first one writes.
@@ -94,15 +96,23 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
             )
     elif (output_dir / "checkpoint").exists():
         raise UsageError(f"{output_dir} has a checkpoint but no {OPTIONS}: name another output_dir.")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
     digest = hashlib.sha256(repr({name: value for name, value in options.items() if name != EPOCHS}).encode())
     for rows in training_sets:
         columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
         digest.update(repr([rows[name][:] for name in columns]).encode())
-    return digest.hexdigest()
+    run = digest.hexdigest()
+    learned = (output_dir / "checkpoint").exists() or any((output_dir / STATES).glob("step-*"))
+    if learned and (output_dir / RUN).exists() and (output_dir / RUN).read_text() != run:
+        raise UsageError(
+            f"the training images or captions have changed since the run in {output_dir}: name another output_dir, "
+            f"with model.checkpoint {output_dir / 'checkpoint'} to start from what it has learned, or remove that one."
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+        write_atomically(output_dir / RUN, run)
+    return run
 
 
 def saved_options(output_dir: Path) -> dict[str, Any] | None:
