@@ -89,12 +89,11 @@ def check_row(
         problem = NO_CAPTION
         if wordless := next(filter(None, texts), None):
             problem = f"{NO_CAPTION} with a word: {wordless[:40]!r}"
-    if layout["image_id"]:
+    name = None
+    if layout["image_id"] and row[layout["image_id"]] is not None:
         name = str(row[layout["image_id"]])
     elif layout["root"] and path and Path(path).is_relative_to(layout["root"]):
         name = Path(path).relative_to(layout["root"]).as_posix()
-    else:
-        name = None
     key = name or digest[:16]  # determines the split; not the row number, which is unknown in a stream
     if problem is not None and layout["is_ours"] and row.get(WHERE):
         problem = f"{row[WHERE]}: {problem}"

@@ -126,6 +126,20 @@ def test_file_names_become_image_ids(save):
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]
 
 
+@pytest.mark.parametrize(("ids", "named"), [(["x", None], ["x", "1"]), ([None, 7], ["0", "7"]), ([None] * 2, ["0", "1"])])
+def test_a_null_is_no_image_id(save, ids, named):
+    source = save({"caption": ["a dog", "a cat"], "image_id": ids})
+    assert list(load_captions(source)["image_id"]) == named
+    for row, given in zip(stream_captions(source), ids, strict=True):
+        assert row["image_id"] == str(given) or (given is None and len(row["image_id"]) == 16)  # of the digest
+
+
+def test_a_null_in_a_shard_leaves_the_image_its_name(tar, tmp_path):
+    content = json.dumps({"caption": "a dog", "image_id": None}).encode()
+    tar(tmp_path / "train.tar", {"a": {"jpg": 40, "json": content}})
+    assert load_captions(tmp_path / "train.tar", "all")["image_id"][:] == ["a"]
+
+
 @pytest.fixture
 def row_per_caption(make_dataset, tmp_path):
     """Saves two photos as Parquet, with a row for each of their captions; keywords are further columns."""
