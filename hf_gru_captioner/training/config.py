@@ -30,6 +30,20 @@ UNCLAIMED = {
     "validation.shown",
 }
 
+# Options that `TrainingConfig.recommended` and `gru-captioner train SOURCE` choose, unless they are given.
+RECOMMENDED = {
+    "data.mirror",
+    "model.checkpoint",
+    "model.encoder",
+    "model.extend_vocabulary",
+    "optimization.epochs",
+    "optimization.images_per_step",
+    "optimization.patience",
+    "tokenizer.min_count",
+    "validation.max_new_tokens",
+    "validation.num_beams",
+}
+
 # Ranges of the numeric options; all others are at least 0.
 COUNTS = {  # at least 1
     "data.max_images",

@@ -126,7 +126,9 @@ def test_file_names_become_image_ids(save):
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]
 
 
-@pytest.mark.parametrize(("ids", "named"), [(["x", None], ["x", "1"]), ([None, 7], ["0", "7"]), ([None] * 2, ["0", "1"])])
+@pytest.mark.parametrize(
+    ("ids", "named"), [(["x", None], ["x", "1"]), ([None, 7], ["0", "7"]), ([None] * 2, ["0", "1"])]
+)
 def test_a_null_is_no_image_id(save, ids, named):
     source = save({"caption": ["a dog", "a cat"], "image_id": ids})
     assert list(load_captions(source)["image_id"]) == named

@@ -10,6 +10,7 @@ from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli.train import _chosen
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.training import TrainingConfig, recipe
+from hf_gru_captioner.training.config import RECOMMENDED, flatten_options
 from hf_gru_captioner.training.recipe import recommend
 from hf_gru_captioner.training.run_folder import OPTIONS
 
@@ -188,3 +189,12 @@ def test_the_folder_of_a_run_has_the_name_of_its_source(dataset_folder, monkeypa
     monkeypatch.setattr("hf_gru_captioner.cli.train.check_sources", lambda config: None)
     monkeypatch.setattr(recipe, "recommend", lambda config, given: config)
     assert Path(_chosen(spelled, []).output_dir) == Path("runs") / name
+
+
+def test_the_options_that_are_said_to_be_chosen_are_chosen(recommended):
+    defaults = flatten_options(asdict(TrainingConfig.from_options({"data.source": "mine.csv", "output_dir": "run"})))
+    chosen = set()
+    for config in (recommended(180), recommended(5000, captions=["ein Hund läuft links"])):
+        options = flatten_options(asdict(config))
+        chosen |= {name for name, value in options.items() if value != defaults[name]} - {"data.source"}
+    assert chosen == RECOMMENDED
