@@ -237,7 +237,7 @@ class OptimizationConfig:
     encoder_first_layer: str | None = None
     """With a learning rate for the encoder: name of its first layer to train (blocks.4); null for all of them."""
     warmup_share: float = 0.03
-    """Fraction of all steps in which the learning rate rises from 0; it then falls to 0 along a cosine."""
+    """Fraction of all steps in which the learning rate rises to its peak; it then falls to 0 along a cosine."""
     weight_decay: float = 0.01
     """Decoupled weight decay, of matrices only."""
     label_smoothing: float = 0.1
