@@ -59,7 +59,7 @@ lint: $(VENV)/.installed-dev  ## check style and types
 define stage
 	sed -e 's#jxie/flickr8k#$(DATA)#' -e 's#\.\./shared/world#$(WORLD)#' -e 's#timm/tf_efficientnet_lite0.in1k#$(ENCODER)#' \
 		configs/$(1).yaml > runs/$(1).yaml
-	$(BIN)/accelerate launch --cpu scripts/train.py --config runs/$(1).yaml $(ARGS)
+	$(BIN)/accelerate launch scripts/train.py --config runs/$(1).yaml $(ARGS)
 endef
 BORROW = $(BIN)/gru-captioner borrow --images "$(WORLD)/labelled" --captions "$(WORLD)/text" "$(WORLD)/captioned" \
 	--synonyms configs/synonyms/coco.yaml

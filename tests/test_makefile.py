@@ -37,6 +37,11 @@ def test_pytorch_is_taken_from_another_index_where_one_is_named(tmp_path):
     assert options == f'--extra-index-url {INDEX} --editable ".[dev]"'
 
 
+def test_training_takes_a_gpu_where_there_is_one(tmp_path):
+    launches = re.findall(r"bin/accelerate launch (.*?) --config", would_run(tmp_path, "train-flickr8k"))
+    assert launches == ["scripts/train.py"] * 3  # Accelerate chooses the device
+
+
 def test_captions_alone_go_to_the_standard_output_of_make_caption():
     rule = MAKEFILE.partition("$(VENV)/.installed: ")[2].partition("\n\n")[0]
     lines = [line for line in rule.splitlines()[1:] if "touch" not in line]

@@ -32,8 +32,8 @@ def test_the_python_of_readme_runs_as_it_stands(block):
 
 
 @pytest.fixture
-def drawn_folder(tmp_path, make_photo, save_encoder):
-    """A folder of tiny images with captions, and an encoder with random weights, for the README's training."""
+def drawn_folder(tmp_path, make_photo):
+    """A folder of tiny images with captions, for the README's training."""
     folder = tmp_path / "my" / "images"
     folder.mkdir(parents=True)
     lines = ["file_name,caption"]
@@ -42,7 +42,6 @@ def drawn_folder(tmp_path, make_photo, save_encoder):
         make_photo(seed).save(folder / name)
         lines += [f"{name},a brown dog runs on the grass", f"{name},two children play"]
     (folder / "metadata.csv").write_text("\n".join(lines))
-    save_encoder(tmp_path / "encoder")
     return tmp_path
 
 
@@ -50,13 +49,14 @@ def drawn_folder(tmp_path, make_photo, save_encoder):
 def test_the_training_of_readme_runs_on_drawn_images(drawn_folder):
     block = PYTHON_BLOCKS[2]
     assert len(block.splitlines()) == 12
+    assert "TrainingConfig.recommended(options)" in block  # as `gru-captioner train SOURCE` does
     epochs = '"optimization.epochs": 12'
-    tiny = {"model.encoder": "encoder", "model.hidden_size": 16, "model.embedding_size": 12, "tokenizer.min_count": 1}
-    tiny |= {"data.cache_folder": "cache", "optimization.mixed_precision": "no", "optimization.images_per_step": 4}
+    tiny = {"data.cache_folder": "cache", "optimization.mixed_precision": "no", "optimization.images_per_step": 4}
     assert epochs in block
     block = block.replace(epochs, f'"optimization.epochs": 1, **{tiny}')
+    few_steps = "from hf_gru_captioner.training import recipe\nrecipe.STEPS, recipe.PASSES = 8, 2\n"
     process = subprocess.run(
-        [sys.executable, "-c", block],
+        [sys.executable, "-c", few_steps + block],
         capture_output=True,
         text=True,
         cwd=drawn_folder,

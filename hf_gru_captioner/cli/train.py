@@ -1,12 +1,13 @@
 """`gru-captioner train`: trains a checkpoint on a dataset. Its arguments are the fields of `TrainingConfig`."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError, needs_extra
-from .training_options import check_sources, names_given, options_as_typed, read_config
+from ..errors import needs_extra
+from .training_options import check_sources, names_set, options_as_typed, read_config
 
 if TYPE_CHECKING:
     from ..evaluation.caption_set import CaptionSet
@@ -56,25 +57,15 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _chosen(source: str, argv: Sequence[str]) -> "TrainingConfig":
-    """The options of a run on one source: those of an existing run in its folder, else chosen from the data."""
-    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / Path(source.rstrip('/')).stem}", *argv]
+    """The options of a run on one source, as of `TrainingConfig.recommended`."""
+    name = Path(os.path.abspath(source)).stem  # of `.` too
+    argv = [f"--data.source={source}", f"--output_dir={Path('runs') / name}", *argv]
     config = read_config(argv, "train", DESCRIPTION)
     check_sources(config)
 
     from ..training.recipe import recommend
-    from ..training.run_folder import OPTIONS
 
-    given = names_given(argv)
-    saved = Path(config.output_dir) / OPTIONS
-    if saved.is_file():
-        config = read_config([f"--config={saved}", *argv[1:]], "train", DESCRIPTION)
-        (existing,) = config.data.sources
-        if existing.path != source:
-            raise UsageError(
-                f"{config.output_dir} contains a run on {existing.path}: name another folder by --output-dir."
-            )
-        return config
-    return recommend(config, given)
+    return recommend(config, names_set(argv, "train"))
 
 
 @contextmanager

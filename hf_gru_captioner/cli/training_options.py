@@ -13,7 +13,15 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import UsageError, one_line
-from ..training.config import DataConfig, SourceConfig, TrainingConfig, flatten_options, nearest_option, option_types
+from ..training.config import (
+    RECOMMENDED,
+    DataConfig,
+    SourceConfig,
+    TrainingConfig,
+    flatten_options,
+    nearest_option,
+    option_types,
+)
 from .examples import add_examples
 from .shell import PACKAGE
 
@@ -139,6 +147,12 @@ def names_given(argv: Sequence[str]) -> set[str]:
     return {each[2:].partition("=")[0] for each in _normalized(argv) if each.startswith("--")}
 
 
+def names_set(argv: Sequence[str], command: str) -> set[str]:
+    """Full names of the options on a command line and in the file that it names by `--config`."""
+    parsed = _parser(command).parse_args(_normalized(argv), defaults=False)
+    return option_types().keys() & parsed.keys()
+
+
 @contextmanager
 def options_as_typed(argv: Sequence[str]) -> Iterator[None]:
     """Rewrites option names in errors and logs as typed on the command line, `--data.max-skipped` instead of
@@ -224,10 +238,10 @@ def _help_parser(command: str, description: str) -> argparse.ArgumentParser:
     texts = _texts()
     defaults = flatten_options(dataclasses.asdict(TrainingConfig(DataConfig(source=""), output_dir="")))
     for name in OFTEN_SET:
-        _add_option(often, name, texts[name], defaults[name])
+        _add_option(often, name, texts[name], _shown_default(command, name, defaults[name]))
     for name in option_types():
         if name not in OFTEN_SET:
-            _add_option(others, name, texts[name], defaults[name])
+            _add_option(others, name, texts[name], _shown_default(command, name, defaults[name]))
     others.add_argument("-h", "--help", action="help", help="show this help")
     add_examples(parser, command)
     return parser
@@ -238,16 +252,22 @@ def _usage(command: str) -> str:
     return f"gru-captioner train SOURCE [OPTIONS]\n       {full}" if command == "train" else full
 
 
-def _add_option(group: Any, name: str, text: str, default: Any) -> None:
+def _shown_default(command: str, name: str, default: Any) -> str:
+    if name in REQUIRED:
+        return "required without SOURCE" if command == "train" else "required"
+    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    return f"{shown}; with SOURCE chosen from the data" if command == "train" and name in RECOMMENDED else shown
+
+
+def _add_option(group: Any, name: str, text: str, shown_default: str) -> None:
     kind = option_types()[name]
     settings: dict[str, Any] = {"metavar": name.rpartition(".")[2].upper()}
     if kind is bool:
         settings = {"metavar": "true|false", "nargs": "?"}
     elif get_origin(kind) is Literal:
         settings = {"metavar": "|".join(get_args(kind))}
-    shown = "required" if name in REQUIRED else "null" if default is None else str(default)
-    shown = shown.lower() if isinstance(default, bool) else shown
-    group.add_argument(_flag(name), help=f"{text} ({shown})".replace("%", "%%"), **settings)
+    flags = [f"--{short}" for short, full in SHORT.items() if full == name] + [_flag(name)]
+    group.add_argument(*flags, help=f"{text} ({shown_default})".replace("%", "%%"), **settings)
 
 
 def _texts() -> dict[str, str]:

@@ -356,7 +356,7 @@ class _LabelledImages:
 
     rows: Dataset  # with the undecoded image only
     labels: list[list[str]]
-    image_ids: list[str] | None
+    image_ids: list[Any] | None  # with null for an image without a name
     origin: Origin
 
     @classmethod
@@ -371,7 +371,7 @@ class _LabelledImages:
             )
         labels = _labels_of(rows, source)
         named = next((each for each in ID_COLUMNS if isinstance(rows.features.get(each), Value)), None)
-        image_ids = [str(each) for each in rows.select_columns(named)[named][:]] if named else None
+        image_ids = rows.select_columns(named)[named][:] if named else None
         images = rows.select_columns(column).cast_column(column, Image(decode=False))
         return cls(images.rename_column(column, "image") if column != "image" else images, labels, image_ids, origin)
 
@@ -380,7 +380,8 @@ class _LabelledImages:
         image = self.rows[index]["image"] or {}
         path = image.get("path")
         encoded, problem = read_image(path, image.get("bytes"), self.origin)
-        return encoded, problem, self.image_ids[index] if self.image_ids else Path(path or str(index)).name
+        image_id = self.image_ids[index] if self.image_ids else None
+        return encoded, problem, Path(path or str(index)).name if image_id is None else str(image_id)
 
 
 def _labels_of(rows: Dataset, source: str | Path) -> list[list[str]]:

@@ -89,12 +89,11 @@ def check_row(
         problem = NO_CAPTION
         if wordless := next(filter(None, texts), None):
             problem = f"{NO_CAPTION} with a word: {wordless[:40]!r}"
-    if layout["image_id"]:
+    name = None
+    if layout["image_id"] and row[layout["image_id"]] is not None:
         name = str(row[layout["image_id"]])
     elif layout["root"] and path and Path(path).is_relative_to(layout["root"]):
         name = Path(path).relative_to(layout["root"]).as_posix()
-    else:
-        name = None
     key = name or digest[:16]  # determines the split; not the row number, which is unknown in a stream
     if problem is not None and layout["is_ours"] and row.get(WHERE):
         problem = f"{row[WHERE]}: {problem}"
@@ -113,6 +112,36 @@ def check_row(
         labels = row.get(layout["labels"])
         checked[LABELS] = list(labels) if is_list_of_text(labels) else None
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
+
+
+def merge_rows(rows: Mapping[str, list[Any]]) -> list[int]:
+    """Merges rows of the same image with the same image_id, such as one per caption, into the first of them.
+
+    Args:
+        rows: Columns of checked rows, which are changed. Rows with a problem other than that of no caption stay apart.
+
+    Returns:
+        The indices of the first rows.
+    """
+    firsts: dict[Any, int] = {}
+    for index, problem in enumerate(rows["problem"]):
+        is_without_caption = problem is not None and problem.startswith(NO_CAPTION)
+        apart = problem is not None and not is_without_caption
+        first = firsts.setdefault(index if apart else (rows["image_id"][index], rows["image_digest"][index]), index)
+        if is_without_caption:  # its caption is one of those that the image lacks, if it has others
+            rows["empty" if problem == NO_CAPTION else "wordless"][index] = 1
+            if WEIGHTS in rows:
+                rows[WEIGHTS][index] = []
+        if first == index:
+            continue
+        for name in ("captions", "empty", "wordless", WEIGHTS):
+            if name in rows:
+                rows[name][first] = rows[name][first] + rows[name][index]
+        if LABELS in rows and rows[LABELS][first] is None:
+            rows[LABELS][first] = rows[LABELS][index]
+        if problem is None:
+            rows["problem"][first] = None
+    return list(firsts.values())
 
 
 def read_image(path: str | None, encoded: bytes | None, origin: Origin) -> tuple[bytes, str | None]:

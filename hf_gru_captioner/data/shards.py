@@ -104,7 +104,7 @@ def _captions(key: str, files: Mapping[str, bytes], chosen: ChosenColumns) -> di
         fields["caption_weights"] = _weights(content[columns.weights])
     if columns.labels is not None and is_list_of_text(content[columns.labels]):  # others have a different meaning
         fields["labels"] = list(content[columns.labels])
-    if columns.image_id is not None:
+    if columns.image_id is not None and content[columns.image_id] is not None:
         fields["image_id"] = str(content[columns.image_id])
     return fields
 

@@ -45,6 +45,7 @@ from .checks import (
     Tally,
     check_row,
     copies,
+    merge_rows,
     read_image,
 )
 from .columns import (
@@ -146,7 +147,8 @@ def load_captions(
         spelling: How these options are written in messages, with `{}` for the name.
 
     Returns:
-        Rows with `image`, decoded on access, `captions`, `image_id` (the name or number in the source, otherwise the
+        Rows of one image each, those of the source with the same image and image_id merged, with `image`, decoded on
+        access, `captions`, `image_id` (the name or number in the source, otherwise the
         row number) and `image_digest` (SHA-256 of the encoded image), in the order of the source. If present in the
         source, also `caption_weights`, the weight of each caption in the loss, and `labels`, strings that describe the
         image's content, or null. Warnings count and name skipped rows and captions.
@@ -177,18 +179,22 @@ def load_captions(
     )
     if with_image:  # use the fetched bytes: `datasets` would fetch them again
         decoded, checked = checked.select_columns("image"), checked.remove_columns("image")
-    kept: Sequence[int] = range(len(rows))
+    content = checked[:]
+    images_of_source = merge_rows(content)
+    if len(images_of_source) < len(rows):
+        checked = Dataset.from_dict(content, layout.checked)
+    kept = images_of_source
     if found.divided:
-        kept = divide(checked["key"][:], split)
+        kept = [images_of_source[number] for number in divide([content["key"][index] for index in kept], split)]
     tally = Tally(found.name, options)
-    problems, image_ids, captions = checked["problem"][:], checked["image_id"][:], checked["captions"][:]
+    problems, image_ids = content["problem"], content["image_id"]
     kept = [index for index in kept if tally.keeps(image_ids[index], problems[index])]
-    for index, empty, wordless in zip(range(len(rows)), checked["empty"][:], checked["wordless"][:], strict=True):
+    for index in images_of_source:
         if problems[index] is None:
-            tally.count(image_ids[index], captions[index], empty, wordless)
+            tally.count(*(content[name][index] for name in ("image_id", "captions", "empty", "wordless")))
     tally.close(found.notices)
     if not kept:
-        raise nothing_in(found.name, split, len(rows) if found.divided else None)
+        raise nothing_in(found.name, split, len(images_of_source) if found.divided else None)
     dataset = concatenate_datasets([decoded, checked.remove_columns(list(INTERNAL))], axis=1)
     dataset = dataset if len(kept) == len(dataset) else dataset.select(kept)
     if found_copies := copies(dataset["image_id"][:], dataset["image_digest"][:]):
@@ -229,7 +235,8 @@ def stream_captions(
 
     Returns:
         Rows with `image`, `captions`, `image_id` and the optional columns of `load_captions`, as there, except that the
-        image_id of images without a name is the beginning of the image's digest.
+        image_id of images without a name is the beginning of the image's digest, and that rows of the same image are
+        not merged, except those of a table.
 
     Raises:
         FileNotFoundError, NoSplitError, ValueError: As in `load_captions`; for rows, when they are read.

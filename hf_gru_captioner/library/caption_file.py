@@ -1,13 +1,15 @@
 """The caption file that `gru-captioner caption --output` writes and updates: JSON lines, CSV or Parquet.
 
 One row per caption: `path`, `caption` and `score`, or `path` and `error`; `photo_version` (size and time of the file)
-and `made_by` (checkpoint and settings) show what has changed since. Other columns, such as labels, are kept.
+and `made_by` (checkpoint and settings) show what has changed since. Other columns, such as labels, are kept; those of a
+Parquet file with their types.
 
 While captioning, each process writes its own part, `FILE.part-0` and so on, with all captions of a photo on one line,
 so that a killed process truncates at most the last line; the results of earlier commands are in `FILE.part-earlier`. At
 the end the parts are merged into the file, in the order of the photos. Only the positions of rows are kept in memory.
 """
 
+import base64
 import csv
 import json
 import os
@@ -39,6 +41,7 @@ COLUMNS = (
     "made_by",
 )  # of ours, in this order
 ROWS_AT_ONCE = 1000  # of Parquet
+PACKED = "__arrow__"  # name of a value in Arrow's format in a part
 MAX_CELL = 1 << 20  # characters of a CSV cell
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it
 _SPELLED_SURROGATE = re.compile(r"\\udc([89a-f][0-9a-f])")
@@ -317,11 +320,66 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            rows = (row for batch in table.iter_batches(ROWS_AT_ONCE) for row in batch.to_pylist())
+            rows = (row for batch in table.iter_batches(ROWS_AT_ONCE) for row in _rows_of_batch(batch))
             for number, row in enumerate(rows, 1):
-                yield _checked(_without_empty(row), f"{file}, row {number}")
+                ours = _without_empty({name: row[name] for name in COLUMNS if name in row})
+                own = {name: value for name, value in row.items() if name not in COLUMNS and value is not None}
+                yield _checked(ours | own, f"{file}, row {number}")
     except pyarrow.ArrowException as error:
         raise UsageError(f"{file} is not a Parquet file ({brief(error)}). Name another file.") from error
+
+
+def _rows_of_batch(batch: Any) -> Iterator[Row]:
+    names = batch.schema.names
+    columns = [_json_values(name, column) for name, column in zip(names, batch.columns, strict=True)]
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def _json_values(name: str, column: Any) -> list[Any]:
+    """The values of a Parquet column for the parts, which are JSON: those that JSON can't express as `{PACKED: ...}`,
+    the value in Arrow's format."""
+    import pyarrow
+
+    if name in COLUMNS or _is_json(column.type):
+        return list(column.to_pylist())
+    values: list[Any] = []
+    for number in range(len(column)):
+        batch = pyarrow.record_batch([column.slice(number, 1)], [name])
+        stream = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(stream, batch.schema) as writer:
+            writer.write_batch(batch)
+        packed = {PACKED: base64.b64encode(stream.getvalue()).decode()}
+        values.append(packed if column[number].is_valid else None)
+    return values
+
+
+def _arrow_column(values: Sequence[Any], kind: Any) -> Any:
+    """Values of a column of a Parquet file -> the column, of its original type."""
+    import pyarrow
+
+    if _is_json(kind):
+        return pyarrow.array(values, kind)
+    columns = [pyarrow.nulls(1, kind) if value is None else _unpacked(value) for value in values]
+    return pyarrow.concat_arrays(columns)
+
+
+def _unpacked(value: Mapping[str, str]) -> Any:
+    import pyarrow
+
+    with pyarrow.ipc.open_stream(base64.b64decode(value[PACKED])) as stream:
+        return stream.read_all().column(0).combine_chunks()
+
+
+def _is_json(kind: Any) -> bool:
+    """Whether JSON can express the values of an Arrow type."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return all(_is_json(field.type) for field in kind)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind):
+        return _is_json(kind.value_type)
+    plain = (types.is_null, types.is_boolean, types.is_integer, types.is_float32, types.is_float64)
+    return any(is_one(kind) for is_one in (*plain, types.is_string, types.is_large_string))
 
 
 def _without_empty(cells: Mapping[str, Any]) -> Row:
@@ -369,19 +427,35 @@ def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
                 writer.writeheader()
                 writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         else:
-            _write_parquet(temporary, columns, rows)
+            _write_parquet(temporary, columns, rows, _own_kinds(file))
 
 
-def _write_parquet(file: Path, columns: Sequence[str], rows: Iterator[Row]) -> None:
+def _own_kinds(file: Path) -> dict[str, Any]:
+    """Arrow types of the columns that people have added to a Parquet file; none if it is new."""
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(file) if file.exists() else []
+    return {field.name: field.type for field in schema if field.name not in COLUMNS}
+
+
+def _write_parquet(file: Path, columns: Sequence[str], rows: Iterator[Row], own_kinds: Mapping[str, Any]) -> None:
     import pyarrow
     import pyarrow.parquet
 
     kinds = {name: pyarrow.float64() if name == "score" else pyarrow.string() for name in columns}
+    kinds.update(own_kinds)
     schema = pyarrow.schema(list(kinds.items()))
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
-            cells = [{name: row[name] if name == "score" else _cell(row[name]) for name in row} for row in batch]
-            writer.write_table(pyarrow.Table.from_pylist(cells, schema))
+            arrays = []
+            for name, kind in kinds.items():
+                values = [row.get(name) for row in batch]
+                if name in own_kinds:
+                    arrays.append(_arrow_column(values, kind))
+                else:
+                    cells = [value if name == "score" or value is None else _cell(value) for value in values]
+                    arrays.append(pyarrow.array(cells, kind))
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
 def _cell(value: Any) -> str:

@@ -32,6 +32,20 @@ UNCLAIMED = {
     "validation.shown",
 }
 
+# Options that `TrainingConfig.recommended` and `gru-captioner train SOURCE` choose, unless they are given.
+RECOMMENDED = {
+    "data.mirror",
+    "model.checkpoint",
+    "model.encoder",
+    "model.extend_vocabulary",
+    "optimization.epochs",
+    "optimization.images_per_step",
+    "optimization.patience",
+    "tokenizer.min_count",
+    "validation.max_new_tokens",
+    "validation.num_beams",
+}
+
 # Ranges of the numeric options; all others are at least 0.
 COUNTS = {  # at least 1
     "data.max_images",
@@ -225,7 +239,7 @@ class OptimizationConfig:
     encoder_first_layer: str | None = None
     """With optimization.encoder_learning_rate: name of the first encoder layer to train (blocks.4); null for all."""
     warmup_share: float = 0.03
-    """Fraction of all steps in which the learning rate rises linearly from 0; cosine decay to 0 follows."""
+    """Fraction of all steps in which the learning rate rises linearly to its peak; cosine decay to 0 follows."""
     weight_decay: float = 0.01
     """Decoupled weight decay, applied to matrices only."""
     label_smoothing: float = 0.1
@@ -395,6 +409,28 @@ class TrainingConfig:
         if isinstance(groups["data"]["source"], list):
             groups["data"]["source"] = [_parse_source(each) for each in groups["data"]["source"]]
         return cls(**top_level, **{group: _GROUPS[group](**values) for group, values in groups.items()})
+
+    @classmethod
+    def recommended(cls, options: Mapping[str, Any]) -> "TrainingConfig":
+        """Makes a configuration like `gru-captioner train SOURCE`: options that are not given are chosen by looking at
+        the data, and training starts from the shipped checkpoint. Runs on every process; reads and checks the images.
+
+            TrainingConfig.recommended({"data.source": "images", "output_dir": "run"})
+
+        If `output_dir` holds a run on this source, its options are taken, with those given in their place, so that the
+        same call resumes it, and more `optimization.epochs` continue it.
+
+        Args:
+            options: As of `from_options`, with a single `data.source`.
+
+        Raises:
+            UsageError: As of `from_options`; or `output_dir` holds a run on another source.
+            FileNotFoundError, ValueError: As in `load_captions`.
+        """
+        from .recipe import recommend
+
+        flat = flatten_options(options)
+        return recommend(cls.from_options(flat), flat)
 
     @property
     def caches_regions(self) -> bool:

@@ -1,4 +1,5 @@
-"""Chooses the options of `gru-captioner train SOURCE` from the data; measured by `benchmarks/few_shot.py`.
+"""Chooses the options of `gru-captioner train SOURCE` and `TrainingConfig.recommended` from the data; measured by
+`benchmarks/few_shot.py`.
 
 Training continues from the shipped checkpoint, extended by new words, with its encoder frozen: a few hundred images are
 too few to train an encoder, and their regions are computed only once. For a language that is not written like English,
@@ -7,18 +8,22 @@ a new decoder is trained.
 
 import logging
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from ..checkpoint import SHIPPED_CHECKPOINT
 from ..data import load_captions
+from ..errors import UsageError
 from ..tokenization import suitable_kind
 from .config import MAX_REPEAT, TrainingConfig, flatten_options
+from .run_folder import saved_options
 
 _logger = logging.getLogger(__name__)
 
@@ -29,6 +34,13 @@ EPOCHS = 12  # each followed by a validation
 PATIENCE = 4  # epochs
 ENOUGH = 100  # images, besides 17 for validation; with fewer, scores are too noisy for early stopping
 OF_THE_MODEL = {"model.encoder", "model.embedding_size", "model.hidden_size"}  # options of a new model
+# Options of a single source, by their names in a list of sources.
+OF_THE_SOURCE = {
+    "data.source": "path",
+    "data.images": "images",
+    "data.image_column": "image_column",
+    "data.caption_column": "caption_column",
+}
 # Words for left and right, in the most common languages of captions.
 SIDES = re.compile(
     r"\b(?:left|right|link[es]\w*|recht[es]\w*|gauches?|droite?s?|izquierd\w+|derech\w+|sinistr\w|destr[aoei]|esquerd\w+|"
@@ -40,17 +52,24 @@ LONGEST = 0.99  # quantile of the caption lengths that generated captions may re
 
 
 def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
-    """Chooses the options that were not given, by the images and captions. Runs on every process.
+    """Chooses the options that were not given: those of the run in `output_dir`, if there is one, else what suits the
+    images and captions. Runs on every process.
 
     Args:
         config: A single `data.source`, and the options that were given.
         given: Their full names; they are left unchanged.
 
     Raises:
+        UsageError: `output_dir` holds a run on another source, or there are several sources.
         FileNotFoundError, ValueError: As in `data.load_captions`.
     """
     data = config.data
+    if len(data.sources) > 1:
+        raise UsageError("options are recommended for a single data.source: for several, set the options yourself.")
     (source,) = data.sources
+    saved = saved_options(Path(config.output_dir))
+    if saved is not None:
+        return _continued(config, given, TrainingConfig.from_options(saved))
     with PartialState().local_main_process_first():
         rows = load_captions(source.path, data.train_split, **data.reading(source))
     captions = [caption for of_image in rows["captions"] for caption in of_image]
@@ -78,6 +97,33 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
         options["data.source"] = [{"path": source.path, "images": source.images, **columns, "repeat": passes}]
         options |= dict.fromkeys(("data.images", "data.image_column", "data.caption_column"))
     return TrainingConfig.from_options(options)
+
+
+def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConfig) -> TrainingConfig:
+    """The options of an existing run, except for those given.
+
+    Raises:
+        UsageError: It is a run on another source.
+    """
+    (source,), of_run = config.data.sources, run.data.sources
+    if len(of_run) > 1 or not _is_same_source(source.path, of_run[0].path):
+        paths = ", ".join(each.path for each in of_run)
+        raise UsageError(f"{config.output_dir} contains a run on {paths}: name another output_dir.")
+    options = flatten_options(asdict(config))
+    replaced = {name: options[name] for name in given if name not in OF_THE_SOURCE}
+    of_source = {
+        each: getattr(source, each) for name, each in OF_THE_SOURCE.items() if name in given and each != "path"
+    }
+    sources: Any = run.data.source if isinstance(run.data.source, str) else [asdict(replace(of_run[0], **of_source))]
+    if isinstance(sources, str):
+        replaced |= {f"data.{each}": value for each, value in of_source.items()}
+    return TrainingConfig.from_options(flatten_options(asdict(run)) | replaced | {"data.source": sources})
+
+
+def _is_same_source(one: str, other: str) -> bool:
+    """Whether two names of sources are equal, or paths of the same file or folder."""
+    one, other = os.path.expanduser(one), os.path.expanduser(other)
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
 
 
 def _choose(num_images: int, captions: list[str]) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from filelock import FileLock, Timeout
 from ..data.features import CARRIED
 from ..errors import UsageError
 from ..files import write_atomically
+from .checkpoints import STATES
 from .config import UNCLAIMED, TrainingConfig, flatten_options
 
 OPTIONS = "config.yaml"
+RUN = "run.sha256"  # id of the run, from its options and training data
 EPOCHS = "optimization.epochs"  # may be increased to continue a finished run
 LOCK = "run.lock"
 HOLDER = "run.lock.holder"  # which process holds it; the lock itself is an empty file
@@ -65,7 +67,8 @@ def _holder(folder: Path) -> str:
 
 
 def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
-    """Saves the options in `output_dir`; rejects a folder that holds a run with other options, except for fewer epochs.
+    """Saves the options in `output_dir`; rejects a folder that holds a run with other options, except for fewer epochs,
+    or on other images or captions.
 
     Runs on every process; the first one writes.
 
@@ -77,14 +80,12 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
         UsageError: The folder holds another run, or a checkpoint without options.
     """
     text = yaml.safe_dump(asdict(config), sort_keys=False)
-    options = _read_options(text)
+    options = _claimed(flatten_options(yaml.safe_load(text)))
     output_dir = Path(config.output_dir)
     path = output_dir / OPTIONS
-    if path.exists():
-        try:
-            previous = _read_options(path.read_text())
-        except (yaml.YAMLError, AttributeError, RecursionError) as error:  # not YAML, or not a mapping
-            raise UsageError(f"{path} doesn't contain the options of a run: name another output_dir.") from error
+    saved = saved_options(output_dir)
+    if saved is not None:
+        previous = _claimed(saved)
         changed = [
             f"{name} was {previous.get(name)}, is {options.get(name)}"
             for name in sorted(previous.keys() | options.keys())
@@ -98,15 +99,38 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
             )
     elif (output_dir / "checkpoint").exists():
         raise UsageError(f"{output_dir} has a checkpoint but no {OPTIONS}: name another output_dir.")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
     digest = hashlib.sha256(repr({name: value for name, value in options.items() if name != EPOCHS}).encode())
     for rows in training_sets:
         columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
         digest.update(repr([rows[name][:] for name in columns]).encode())
-    return digest.hexdigest()
+    run = digest.hexdigest()
+    learned = (output_dir / "checkpoint").exists() or any((output_dir / STATES).glob("step-*"))
+    if learned and (output_dir / RUN).exists() and (output_dir / RUN).read_text() != run:
+        raise UsageError(
+            f"the training images or captions have changed since the run in {output_dir}: name another output_dir, "
+            f"with model.checkpoint {output_dir / 'checkpoint'} to start from what it has learned, or remove that one."
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+        write_atomically(output_dir / RUN, run)
+    return run
+
+
+def saved_options(output_dir: Path) -> dict[str, Any] | None:
+    """The options of the run in the output folder, by full names; None if there is no run.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
+    path = output_dir / OPTIONS
+    if not path.exists():
+        return None
+    try:
+        return flatten_options(yaml.safe_load(path.read_text()))
+    except (ValueError, yaml.YAMLError, AttributeError, RecursionError) as error:  # not text, YAML, or a mapping
+        raise UsageError(f"{path} doesn't contain the options of a run: name another output_dir.") from error
 
 
 def initial_precision(output_dir: Path) -> str | None:
@@ -118,5 +142,5 @@ def initial_precision(output_dir: Path) -> str | None:
     return precision if precision in ("no", "bf16", "fp16") else None
 
 
-def _read_options(text: str) -> dict[str, Any]:
-    return {name: value for name, value in flatten_options(yaml.safe_load(text)).items() if name not in UNCLAIMED}
+def _claimed(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in UNCLAIMED}

@@ -352,7 +352,7 @@ class CaptionTrainer:
 def _share_of_peak(step: int, num_steps: int, warmup_steps: int) -> float:
     """Learning rate of a step as a fraction of its peak: linear warm-up, then half a cosine."""
     if step < warmup_steps:
-        return step / warmup_steps
+        return (step + 1) / warmup_steps  # a first step of 0 would teach nothing
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, num_steps - warmup_steps)))
 
 

@@ -17,7 +17,7 @@ from hf_gru_captioner.cli.examples import EXAMPLES
 from hf_gru_captioner.cli.shell import guarded
 from hf_gru_captioner.cli.training_options import OFTEN_SET, read_config
 from hf_gru_captioner.errors import UsageError
-from hf_gru_captioner.training.config import SourceConfig, option_types
+from hf_gru_captioner.training.config import RECOMMENDED, SourceConfig, option_types
 
 ROOT = Path(__file__).parents[2]
 
@@ -312,10 +312,9 @@ def test_the_help_of_train_lists_first_what_most_people_set(capsys, command):
     text = help_of(command, capsys)
     first, _, rest = text.partition("\nall other options:\n")
     _, _, often = first.partition("\nmost people set:\n")
-    assert [name for name in often.split() if name.startswith("--")] == [
-        "--config",
-        *(training_options._flag(name) for name in OFTEN_SET),
-    ]
+    expected = ["--config", *(training_options._flag(name) for name in OFTEN_SET)]
+    expected.insert(expected.index("--optimization.epochs"), "--epochs")
+    assert [name.rstrip(",") for name in often.split() if name.startswith("--")] == expected
     listed = [word.lstrip("[") for line in rest.splitlines() for word in line.split()[:1] if word.startswith("--")]
     flags = {training_options._flag(name) for name in option_types()}
     assert set(listed) == flags - {training_options._flag(name) for name in OFTEN_SET}
@@ -324,12 +323,22 @@ def test_the_help_of_train_lists_first_what_most_people_set(capsys, command):
 
 def test_the_help_of_train_says_what_each_option_is_and_its_default(capsys):
     text = " ".join(help_of("train", capsys).split())
-    assert "--optimization.epochs EPOCHS Passes over the images, each with all of its captions. (10) --opt" in text
+    chosen = "with SOURCE chosen from the data"
+    assert f"--optimization.epochs EPOCHS Passes over the images, each with all of its captions. (10; {chosen})" in text
+    assert f"rarer in the training captions become unknown. (5; {chosen}) --tokenizer.vocab-size" in text
+    assert text.count(chosen) == len(RECOMMENDED)
     assert "each 60 to 100 % of its area; each adds a cache. (0) --data.color-jitter" in text
     assert "--dry-run [true|false] Print sizes, steps, and estimates of time and disk space, then stop. (false)" in text
-    assert text.count("(required)") == 2
+    assert text.count("(required without SOURCE)") == 2
     texts = training_options._texts()
     assert all(texts[name] for name in option_types())
+
+
+def test_the_help_of_features_tells_of_no_source_since_it_takes_none(capsys):
+    text = " ".join(help_of("features", capsys).split())
+    assert "with SOURCE" not in text
+    assert "Passes over the images, each with all of its captions. (10) --opt" in text
+    assert text.count("(required)") == 2
 
 
 def test_the_help_of_train_loads_nothing_heavy_and_takes_less_than_two_seconds():

@@ -84,6 +84,7 @@ def test_features_then_cross_entropy_then_self_critical_training(options, make_d
         "hf_gru_captioner",  # tensorboard's
         "history.jsonl",
         "run.lock",  # empty; no one holds it any more
+        "run.sha256",
         "state",
     }
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["hidden_size"] == 16
@@ -220,12 +221,34 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(options, fresh_state,
     assert (code, "--optimization.mixed-precision was bf16, is no" in errors[0]) == (2, True)
 
 
-def test_other_photos_are_another_run(options, make_dataset, capsys, tmp_path):
-    assert run("train", {**options, "optimization.epochs": 1}, capsys)[0] == 0
+def test_what_was_learned_from_other_photos_is_not_replaced(options, make_dataset, capsys, tmp_path):
+    options = {**options, "optimization.epochs": 1}
+    assert run("train", options, capsys)[0] == 0
+    folder = tmp_path / "run"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     rows = make_dataset(5).select_columns(["image", "captions"])
     rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
-    assert main(["train", *arguments_of({**options, "optimization.epochs": 1})]) == 0
-    assert "step-00000003 is skipped: it belongs to another run" in capsys.readouterr().err
+    code, _, errors = run("train", {**options, "optimization.epochs": 2}, capsys)
+    assert code == 2
+    checkpoint = folder / "checkpoint"
+    assert f"name another output_dir, with --model.checkpoint {checkpoint} to start from what it has" in errors[-1]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    elsewhere = {**options, "output_dir": tmp_path / "other", "model.checkpoint": checkpoint}
+    assert run("train", elsewhere, capsys)[0] == 0
+
+
+def test_photos_may_be_added_before_anything_is_learned(bare, make_dataset, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("hf_gru_captioner.training.trainer.CaptionTrainer._train_step", interrupt)
+        assert bare()[0] == 130
+    rows = make_dataset(8).select_columns(["image", "captions"])
+    rows.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    code, output, _ = bare()
+    assert code == 0
+    assert "images          8 for training" in output
 
 
 def test_each_best_checkpoint_is_published(options, hub, capsys, tmp_path):
@@ -466,7 +489,7 @@ def test_a_folder_of_a_run_on_another_source_is_refused(bare, tmp_path):
     (tmp_path / "set").rename(tmp_path / "other" / "set")
     code, _, error = bare(source=tmp_path / "other" / "set")
     assert code == 2
-    assert f"contains a run on {tmp_path / 'set'}: name another folder by --output-dir" in error
+    assert f"contains a run on {tmp_path / 'set'}: name another output_dir" in error
 
 
 def test_an_interrupted_run_says_how_to_go_on(bare, monkeypatch):

@@ -67,6 +67,13 @@ def candidates_of(pool, *labels, seed=0):
     return [found for found, _ in pool.candidates(labels, np.random.default_rng(seed))]
 
 
+def test_an_image_whose_image_id_is_null_is_named_by_its_number(save_images, captions, tmp_path):
+    path = save_images(["horse"], ["dog"])
+    Dataset.from_parquet(str(path)).add_column("image_id", ["x", None]).to_parquet(path)
+    borrow_captions(path, [captions], tmp_path / "borrowed", options=BorrowingOptions(min_words=1))
+    assert load_dataset(str(tmp_path / "borrowed"), split="train")["image_id"][:] == ["x", "1"]
+
+
 def test_images_get_captions_of_their_labels_alone_and_in_their_number(save_images, captions, tmp_path):
     images = save_images(["horse"], ["dog", "dog"], ["horse", "dog"])
     options = BorrowingOptions(min_words=4, per_image=2)

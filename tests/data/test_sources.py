@@ -126,6 +126,71 @@ def test_file_names_become_image_ids(save):
     assert list(dataset["image_id"]) == ["x.jpg", "y.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "named"), [(["x", None], ["x", "1"]), ([None, 7], ["0", "7"]), ([None] * 2, ["0", "1"])]
+)
+def test_a_null_is_no_image_id(save, ids, named):
+    source = save({"caption": ["a dog", "a cat"], "image_id": ids})
+    assert list(load_captions(source)["image_id"]) == named
+    for row, given in zip(stream_captions(source), ids, strict=True):
+        assert row["image_id"] == str(given) or (given is None and len(row["image_id"]) == 16)  # of the digest
+
+
+def test_a_null_in_a_shard_leaves_the_image_its_name(tar, tmp_path):
+    content = json.dumps({"caption": "a dog", "image_id": None}).encode()
+    tar(tmp_path / "train.tar", {"a": {"jpg": 40, "json": content}})
+    assert load_captions(tmp_path / "train.tar", "all")["image_id"][:] == ["a"]
+
+
+@pytest.fixture
+def row_per_caption(make_dataset, tmp_path):
+    """Saves two photos as Parquet, with a row for each of their captions; keywords are further columns."""
+
+    def save(captions=("a dog", "a cat", "two dogs", "one cat"), names=("x", "y", "x", "y"), **columns):
+        photos = make_dataset(2).select_columns("image").select([0, 1, 0, 1])
+        columns = {"caption": list(captions), "image_id": list(names), **columns}
+        for name, values in columns.items():
+            photos = photos.add_column(name, values)
+        photos.to_parquet(tmp_path / "rows.parquet")
+        return tmp_path / "rows.parquet"
+
+    return save
+
+
+def test_rows_of_one_image_are_merged(row_per_caption):
+    labels, weights = [None, ["cat"], ["dog"], ["sofa"]], [[0.5], [1.0], [2.0], [3.0]]
+    dataset = load_captions(row_per_caption(labels=labels, caption_weights=weights), "all")
+    assert table(dataset) == [("x", ["a dog", "two dogs"], 40), ("y", ["a cat", "one cat"], 40)]
+    assert list(dataset["labels"]) == [["dog"], ["cat"]]
+    assert list(dataset["caption_weights"]) == [[0.5, 2.0], [1.0, 3.0]]
+    assert len(set(dataset["image_digest"])) == 2
+
+
+def test_an_image_of_several_rows_is_in_one_split(row_per_caption):
+    source = row_per_caption()
+    train, validation = (load_captions(source, split)["image_id"][:] for split in ("train", "validation"))
+    assert sorted(train + validation) == ["x", "y"]
+
+
+def test_a_row_without_its_caption_does_not_take_the_image_with_it(row_per_caption):
+    with pytest.warns(UserWarning, match="1 caption of .* empty, left out: x"):
+        dataset = load_captions(row_per_caption(captions=[None, "a cat", "two dogs", "one cat"]), "all")
+    assert list(dataset["captions"]) == [["two dogs"], ["a cat", "one cat"]]
+    with pytest.warns(UserWarning, match="1 of 2 images of .* have no caption and are skipped: x"):
+        dataset = load_captions(row_per_caption(captions=[None, "a", "", "b"]), "all", max_skipped=0.5)
+    assert list(dataset["captions"]) == [["a", "b"]]
+
+
+def test_other_images_of_the_same_name_and_copies_of_another_are_not_merged(row_per_caption):
+    assert len(load_captions(row_per_caption(names=["x"] * 4), "all")) == 2
+    assert len(load_captions(row_per_caption(names=["a", "b", "c", "d"]), "all")) == 4
+
+
+def test_a_stream_does_not_merge(row_per_caption):
+    streamed = stream_captions(row_per_caption(), "train")
+    assert all(len(row["captions"]) == 1 for row in streamed)
+
+
 def test_images_with_a_metadata_file_are_read(put, tmp_path):
     for split in ("train", "validation"):
         folder = put(tmp_path / "photos" / split, "0.png", "1.png")

@@ -1,11 +1,18 @@
 import math
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
+import yaml
 from datasets import Dataset
 
 from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT
+from hf_gru_captioner.cli.train import _chosen
+from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.training import TrainingConfig, recipe
+from hf_gru_captioner.training.config import RECOMMENDED, flatten_options
 from hf_gru_captioner.training.recipe import recommend
+from hf_gru_captioner.training.run_folder import OPTIONS
 
 
 @pytest.fixture
@@ -100,3 +107,94 @@ def test_images_are_not_mirrored_where_captions_say_left_or_right(recommended, c
 def test_images_are_mirrored_where_few_captions_say_left_or_right(recommended):
     assert recommended(20, captions=["a bright dog", "an upright copyright", "recht"]).data.mirror is True
     assert recommended(20, captions=["a dog on the left", *["a dog"] * 30]).data.mirror is True
+
+
+def test_python_is_recommended_what_the_command_line_is(dataset_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    from_python = TrainingConfig.recommended(
+        {"data": {"source": dataset_folder}, "output_dir": "runs/set", "optimization.epochs": 3}
+    )
+    assert from_python == _chosen(str(dataset_folder), ["--epochs", "3"])
+    assert (from_python.model.checkpoint, from_python.optimization.epochs) == (str(SHIPPED_CHECKPOINT), 3)
+    assert steps_of(from_python, 6) >= 440
+
+
+def save(config: TrainingConfig) -> None:
+    Path(config.output_dir).mkdir(exist_ok=True)
+    (Path(config.output_dir) / OPTIONS).write_text(yaml.safe_dump(asdict(config)))
+
+
+def test_a_run_is_continued_with_its_own_options(recommended, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = {"data.images": "photos", "data.caption_column": "text"}
+    first = recommended(180, **given, **{"validation.num_beams": 2})
+    save(first)
+    assert recommended(900, **given) == first  # whatever would be chosen now
+    longer = recommended(180, **given, **{"optimization.epochs": 24})
+    assert longer == replace(first, optimization=replace(first.optimization, epochs=24))
+    (source,) = recommended(180, **{"data.images": "others"}).data.sources
+    assert (source.images, source.caption_column) == ("others", "text")
+
+
+def test_a_run_of_the_defaults_is_continued_too(recommended, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    first = TrainingConfig.from_options({"data.source": "mine.csv", "data.images": "photos", "output_dir": "run"})
+    save(first)
+    assert recommended(180) == recommended(180, **{"data.images": "photos"}) == first
+    assert recommended(180, **{"data.images": "others"}).data.images == "others"
+
+
+def test_a_run_on_another_source_is_not_continued(recommended, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    sources = [{"path": "a.csv"}, {"path": "b.csv"}]
+    save(TrainingConfig.from_options({"data.source": sources, "output_dir": "run"}))
+    with pytest.raises(UsageError, match=r"run contains a run on a.csv, b.csv: name another output_dir"):
+        recommended(180)
+    with pytest.raises(UsageError, match=r"a single data.source: for several, set the options yourself"):
+        TrainingConfig.recommended({"data.source": sources, "output_dir": "other"})
+
+
+def test_what_a_file_of_options_says_stays(dataset_folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("optimization:\n  epochs: 5\n")
+    assert _chosen(str(dataset_folder), ["--config", "mine.yaml"]).optimization.epochs == 5
+
+
+@pytest.mark.parametrize("spelled", ["photos/", "./photos", "photos/../photos", "{}/photos", "link"])
+def test_a_source_is_the_same_however_its_path_is_spelled(recommended, monkeypatch, tmp_path, spelled):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("link").symlink_to("photos")
+    first = recommended(180, **{"data.source": "photos"})
+    save(first)
+    assert recommended(180, **{"data.source": spelled.format(tmp_path)}) == first
+    Path("others").mkdir()
+    with pytest.raises(UsageError, match="contains a run on photos"):
+        recommended(180, **{"data.source": "others"})
+
+
+def test_a_source_of_the_hub_is_not_looked_for_on_the_disk(recommended, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    save(recommended(180, **{"data.source": "user/photos"}))
+    with pytest.raises(UsageError, match="contains a run on user/photos"):
+        recommended(180, **{"data.source": "./user/photos"})
+
+
+@pytest.mark.parametrize(("spelled", "name"), [("set/", "set"), ("./set", "set"), (".", "home"), ("set/..", "home")])
+def test_the_folder_of_a_run_has_the_name_of_its_source(dataset_folder, monkeypatch, tmp_path, spelled, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    dataset_folder.rename(home / "set")
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("hf_gru_captioner.cli.train.check_sources", lambda config: None)
+    monkeypatch.setattr(recipe, "recommend", lambda config, given: config)
+    assert Path(_chosen(spelled, []).output_dir) == Path("runs") / name
+
+
+def test_the_options_that_are_said_to_be_chosen_are_chosen(recommended):
+    defaults = flatten_options(asdict(TrainingConfig.from_options({"data.source": "mine.csv", "output_dir": "run"})))
+    chosen = set()
+    for config in (recommended(180), recommended(5000, captions=["ein Hund läuft links"])):
+        options = flatten_options(asdict(config))
+        chosen |= {name for name, value in options.items() if value != defaults[name]} - {"data.source"}
+    assert chosen == RECOMMENDED

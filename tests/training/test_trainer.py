@@ -94,11 +94,20 @@ def test_micro_batches_make_the_same_steps(make_model, make_trainer, make_batche
 
 def test_the_rate_rises_in_a_line_and_falls_along_a_cosine():
     rates = [_share_of_peak(step, 100, 10) for step in range(101)]
-    assert rates[0] == 0
-    assert rates[5] == 0.5
-    assert rates[10] == 1
+    assert rates[0] == 0.1
+    assert rates[4] == 0.5
+    assert rates[9] == rates[10] == 1
     assert rates[55] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0)
+
+
+def test_a_run_of_one_step_learns(make_trainer, make_batches):
+    trainer = make_trainer(epochs=1)
+    before = [weight.clone() for weight in trainer.model.decoder.parameters()]
+    trainer.fit(make_batches(4, 4), lambda model: {"cider": 0.0})
+    assert any(not weight.equal(old) for weight, old in zip(trainer.model.decoder.parameters(), before, strict=True))
+    assert trainer.progress.step == 1
+    assert _share_of_peak(0, 1, 1) == _share_of_peak(0, 100, 0) == 1
 
 
 def test_only_matrices_decay_and_the_encoder_has_its_own_rate(model):

@@ -1,0 +1,80 @@
+"""Columns of people in a caption file; `tests/cli/test_caption_output.py` tests what `gru-captioner caption` writes."""
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from hf_gru_captioner.library.caption_file import CaptionFile
+
+NOW = datetime.datetime(2026, 11, 27, 3, 4, 5, 678_901)
+OWN = {
+    "labels": pyarrow.array([["cat", "sofa"], []], pyarrow.list_(pyarrow.string())),
+    "number": pyarrow.array([1, None], pyarrow.int16()),
+    "share": pyarrow.array([0.1, 2.5], pyarrow.float32()),
+    "checked": pyarrow.array([True, False]),
+    "note": pyarrow.array(["", "text"], pyarrow.large_string()),
+    "boxes": pyarrow.array([[{"x": 1, "name": None}], None]),
+    "kind": pyarrow.array(["a", "b"]).dictionary_encode(),
+    "taken": pyarrow.array([NOW, None], pyarrow.timestamp("us", "Europe/Berlin")),
+    "exactly": pyarrow.array([1_700_000_000_123_456_789, 1], pyarrow.timestamp("ns")),
+    "day": pyarrow.array([NOW.date(), None]),
+    "times": pyarrow.array([[NOW.time()], []]),
+    "price": pyarrow.array([Decimal("1.10"), None]),
+    "icon": pyarrow.array([b"\xff\x00", None]),
+    "names": pyarrow.array([[("en", "cat")], []], pyarrow.map_(pyarrow.string(), pyarrow.string())),
+    "half": pyarrow.array(np.array([0.5, 1.5], np.float16)),
+    "nothing": pyarrow.nulls(2),
+}
+
+
+@pytest.fixture
+def table():
+    """A caption file that people have added columns to."""
+    paths = pyarrow.array(["a.png", "b.png"])
+    return pyarrow.table({"path": paths, "caption": pyarrow.array(["a cat", "a dog"])} | OWN)
+
+
+def rewrite(path, photos, new):
+    file = CaptionFile(path)
+    file.collect()
+    file.open(photos, "me")
+    for photo in new:
+        file.write([{"path": photo, "caption": "new", "score": -1.0}])
+    file.stop()
+    file.finish(photos)
+    file.close()
+
+
+def test_columns_of_people_keep_their_types_and_values(table, tmp_path):
+    path = tmp_path / "captions.parquet"
+    pyarrow.parquet.write_table(table, path)
+    for _ in range(2):
+        rewrite(path, ["a.png", "b.png", "c.png"], ["c.png"])
+    again = pyarrow.parquet.read_table(path)
+    assert again["path"].to_pylist() == ["a.png", "b.png", "c.png"]
+    assert again["caption"].to_pylist() == ["a cat", "a dog", "new"]
+    for name in OWN:
+        before = table[name].combine_chunks()
+        after = again[name].combine_chunks()
+        assert after.type == before.type, name
+        assert after.slice(0, 2).cast(before.type).equals(before), name
+        assert not after[2].is_valid, name
+
+
+def test_columns_survive_a_killed_command(table, tmp_path):
+    path = tmp_path / "captions.parquet"
+    pyarrow.parquet.write_table(table, path)
+    killed = CaptionFile(path)
+    killed.collect()
+    killed.open(["a.png", "c.png"], "me")
+    killed.write([{"path": "c.png", "caption": "new", "score": -1.0}])
+    killed.stop()
+    killed._lock.close()
+    rewrite(path, ["a.png", "b.png", "c.png"], [])
+    again = pyarrow.parquet.read_table(path)
+    assert again["labels"].to_pylist() == [["cat", "sofa"], [], None]
+    assert again["exactly"].slice(0, 2).combine_chunks().equals(OWN["exactly"])
