@@ -325,7 +325,7 @@ def test_the_help_of_train_says_what_each_option_is_and_its_default(capsys):
     text = " ".join(help_of("train", capsys).split())
     chosen = "with SOURCE chosen from the data"
     assert f"--optimization.epochs EPOCHS Passes over the images, each with all of its captions. (10; {chosen})" in text
-    assert f"rarer in the training captions become unknown. (5; {chosen}) --tokenizer.vocab-size" in text
+    assert f"less often in the training captions become unknown. (5; {chosen}) --tokenizer.vocab-size" in text
     assert text.count(chosen) == len(RECOMMENDED)
     assert "each 60 to 100 % of its area; each adds a cache. (0) --data.color-jitter" in text
     assert "--dry-run [true|false] Print sizes, steps, and estimates of time and disk space, then stop. (false)" in text
