@@ -158,7 +158,7 @@ def read_photo(upload: Path, limits: Limits = LIMITS) -> bytes:
 
 
 def photo_of(content: bytes, limits: Limits = LIMITS, name: str = "") -> bytes:
-    """Like [`read_photo`] for a file's bytes; some raw files can only be recognised by their name, if known.
+    """Like [`read_photo`] for a file's bytes; some raw files can only be recognized by their name, if known.
 
     Raises:
         RefusedError: As in [`read_photo`].

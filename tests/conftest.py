@@ -136,7 +136,7 @@ def checkpoint(model, processor, tmp_path):
 
 @pytest.fixture
 def make_photo():
-    """Makes a photo-like picture: a smooth colour gradient with noise."""
+    """Makes a photo-like picture: a smooth color gradient with noise."""
 
     def make(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:
         random = np.random.default_rng(seed)

@@ -93,11 +93,11 @@ def test_the_scores_of_readme_are_those_of_the_model_card():
             assert f"| {title} | {value} | {interval} | {human} |" in card
 
 
-def test_every_example_photo_has_its_licence():
-    licences = (ROOT / "demo" / "examples" / "LICENSES.md").read_text()
+def test_every_example_photo_has_its_license():
+    licenses = (ROOT / "demo" / "examples" / "LICENSES.md").read_text()
     photos = [path.name for path in (ROOT / "demo" / "examples").glob("*.jpg")]
     assert len(photos) >= 6
-    assert not [name for name in photos if f"| {name} |" not in licences]
+    assert not [name for name in photos if f"| {name} |" not in licenses]
 
 
 def python_of(page):

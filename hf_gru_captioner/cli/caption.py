@@ -408,7 +408,7 @@ def _may_exist(path: str) -> bool:
 
 
 def _made_by(captioner, num_beams: int, arguments: argparse.Namespace) -> str:
-    """Checkpoint and settings, to recognise captions made with others."""
+    """Checkpoint and settings, to recognize captions made with others."""
     parts = [f"checkpoint {captioner.fingerprint}", f"num_beams {num_beams}", f"num_captions {arguments.num_captions}"]
     for name in ("begin", "prefix", "suffix"):
         if getattr(arguments, name):

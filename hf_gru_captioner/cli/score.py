@@ -40,9 +40,9 @@ def add_command(commands) -> None:
         help="download images that the dataset gives by URL, from the public web only; never with HF_HUB_OFFLINE",
     )
     parser.add_argument("--images", help="folder of the images named by a caption file of --data; by default beside it")
-    parser.add_argument("--image-column", help="column with the images, or their ids; by default recognised by name")
+    parser.add_argument("--image-column", help="column with the images, or their ids; by default recognized by name")
     parser.add_argument(
-        "--caption-column", help="column with the captions, several separated by commas; by default recognised by name"
+        "--caption-column", help="column with the captions, several separated by commas; by default recognized by name"
     )
     parser.add_argument(
         "--max-skipped", type=float, default=0.01, help="fraction of the images that may be unusable (%(default)s)"

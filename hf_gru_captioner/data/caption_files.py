@@ -1,6 +1,6 @@
 """Reads images and captions from files that `datasets` doesn't support, as `ImageEntry`s.
 
-Layouts, each recognised by its content:
+Layouts, each recognized by its content:
 
 - a table of image paths and captions, one row per caption or one per image, in any format of `tables.py`, such as
   `gru-captioner caption --output` writes;

@@ -16,9 +16,9 @@ class ReadingOptions:
     images: str | None = None
     """Folder of the images that a caption file refers to; None to search beside the file."""
     image_column: str | None = None
-    """Column with the images; None to recognise it by its name."""
+    """Column with the images; None to recognize it by its name."""
     caption_column: str | None = None
-    """Column with the captions, or several separated by commas; None to recognise them by their names."""
+    """Column with the captions, or several separated by commas; None to recognize them by their names."""
     max_skipped: float = 0.01
     """Fraction of the rows that may be skipped."""
     allow_urls: bool = False

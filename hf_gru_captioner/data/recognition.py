@@ -1,4 +1,4 @@
-"""Recognises the kind of a source of captioned images, and locates the images of caption files.
+"""Recognizes the kind of a source of captioned images, and locates the images of caption files.
 
 Has no heavy imports, so that an unreadable source is rejected before the training libraries are loaded.
 """
@@ -110,7 +110,7 @@ Source = ListedSource | Shards | ParquetFile | SavedSource | DatasetsSource
 
 
 def recognize(source: str | Path, options: ReadingOptions, *, captioned: bool = True) -> Source:
-    """Recognises the kind of a source, and reads caption files. Doesn't access the network.
+    """Recognizes the kind of a source, and reads caption files. Doesn't access the network.
 
     Args:
         source: A Hub id, or a path.

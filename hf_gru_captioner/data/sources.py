@@ -1,6 +1,6 @@
 """Loads captioned images from many kinds of sources as rows with the same columns, as a dataset or a stream.
 
-`recognition.py` recognises a source and `caption_files.py` reads what `datasets` can't; here the rows are converted and
+`recognition.py` recognizes a source and `caption_files.py` reads what `datasets` can't; here the rows are converted and
 checked. An image is identified by the digest of its encoded bytes, so that a cache notices a changed image of the same
 name.
 """
@@ -116,7 +116,7 @@ def load_captions(
     caption_column: str | None = None,
     spelling: str = "{}",
 ) -> Dataset:
-    """Loads one split of captioned images. The kind of source is recognised by its content.
+    """Loads one split of captioned images. The kind of source is recognized by its content.
 
     Args:
         source: One of
@@ -131,7 +131,7 @@ def load_captions(
             - a Hub id (`"jxie/flickr8k"`) or a folder of Parquet files;
             - a folder written by `save_to_disk`.
 
-            docs/data.md lists what is recognised.
+            docs/data.md lists what is recognized.
         split: Name of the split; `val`, `valid` and `dev` are the same as `validation`, `restval` as `train`. If the
             source has only a train split, or no splits, 5 % of the images (15 % of fewer than 1,000, at least one) are
             the validation split, chosen by a hash of the image_id (of the image if it has no name). "all" is the whole
@@ -142,7 +142,7 @@ def load_captions(
         allow_urls: Fetch images from URLs in the source: from the public web only, 20 MB and 10 seconds each, and never
             with HF_HUB_OFFLINE. Otherwise they count as unreadable. So do files outside of a folder or dataset, unless
             `source` is a table that refers to them.
-        image_column, caption_column: Names of columns that are not recognised; several caption columns are separated by
+        image_column, caption_column: Names of columns that are not recognized; several caption columns are separated by
             commas.
         spelling: How these options are written in messages, with `{}` for the name.
 
@@ -309,7 +309,7 @@ def decode_images(rows: Dataset, indices: Iterable[int]) -> list[PILImage.Image]
 
 
 class _Found(NamedTuple):
-    """A recognised source, and one split of it."""
+    """A recognized source, and one split of it."""
 
     name: str
     load: Callable[..., Any]  # (streaming, world_size) -> Dataset or IterableDataset with the source's own columns

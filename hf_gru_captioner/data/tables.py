@@ -1,6 +1,6 @@
 """Reads the rows of a table in any format: CSV with any common delimiter, JSON, JSON lines, Excel, Parquet.
 
-The format is recognised by content, not by file name. Messages give row numbers: as in a spreadsheet, counting the
+The format is recognized by content, not by file name. Messages give row numbers: as in a spreadsheet, counting the
 header; for JSON lines the line number; for JSON and Parquet starting at 1.
 """
 
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class ChosenColumns(NamedTuple):
-    """Column names given by the user; None to recognise them."""
+    """Column names given by the user; None to recognize them."""
 
     image: str | None = None
     caption: str | None = None
@@ -260,7 +260,7 @@ def _names_without_header(cells: Sequence[Any], chosen: ChosenColumns) -> tuple[
 
 
 def _lines_above_header(text: str, chosen: ChosenColumns) -> int:
-    """The number of lines above the header, such as a title; 0 if an image comes first, or no header is recognised."""
+    """The number of lines above the header, such as a title; 0 if an image comes first, or no header is recognized."""
     for number, line in enumerate(text.split("\n", MAX_ABOVE + 1)[: MAX_ABOVE + 1]):
         rows = _cells(line)
         if any(_is_header(cells, chosen) for cells in rows.values()):
@@ -434,12 +434,12 @@ def table_rows(name: object, content: bytes, chosen: ChosenColumns = BY_NAME) ->
 
 
 class UnknownColumnsError(ValueError):
-    """A table without a recognised image or caption column.
+    """A table without a recognized image or caption column.
 
     Args:
         name: Name of the table in the message.
         names: Names of its columns.
-        columns: The recognised columns.
+        columns: The recognized columns.
         known: Description of the known columns.
 
     Attributes:

@@ -74,12 +74,12 @@ def render_card(
         language: Of the captions, an ISO 639-1 code.
         title: The card's heading; by default the repository's name.
         datasets: Hub ids of datasets that were loaded from folders of the same name.
-        terms: Sources and licences of data and encoder, in Markdown.
+        terms: Sources and licenses of data and encoder, in Markdown.
         examples: Images that show what it is good and bad at.
         blanks: Images with no content.
 
     Raises:
-        ValueError: The checkpoint's records are damaged, or its weights have another licence.
+        ValueError: The checkpoint's records are damaged, or its weights have another license.
     """
     try:
         return _render(
@@ -101,7 +101,7 @@ def render_card(
 
 
 def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
-    """The licence of a checkpoint's weights: `license` in its config.json, which training and saving preserve.
+    """The license of a checkpoint's weights: `license` in its config.json, which training and saving preserve.
 
     Raises:
         ValueError: `wanted` is another one.
@@ -111,7 +111,7 @@ def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
         return wanted or "other"
     if wanted not in (None, recorded):
         raise ValueError(
-            f"the weights of {checkpoint} are under the licence {recorded}, not {wanted}: only their owner may change "
+            f"the weights of {checkpoint} are under the license {recorded}, not {wanted}: only their owner may change "
             'that, as "license" in config.json.'
         )
     return str(recorded)

@@ -49,8 +49,8 @@ def files_of_space(checkpoint: str | Path, card: Mapping[str, Content]) -> dict[
     """
     demo = demo_folder()
     header = (demo / "README.md").read_text()
-    licence = json.dumps(license_of(checkpoint))  # the weights' license as a YAML string, whatever it contains
-    header = re.sub("(?m)^license: .*$", lambda _: f"license: {licence}", header, count=1)
+    of_weights = json.dumps(license_of(checkpoint))  # the weights' license as a YAML string, whatever it contains
+    header = re.sub("(?m)^license: .*$", lambda _: f"license: {of_weights}", header, count=1)
     requirements = (demo / "requirements.txt").read_text()
     published = files_of_checkpoint(checkpoint)
     if not _has_graphs(published):

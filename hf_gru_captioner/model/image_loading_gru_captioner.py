@@ -51,7 +51,7 @@ MAX_SCANS = 50  # of a progressive JPEG; ten are usual, and a scan of a few byte
 MAX_SCANNED = 256_000_000  # bytes of a JPEG whose scans are counted
 # Formats that may run Ghostscript indefinitely, contain images of other sizes than stated, or decompression bombs.
 REFUSED_FORMATS = ("BLP", "EPS", "FITS", "ICNS", "IPTC")
-_ONLY_RECOGNISED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow can't decode them by itself
+_ONLY_RECOGNIZED = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow can't decode them by itself
 LARGE = 12_000_000  # pixels; larger images are decoded by one thread at a time
 MAX_DOWNLOAD = 64_000_000  # bytes
 DOWNLOAD_BLOCK = 1 << 16  # bytes
@@ -135,7 +135,7 @@ def load_image(
 def readable_suffixes() -> set[str]:
     """Lower-case suffixes of files that load_image can read with the installed packages."""
     Image.init()
-    read = Image.OPEN.keys() - {*REFUSED_FORMATS, *_ONLY_RECOGNISED}
+    read = Image.OPEN.keys() - {*REFUSED_FORMATS, *_ONLY_RECOGNIZED}
     builtin = {ending for ending, name in Image.registered_extensions().items() if name in read}
     return builtin.union(*(suffixes for package, suffixes in EXTRA_READERS.items() if is_installed(package)))
 

@@ -331,7 +331,7 @@ LAYOUTS = {
             FOLDER,
             {},
         ),
-        "beside a licence": ({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", "LICENSE.txt": "yours"}, FOLDER, {}),
+        "beside a license": ({"a.txt": "a dog\ntwo dogs", "b.txt": "a cat", "LICENSE.txt": "yours"}, FOLDER, {}),
     },
     "folder with a table": {
         "captions.csv": ({"captions.csv": TABLE}, FOLDER, {}),
@@ -480,7 +480,7 @@ def test_the_table_of_the_docs_has_a_row_for_each_group_of_these_and_no_other():
     assert sorted(first_cells) == sorted(LAYOUTS)
 
 
-def test_the_docs_name_every_column_that_is_recognised():
+def test_the_docs_name_every_column_that_is_recognized():
     from hf_gru_captioner.data.columns import CAPTION_NAMES, IMAGE_NAMES
 
     text = DOCS.read_text()

@@ -300,7 +300,7 @@ def licensed(checkpoint):
     return checkpoint
 
 
-def test_the_licence_travels_with_the_weights_wherever_they_are_saved(licensed, tmp_path):
+def test_the_license_travels_with_the_weights_wherever_they_are_saved(licensed, tmp_path):
     captioner = Captioner.from_pretrained(licensed)
     captioner.model.save_pretrained(tmp_path / "again")
     captioner.processor.save_pretrained(tmp_path / "again")
@@ -308,16 +308,16 @@ def test_the_licence_travels_with_the_weights_wherever_they_are_saved(licensed, 
     assert ModelCard(str(render_card(tmp_path / "again", "me/captioner"))).data.license == "cc-by-nc-4.0"
 
 
-def test_the_shipped_weights_keep_their_licence_when_they_are_pushed(hub, tmp_path):
+def test_the_shipped_weights_keep_their_license_when_they_are_pushed(hub, tmp_path):
     assert main(["push", str(SHIPPED_CHECKPOINT), "me/captioner"]) == 0
     sent = hub.repository("me/captioner").files()
     assert ModelCard(sent["README.md"].decode()).data.license == "cc-by-nc-4.0"
     assert json.loads(sent["config.json"])["license"] == "cc-by-nc-4.0"
 
 
-def test_weights_are_not_published_under_another_licence(hub, licensed, capsys):
+def test_weights_are_not_published_under_another_license(hub, licensed, capsys):
     assert main(["push", str(licensed), "me/captioner", "--license", "mit"]) == 2
-    assert "are under the licence cc-by-nc-4.0, not mit" in capsys.readouterr().err
+    assert "are under the license cc-by-nc-4.0, not mit" in capsys.readouterr().err
     for card in ("---\nlicense: mit\n---\n# mine", "# mine"):
         (licensed / "README.md").write_text(card)
         assert main(["push", str(licensed), "me/captioner"]) == 2

@@ -67,7 +67,7 @@ def test_a_space_is_pushed_and_pushed_again_but_not_over_something_else(hub, che
         push(files, "me/other", kind="space", message="second")
 
 
-def test_the_licence_of_a_space_is_that_of_its_weights(checkpoint):
+def test_the_license_of_a_space_is_that_of_its_weights(checkpoint):
     for folder, name in ((SHIPPED_CHECKPOINT, "cc-by-nc-4.0"), (checkpoint, "other")):
         header = files_of_space(folder, CARD)["README.md"].decode()
         assert f'\nlicense: "{name}"\n' in header
@@ -75,7 +75,7 @@ def test_the_licence_of_a_space_is_that_of_its_weights(checkpoint):
 
 
 @pytest.mark.parametrize("text", ["mit\nsdk: docker", "mit\n---\n# else", "\\1 \\q", 'a "quoted" one', "a: {b"])
-def test_a_licence_says_nothing_else_in_the_header_of_a_space(checkpoint, tmp_path, text):
+def test_a_license_says_nothing_else_in_the_header_of_a_space(checkpoint, tmp_path, text):
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "license": text}))
     (tmp_path / "README.md").write_bytes(files_of_space(checkpoint, CARD)["README.md"])

@@ -34,7 +34,7 @@ def files(halves, tmp_path, write_dng):
     return {path.suffix[1:]: path for path in tmp_path.iterdir()}
 
 
-def colours(image: Image.Image) -> tuple[str, str]:
+def colors(image: Image.Image) -> tuple[str, str]:
     """Colors of the upper left and the lower right corner."""
     pixels = np.asarray(image.resize((20, 20), Image.Resampling.BOX)).astype(int)
     names = {"yellow": (255, 255, 0), "blue": (0, 0, 255), "red": (255, 0, 0)}
@@ -50,7 +50,7 @@ def test_formats_of_phones_and_cameras_are_read(files, kind):
     for source in (files[kind], files[kind].read_bytes(), io.BytesIO(files[kind].read_bytes())):
         image = load_image(source)
         assert image.size == (320, 240)
-        assert colours(image) == ("yellow", "blue")
+        assert colors(image) == ("yellow", "blue")
         assert load_image(source, size=(20, 30)).size == (30, 20)
 
 
@@ -68,12 +68,12 @@ def test_the_preview_of_a_raw_file_is_turned_as_the_camera_was(
 ):
     write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), halves, orientation)
     image = load_image(tmp_path / "a.dng")
-    assert (image.size, colours(image)) == (size, expected)
+    assert (image.size, colors(image)) == (size, expected)
 
 
 def test_a_raw_file_with_a_thumbnail_alone_gives_that(tmp_path, write_dng):
     write_dng(tmp_path / "a.dng", Image.new("RGB", (16, 12), "red"), None)
-    assert colours(load_image(tmp_path / "a.dng")) == ("red", "red")
+    assert colors(load_image(tmp_path / "a.dng")) == ("red", "red")
 
 
 def test_the_photo_of_a_heic_file_is_the_one_that_it_calls_so(halves, tmp_path):
@@ -83,7 +83,7 @@ def test_the_photo_of_a_heic_file_is_the_one_that_it_calls_so(halves, tmp_path):
     file = pillow_heif.from_pillow(Image.new("RGB", (64, 64), "red"))
     file.add_from_pillow(halves)
     file.save(tmp_path / "a.heic", primary_index=1)
-    assert colours(load_image(tmp_path / "a.heic")) == ("yellow", "blue")
+    assert colors(load_image(tmp_path / "a.heic")) == ("yellow", "blue")
 
 
 def test_a_photo_that_is_turned_in_heic_comes_upright(halves, tmp_path):
@@ -93,7 +93,7 @@ def test_a_photo_that_is_turned_in_heic_comes_upright(halves, tmp_path):
     halves.info["exif"] = exif.tobytes()  # which pillow-heif makes a turn of HEIF's own, as phones do
     halves.save(tmp_path / "a.heic")
     image = load_image(tmp_path / "a.heic")
-    assert (image.size, colours(image)) == ((240, 320), ("yellow", "blue"))
+    assert (image.size, colors(image)) == ((240, 320), ("yellow", "blue"))
 
 
 def test_a_jpeg_xl_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
@@ -159,7 +159,7 @@ def test_strangers_photos_are_read_and_raw_ones_in_another_process(files, monkey
     for photo in (*map(read_photo, (files["dng"], *renamed)), photo_of(content)):
         assert open_image(photo).format == "JPEG"
         assert load_image(photo).size == (320, 240)
-        assert colours(load_image(photo)) == ("yellow", "blue")
+        assert colors(load_image(photo)) == ("yellow", "blue")
         assert photo_of(photo) is photo
     scan = files["dng"].with_suffix(".tif")  # which load_image takes for what it is called
     scan.write_bytes(content)

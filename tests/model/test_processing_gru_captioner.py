@@ -84,7 +84,7 @@ def test_transparent_parts_become_white():
     assert rgb[1].tolist() == [[255, 255, 255]] * 2
 
 
-def test_palettes_with_a_transparent_colour_become_white_there():
+def test_palettes_with_a_transparent_color_become_white_there():
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 255, 0])
     image.putpixel((1, 0), 1)
@@ -118,7 +118,7 @@ def test_16_bit_grey_keeps_its_tones_instead_of_turning_white(photo):
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
 def test_the_first_frame_stands_for_an_animation(file_format):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     animation = Image.open(io.BytesIO(encode(frames[0], file_format, save_all=True, append_images=frames[1:])))
     assert animation.n_frames == 3
     animation.seek(2)

@@ -66,7 +66,7 @@ def _files() -> Named:
         for cut in _cuts(file_format.split()[0], content):
             yield f"cut {file_format} at {cut}.{ending}", content[:cut], f"cut {file_format}"
     yield from _odd_shapes()
-    yield from _odd_colours()
+    yield from _odd_colors()
     yield from _odd_metadata()
     yield from _bombs()
     yield from _other_things()
@@ -140,7 +140,7 @@ def _riff_chunks(content: bytes) -> Iterator[int]:
 def _blocks(content: bytes) -> Iterator[int]:
     """Beginning of each block of a GIF, and of the blocks inside of it."""
     yield from (6, 10, 13)
-    place = 13 + (3 << (content[10] & 7) + 1) * (content[10] >> 7)  # behind the colours
+    place = 13 + (3 << (content[10] & 7) + 1) * (content[10] >> 7)  # behind the colors
     while place < len(content):
         yield from (place, place + 1)
         if content[place] == 0x3B:  # the end
@@ -188,7 +188,7 @@ def _odd_shapes() -> Named:
         yield f"animation.{file_format.lower()}", content, "animation"
 
 
-def _odd_colours() -> Named:
+def _odd_colors() -> Named:
     cmyk = encoded(photo(mode="CMYK"), "JPEG")
     transform = cmyk.index(b"Adobe") + 11
     assert cmyk[transform] == 0
@@ -207,11 +207,11 @@ def _odd_colours() -> Named:
     palette = photo().quantize(16)
     for file_format in ("PNG", "GIF"):
         content = encoded(palette, file_format, transparency=3)
-        yield f"a transparent colour.{file_format.lower()}", content, "palette"
-    yield "half transparent colours.png", encoded(palette, "PNG", transparency=bytes(range(0, 256, 16))), "palette"
+        yield f"a transparent color.{file_format.lower()}", content, "palette"
+    yield "half transparent colors.png", encoded(palette, "PNG", transparency=bytes(range(0, 256, 16))), "palette"
     yield "transparent grey.png", encoded(photo(mode="L"), "PNG", transparency=90), "palette"
     yield "transparent rgb.png", encoded(photo(), "PNG", transparency=(250, 30, 0)), "palette"
-    yield "two colours.png", encoded(photo(mode="1"), "PNG", bits=1), "palette"
+    yield "two colors.png", encoded(photo(mode="1"), "PNG", bits=1), "palette"
 
 
 def _odd_metadata() -> Named:
@@ -291,8 +291,8 @@ def _bombs() -> Named:
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     claimed = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", zlib.compress(bytes(9000)))
     yield "claims 30000x30000.png", claimed + _png_chunk(b"IEND", b""), "bomb"
-    yield "one colour.png", one_colour_png(12_000, 12_000), "bomb"
-    yield "one colour, 8 bits.png", one_colour_png(12_000, 12_000, bits=8), "bomb"
+    yield "one color.png", one_color_png(12_000, 12_000), "bomb"
+    yield "one color, 8 bits.png", one_color_png(12_000, 12_000, bits=8), "bomb"
     yield "claims 65500x65500.jpg", _claiming(encoded(photo(), "JPEG"), 65_500), "bomb"
     yield (
         "claims 13000x13000, CMYK.jpg",
@@ -316,7 +316,7 @@ def _bombs() -> Named:
         yield f"decoded in Python {side}.dds", encoded(Image.new("RGBA", (side, side)), "DDS"), kind
         digits = f"P3 {side} {side} 9\n".encode() + b"7 7 7\n" * side**2
         yield f"decoded in Python {side}.ppm", digits, kind
-    inside = one_colour_png(8_000, 8_000, bits=8)
+    inside = one_color_png(8_000, 8_000, bits=8)
     ico = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 40, 30, 0, 0, 1, 32, len(inside), 22) + inside
     yield "claims 40x30, has 8000x8000.ico", ico, "nested bomb"
     icon = b"ic07" + struct.pack(">I", 8 + len(inside)) + inside
@@ -334,8 +334,8 @@ def just_right() -> Named:
     ):
         yield name, encoded(Image.new(mode, (side, side)), file_format, **settings), "just right"
     yield "all there.jp2", encoded(Image.new("RGBA", (4000, 4000)), "JPEG2000"), "just right"
-    yield "palette.png", one_colour_png(side, side, transparency=b"\x80"), "just right"
-    yield "transparent.png", one_colour_png(side, side, bits=8, kind=6), "just right"
+    yield "palette.png", one_color_png(side, side, transparency=b"\x80"), "just right"
+    yield "transparent.png", one_color_png(side, side, bits=8, kind=6), "just right"
     yield (
         "transparent.webp",
         encoded(Image.new("RGBA", (5000, 4999), (9, 8, 7, 6)), "WEBP", lossless=True),
@@ -343,7 +343,7 @@ def just_right() -> Named:
     )
 
 
-def one_colour_png(width: int, height: int, bits: int = 1, kind: int = 0, transparency: bytes = b"") -> bytes:
+def one_color_png(width: int, height: int, bits: int = 1, kind: int = 0, transparency: bytes = b"") -> bytes:
     """All zeros, compressed row by row, so that only one row is in memory."""
     kind = 3 if transparency else kind
     row = bytes(1 + (width * bits * {0: 1, 3: 1, 6: 4}[kind] + 7) // 8)

@@ -9,7 +9,7 @@ from hf_gru_captioner.training.encoder import PretrainedEncoder
 SIZES = {"embedding_size": 8, "hidden_size": 8, "num_attention_heads": 1}
 
 
-def test_of_a_captioner_the_encoder_is_taken_with_its_images_and_its_licence(checkpoint, model, tokenizer, processor):
+def test_of_a_captioner_the_encoder_is_taken_with_its_images_and_its_license(checkpoint, model, tokenizer, processor):
     model.config.license = "cc-by-nc-4.0"
     model.save_pretrained(checkpoint)
     encoder = PretrainedEncoder(str(checkpoint))
@@ -22,7 +22,7 @@ def test_of_a_captioner_the_encoder_is_taken_with_its_images_and_its_licence(che
     assert encoder.processor(tokenizer).tokenizer is tokenizer
 
 
-def test_of_an_encoder_its_name_is_kept_and_there_is_no_licence(save_encoder, tokenizer, tmp_path):
+def test_of_an_encoder_its_name_is_kept_and_there_is_no_license(save_encoder, tokenizer, tmp_path):
     save_encoder(tmp_path / "mine")
     new = PretrainedEncoder(str(tmp_path / "mine")).model(**SIZES, **special_token_ids(tokenizer))
     assert new.config.encoder_config._name_or_path == "mine"
