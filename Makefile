@@ -55,11 +55,14 @@ lint: $(VENV)/.installed-dev  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Accelerate would use a single core.
+THREADS = $(or $(OMP_NUM_THREADS),$(shell getconf _NPROCESSORS_ONLN))
+
 # Trains one stage, of a recipe whose sources are replaced by those of this machine
 define stage
 	sed -e 's#jxie/flickr8k#$(DATA)#' -e 's#\.\./shared/world#$(WORLD)#' -e 's#timm/tf_efficientnet_lite0.in1k#$(ENCODER)#' \
 		configs/$(1).yaml > runs/$(1).yaml
-	$(BIN)/accelerate launch scripts/train.py --config runs/$(1).yaml $(ARGS)
+	$(BIN)/accelerate launch --num_cpu_threads_per_process $(THREADS) scripts/train.py --config runs/$(1).yaml $(ARGS)
 endef
 BORROW = $(BIN)/gru-captioner borrow --images "$(WORLD)/labelled" --captions "$(WORLD)/text" "$(WORLD)/captioned" \
 	--synonyms configs/synonyms/coco.yaml

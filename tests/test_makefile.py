@@ -1,5 +1,6 @@
 """The commands that make would run, from `make --dry-run`: nothing is installed."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -37,9 +38,12 @@ def test_pytorch_is_taken_from_another_index_where_one_is_named(tmp_path):
     assert options == f'--extra-index-url {INDEX} --editable ".[dev]"'
 
 
-def test_training_takes_a_gpu_where_there_is_one(tmp_path):
-    launches = re.findall(r"bin/accelerate launch (.*?) --config", would_run(tmp_path, "train-flickr8k"))
-    assert launches == ["scripts/train.py"] * 3  # Accelerate chooses the device
+@pytest.mark.parametrize(("variables", "threads"), [([], os.cpu_count()), (["OMP_NUM_THREADS=1"], 1)])
+def test_training_takes_a_gpu_where_there_is_one_and_all_cores(tmp_path, variables, threads):
+    launches = re.findall(r"bin/accelerate launch (.*?) --config", would_run(tmp_path, "train-flickr8k", *variables))
+    assert (
+        launches == [f"--num_cpu_threads_per_process {threads} scripts/train.py"] * 3
+    )  # Accelerate chooses the device
 
 
 def test_captions_alone_go_to_the_standard_output_of_make_caption():

@@ -150,9 +150,11 @@ class CaptionFile:
         return self._index.rows(photo)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Writes all rows of a photo, replacing earlier ones."""
+        """Writes all rows of a photo, replacing earlier ones; other columns of these are kept."""
         assert self._stream is not None
-        self._stream.write(_encoded(list(rows)))
+        own = [{name: row[name] for name in row if name not in COLUMNS} for row in self.rows(rows[0]["path"])]
+        kept = [own[min(number, len(own) - 1)] if own else {} for number in range(len(rows))]
+        self._stream.write(_encoded([row | columns for row, columns in zip(rows, kept, strict=True)]))
         self._stream.flush()
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import datetime
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -28,6 +29,13 @@ OWN = {
     "names": pyarrow.array([[("en", "cat")], []], pyarrow.map_(pyarrow.string(), pyarrow.string())),
     "half": pyarrow.array(np.array([0.5, 1.5], np.float16)),
     "nothing": pyarrow.nulls(2),
+}
+
+READERS = {"jsonl": lambda path: pd.read_json(path, lines=True), "csv": pd.read_csv, "parquet": pd.read_parquet}
+WRITERS = {
+    "jsonl": lambda rows, path: rows.to_json(path, orient="records", lines=True),
+    "csv": lambda rows, path: rows.to_csv(path, index=False),
+    "parquet": lambda rows, path: rows.to_parquet(path),
 }
 
 
@@ -78,3 +86,14 @@ def test_columns_survive_a_killed_command(table, tmp_path):
     again = pyarrow.parquet.read_table(path)
     assert again["labels"].to_pylist() == [["cat", "sofa"], [], None]
     assert again["exactly"].slice(0, 2).combine_chunks().equals(OWN["exactly"])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_columns_of_people_are_kept_when_a_photo_is_captioned_again(tmp_path, ending):
+    path = tmp_path / f"captions.{ending}"
+    rewrite(path, ["a.png", "b.png"], ["a.png", "b.png"])
+    rows = pd.DataFrame(READERS[ending](path)).assign(note=["mine", "yours"])
+    WRITERS[ending](rows, path)
+    rewrite(path, ["a.png", "b.png"], ["b.png"])
+    assert list(READERS[ending](path)["note"]) == ["mine", "yours"]
+    assert list(READERS[ending](path)["caption"]) == ["new", "new"]
