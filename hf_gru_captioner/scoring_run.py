@@ -298,8 +298,8 @@ class ScoringRun:
         results = eval_results(own.values, dataset=source["data"], split=source["split"], signature=own.signature)
         write_model_index(card, name, results)
 
-    def keep(self) -> None:
-        """Store the checkpoint's scores in its folder, for its model card. Runs on one process.
+    def keep(self) -> Path:
+        """Stores the checkpoint's scores in its folder, for its model card; returns the file. Runs on one process.
 
         Raises:
             UsageError: No checkpoint was scored, or it is not a folder.
@@ -327,7 +327,7 @@ class ScoringRun:
             kept["by_length"] = [asdict(record) for record in by_length(own.captions, own.per_image["cider"])]
         if self.mentions is not None:
             kept["labels"] = asdict(self.mentions)
-        keep_scores(checkpoint.folder, kept)
+        return keep_scores(checkpoint.folder, kept)
 
     @property
     def _scored_checkpoint(self) -> CheckpointCaptions:

@@ -93,11 +93,12 @@ def _by_name(checkpoints: Sequence[str]) -> dict[str, str | None]:
         reversed_parts.setdefault(path.parts[::-1] if path.is_dir() else (checkpoint,), checkpoint)
     named: dict[str, str | None] = {}
     for parts, checkpoint in reversed_parts.items():
-        others = [other for other in reversed_parts if other[0] == parts[0] and other != parts]
+        others = [other for other in reversed_parts if other[0] == parts[0] and other != parts and len(other) > 1]
+        others = others if len(parts) > 1 else []  # a Hub id has no other name
         shared = min((_num_shared(parts, other) for other in others), default=0)
         needed = max((_num_shared(parts, other) for other in others), default=0) + 1
         name = "/".join(parts[shared:needed][::-1])
-        while name in named:  # of a folder elsewhere
+        while name in named:  # of a folder elsewhere, or a Hub id
             name = f"{name} ({len(named) + 1})"
         named[name] = checkpoint
     return named

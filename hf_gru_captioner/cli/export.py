@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _evenly_spread(paths: Sequence[str], number: int) -> list[str]:
-    """So many of the paths, from the first on; all if there are fewer."""
+    """`number` evenly spaced paths, starting with the first; all if there are fewer."""
     number = min(number, len(paths))
     return [paths[index * len(paths) // number] for index in range(number)]
 

@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
         scored.write_model_index(arguments.card)
         written.append(arguments.card)
     if arguments.keep:
-        scored.keep()
+        written.append(scored.keep())
     print(f"\nwritten: {', '.join(map(str, written))}")
     return 0
 

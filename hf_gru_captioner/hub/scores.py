@@ -12,8 +12,8 @@ from ..evaluation.metrics import HUB_SCORES
 from ..files import SCORES, WEIGHTS, atomic_path, sha256_of, write_atomically
 
 
-def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
-    """Add scores to `scores.json` in the checkpoint's folder; they replace older ones of the same kind.
+def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> Path:
+    """Adds scores to `scores.json` in the checkpoint's folder, replacing older ones of the same kind; returns its path.
 
     Args:
         checkpoint: The folder.
@@ -23,7 +23,9 @@ def keep_scores(checkpoint: str | Path, scores: Mapping[str, Any]) -> None:
     kind = ("data", "split", "settings", "decoding")
     others = [each for each in read_scores(checkpoint) if any(each[name] != scores[name] for name in kind)]
     content = {"weights": sha256_of(Path(checkpoint) / WEIGHTS), "scores": [*others, scores]}
-    write_atomically(Path(checkpoint) / SCORES, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path = Path(checkpoint) / SCORES
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
 
 
 def read_scores(checkpoint: str | Path) -> list[dict[str, Any]]:

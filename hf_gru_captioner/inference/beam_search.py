@@ -227,10 +227,10 @@ def _beam(step: Step, states: np.ndarray, settings: _Settings) -> list[list[_Pat
     for position in range(settings.max_words):
         output = step(tokens, states)
         outputs.append(output)
-        so_far = np.array([image.running for image in running], dtype=np.float32)  # (B, K)
-        totals = output.log_probabilities.reshape(len(running), num_beams, -1) + so_far[:, :, None]  # (B, K, V)
+        so_far = np.array([log_p for image in running for log_p in image.running], dtype=np.float32)  # (N,)
+        totals = output.log_probabilities + so_far[:, None]  # (N, V)
+        settings.ban(totals, chain.from_iterable(image.words for image in running))
         vocab_size = totals.shape[-1]
-        settings.ban(totals.reshape(-1, vocab_size), chain.from_iterable(image.words for image in running))
         ranked = _ranked(totals.reshape(len(running), -1), 2 * num_beams, vocab_size)
         for index, (image, (best, log_probabilities)) in enumerate(zip(running, ranked, strict=True)):
             image.advance(index * num_beams, [divmod(flat, vocab_size) for flat in best], log_probabilities)

@@ -381,8 +381,8 @@ def _load_model(name: str, folder: Path, dtype: Any, trust_remote_code: bool) ->
     missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)  # captioners don't use it
     if missing:
         raise UsageError(
-            f"{name} lacks weights of a {config.model_type}: {len(missing)}, such as {missing[0]}: it was not saved by "
-            "transformers, or it is not a captioner."
+            f"{name} lacks weights of a {config.model_type} ({len(missing)}, such as {missing[0]}): it was not saved "
+            "by transformers, or it is not a captioner."
         )
     return model
 

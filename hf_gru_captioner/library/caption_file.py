@@ -361,7 +361,7 @@ def _arrow_column(values: Sequence[Any], kind: Any) -> Any:
 
     if _is_json(kind):
         return pyarrow.array(values, kind)
-    columns = [pyarrow.nulls(1, kind) if value is None else _unpacked(value) for value in values]
+    columns = [pyarrow.nulls(1, kind) if value is None else _unpacked(value).cast(kind) for value in values]
     return pyarrow.concat_arrays(columns)
 
 
@@ -420,7 +420,7 @@ def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
             with temporary.open("wb") as stream:
                 stream.writelines(map(_encoded, rows))
             return
-        names = {name: None for photo in photos for row in index.rows(photo) for name in row}
+        names = {name: value for photo in photos for row in index.rows(photo) for name, value in row.items()}
         columns = [name for name in COLUMNS if name in names or name in COLUMNS[:3]]
         columns += [name for name in names if name not in COLUMNS]
         if ending in CSV:
@@ -429,15 +429,17 @@ def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
                 writer.writeheader()
                 writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
         else:
-            _write_parquet(temporary, columns, rows, _own_kinds(file))
+            _write_parquet(temporary, columns, rows, _own_kinds(file, names))
 
 
-def _own_kinds(file: Path) -> dict[str, Any]:
-    """Arrow types of the columns that people have added to a Parquet file; none if it is new."""
+def _own_kinds(file: Path, values: Row) -> dict[str, Any]:
+    """Arrow types of the columns that people have added to a Parquet file, as in the file or else in `values`."""
     import pyarrow.parquet
 
+    packed = {name: value for name, value in values.items() if isinstance(value, dict) and PACKED in value}
     schema = pyarrow.parquet.read_schema(file) if file.exists() else []
-    return {field.name: field.type for field in schema if field.name not in COLUMNS}
+    in_file = {field.name: field.type for field in schema if field.name not in COLUMNS}
+    return {name: _unpacked(value).type for name, value in packed.items()} | in_file
 
 
 def _write_parquet(file: Path, columns: Sequence[str], rows: Iterator[Row], own_kinds: Mapping[str, Any]) -> None:

@@ -412,8 +412,10 @@ class TrainingConfig:
 
     @classmethod
     def recommended(cls, options: Mapping[str, Any]) -> "TrainingConfig":
-        """Makes a configuration like `gru-captioner train SOURCE`: options that are not given are chosen by looking at
-        the data, and training starts from the shipped checkpoint. Runs on every process; reads and checks the images.
+        """Creates a configuration as `gru-captioner train SOURCE` does.
+
+        Options that are not given are chosen from the data, and training starts from the shipped checkpoint. Runs on
+        every process; reads and checks the images.
 
             TrainingConfig.recommended({"data.source": "images", "output_dir": "run"})
 
@@ -421,10 +423,10 @@ class TrainingConfig:
         same call resumes it, and more `optimization.epochs` continue it.
 
         Args:
-            options: As of `from_options`, with a single `data.source`.
+            options: As in `from_options`, with a single `data.source`.
 
         Raises:
-            UsageError: As of `from_options`; or `output_dir` holds a run on another source.
+            UsageError: As in `from_options`; several sources; or `output_dir` holds a run on another source.
             FileNotFoundError, ValueError: As in `load_captions`.
         """
         from .recipe import recommend

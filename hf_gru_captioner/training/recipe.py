@@ -88,7 +88,8 @@ def recommend(config: TrainingConfig, given: Collection[str]) -> TrainingConfig:
             _logger.info(
                 "encoder         the shipped checkpoint's, whose license applies; model.encoder chooses another"
             )
-    if OF_THE_MODEL.isdisjoint(given) and is_english:
+    starts_anew = "model.checkpoint" in given and config.model.checkpoint is None
+    if OF_THE_MODEL.isdisjoint(given) and is_english and not starts_anew:
         continued = {"model.checkpoint": str(SHIPPED_CHECKPOINT), "model.extend_vocabulary": True}
         options |= {name: value for name, value in continued.items() if name not in given}
     if isinstance(data.source, str):
@@ -117,6 +118,8 @@ def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConf
     sources: Any = run.data.source if isinstance(run.data.source, str) else [asdict(replace(of_run[0], **of_source))]
     if isinstance(sources, str):
         replaced |= {f"data.{each}": value for each, value in of_source.items()}
+    if not isinstance(config.data.source, str):
+        sources = [asdict(replace(source, path=of_run[0].path))]  # given as a whole
     return TrainingConfig.from_options(flatten_options(asdict(run)) | replaced | {"data.source": sources})
 
 

@@ -67,8 +67,8 @@ def _holder(folder: Path) -> str:
 
 
 def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any] = ()) -> str:
-    """Saves the options in `output_dir`; rejects a folder that holds a run with other options, except for fewer epochs,
-    or on other images or captions.
+    """Saves the options in `output_dir`; rejects a folder that holds a run on other images or captions, or with other
+    options. A run with fewer epochs is continued.
 
     Runs on every process; the first one writes.
 
@@ -99,7 +99,9 @@ def claim(config: TrainingConfig, accelerator: Any, training_sets: Sequence[Any]
             )
     elif (output_dir / "checkpoint").exists():
         raise UsageError(f"{output_dir} has a checkpoint but no {OPTIONS}: name another output_dir.")
-    digest = hashlib.sha256(repr({name: value for name, value in options.items() if name != EPOCHS}).encode())
+    # Without what is None, so that a later release may have more options.
+    identifying = {name: value for name, value in options.items() if name != EPOCHS and value is not None}
+    digest = hashlib.sha256(repr(identifying).encode())
     for rows in training_sets:
         columns = ["image_digest", "captions", *(name for name in CARRIED if name in rows.column_names)]
         digest.update(repr([rows[name][:] for name in columns]).encode())

@@ -260,7 +260,7 @@ def _with_scheme(typed: str | None) -> str:
     """An address as people type it, with its scheme: `example.org/photo.jpg` becomes https."""
     address = (typed or "").strip()
     host = address.partition("/")[0]
-    return f"https://{address}" if "." in host and ":" not in address and " " not in address else address
+    return f"https://{address}" if "." in host and not {":", " "} & set(host) else address
 
 
 def shown_size(image: Image.Image, side: int) -> tuple[int, int]:

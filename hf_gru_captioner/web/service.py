@@ -287,7 +287,7 @@ class ServicePool:
 
     Args:
         names: Allowed names; the first is the default.
-        load: Name -> captioner; never called by two threads at once.
+        load: Name -> captioner; never called by two threads at once with the same name.
         any_name: Whether other names are allowed too: Hub ids, folders of this machine.
         capacity: Maximum number of services; the least recently used one is closed after its callers are served.
         limits: Limits of each [`CaptionService`].
@@ -309,6 +309,7 @@ class ServicePool:
         self.limits = limits
         self._services: dict[str, CaptionService] = {}  # the most recently used is last
         self._loading: dict[str, Future[CaptionService]] = {}
+        self._is_closed = False
         self._lock = threading.Lock()  # not held during a load, which may be a download
 
     def __getitem__(self, name: str) -> CaptionService:
@@ -320,6 +321,8 @@ class ServicePool:
         if not isinstance(name, str):  # a program may send anything
             raise RefusedError("There is no such checkpoint here.")
         with self._lock:
+            if self._is_closed:
+                raise RefusedError("The page is shutting down.")
             service = self._services.pop(name, None)
             if service is not None:
                 self._services[name] = service
@@ -368,6 +371,7 @@ class ServicePool:
     def close(self) -> None:
         """Stops all services after their waiting requests have been served."""
         with self._lock:
+            self._is_closed = True
             loading = list(self._loading.values())
         wait(loading)
         with self._lock:

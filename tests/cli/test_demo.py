@@ -10,7 +10,7 @@ from hf_gru_captioner.cli import main
 @pytest.fixture
 def demo(checkpoint, tmp_path, monkeypatch):
     """Runs `gru-captioner demo` beside the folders `runs/a/checkpoint` and so on -> what would be served."""
-    for folder in ("runs/a/checkpoint", "runs/b/checkpoint", "old/a/checkpoint", "a"):
+    for folder in ("runs/a/checkpoint", "runs/b/checkpoint", "runs/c", "old/a/checkpoint", "a"):
         shutil.copytree(checkpoint, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     served = []
@@ -32,6 +32,7 @@ def demo(checkpoint, tmp_path, monkeypatch):
         (["runs/a/checkpoint", "old/a/checkpoint"], ["runs", "old"]),
         (["runs/a/checkpoint", "runs/b/checkpoint", "old/a/checkpoint"], ["runs/a", "b", "old/a"]),
         (["runs/a/checkpoint", "runs/b/checkpoint", "a"], ["a", "b", "a (3)"]),
+        (["runs/c", "c"], ["c", "c (2)"]),  # the second is on the Hub
     ],
 )
 def test_every_checkpoint_has_a_name_of_its_own(demo, folders, names):

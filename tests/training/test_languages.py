@@ -158,7 +158,7 @@ def test_ten_images_are_learned_by_heart(language, encoder, capsys, tmp_path):
     assert main(["train", *(f"--{name}={value}" for name, value in options.items())]) == 0
     said = capsys.readouterr()
     assert "tokenizer       verbatim: " in said.out
-    assert "10 of 10 images" in said.err  # are validated on and trained on
+    assert "10 of the 10 validation images" in said.err  # are validated on and trained on
     captioner = Captioner.from_pretrained(tmp_path / "run" / "checkpoint")
     written = [captioner(Image.open(tmp_path / "set" / name)).text for name in names]
     assert written == CAPTIONS[language]

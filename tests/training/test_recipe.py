@@ -63,6 +63,8 @@ def test_what_is_given_stays(recommended):
     assert config.model.checkpoint is None  # these are the sizes of a new model
     assert steps_of(config, 180) >= 440
     assert recommended(180, **{"model.checkpoint": "mine"}).model.checkpoint == "mine"
+    anew = recommended(180, **{"model.checkpoint": None}).model
+    assert (anew.checkpoint, anew.extend_vocabulary) == (None, False)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 12, 24])
@@ -134,6 +136,8 @@ def test_a_run_is_continued_with_its_own_options(recommended, monkeypatch, tmp_p
     assert longer == replace(first, optimization=replace(first.optimization, epochs=24))
     (source,) = recommended(180, **{"data.images": "others"}).data.sources
     assert (source.images, source.caption_column) == ("others", "text")
+    whole = recommended(180, **{"data.source": [{"path": "mine.csv", "repeat": 5.0, "weight": 2.0}]})
+    assert [(each.repeat, each.weight, each.images) for each in whole.data.sources] == [(5.0, 2.0, None)]
 
 
 def test_a_run_of_the_defaults_is_continued_too(recommended, monkeypatch, tmp_path):

@@ -109,6 +109,7 @@ def page(checkpoint, photo, monkeypatch):
     [
         (ADDRESS, f"https://{ADDRESS}"),
         (f" {ADDRESS} ", f"https://{ADDRESS}"),
+        ("example.org/my photo:1.jpg", "https://example.org/my photo:1.jpg"),
         (f"http://{ADDRESS}", f"http://{ADDRESS}"),
         (f"HTTPS://{ADDRESS}", f"HTTPS://{ADDRESS}"),
     ],
