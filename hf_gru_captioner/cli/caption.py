@@ -121,9 +121,8 @@ def _caption_found(arguments: argparse.Namespace, found: "Found", processes: "_P
     """Whether all images could be read and all texts be written."""
     from ..library.caption_file import CaptionFile
 
-    file = (
-        CaptionFile(arguments.output, processes.rank) if _has_file(arguments) else None
-    )  # raises before any work is done
+    # Raises before any work is done.
+    file = CaptionFile(arguments.output, processes.rank) if _has_file(arguments) else None
     try:
         run = _Run(arguments, found.paths, file, processes, printer)
         return run.to_file() if file is not None else run.to_screen()

@@ -399,9 +399,8 @@ def _without_empty(cells: Mapping[str, Any]) -> Row:
 def _checked(row: Any, where: str) -> Row:
     if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not {"caption", "error"} & row.keys():
         raise UsageError(f"{where}: not a line of captions. Name another file.")
-    cells: Row = {
-        name: cell for name, cell in row.items() if cell is not None or name not in COLUMNS
-    }  # pandas writes nulls
+    # Without our columns that are null, as pandas writes them.
+    cells: Row = {name: cell for name, cell in row.items() if cell is not None or name not in COLUMNS}
     if "error" not in cells:
         cells.setdefault("caption", "")
     for name in COLUMNS:

@@ -36,7 +36,6 @@ ENOUGH = 100  # images, besides 17 for validation; with fewer, scores are too no
 OF_THE_MODEL = {"model.encoder", "model.embedding_size", "model.hidden_size"}  # options of a new model
 # Options of a single source, by their names in a list of sources.
 OF_THE_SOURCE = {
-    "data.source": "path",
     "data.images": "images",
     "data.image_column": "image_column",
     "data.caption_column": "caption_column",
@@ -111,16 +110,15 @@ def _continued(config: TrainingConfig, given: Collection[str], run: TrainingConf
         paths = ", ".join(each.path for each in of_run)
         raise UsageError(f"{config.output_dir} contains a run on {paths}: name another output_dir.")
     options = flatten_options(asdict(config))
-    replaced = {name: options[name] for name in given if name not in OF_THE_SOURCE}
-    of_source = {
-        each: getattr(source, each) for name, each in OF_THE_SOURCE.items() if name in given and each != "path"
-    }
-    sources: Any = run.data.source if isinstance(run.data.source, str) else [asdict(replace(of_run[0], **of_source))]
-    if isinstance(sources, str):
-        replaced |= {f"data.{each}": value for each, value in of_source.items()}
-    if not isinstance(config.data.source, str):
-        sources = [asdict(replace(source, path=of_run[0].path))]  # given as a whole
-    return TrainingConfig.from_options(flatten_options(asdict(run)) | replaced | {"data.source": sources})
+    continued = flatten_options(asdict(run)) | {name: options[name] for name in given if name not in OF_THE_SOURCE}
+    of_source = {each: getattr(source, each) for name, each in OF_THE_SOURCE.items() if name in given}
+    if not isinstance(config.data.source, str):  # given as a whole
+        continued["data.source"] = [asdict(replace(source, path=of_run[0].path))]
+    elif not isinstance(run.data.source, str):
+        continued["data.source"] = [asdict(replace(of_run[0], **of_source))]
+    else:
+        continued |= {"data.source": run.data.source, **{f"data.{each}": value for each, value in of_source.items()}}
+    return TrainingConfig.from_options(continued)
 
 
 def _is_same_source(one: str, other: str) -> bool:

@@ -40,7 +40,7 @@ def test_a_checkpoint_is_scored_and_everything_that_comparisons_need_is_written(
     card.write_text("---\nlicense: mit\n---\n# Card\n")
     where = ("--data", images, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--card", card)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("of somebody else")
+    (tmp_path / "out" / "notes.txt").write_text("someone else's notes")
     assert main(["score", *map(str, where), *QUICK, "--num-beams", "1"]) == 0
     written = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [row["image_id"] for row in written] == list(range(7))
