@@ -1,6 +1,7 @@
-"""User-facing errors: one line that says what is wrong and what to do."""
+"""User-facing errors: one line that says what is wrong and what to do. And the phrases that such lines share."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 MAX_REASON = 300  # characters of a library's message about a damaged file
@@ -71,6 +72,17 @@ def _requirement(name: str, extras: str) -> str:
     if address.startswith("file://"):
         return f"{url2pathname(address.removeprefix('file://'))}{extras}"
     return f"{name}{extras} @ {address}"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 image`, `1,200 images`; `many` is the plural if an s doesn't make it."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: Collection[str], most: int, separator: str = ", ") -> str:
+    """The first `most` names, and the number of others: `a, b and 3 more`."""
+    others = len(names) - most
+    return separator.join(itertools.islice(names, most)) + (f" and {others:,} more" if others > 0 else "")
 
 
 def one_line(error: BaseException) -> str:

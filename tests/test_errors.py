@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from hf_gru_captioner import errors
-from hf_gru_captioner.errors import MissingExtraError, UsageError, install_command, needs_extra, one_line, reason_of
+from hf_gru_captioner.errors import (
+    MissingExtraError,
+    UsageError,
+    counted,
+    install_command,
+    listed,
+    needs_extra,
+    one_line,
+    reason_of,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,6 +91,26 @@ def test_a_missing_extra_is_a_usage_error_and_an_import_error():
 def test_other_errors_go_through():
     with pytest.raises(ZeroDivisionError), needs_extra("x"):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("number", "phrase"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (12_345, "12,345 images")]
+)
+def test_a_count_has_its_noun_in_the_right_number(number, phrase):
+    assert counted(number, "image") == phrase
+
+
+def test_a_plural_that_an_s_does_not_make_is_given():
+    assert [counted(number, "row has", "rows have") for number in (1, 2)] == ["1 row has", "2 rows have"]
+
+
+@pytest.mark.parametrize(
+    ("names", "phrase"),
+    [([], ""), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b and 1 more"), (dict.fromkeys("abcd"), "a, b and 2 more")],
+)
+def test_a_long_list_ends_in_the_number_of_others(names, phrase):
+    assert listed(names, 2) == phrase
+    assert listed([str(each) for each in range(2_000)], 1, "; ") == "0 and 1,999 more"
 
 
 def test_an_error_is_one_line_without_what_steers_a_terminal():

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..model.image_loading_gru_captioner import (
     EXTRA_READERS,
     INSTALL_READERS,
@@ -58,8 +58,8 @@ class Found:
     def summary(self) -> list[str]:
         """Lines about skipped images."""
         lines = [
-            f"{folder}: {'at least ' if folder in self.too_many else ''}{number:,} "
-            f"{'photo lies' if number == 1 else 'photos lie'} deeper: add --recursive"
+            f"{folder}: {'at least ' if folder in self.too_many else ''}"
+            f"{counted(number, 'photo lies', 'photos lie')} deeper: add --recursive"
             for folder, number in self.deeper.items()
         ]
         if self.left_out:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..coco import parse_annotations
+from ..errors import counted, listed
 from .columns import (
     IMAGE_NAMES,
     IMAGE_SUFFIXES,
@@ -227,7 +228,7 @@ def _beside(folder: Folder, names: Sequence[str]) -> list[str]:
             and any(PurePosixPath(os.path.basename(name).lower()).match(each) for each in (*USUAL_TABLES, *METADATA))
         ):
             tables.append(name)
-    others = [*([f"text files beside {_counted(len(sidecars), 'image', 'images')}"] if sidecars else []), *tables]
+    others = [*([f"text files beside {counted(len(sidecars), 'image')}"] if sidecars else []), *tables]
     if not others:
         return []
     return [f"{folder.path}: captions from {shown_names(names)}; not read: {shown_names(others)}"]
@@ -360,7 +361,7 @@ class _Reading:
         if not self._entries:
             raise ValueError(f"{self.path} has no rows" + (" with captions." if self.num_failed else "."))
         if self.num_failed:
-            failed = _counted(self.num_failed, "row has", "rows have")
+            failed = counted(self.num_failed, "row has", "rows have")
             self.notices.append(f"{self.path}: {failed} an error in place of a caption, and left out.")
         for key, text in self._texts.items():
             if key in self._entries and not self._entries[key].captions:
@@ -375,14 +376,14 @@ class _Reading:
             rows = [where for key, where in dropped if key in used]
             if rows:
                 self.notices.append(
-                    f"{self.path}: {_counted(len(rows), 'caption is', 'captions are')} {what}, and left "
-                    f"out ({_some(rows)})."
+                    f"{self.path}: {counted(len(rows), 'caption is', 'captions are')} {what}, and left "
+                    f"out ({listed(rows, NAMED_ROWS)})."
                 )
         lost = [entry.where for entry in self.entries if any("\ufffd" in caption for caption in entry.captions)]
         if lost:
             self.notices.append(
-                f"{self.path}: {_counted(len(lost), 'image has a caption', 'images have captions')} with \ufffd in "
-                f"place of letters that another program lost ({_some(lost)})."
+                f"{self.path}: {counted(len(lost), 'image has a caption', 'images have captions')} with \ufffd in "
+                f"place of letters that another program lost ({listed(lost, NAMED_ROWS)})."
             )
         in_splits: dict[str, list[ImageEntry]] = {}
         for (name, _), entry in self._entries.items():
@@ -395,8 +396,8 @@ class _Reading:
                 for entries in shared
             ]
             self.notices.append(
-                f"{self.path}: {_counted(len(shared), 'image is', 'images are')} in two splits, so "
-                f"that scores on them say little: {_some(places, '; ')}."
+                f"{self.path}: {counted(len(shared), 'image is', 'images are')} in two splits, so "
+                f"that scores on them say little: {listed(places, NAMED_ROWS, '; ')}."
             )
 
 
@@ -705,12 +706,3 @@ def _caption_weights(place: str, cell: Any, captions: Iterable[Any]) -> tuple[fl
         return None if cell is None else tuple(caption_weights_of(cell, captions))
     except (ValueError, RecursionError) as error:  # the latter for deeply nested brackets
         raise ValueError(f"{place}: {error}") from error
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
-
-
-def _some(places: Sequence[str], separator: str = ", ") -> str:
-    more = len(places) - NAMED_ROWS
-    return separator.join(places[:NAMED_ROWS]) + (f" and {more:,} more" if more > 0 else "")

@@ -2,13 +2,12 @@
 
 import hashlib
 import io
-import itertools
 import logging
 import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from datasets import Features, IterableDataset, List, Value
 from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 
+from ..errors import counted, listed
 from ..model.image_loading_gru_captioner import (
     MAX_PIXELS,
     MAX_PIXELS_IN_PYTHON,
@@ -251,15 +251,14 @@ class Tally:
             warned.append(f"{self} and are skipped: {self._names()}.")
         for kind, what in (("empty", "empty"), ("wordless", "without a word, such as punctuation or emoji")):
             if counts := self.left_out[kind]:
-                warned.append(
-                    f"{_counted(counts.total(), 'caption')} of {self.name} {what}, left out: {_some(counts)}."
-                )
+                number = counted(counts.total(), "caption")
+                warned.append(f"{number} of {self.name} {what}, left out: {listed(counts, NAMED_ROWS)}.")
         for warning in warned:
             warnings.warn(warning, stacklevel=3)
         if self.repeated:
             _logger.info(
                 "%s: %s repeated for the same image, and kept: %s",
-                *(self.name, _counted(self.repeated.total(), "caption"), _some(self.repeated)),
+                *(self.name, counted(self.repeated.total(), "caption"), listed(self.repeated, NAMED_ROWS)),
             )
 
     def _judge(self) -> None:
@@ -273,7 +272,7 @@ class Tally:
 
     def _names(self) -> str:
         others = self.num_without_caption + self.num_unreadable - len(self.named)
-        return ", ".join(self.named) + (f" and {others} more" if others else "")
+        return ", ".join(self.named) + (f" and {others:,} more" if others else "")
 
     def __str__(self) -> str:
         counts = ((self.num_without_caption, "have no caption"), (self.num_unreadable, "can't be read"))
@@ -289,15 +288,6 @@ def copies(image_ids: Sequence[str], digests: Sequence[str]) -> list[str]:
         if first.setdefault(digest, image_id) != image_id:
             duplicates.append(f"{image_id} = {first[digest]}")
     return duplicates
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _some(names: Collection[str]) -> str:
-    more = len(names) - NAMED_ROWS
-    return ", ".join(itertools.islice(names, NAMED_ROWS)) + (f" and {more:,} more" if more > 0 else "")
 
 
 class CheckedStream(IterableDataset):

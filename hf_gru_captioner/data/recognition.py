@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import UsageError, reason_of
+from ..errors import UsageError, counted, listed, reason_of
 from ..untrusted_images import ADDRESSES
 from .caption_files import (
     KNOWN_FILES,
@@ -192,8 +192,7 @@ def _refuse_images(name: str, options: ReadingOptions) -> None:
 def _refuse_uncaptioned(name: str, folder: Folder) -> None:
     images = [each for each in folder.names if each.lower().endswith(IMAGE_SUFFIXES)]
     if images:
-        number = "1 image" if len(images) == 1 else f"{len(images):,} images"
-        raise UsageError(f"{name} has {number} and no captions: {_how_to_caption()}")
+        raise UsageError(f"{name} has {counted(len(images), 'image')} and no captions: {_how_to_caption()}")
     raise FileNotFoundError(
         f"{name} is not a captioned dataset: it has nothing that datasets reads, and no caption file ({KNOWN_FILES})."
     )
@@ -376,10 +375,9 @@ def _in(entry: ImageEntry) -> str:
 def _spelling_notice(respelled: Sequence[tuple[ImageEntry, File]]) -> list[str]:
     if not respelled:
         return []
-    pairs = [f"{entry.path} is {file.path}{_in(entry)}" for entry, file in respelled[:NAMED_FILES]]
-    more = f" and {len(respelled) - NAMED_FILES:,} more" if len(respelled) > NAMED_FILES else ""
-    number = "1 image was" if len(respelled) == 1 else f"{len(respelled):,} images were"
-    return [f"{number} found under another spelling: {', '.join(pairs)}{more}"]
+    pairs = [f"{entry.path} is {file.path}{_in(entry)}" for entry, file in respelled]
+    number = counted(len(respelled), "image was", "images were")
+    return [f"{number} found under another spelling: {listed(pairs, NAMED_FILES)}"]
 
 
 def _missing(entry: ImageEntry, root: Folder, outside: bool) -> str:

@@ -29,7 +29,7 @@ from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
 
-from ..errors import UsageError, brief
+from ..errors import UsageError, brief, listed
 from ..model.image_loading_gru_captioner import register_readers
 from ..untrusted_images import RefusedError
 from .caption_files import KNOWN_FILES
@@ -198,10 +198,9 @@ def load_captions(
     dataset = concatenate_datasets([decoded, checked.remove_columns(list(INTERNAL))], axis=1)
     dataset = dataset if len(kept) == len(dataset) else dataset.select(kept)
     if found_copies := copies(dataset["image_id"][:], dataset["image_digest"][:]):
-        more = f" and {len(found_copies) - NAMED_ROWS:,} more" if len(found_copies) > NAMED_ROWS else ""
         _logger.info(
-            "%s: %d images of the split %s are copies of others, and kept: %s%s",
-            *(found.name, len(found_copies), split, ", ".join(found_copies[:NAMED_ROWS]), more),
+            "%s: %d images of the split %s are copies of others, and kept: %s",
+            *(found.name, len(found_copies), split, listed(found_copies, NAMED_ROWS)),
         )
     return dataset
 

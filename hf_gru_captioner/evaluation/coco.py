@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..coco import caption_rows, parse_annotations
+from ..errors import counted, listed
 from ..files import write_atomically
 
 _SHOWN = 5  # ids listed in an error
@@ -111,8 +112,7 @@ def _read_json(path: str | Path) -> Any:
 
 
 def _some(image_ids: list[str]) -> str:
-    images = "1 image" if len(image_ids) == 1 else f"{len(image_ids):,} images"
-    return f"{images} ({', '.join(map(_short, image_ids[:_SHOWN]))}{', ...' if len(image_ids) > _SHOWN else ''})"
+    return f"{counted(len(image_ids), 'image')} ({listed([_short(each) for each in image_ids], _SHOWN)})"
 
 
 def _short(image_id: str) -> str:

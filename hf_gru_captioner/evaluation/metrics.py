@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ..errors import counted
+
 if TYPE_CHECKING:
     from .caption_set import CaptionSet
     from .options import ScoringOptions
@@ -109,7 +111,7 @@ def few_images_note(images: int) -> str:
     """A caveat for scores on few images; empty if there are enough."""
     if images >= FEW_IMAGES:
         return ""
-    only = f"Only {images} image{'' if images == 1 else 's'}"
+    only = f"Only {counted(images, 'image')}"
     if images >= VERY_FEW_IMAGES:
         return f"{only}: the scores say little, and the intervals how little."
     return f"{only}: neither the scores nor their intervals say anything reliable. Look at the captions."

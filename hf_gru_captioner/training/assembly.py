@@ -27,7 +27,7 @@ from ..data import (
 )
 from ..data.mixture import images_of_epoch
 from ..data.sources import LABELS, WEIGHTS
-from ..errors import UsageError
+from ..errors import UsageError, listed
 from ..hub import public_name
 from ..inference.backend import PYTORCH
 from ..label_names import LabelNames, read_synonyms
@@ -115,10 +115,9 @@ class Assembly:
             columns = zip(rows["image_id"], rows["image_digest"], strict=True)
             shared = [image_id for image_id, digest in columns if digest in training_digests]
             if shared and self.accelerator.is_main_process:
-                more = f" and {len(shared) - NAMED:,} more" if len(shared) > NAMED else ""
                 _logger.warning(
-                    "%d of the %d validation images of %s are also training images, so scores are unreliable: %s%s",
-                    *(len(shared), len(rows), name, ", ".join(shared[:NAMED]), more),
+                    "%d of the %d validation images of %s are also training images, so scores are unreliable: %s",
+                    *(len(shared), len(rows), name, listed(shared, NAMED)),
                 )
 
     def _validation_set(self, source: SourceConfig):

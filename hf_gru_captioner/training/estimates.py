@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..errors import counted
 from .assembly import Assembly
 from .checkpoints import STATES, TrainingStates
 
@@ -60,8 +61,8 @@ def estimates(assembly: Assembly) -> str:
         time_to_write = _duration(missing / bytes_per_image * encoding_seconds)
         to_write = f"{missing / 1e9:.2f} GB to write, {time_to_write}" if missing else "all written"
         lines.append(f"features        {to_write}")
-    machine = f"{_counted(assembly.accelerator.num_processes, 'process', 'es')}, "
-    machine += _counted(torch.get_num_threads(), "thread")
+    machine = f"{counted(assembly.accelerator.num_processes, 'process', 'processes')}, "
+    machine += counted(torch.get_num_threads(), "thread")
     num_done = _steps_done(assembly)
     num_remaining = max(0, num_steps - num_done)
     remaining = f" for the {num_remaining} remaining steps" if num_done else ""
@@ -81,7 +82,7 @@ def _epoch_details(assembly: Assembly) -> str:
     repeats = [source.repeat for source in assembly.sources.values()]
     patience = assembly.config.optimization.patience
     passes = f", {repeats[0]:g} passes over the images each" if len(repeats) == 1 and repeats[0] > 1 else ""
-    return passes + (f"; fewer if {_counted(patience, 'epoch')} bring no better score" if patience else "")
+    return passes + (f"; fewer if {counted(patience, 'epoch')} bring no better score" if patience else "")
 
 
 def _steps_done(assembly: Assembly) -> int:
@@ -93,8 +94,4 @@ def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if seconds < 60:
         return "under a minute"
-    return f"about {_counted(minutes, 'minute')}" if minutes < 120 else f"about {minutes / 60:.1f} hours"
-
-
-def _counted(number: int, noun: str, ending: str = "s") -> str:
-    return f"{number} {noun}{'' if number == 1 else ending}"
+    return f"about {counted(minutes, 'minute')}" if minutes < 120 else f"about {minutes / 60:.1f} hours"

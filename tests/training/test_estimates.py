@@ -1,6 +1,6 @@
 import pytest
 
-from hf_gru_captioner.training.estimates import _counted, _duration
+from hf_gru_captioner.training.estimates import _duration
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,3 @@ from hf_gru_captioner.training.estimates import _counted, _duration
 )
 def test_times_are_said_in_units_that_one_reads_at_a_glance(seconds, said):
     assert _duration(seconds) == said
-
-
-def test_one_is_no_plural():
-    assert (_counted(1, "process", "es"), _counted(2, "process", "es")) == ("1 process", "2 processes")
