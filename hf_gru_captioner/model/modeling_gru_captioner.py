@@ -721,6 +721,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
         image_index: torch.Tensor | None = None,
         caption_weights: torch.Tensor | None = None,
         smoothing: float = 0.0,
+        temperature: torch.Tensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         skip_logits: bool = False,
         use_cache: bool | None = None,
@@ -746,6 +747,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 `label_smoothing_factor`), they weight the gradients of `logits`, not the value of that loss.
             smoothing: Label smoothing (https://arxiv.org/abs/1512.00567), in [0, 1). Not named `label_...`:
                 transformers' Trainer treats every such argument as labels.
+            temperature: Divisor of each caption's logits in the loss, `(N,)`; by default 1.
             num_items_in_batch: Divisor of the summed loss; by default the number of labels in this call, with
                 `caption_weights` the sum of their weights. For exact gradient accumulation.
             skip_logits: Omit `logits` from the output; saves a `(N, T, V)` copy in training.
@@ -796,7 +798,10 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             targets, weights = _pack_like(decoded.packed, labels), None  # (S,)
             if caption_weights is not None:
                 weights = _pack_like(decoded.packed, caption_weights[:, None].expand_as(labels))  # (S,)
-            loss = _cross_entropy(words, targets, weights, smoothing, num_items_in_batch)
+            scaled = words
+            if temperature is not None:
+                scaled = words / _pack_like(decoded.packed, temperature[:, None].expand_as(labels))[:, None]  # (S, V)
+            loss = _cross_entropy(scaled, targets, weights, smoothing, num_items_in_batch)
 
         total_length = decoder_input_ids.shape[1]
         logits = None if skip_logits else decoded.pad(words, total_length)  # (N, T, V)

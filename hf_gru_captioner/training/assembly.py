@@ -390,7 +390,8 @@ class Assembly:
             known = list(self.label_frequencies)
             names = LabelNames(known, read_synonyms(synonyms) if synonyms else None)
             settings["label_reward"] = LabelReward(known, names, self.processor.batch_decode, weight)
-        return SelfCritical(count_ngrams(labels), **settings)
+        encode_once = self.config.optimization.micro_batches == 1
+        return SelfCritical(count_ngrams(labels), encode_once=encode_once, **settings)
 
 
 def _list_words(words: Sequence[str]) -> str:

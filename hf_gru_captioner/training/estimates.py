@@ -31,13 +31,13 @@ def estimates(assembly: Assembly) -> str:
     if config.caches_regions:
         regions = torch.zeros(assembly.cache.region_shape)
         rows = [{"captions": each, "regions": regions} for each in captions]
-    batch = assembly.collator(rows)
-    batch.pop("image_labels", None)  # not an argument of the model
+    batch, objective = assembly.collator(rows), assembly.objective
     model.train()
     for _ in range(2):  # the second is timed
         start = time.perf_counter()
         with assembly.accelerator.autocast():
-            loss = model(**batch, skip_logits=True).loss
+            prepared = objective.prepare(model, batch, 0.0)
+            loss = objective.loss(model, prepared, objective.num_items(prepared))
         loss.backward()
         step_seconds = time.perf_counter() - start
     model.zero_grad()

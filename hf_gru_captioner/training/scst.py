@@ -7,8 +7,9 @@ The end token counts as a word of every caption, in samples and references alike
 middle ("a man in a") at no cost, and the model would learn to. A sample that is truncated at the maximum length has no
 end token, and so gets no reward for one.
 
-Captions are sampled without dropout, all of an image's at once by generate(); one ordinary forward pass then gives
-their log-probabilities. If the cross-entropy has a weight, samples and references share that forward pass.
+Captions are sampled without the decoder's dropout, all of an image's at once by generate(); one ordinary forward pass
+then gives their log-probabilities. If the cross-entropy has a weight, samples and references share that forward pass.
+The encoder runs once for both, also when it is trained.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +77,8 @@ class SelfCritical:
         temperature: Of the policy that is sampled and trained: words of probability p are sampled in proportion to
             p ** (1 / temperature). Values below 1 compensate for label smoothing, after which samples at 1 are far from
             the output of a search (mean reward 0.35; 0.82 at 0.5), and training only sharpens the distribution.
+        encode_once: Run a trained encoder once for sampling and loss. All batches of a step are prepared before the
+            first loss and hold its activations until then: gradient accumulation needs False to save memory.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class SelfCritical:
         label_reward: LabelReward | None = None,
         cross_entropy_weight: float = 0.0,
         temperature: float = 1.0,
+        encode_once: bool = True,
     ):
         if baseline == "sample_mean" and samples < 2:
             raise ValueError(f"the sample-mean baseline compares samples: at least 2 are needed, found {samples}.")
@@ -98,6 +102,7 @@ class SelfCritical:
         self.label_reward = label_reward
         self.cross_entropy_weight = cross_entropy_weight
         self.temperature = temperature
+        self.encode_once = encode_once
         self.metrics: dict[str, float] = {}
 
     @torch.no_grad()
@@ -108,11 +113,12 @@ class SelfCritical:
             The images; `labels` of the samples, then of the references if these have a weight; `image_index`;
             `advantage` `(N,)`, nan for references.
         """
+        images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
+        if "pixel_values" in images and (self.encode_once or model.config.freeze_encoder):
+            with torch.enable_grad():  # for the loss
+                images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
         is_training = model.training
         model.eval()
-        images: Batch = {name: batch[name] for name in ("pixel_values", "encoder_outputs") if name in batch}
-        if "pixel_values" in images and model.config.freeze_encoder:  # run once for both sampling and the loss
-            images = {"encoder_outputs": (model.encoder.vision(images["pixel_values"]),)}
         settings = {  # samples must come from the policy itself, without the constraints of beam search
             "num_beams": 1,
             "length_penalty": 1.0,
@@ -163,20 +169,17 @@ class SelfCritical:
 
     def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
         batch = dict(batch)
-        advantage, labels = batch.pop("advantage"), batch["labels"]
-        caption_weights = batch.pop("caption_weights", 1.0)
+        advantage, caption_weights = batch.pop("advantage"), batch.pop("caption_weights", 1.0)
         is_sample = ~advantage.isnan()
-        temperature = torch.where(is_sample, self.temperature, 1.0)[:, None, None]  # (N, 1, 1)
-        logits = model(**batch).logits.float() / temperature  # (N, T, V)
-        log_probabilities = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)  # (N, T)
-        log_probability = log_probabilities.masked_fill(labels < 0, 0).sum(dim=1)  # (N,)
-        cross_entropy_weight = self.cross_entropy_weight
-        weight = torch.where(
+        weights = torch.where(
             is_sample,
-            (1 - cross_entropy_weight) * advantage.nan_to_num() / num_items[0],
-            cross_entropy_weight / num_items[1].clamp(min=1),
-        )  # (N,)
-        return -(weight * caption_weights * log_probability).sum()
+            (1 - self.cross_entropy_weight) * advantage.nan_to_num() / num_items[0],
+            self.cross_entropy_weight * caption_weights / num_items[1].clamp(min=1),
+        )  # (N,), of -log p(caption)
+        temperature = torch.where(is_sample, self.temperature, 1.0)  # (N,)
+        settings = {"caption_weights": weights, "temperature": temperature, "num_items_in_batch": 1}
+        loss: torch.Tensor = model(**batch, **settings, skip_logits=True).loss
+        return loss
 
     def _rewards(
         self,

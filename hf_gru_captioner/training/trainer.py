@@ -238,7 +238,8 @@ class CaptionTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_rate"] * rate
         step = [send_to_device(batch, self.accelerator.device) for batch in step]
-        step = [self.objective.prepare(self._unwrapped(), batch, share_done) for batch in step]
+        with self.accelerator.autocast():
+            step = [self.objective.prepare(self._unwrapped(), batch, share_done) for batch in step]
         num_items = torch.stack([self.objective.num_items(batch) for batch in step]).sum(dim=0)
         num_items = self.accelerator.reduce(num_items, reduction="mean")
         total = torch.zeros((), device=self.accelerator.device)

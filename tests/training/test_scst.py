@@ -59,14 +59,35 @@ def test_samples_are_free_of_the_rules_of_the_search(writer, batch, frequencies)
     assert any(len(set(of_sample)) < len(of_sample) for of_sample in words)
 
 
-def test_the_encoder_runs_once_for_sampling_and_learning(writer, batch, frequencies):
+@pytest.mark.parametrize(
+    ("trained", "encode_once", "runs"), [(False, True, 1), (False, False, 1), (True, True, 1), (True, False, 2)]
+)
+def test_the_encoder_runs_once_for_sampling_and_learning(writer, batch, frequencies, trained, encode_once, runs):
+    writer.set_encoder_trainable(trained)
     calls = []
     writer.encoder.vision.register_forward_hook(lambda *_: calls.append(1))
-    objective = SelfCritical(frequencies, samples=2)
+    objective = SelfCritical(frequencies, samples=2, encode_once=encode_once)
     prepared = objective.prepare(writer, batch, 0.0)
     objective.loss(writer, prepared, objective.num_items(prepared)).backward()
-    assert len(calls) == 1
+    assert len(calls) == runs
     assert writer.encoder.projection.keys_and_values.weight.grad is not None
+    assert writer.training
+    of_encoder = [parameter.grad is not None for parameter in writer.encoder.vision.parameters()]
+    assert all(of_encoder) if trained else not any(of_encoder)
+
+
+def test_gradients_are_the_same_whether_the_encoder_runs_once_or_twice(writer, batch, frequencies):
+    writer.set_encoder_trainable(True)
+    writer.eval()  # no dropout, to compare
+    gradients = []
+    for encode_once in (True, False):
+        torch.manual_seed(2)
+        writer.zero_grad()
+        objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=0.2, encode_once=encode_once)
+        prepared = objective.prepare(writer, batch, 0.0)
+        objective.loss(writer, prepared, objective.num_items(prepared)).backward()
+        gradients.append({name: each.grad.clone() for name, each in writer.named_parameters() if each.grad is not None})
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bleu_weight", [0.0, 2.0])
