@@ -14,7 +14,7 @@ DATA ?= $(or $(wildcard ../shared/flickr8k),jxie/flickr8k)
 WORLD ?= ../shared/world
 ENCODER ?= $(or $(wildcard ../shared/encoders/tf_efficientnet_lite0),timm/tf_efficientnet_lite0.in1k)
 
-# What test-fast leaves to test: browsers, fuzzing, whole commands, graphs, Java
+# Left out of test-fast: browsers, fuzzing, whole commands, graphs, Java
 SLOW_TESTS = web hub test_bad_images.py test_captioner.py test_checkpoint_limits.py test_doors.py test_faults.py \
 	test_fuzz.py test_readme.py test_remote_code.py test_threads.py cli/test_caption_output.py cli/test_cli.py \
 	cli/test_score.py cli/test_train.py evaluation/test_meteor.py inference/test_export.py test_scoring_run.py \
@@ -29,20 +29,20 @@ help:  ## list these targets
 caption: $(VENV)/.installed  ## caption the example photos, or IMAGE=photo.jpg, with the shipped checkpoint
 	@HF_HUB_OFFLINE=1 $(BIN)/gru-captioner caption "$(IMAGE)"
 
-# Processes that test side by side, each with one thread of torch
+# Number of test processes, each with one torch thread
 PROCESSES ?= auto
 PYTEST = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test: $(VENV)/.installed-dev $(VENV)/.browser  ## run every test, the slow ones too
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed-dev  ## run what takes seconds, without the page, fuzzing and the slow ones; under two minutes
+test-fast: $(VENV)/.installed-dev  ## run the tests that take seconds: no web page, fuzzing or slow tests; under two minutes
 	$(PYTEST) -m "not slow" $(addprefix --ignore=tests/,$(SLOW_TESTS))
 
 compat: $(VENV)/.installed-dev  ## test against several releases of transformers, RELEASES="5.0.0 newest", in .compat/
 	OMP_NUM_THREADS=1 $(BIN)/python tests/support/compat.py $(RELEASES)
 
-e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## live a captioner's whole life once, with kills, on drawn photos
+e2e: $(VENV)/.installed-dev $(VENV)/.browser  ## end-to-end test on synthetic photos, with runs that are killed and resumed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/support/e2e.py
 
 docs: $(VENV)/.installed-dev $(VENV)/.installed-docs  ## build the documentation into site/; a broken link fails
@@ -106,14 +106,14 @@ $(VENV)/bin/pip:
 	@# the pip that comes with Python 3.11 takes a minute to choose versions that newer ones choose in twenty seconds
 	-@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip >&2
 
-# Captioning takes no extra. What pip tells of its progress goes to the standard error, captions alone to the output.
+# Captioning needs no extra. pip's progress goes to stderr, only captions to stdout.
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml
-	@echo "installing what captioning takes into $(VENV)" >&2
+	@echo "installing what captioning needs into $(VENV)" >&2
 	@$(INSTALL) . >&2
 	@touch $@
 
 $(VENV)/.installed-%: $(VENV)/bin/pip pyproject.toml
-	@echo "installing what captioning takes and the extra $* into $(VENV)" >&2
+	@echo "installing what captioning needs and the extra $* into $(VENV)" >&2
 	@$(INSTALL) ".[$*]" >&2
 	@touch $@ $(VENV)/.installed
 
