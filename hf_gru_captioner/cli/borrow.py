@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import needs_extra
+from ..errors import counted, needs_extra
 from .shell import positive, quiet_transformers
 
 if TYPE_CHECKING:
@@ -90,16 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(report: "BorrowingReport", num_candidates: int) -> None:
-    print(f"{report.num_captioned} of {report.num_images} images got captions, {report.num_captions} in total")
+    print(f"{report.num_captioned:,} of {report.num_images:,} images got captions, {report.num_captions:,} in total")
     if report.num_few:
-        print(f"{report.num_few} of them had fewer than {num_candidates} candidates")
+        print(f"{report.num_few:,} of them had fewer than {num_candidates} candidates")
     for number, problem in (
         (report.num_without_candidates, "had no candidates"),
-        (report.num_without_labels, "have no labels"),
-        (report.num_unreadable, "can't be read"),
+        (report.num_without_labels, "had no labels"),
+        (report.num_unreadable, "couldn't be read"),
     ):
         if number:
-            print(f"{number} images {problem} and are skipped")
+            print(f"skipped: {counted(number, 'image')} that {problem}")
     if report.unnamed:
         commonest = ", ".join(f"{label} ({number})" for label, number in report.unnamed.most_common(5))
         print(f"labels of images without candidates: {commonest}; --synonyms says by which words captions name them")

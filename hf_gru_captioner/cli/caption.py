@@ -6,14 +6,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError, counted, one_line
 from ..files import atomic_path, distinct_names
 from .shell import BAD_INPUT, add_backend, positive, say_what_runs
 
 if TYPE_CHECKING:
+    from ..library.caption_file import Standing
     from .find_images import Found
 
 Item = TypeVar("Item")
@@ -109,6 +111,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.dry_run and not arguments.write:
         raise UsageError("--dry-run shows what --write would change: add --write txt, xmp or metadata.")
+    if arguments.json and (arguments.output or arguments.dry_run):
+        other = "--dry-run" if arguments.dry_run else "--output"
+        raise UsageError(f"--json prints captions, and {other} prints none: omit one of them.")
     if arguments.append and arguments.write != [TXT]:
         raise UsageError("--append adds lines to text files: use it with --write txt alone.")
 
@@ -163,7 +168,9 @@ class _Run:
 
     def to_screen(self) -> bool:
         wanted = self._paths
-        if self._places and not self._arguments.dry_run:
+        if self._arguments.dry_run and self._arguments.output is not None:
+            wanted = self._keep_earlier()
+        elif self._places and not self._arguments.dry_run:
             checked = self._with_bar(self._paths, self._paths, "looking for texts")
             wanted = [path for path in checked if not all(place.is_taken(path) for place in self._places)]
             self._kept.num_taken += len(self._paths) - len(wanted)
@@ -179,6 +186,26 @@ class _Run:
         self._summarize()
         return not failures and not self._kept.num_refused
 
+    def _keep_earlier(self) -> list[str]:
+        """On a dry run, shows what would become of the captions in --output; returns the photos without one."""
+        from ..library.caption_file import CaptionFile
+
+        with closing(CaptionFile(self._arguments.output, reads_only=True)) as file:
+            file.collect()
+            standing = file.open(self._paths, self._made_by)
+            self._refuse_others(standing)
+            for path in self._paths:
+                if path in standing.done:
+                    self._keep(path, file.rows(path))
+        return [path for path in self._paths if path not in standing.done]
+
+    def _refuse_others(self, standing: "Standing") -> None:
+        if standing.others and not self._arguments.overwrite:
+            raise UsageError(
+                f"{self._arguments.output} has captions of {standing.others:,} of these images by {standing.made_by}; "
+                f"now it would be {self._made_by}. Name another file, or add --overwrite to caption them again."
+            )
+
     def to_file(self) -> bool:
         file, processes = self._file, self._processes
         if not processes.rank:
@@ -186,11 +213,7 @@ class _Run:
         processes.wait()  # until the earlier results are merged
         standing = file.open(self._paths, self._made_by, self._is_drawn)
         processes.wait()
-        if standing.others and not self._arguments.overwrite:
-            raise UsageError(
-                f"{file.path} has captions of {standing.others:,} of these images by {standing.made_by}; now it would "
-                f"be {self._made_by}. Name another file, or add --overwrite to caption them again."
-            )
+        self._refuse_others(standing)
         if not processes.rank and (standing.done or standing.changed or standing.failed):
             self._printer.line(
                 f"resuming: {len(standing.done):,} of {len(self._paths):,} images are captioned; "
@@ -212,7 +235,7 @@ class _Run:
         if processes.rank:
             return True
         failures = file.finish(self._paths)
-        print(f"written: {file.path}, {len(self._paths)} images, {failures} of them could not be read")
+        print(f"written: {file.path}, {counted(len(self._paths), 'image')}, {failures:,} of them could not be read")
         return not failures and not self._kept.num_refused
 
     def _shard(self, paths: Sequence[str]) -> Sequence[str]:
@@ -318,12 +341,14 @@ class _Run:
             will = "would be written" if self._arguments.dry_run else "written"
             refused = f", {self._kept.num_refused:,} could not take them everywhere" if self._kept.num_refused else ""
             empty = f", {self._kept.num_empty:,} have an empty caption" if self._kept.num_empty else ""
+            number = counted(self._kept.num_written, "image")
             self._printer.line(
-                f"{will}: captions of {self._kept.num_written:,} images to {', '.join(self._arguments.write)}, "
+                f"{will}: captions of {number} to {', '.join(self._arguments.write)}, "
                 f"{self._kept.num_taken:,} had texts that stay{refused}{empty}"
             )
         if self._num_low:
-            self._printer.problem(f"{self._num_low:,} score below {self._arguments.min_score:g}, look at them:")
+            scored = counted(self._num_low, "caption scores", "captions score")
+            self._printer.problem(f"{scored} below {self._arguments.min_score:g}, look at them:")
             for score, path, caption in sorted(self._low, reverse=True):
                 self._printer.problem(f"  {-score:.2f} {_shown(path)}: {caption}", named=False)
             if self._num_low > len(self._low):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import UsageError, counted
 from ..files import distinct_names, write_atomically
 
 BLANK_SIDE = 224  # pixels
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, content in [(output, card.encode()), *((output.parent / path, each) for path, each in drawn.items())]:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
-    print(f"written: {output}" + (f", {len(drawn)} images in {folder}" if drawn else ""))
+    print(f"written: {output}" + (f", {counted(len(drawn), 'image')} in {folder}" if drawn else ""))
     return 0
 
 

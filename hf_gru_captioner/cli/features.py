@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..errors import UsageError, needs_extra
+from ..errors import UsageError, counted, needs_extra
 from .shell import quiet_transformers
 from .training_options import check_sources, options_as_typed, read_config
 
@@ -38,5 +38,6 @@ def _run(argv: Sequence[str]) -> int:
         regions = assembly.regions(dataset, view)
         _, num_regions, width = regions.shape
         directory = assembly.cache.directory(dataset, view)
-        accelerator.print(f"{directory.name}  {len(dataset)} images, {view}: {num_regions} regions of width {width}")
+        number = counted(len(dataset), "image")
+        accelerator.print(f"{directory.name}  {number}, {view}: {num_regions} regions of width {width}")
     return 0

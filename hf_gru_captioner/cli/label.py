@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, needs_extra
+from ..errors import UsageError, counted, needs_extra
 from .shell import BAD_INPUT, positive, quiet_transformers
 
 if TYPE_CHECKING:
@@ -216,7 +216,9 @@ class _Run:
             habits = ", ".join(f"{name} ({number:,})" for name, number in self._cleaner.counts.most_common() if number)
             print(f"cleaned of: {habits or 'nothing'}; --no-cleaning keeps raw captions")
         if num_cut:
-            _tell(f"{num_cut:,} captions were truncated: add --max-new-tokens {2 * self._most}")
+            _tell(
+                f"{counted(num_cut, 'caption was', 'captions were')} truncated: add --max-new-tokens {2 * self._most}"
+            )
         if problems:
             _tell(f"{len(problems):,} of {num_photos:,} photos have no caption:")
             _tell(*(f"  {problem}" for problem in problems[:NAMED]), named=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import counted
 from .card import add_card_arguments, describe
 from .export import ensure_graphs
 
@@ -78,6 +79,6 @@ def _show(files: Mapping[str, Path | bytes]) -> None:
     sizes = {path: len(each) if isinstance(each, bytes) else each.stat().st_size for path, each in files.items()}
     for path, size in sizes.items():
         print(f"{size:>12,}  {path}")
-    print(f"{sum(sizes.values()):>12,}  bytes in {len(files)} files; nothing was sent. The card:\n")
+    print(f"{sum(sizes.values()):>12,}  bytes in {counted(len(files), 'file')}; nothing was sent. The card:\n")
     card = files["README.md"]
     print(card.decode() if isinstance(card, bytes) else card.read_text())

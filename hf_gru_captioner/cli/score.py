@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import UsageError, needs_extra
+from ..errors import UsageError, counted, needs_extra
 from ..evaluation.metrics import METRICS, choose_metrics
 from ..files import WEIGHTS
 from ..scoring_run import DEFAULT_METRICS, system_name
@@ -147,9 +147,10 @@ def run(arguments: argparse.Namespace) -> int:
     scored = plan.score(captions)
     print(scored.scores.table())
     if drawn:
+        number = counted(len(references.captions), "image")
         print(
-            f"These are the {len(references.captions):,} images of {arguments.data} that training uses as its split "
-            f"{arguments.split}; --split all scores every one, which is meaningful if none was trained on."
+            f"{arguments.data} has no split {arguments.split}; scored: {number} that training uses for it. "
+            "--split all scores every image, which is meaningful if none was trained on."
         )
     if scored.mentions is not None:
         print(f"\n{scored.mentions.table()}")

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from glob import escape
 from itertools import groupby, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from ..errors import UsageError, brief, needs_extra
@@ -44,6 +45,7 @@ ROWS_AT_ONCE = 1000  # of Parquet
 PACKED = "__arrow__"  # name of a value in Arrow's format in a part
 MAX_CELL = 1 << 20  # characters of a CSV cell
 _SURROGATE = re.compile("[\udc80-\udcff]")  # a byte of a name that is not UTF-8, as Python spells it
+_FORMULA = re.compile(r"(\./)*[=+\-@\t\r]")  # a cell that spreadsheets evaluate, without what `_csv_cell` adds
 _SPELLED_SURROGATE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 Row = dict[str, Any]
@@ -73,13 +75,14 @@ class CaptionFile:
     Args:
         path: The file; its suffix determines the format.
         rank: Index of this process.
+        reads_only: Parts are written to a temporary folder, and the file and its parts stay as they are.
 
     Raises:
         UsageError: A folder, an unknown suffix, or another command is writing this file.
         MissingExtraError: The library for Parquet is not installed.
     """
 
-    def __init__(self, path: Path, rank: int = 0):
+    def __init__(self, path: Path, rank: int = 0, *, reads_only: bool = False):
         if path.is_dir():
             raise UsageError(f"{path} is a folder: name a file in it, such as {path / 'captions.jsonl'}.")
         if path.suffix.lower() not in ENDINGS:
@@ -88,11 +91,13 @@ class CaptionFile:
             with needs_extra("formats"):
                 import pyarrow.parquet  # noqa: F401
         self.path = path
-        self._earlier = path.with_name(f"{path.name}.part-earlier")
-        self._part = path.with_name(f"{path.name}.part-{rank}")
+        self._temporary = TemporaryDirectory() if reads_only else None
+        folder = Path(self._temporary.name) if self._temporary else path.parent
+        self._earlier = folder / f"{path.name}.part-earlier"
+        self._part = folder / f"{path.name}.part-{rank}"
         self._lock_file = path.with_name(f"{path.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._lock_file, path) if rank == 0 else None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._lock_file, path) if rank == 0 and not reads_only else None
         self._index = _Index([])
         self._stream: IO[bytes] | None = None
         self._is_copy = False  # whether the earlier part has the same content as the file
@@ -103,14 +108,15 @@ class CaptionFile:
         Raises:
             UsageError: The file contains something else.
         """
-        parts = [part for part in self._parts() if part != self._earlier]
-        files = [file for file in (self.path, self._earlier) if file.is_file()]
+        earlier = self.path.with_name(self._earlier.name)
+        parts = [part for part in self._parts() if part != earlier]
+        files = [file for file in (self.path, earlier) if file.is_file()]
         self._is_copy = not parts and files == [self.path]
         files.sort(key=lambda file: file.stat().st_mtime_ns)  # the file, if it was edited since the last kill
         if files or parts:
             rows_of = {file: _rows(file) for file in files} | {part: _rows(part) for part in parts}
             _write_parts(self._earlier, (each for rows in rows_of.values() for each in rows))
-        for part in parts:
+        for part in parts if not self._temporary else []:
             part.unlink()
 
     def open(
@@ -166,6 +172,9 @@ class CaptionFile:
     def close(self) -> None:
         """Closes the file; parts remain only if they contain what the file does not."""
         self.stop()
+        if self._temporary:
+            self._temporary.cleanup()
+            return
         if self._part.exists() and not self._part.stat().st_size:
             self._part.unlink()
         if self._lock is not None:
@@ -311,7 +320,10 @@ def _csv_rows(file: Path) -> Iterator[Row]:
             for number, row in enumerate(csv.DictReader(stream, delimiter=delimiter), 2):
                 if None in row:
                     raise UsageError(f"{file}, line {number}: more cells than columns. Name another file.")
-                yield _checked(_without_empty(row), f"{file}, line {number}")
+                row = _without_empty(row)
+                if _FORMULA.match(row.get("path", "")):
+                    row["path"] = row["path"].removeprefix("./")  # as `_csv_cell` has written it
+                yield _checked(row, f"{file}, line {number}")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file} is not a CSV in UTF-8 ({brief(error)}). Name another file.") from error
 
@@ -426,7 +438,7 @@ def _write_whole(file: Path, index: _Index, photos: Sequence[str]) -> None:
             with temporary.open("w", encoding="utf-8-sig", newline="") as table:  # spreadsheets need the BOM
                 writer = csv.DictWriter(table, columns)
                 writer.writeheader()
-                writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+                writer.writerows({name: _csv_cell(name, value) for name, value in row.items()} for row in rows)
         else:
             _write_parquet(temporary, columns, rows, _own_kinds(file, names))
 
@@ -465,6 +477,12 @@ def _cell(value: Any) -> str:
     """A value as valid Unicode text; undecodable bytes become `\\udc80` and so on."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return _SURROGATE.sub(lambda byte: f"\\udc{ord(byte[0]) - 0xDC00:02x}", text)
+
+
+def _csv_cell(name: str, value: Any) -> str:
+    """The same for a CSV, in which no file name may become a formula: `=1.jpg` is written as `./=1.jpg`."""
+    text = _cell(value)
+    return f"./{text}" if name in ("path", "error") and _FORMULA.match(text) else text
 
 
 def _locked(file: Path, path: Path) -> IO[bytes]:

@@ -25,7 +25,7 @@ def test_captions_are_borrowed_and_counted(arguments, checkpoint, tmp_path, caps
     assert load_dataset(str(tmp_path / "new"), split="train")["captions"][:] == [[CAPTIONS[0]]]  # the other has a man
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["1 of 2 images got captions, 1 in total", "1 of them had fewer than 30 candidates"]
-    assert said[2] == "1 images had no candidates and are skipped"
+    assert said[2] == "skipped: 1 image that had no candidates"
     assert said[3].startswith("labels of images without candidates: zebra (1); --synonyms")
     assert said[5:7] == ["0: dog", f"  {CAPTIONS[0]}"]
     assert said[-1] == f"written: {tmp_path / 'new'}"

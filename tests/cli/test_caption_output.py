@@ -384,6 +384,38 @@ def test_a_dry_run_shows_what_would_change_and_writes_nothing(command, photos, t
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_a_dry_run_shows_the_texts_that_the_file_has(command, photos, tmp_path, capsys, captioned):
+    file = tmp_path / "captions.csv"
+    main([*command, "--output", str(file)])
+    corrected = file.read_text("utf-8-sig").replace(next(iter(read(file)))["caption"], "a lynx", 1)
+    file.write_text(corrected, "utf-8-sig")
+    part = tmp_path / "captions.csv.part-0"  # of a killed command
+    part.write_text(json.dumps([{"path": str(photos / "1.png"), "caption": "an ocelot"}]) + "\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    captioned.clear()
+    capsys.readouterr()
+    options = [*command, "--write", "txt", "--output", str(file)]
+    assert main([*options, "--dry-run"]) == 2
+    shown = capsys.readouterr().out.splitlines()
+    assert captioned == ["4.png"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    main(options)
+    written = {text: text.read_text().rstrip("\n") for text in photos.rglob("*.txt")}
+    assert "a lynx" in written.values()
+    assert written[photos / "1.txt"] == "an ocelot"
+    assert sorted(shown) == sorted(f'{path}: text "{text}"' for path, text in written.items())
+
+
+def test_a_dry_run_does_not_mix_captions_of_other_settings(command, photos, tmp_path, capsys):
+    file = tmp_path / "captions.jsonl"
+    main([*command, "--output", str(file)])
+    options = [*command, "--write", "txt", "--output", str(file), "--dry-run", "--prefix", "seen: "]
+    assert main(options) == 2
+    assert "has captions of 8 of these images by checkpoint" in capsys.readouterr().err
+    assert main([*options, "--overwrite"]) == 2
+    assert 'text "seen: ' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -100,3 +100,15 @@ def test_columns_of_people_are_kept_when_a_photo_is_captioned_again(tmp_path, en
     rewrite(path, ["a.png", "b.png"], ["b.png"])
     assert list(READERS[ending](path)["note"]) == ["mine", "yours"]
     assert list(READERS[ending](path)["caption"]) == ["new", "new"]
+
+
+def test_no_name_of_a_photo_is_a_formula_in_a_spreadsheet(tmp_path):
+    path, photos = tmp_path / "captions.csv", ["=1+1.jpg", "@SUM(A1).jpg", "-2.jpg", "./+3.jpg", "./a.jpg", "b=.jpg"]
+    rewrite(path, photos, photos)
+    written = ["./=1+1.jpg", "./@SUM(A1).jpg", "./-2.jpg", "././+3.jpg", "./a.jpg", "b=.jpg"]
+    assert list(pd.read_csv(path)["path"]) == written
+    file = CaptionFile(path)
+    file.collect()
+    standing = file.open(photos, "me")
+    file.close()
+    assert standing.done == set(photos)
