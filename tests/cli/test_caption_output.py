@@ -335,7 +335,7 @@ def test_captions_below_a_score_are_listed_and_not_written(command, photos, tmp_
     told = capsys.readouterr().err
     assert main([*command, *options]) == 2
     for lines in (told.splitlines(), capsys.readouterr().err.splitlines()):
-        start = next(number for number, line in enumerate(lines) if "3 score below" in line)
+        start = next(number for number, line in enumerate(lines) if "3 captions score below" in line)
         assert [float(line.split()[0]) for line in lines[start + 1 : start + 4]] == pytest.approx(scores[:3], abs=0.01)
     assert len(list(photos.rglob("*.txt"))) == 5
 
@@ -421,6 +421,8 @@ def test_a_dry_run_does_not_mix_captions_of_other_settings(command, photos, tmp_
     [
         (["--dry-run"], "add --write txt, xmp or metadata"),
         (["--append"], "use it with --write txt alone"),
+        (["--json", "--output", "a.jsonl"], "--output prints none: omit one"),
+        (["--json", "--write", "txt", "--dry-run"], "--dry-run prints none: omit one"),
         (["--append", "--write", "xmp"], "use it with --write txt alone"),
     ],
 )

@@ -246,7 +246,7 @@ def test_a_table_without_splits_says_which_part_was_scored_and_how_to_score_all(
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert "|images:1|" in output
-    assert f"{tmp_path / 'mine.csv'} has no split validation: scored: 1 image that training uses" in output
+    assert f"{tmp_path / 'mine.csv'} has no split validation; scored: 1 image that training uses" in output
     assert main([*command, "--output", str(tmp_path / "out"), "--split", "all"]) == 0
     output = capsys.readouterr().out
     assert "|images:7|" in output
