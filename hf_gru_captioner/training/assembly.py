@@ -370,12 +370,13 @@ class Assembly:
             return CaptionedImages(dataset, augment=False)
         return CaptionedRegions([self.regions(dataset, View())], list(dataset["captions"]))
 
-    @property
+    @cached_property
     def objective(self) -> CrossEntropy | SelfCritical:
         if self.config.objective == "cross_entropy":
             options, label_head = self.config.optimization, None
             if options.label_loss:
-                label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
+                frequencies = list(self.label_frequencies.values())
+                label_head = LabelHead(self.model.encoder.vision.region_size, frequencies).to(self.accelerator.device)
             return CrossEntropy(
                 options.label_smoothing,
                 options.scheduled_sampling,
