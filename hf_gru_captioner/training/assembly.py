@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from ..captioner import Captioner
 from ..data import (
@@ -25,8 +25,9 @@ from ..data import (
     load_captions,
     stream_captions,
 )
+from ..data.features import carried_columns
 from ..data.mixture import images_of_epoch
-from ..data.sources import LABELS, WEIGHTS
+from ..data.sources import LABELS
 from ..errors import UsageError, listed
 from ..hub import public_name
 from ..inference.backend import PYTORCH
@@ -123,7 +124,11 @@ class Assembly:
     def _validation_set(self, source: SourceConfig):
         split, max_images = self.config.data.validation_split, self.config.validation.max_images
         if self.config.data.streaming:
-            return Dataset.from_list(list(self.stream(source, split).take(max_images)))
+            stream = self.stream(source, split)
+            undecoded = stream.cast_column("image", Image(decode=False)).take(
+                max_images
+            )  # decoded would be encoded anew
+            return Dataset.from_list(list(undecoded.take(max_images)), features=stream.features)
         return _head(self._load(source, split), max_images)
 
     @property
@@ -309,7 +314,8 @@ class Assembly:
         """The views of the training images."""
         data = self.config.data
         mirrored = [View(mirror=True)] if data.mirror else []
-        return [View(), *mirrored, *(View(crop=number + 1) for number in range(data.crops))]
+        crops = [View(crop=number + 1, may_mirror=data.mirror) for number in range(data.crops)]
+        return [View(), *mirrored, *crops]
 
     @property
     def to_encode(self) -> list[tuple[Dataset, View]]:
@@ -353,12 +359,11 @@ class Assembly:
         ]
 
     def _training_rows(self, dataset: Dataset) -> CaptionedImages | CaptionedRegions:
-        seed = self.config.optimization.seed
+        data, seed = self.config.data, self.config.optimization.seed
         if not self.config.caches_regions:
-            return CaptionedImages(dataset, color_jitter=self.config.data.color_jitter, seed=seed)
+            return CaptionedImages(dataset, color_jitter=data.color_jitter, seed=seed, mirror=data.mirror)
         views = [self.regions(dataset, view) for view in self.views]
-        weights = list(dataset[WEIGHTS]) if WEIGHTS in dataset.column_names else None
-        return CaptionedRegions(views, list(dataset["captions"]), seed, weights)
+        return CaptionedRegions(views, list(dataset["captions"]), seed, **carried_columns(dataset))
 
     @cached_property
     def validation_rows(self) -> dict[str, CaptionedImages | CaptionedRegions]:

@@ -145,7 +145,8 @@ class DataConfig:
     cache_precision: Literal["float16", "bfloat16"] = "float16"
     """Precision of the cached encoder outputs."""
     mirror: bool = True
-    """Also train on mirrored images; each epoch uses one random view of each image. Adds a cache."""
+    """Also train on mirrored images, and mirror half of the crops; each epoch uses one random view of each image. Adds
+    a cache."""
     crops: int = 0
     """Number of random crops per image to train on too, each 60 to 100 % of its area; each adds a cache."""
     color_jitter: float = 0.0
