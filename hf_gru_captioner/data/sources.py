@@ -5,12 +5,15 @@ checked. An image is identified by the digest of its encoded bytes, so that a ca
 name.
 """
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
@@ -28,6 +31,7 @@ from datasets.data_files import EmptyDatasetError
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
+from pyarrow import compute
 
 from ..errors import UsageError, brief, listed
 from ..model.image_loading_gru_captioner import register_readers
@@ -45,6 +49,7 @@ from .checks import (
     Tally,
     check_row,
     copies,
+    full_path,
     merge_rows,
     read_image,
 )
@@ -172,7 +177,12 @@ def load_captions(
     checked = rows.cast_column(layout.image, Image(decode=False)).map(
         check_row,
         with_indices=True,
-        fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": with_image},
+        fn_kwargs={
+            "layout": layout._asdict(),
+            "origin": found.origin,
+            "with_image": with_image,
+            "files": _digest_of_files(rows, layout),
+        },
         remove_columns=rows.column_names,
         features=Features({**layout.checked, "image": Image()}) if with_image else layout.checked,
         desc="checking images",
@@ -258,6 +268,31 @@ def stream_captions(
     kept = {name: each for name, each in layout.checked.items() if name not in ("image_digest", *INTERNAL)}
     rows = rows.cast(Features({"image": Image(), **kept}))
     return CheckedStream(split_dataset_by_node(rows, rank, world_size), tally, found.notices)
+
+
+def _digest_of_files(rows: Dataset, layout: "_Layout") -> str:
+    """Digest of the sizes and times of the image files that rows name, so that a changed file is noticed.
+
+    Empty if the images are inside of the rows, or the rows' own fingerprint covers their files.
+    """
+    if layout.is_ours:
+        return ""
+    column = rows.select_columns([layout.image]).with_format("arrow")[:][layout.image]
+    kind = column.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        column = compute.struct_field(column, "path").filter(compute.struct_field(column, "bytes").is_null())
+    elif not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        return ""
+    if not len(column):
+        return ""
+    digest = hashlib.sha256()
+    for path in column:
+        file = full_path(path.as_py(), layout._asdict())
+        with suppress(OSError, ValueError):  # no such file, no path, a URL; a null byte in the name
+            if file:
+                status = os.stat(file)
+                digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _options(images, max_skipped, allow_urls, image_column, caption_column, spelling) -> ReadingOptions:
