@@ -225,6 +225,7 @@ def stream_captions(
     image_column: str | None = None,
     caption_column: str | None = None,
     spelling: str = "{}",
+    max_images: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     seed: int | None = None,
@@ -238,6 +239,8 @@ def stream_captions(
         source, split, images, allow_urls, image_column, caption_column, spelling: As in `load_captions`.
         max_skipped: As in `load_captions`, for the rows seen by this process; enforced from 100 rows on and when the
             stream ends, which is also when warnings are issued.
+        max_images: Maximum number of images, the first of the source; with several processes, the first of the shards
+            of each. Then shards are not shuffled.
         rank, world_size: Index of this process, and number of processes that share the rows.
         seed: Shuffles the shards, anew after each `set_epoch`; rows keep their order within a shard. By default the
             order of the source.
@@ -259,7 +262,7 @@ def stream_captions(
     rows = rows.select_columns(columns)
     if isinstance(features[layout.image], Image):
         rows = rows.cast_column(layout.image, Image(decode=False))
-    if seed is not None:
+    if seed is not None and max_images is None:  # the first images of shuffled shards would be others in each pass
         rows = rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
     tally = Tally(found.name, options, wanted=split if found.divided else None)
     settings = {"layout": layout._asdict(), "origin": found.origin, "with_image": True}
@@ -267,6 +270,8 @@ def stream_captions(
     rows = rows.filter(tally).remove_columns(["image_digest", *INTERNAL])
     kept = {name: each for name, each in layout.checked.items() if name not in ("image_digest", *INTERNAL)}
     rows = rows.cast(Features({"image": Image(), **kept}))
+    if max_images is not None:
+        rows = rows.take(max_images)
     return CheckedStream(split_dataset_by_node(rows, rank, world_size), tally, found.notices)
 
 

@@ -148,7 +148,7 @@ class Assembly:
     def _counted_rows(self) -> list[dict[str, Any]]:
         """With streaming: the rows from which frequencies are computed, without their images."""
         data = self.config.data
-        streams = [self.stream(each, data.train_split).take(data.streamed_vocabulary) for each in self.sources.values()]
+        streams = [self._training_stream(each).take(data.streamed_vocabulary) for each in self.sources.values()]
         return [{name: value for name, value in row.items() if name != "image"} for rows in streams for row in rows]
 
     @cached_property
@@ -177,6 +177,9 @@ class Assembly:
 
     def stream(self, source: SourceConfig, split: str, **share):
         return stream_captions(source.path, split, **self.config.data.reading(source), **share)
+
+    def _training_stream(self, source: SourceConfig, **share):
+        return self.stream(source, self.config.data.train_split, max_images=self.config.data.max_images, **share)
 
     def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
@@ -342,7 +345,7 @@ class Assembly:
             if optimization.images_per_step % parts:
                 raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
             share = {"rank": process, "world_size": processes, "seed": optimization.seed}
-            streams = [self.stream(source, data.train_split, **share) for source in self.sources.values()]
+            streams = [self._training_stream(source, **share) for source in self.sources.values()]
             stream = (
                 streams[0] if isinstance(data.source, str) else MixedStream(self._mixed(streams), optimization.seed)
             )

@@ -253,7 +253,7 @@ class CaptionTrainer:
                 self.accelerator.backward(loss)
             total += loss.detach()
         parameters = [parameter for module in self.trained for parameter in module.parameters()]
-        grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         step_loss = self.accelerator.reduce(total, reduction="mean").item()
         # A gradient scaler skips steps with non-finite gradients itself, to adjust its scale.
         has_scaler = self.accelerator.scaler is not None

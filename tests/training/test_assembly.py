@@ -75,3 +75,29 @@ def test_validation_images_of_a_stream_are_those_of_the_files(make_assembly, tmp
         sets.append([np.asarray(image) for image in rows["image"]])
     assert [len(images) for images in sets] == [2, 2]
     np.testing.assert_array_equal(*sets)
+
+
+def test_of_a_stream_only_the_first_images_are_learned(make_assembly, make_dataset, tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for split, size in (("train", 8), ("validation", 1)):
+        for shard in range(2):
+            rows = make_dataset(size).select_columns(["image", "captions"])
+            rows = rows.add_column("image_id", [f"{shard}-{number}" for number in range(size)])
+            rows.to_parquet(tmp_path / "set" / "data" / f"{split}-0000{shard}-of-00002.parquet")
+    streaming = {"data.streaming": True, "data.steps_per_epoch": 9, "data.shuffle_block": 2, "data.max_images": 3}
+    assembly = make_assembly(tmp_path / "set", **streaming, **{"optimization.images_per_step": 1})
+    assert len(assembly.known_captions) == 3
+    batches = assembly.batches()
+    batches.collate = lambda rows: rows[0]["image_id"]
+
+    def learned(epoch, first_step=0):
+        return [image_id for (image_id,) in batches.epoch(epoch, first_step)]
+
+    images = learned(1)
+    for start in (0, 3, 6):  # each pass
+        assert sorted(images[start : start + 3]) == ["0-0", "0-1", "0-2"]
+    state, following = batches.state_dict(), learned(2)
+    batches.load_state_dict(state)
+    assert learned(2) == following
+    share = assembly._training_stream(next(iter(assembly.sources.values())), rank=1, world_size=2, seed=0)
+    assert [row["image_id"] for row in share] == ["1-0"]

@@ -71,6 +71,11 @@ def test_a_checkpoint_is_written_in_the_precision_asked_for(fit, tmp_path, preci
     assert model.dtype == torch.float32
 
 
+def test_a_maximum_gradient_norm_of_0_clips_nothing(fit):
+    unclipped, clipped = (weights_of(fit(epochs=1, max_grad_norm=norm, folder=f"run-{norm}")[0]) for norm in (0.0, 1e9))
+    assert are_equal(unclipped, clipped)
+
+
 def test_the_frozen_encoder_does_not_move(fit, make_model):
     model, _ = fit()
     before = make_model(dropout=0.1).state_dict()
