@@ -125,7 +125,7 @@ def read_references(path: str | Path, image_column: str | None = None, caption_c
     In a table, images are identified by the column `image_id` if present, otherwise by their paths.
 
     Raises:
-        FileNotFoundError, ValueError: As in `evaluation.coco.read_references` and `data.caption_files`.
+        FileNotFoundError, ValueError: As in `evaluation.coco.read_coco_annotations` and `data.caption_files`.
     """
     captions = _captions_in_file(Path(path), image_column, caption_column, "annotations")
     return References(captions, {"references": str(path)})
@@ -152,9 +152,9 @@ def _captions_in_file(
 
     if path.suffix.lower() == ".json" and image_column is caption_column is None:
         if coco_format == "annotations" and coco.has_annotations(path):
-            return coco.read_references(path)
+            return coco.read_coco_annotations(path)
         if coco_format == "results" and not coco.has_annotations(path):
-            return {image_id: [caption] for image_id, caption in coco.read_results(path).items()}
+            return {image_id: [caption] for image_id, caption in coco.read_coco_results(path).items()}
 
     from .data.caption_files import read_caption_file
     from .data.tables import ChosenColumns

@@ -25,7 +25,7 @@ from ..model.image_loading_gru_captioner import (
     REFUSED_FORMATS,
     count_scans,
 )
-from .columns import SPLIT_NAMES, caption_weights_of, has_words, is_list_of_text, texts_of
+from .columns import SPLIT_NAMES, WORDLESS, caption_weights_of, has_words, is_list_of_text, texts_of
 from .origins import Origin
 from .reading import ReadingOptions
 from .recognition import VALIDATION_SHARE, draw
@@ -258,7 +258,7 @@ class Tally:
         warned = list(notices)
         if self.named:
             warned.append(f"{self} and are skipped: {self._names()}.")
-        for kind, what in (("empty", "empty"), ("wordless", "without a word, such as punctuation or emoji")):
+        for kind, what in (("empty", "empty"), ("wordless", WORDLESS)):
             if counts := self.left_out[kind]:
                 number = counted(counts.total(), "caption")
                 warned.append(f"{number} of {self.name} {what}, left out: {listed(counts, NAMED_ROWS)}.")

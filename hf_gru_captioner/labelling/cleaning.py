@@ -42,8 +42,8 @@ _SENTENCE_END = re.compile(r"(?<=[^\s.!?])[.!?]+[\"'”’)*]*(?=\s+\S)")
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|no|jr|sr|[a-z])$", re.IGNORECASE)
 _MARKS = " \t\n*_`#-–—:;,"  # removed at both ends
 _STOPS = " .!?,;:"  # removed at the end
-_QUOTES = ('""', "''", "“”", "‘’")  # opening and closing
-_EDGES = _MARKS + "".join(_QUOTES)
+_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"))  # opening and closing
+_EDGES = _MARKS + "".join(map("".join, _QUOTES))
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _STOP_IN_QUOTES = re.compile(r"[.,]+(?=[\"”]$)")  # as Americans write
 
