@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import MissingExtraError, UsageError, needs_extra
-from .files import write_atomically
+from .files import distinct_names, write_atomically
 from .inference.backend import AUTO
 from .label_names import LabelNames
 
@@ -46,14 +46,16 @@ class References:
     """Images with reference captions.
 
     Attributes:
-        captions: Reference captions by image id.
+        captions: Reference captions by image id. If several images have the same one, it is numbered (`a`, `a.2`).
         settings: Where they come from.
         rows: Rows of the dataset with the images, in the same order; None for a file of captions only.
+        numbered: The first image id that was numbered; None if each image has its own.
     """
 
     captions: Mapping[str, list[str]]
     settings: Mapping[str, Any]
     rows: Dataset | None = None
+    numbered: str | None = None
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of a row."""
@@ -102,17 +104,19 @@ def load_references(data: str, split: str = "validation", **options: Any) -> Ref
         options: `images`, `image_column`, `caption_column`, `allow_urls` and others of `data.load_captions`.
 
     Raises:
-        UsageError: Two images have the same id.
         FileNotFoundError, ValueError: As in `load_captions`.
     """
     with needs_extra("score"):
         from .data import load_captions
 
     rows = load_captions(data, split, **options)
-    captions = dict(zip(rows["image_id"], rows["captions"], strict=True))
-    if len(captions) < len(rows):
-        raise UsageError(f"{data} has several images with the same image_id.")
-    return References(captions, {"data": data, "split": split}, rows)
+    image_ids, numbered = list(rows["image_id"]), None
+    if len(set(image_ids)) < len(image_ids):
+        distinct = distinct_names(image_ids)
+        numbered = next(name for name, image_id in zip(distinct, image_ids, strict=True) if name != image_id)
+        image_ids = distinct
+    captions = dict(zip(image_ids, rows["captions"], strict=True))
+    return References(captions, {"data": data, "split": split}, rows, numbered)
 
 
 def read_references(path: str | Path, image_column: str | None = None, caption_column: str | None = None) -> References:
@@ -121,7 +125,7 @@ def read_references(path: str | Path, image_column: str | None = None, caption_c
     In a table, images are identified by the column `image_id` if present, otherwise by their paths.
 
     Raises:
-        FileNotFoundError, ValueError: As in `evaluation.coco.read_references` and `data.caption_files`.
+        FileNotFoundError, ValueError: As in `evaluation.coco.read_coco_annotations` and `data.caption_files`.
     """
     captions = _captions_in_file(Path(path), image_column, caption_column, "annotations")
     return References(captions, {"references": str(path)})
@@ -148,9 +152,9 @@ def _captions_in_file(
 
     if path.suffix.lower() == ".json" and image_column is caption_column is None:
         if coco_format == "annotations" and coco.has_annotations(path):
-            return coco.read_references(path)
+            return coco.read_coco_annotations(path)
         if coco_format == "results" and not coco.has_annotations(path):
-            return {image_id: [caption] for image_id, caption in coco.read_results(path).items()}
+            return {image_id: [caption] for image_id, caption in coco.read_coco_results(path).items()}
 
     from .data.caption_files import read_caption_file
     from .data.tables import ChosenColumns
@@ -421,7 +425,17 @@ def plan_scoring(
         check_scoring(list(references.captions.values()), metrics, options.get("tokenizer", "auto"))
     except ImportError as error:
         raise MissingExtraError(str(error)) from error
-    read = {name: match(read_results(path), references.captions)[1] for name, path in zip(names, results, strict=True)}
+    try:
+        read = {
+            name: match(read_results(path), references.captions)[1] for name, path in zip(names, results, strict=True)
+        }
+    except ValueError as error:
+        if references.numbered is None:
+            raise
+        raise UsageError(
+            f"{error} Several images of {references.settings['data']} have the same image_id: in results, as in "
+            f"{PREDICTIONS}, they are numbered, the first of them as {references.numbered[:80]!r}."
+        ) from error
     known = None
     if training_data:
         training_set = load_captions(training_data, "train", allow_urls=allow_urls)

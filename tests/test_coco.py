@@ -6,7 +6,7 @@ import pytest
 
 from hf_gru_captioner.coco import Annotations, parse_annotations
 from hf_gru_captioner.data.caption_files import read_caption_file
-from hf_gru_captioner.evaluation.coco import read_references
+from hf_gru_captioner.evaluation.coco import read_coco_annotations
 
 DOG, CAT = {"id": 42, "file_name": "a.jpg"}, {"id": "7", "file_name": "b.jpg"}
 
@@ -34,7 +34,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("read", [read_caption_file, read_references])
+@pytest.mark.parametrize("read", [read_caption_file, read_coco_annotations])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_training_and_scoring_refuse_a_broken_file_with_the_same_words(tmp_path, read, fault):
     changes, message = FAULTS[fault]

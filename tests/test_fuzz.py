@@ -29,7 +29,7 @@ from hf_gru_captioner.cli.training_options import read_config
 from hf_gru_captioner.data import load_captions
 from hf_gru_captioner.data.caption_files import read_caption_file
 from hf_gru_captioner.errors import UsageError
-from hf_gru_captioner.evaluation.coco import read_references, read_results
+from hf_gru_captioner.evaluation.coco import read_coco_annotations, read_coco_results
 from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
 from hf_gru_captioner.model import GRUCaptionerConfig, load_image
 from hf_gru_captioner.training import DataConfig, TrainingConfig
@@ -379,7 +379,7 @@ def test_a_damaged_data_set_is_refused_by_its_name(tmp_path, name, content):
 # ---------------------------------------------------------------------------------------------- COCO's result files
 
 
-@pytest.mark.parametrize(("read", "content"), [(read_results, COCO_ROWS), (read_references, COCO)])
+@pytest.mark.parametrize(("read", "content"), [(read_coco_results, COCO_ROWS), (read_coco_annotations, COCO)])
 def test_a_damaged_file_of_results_is_read_or_refused(tmp_path, read, content):
     path = tmp_path / "results.json"
 
@@ -412,7 +412,7 @@ def test_what_is_no_result_is_refused_in_one_line(tmp_path, capsys, fault):
     path = tmp_path / "annotations.json"
     path.write_bytes(content)
     with pytest.raises(ValueError) as refused:  # noqa: PT011, the text is looked at below
-        read_references(path)
+        read_coco_annotations(path)
     assert said in str(refused.value)
     assert str(path) in one_line_of(capsys, ["score", path, "--references", path])
 

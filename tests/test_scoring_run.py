@@ -58,3 +58,24 @@ def test_without_a_checkpoint_there_is_nothing_to_keep(tmp_path):
     (tmp_path / "other" / "ours.json").write_text(json.dumps(annotations))
     with pytest.raises(UsageError, match="two systems are called ours"):
         score(references, results=[tmp_path / "ours.json", tmp_path / "other" / "ours.json"], **QUICK)
+
+
+def test_images_of_the_same_id_are_numbered_and_result_files_have_to_name_each(checkpoint, make_dataset, tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows = make_dataset(4).remove_columns("image_id").add_column("image_id", ["shirt", "hat", "shirt", "shirt.2"])
+    rows.to_parquet(tmp_path / "set" / "data" / "validation-00000-of-00001.parquet")
+    references = load_references(str(tmp_path / "set"))
+    names = ["shirt", "hat", "shirt.2", "shirt.2.2"]
+    assert list(references.captions) == names
+    assert [references.captions[name] for name in names] == list(rows["captions"])
+    captions = caption_references(references, str(checkpoint), num_beams=1)
+    run = score(references, captions, **QUICK)
+    run.save(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["image_id"] for row in written] == names
+    again = score(references, results=[tmp_path / "out" / "predictions.json"], **QUICK)
+    assert again.scores.scores["predictions"].values == run.scores.scores[captions.name].values
+    for ids in (["shirt", "hat"], ["shirt", "hat", "shirt", "shirt.2"]):
+        (tmp_path / "theirs.json").write_text(json.dumps([{"image_id": each, "caption": "a dog"} for each in ids]))
+        with pytest.raises(UsageError, match=r"same image_id: in results, .* numbered, .* as 'shirt\.2'"):
+            score(references, results=[tmp_path / "theirs.json"], **QUICK)

@@ -26,6 +26,7 @@ from .columns import (
     IMAGE_SUFFIXES,
     KNOWN_LAYOUTS,
     SPLIT_NAMES,
+    WORDLESS,
     caption_weights_of,
     find_columns,
     has_words,
@@ -371,7 +372,7 @@ class _Reading:
         used = {key for key, entry in self._entries.items() if entry.captions}
         for dropped, what in (
             (self._empty, "empty"),
-            (self._wordless, "without a word, such as punctuation or emoji"),
+            (self._wordless, WORDLESS),
         ):
             rows = [where for key, where in dropped if key in used]
             if rows:

@@ -25,7 +25,7 @@ from ..model.image_loading_gru_captioner import (
     REFUSED_FORMATS,
     count_scans,
 )
-from .columns import SPLIT_NAMES, caption_weights_of, has_words, is_list_of_text, texts_of
+from .columns import SPLIT_NAMES, WORDLESS, caption_weights_of, has_words, is_list_of_text, texts_of
 from .origins import Origin
 from .reading import ReadingOptions
 from .recognition import VALIDATION_SHARE, draw
@@ -58,8 +58,12 @@ def check_row(
     layout: Mapping[str, Any],
     origin: Origin,
     with_image: bool = False,
+    files: str = "",
 ) -> dict[str, Any]:
-    """Converts a row with an undecoded image to the columns `CHECKED`; `problem` is the reason if it can't be used."""
+    """Converts a row with an undecoded image to the columns `CHECKED`; `problem` is the reason if it can't be used.
+
+    `files` is not used: a digest of the images' files, which enters the key of `datasets`' cache.
+    """
     if isinstance(row.get("json"), Mapping):
         row = {**row["json"], **row}
     image = row[layout["image"]] or {}
@@ -67,9 +71,7 @@ def check_row(
         image = {"bytes": image}
     if isinstance(image, str):  # in a stream without column types
         image = {"path": image}
-    path = image.get("path")
-    if path and layout["is_relative"] and "://" not in path:
-        path = os.path.join(layout["root"], path)
+    path = full_path(image.get("path"), layout)
     problem = row.get(PROBLEM) if layout["is_ours"] else None
     encoded = b""
     if problem is None:
@@ -112,6 +114,13 @@ def check_row(
         labels = row.get(layout["labels"])
         checked[LABELS] = list(labels) if is_list_of_text(labels) else None
     return checked | {"image": {"bytes": encoded, "path": None}} if with_image else checked
+
+
+def full_path(path: str | None, layout: Mapping[str, Any]) -> str | None:
+    """The path of an image, given as the source has it."""
+    if path and layout["is_relative"] and "://" not in path:
+        return os.path.join(layout["root"], path)
+    return path
 
 
 def merge_rows(rows: Mapping[str, list[Any]]) -> list[int]:
@@ -249,7 +258,7 @@ class Tally:
         warned = list(notices)
         if self.named:
             warned.append(f"{self} and are skipped: {self._names()}.")
-        for kind, what in (("empty", "empty"), ("wordless", "without a word, such as punctuation or emoji")):
+        for kind, what in (("empty", "empty"), ("wordless", WORDLESS)):
             if counts := self.left_out[kind]:
                 number = counted(counts.total(), "caption")
                 warned.append(f"{number} of {self.name} {what}, left out: {listed(counts, NAMED_ROWS)}.")

@@ -31,6 +31,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+WORDLESS = "without a word, such as punctuation or emoji"  # a caption that `has_words` refuses, in messages
 CAPTION_STEMS = (
     "caption",
     "captions",

@@ -38,6 +38,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..files import PARTIAL, PROVENANCE, write_atomically
+from ..model.image_loading_gru_captioner import load_image
 from .sources import LABELS, WEIGHTS, decode_images
 
 _logger = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ class View:
 
     Args:
         mirror: Flip the image horizontally.
-        crop: Number of a random crop, at least 1: 60 to 100 % of the area at the image's aspect ratio, mirrored half
-            of the time. The crop depends on this number and the image's index. None: the whole image.
+        crop: Number of a random crop, at least 1: 60 to 100 % of the area at the image's aspect ratio. The crop depends
+            on this number and the image's index. None: the whole image.
+        may_mirror: Whether a crop is mirrored half of the time.
     """
 
     mirror: bool = False
     crop: int | None = None
+    may_mirror: bool = True
 
     def __call__(self, image: PILImage.Image, index: int) -> PILImage.Image:
         mirror = self.mirror
@@ -72,11 +75,13 @@ class View:
             width, height = round(image.width * scale), round(image.height * scale)
             left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
             image = image.crop((left, top, left + width, top + height))
-            mirror ^= bool(random.integers(2))
+            mirror ^= self.may_mirror and bool(random.integers(2))
         return ImageOps.mirror(image) if mirror else image
 
     def __str__(self) -> str:
         name = "whole" if self.crop is None else f"crop {self.crop}"
+        if self.crop is not None and not self.may_mirror:
+            name += ", never mirrored"
         return f"{name}, mirrored" if self.mirror else name
 
 
@@ -264,14 +269,20 @@ def _write(path: Path, content: bytes) -> None:
     write_atomically(path, content, writer=f"{platform.node()}.{os.getpid()}")
 
 
+def carried_columns(dataset: Dataset) -> dict[str, list[Any]]:
+    """The optional columns that a dataset has: `caption_weights` and `labels` of each image."""
+    return {name: list(dataset[name]) for name in CARRIED if name in dataset.column_names}
+
+
 class CaptionedRegions(torch.utils.data.Dataset):
-    """Rows `{"regions": (P, D) tensor, "captions": [...]}` of encoded images, with `caption_weights` if given.
+    """Rows `{"regions": (P, D) tensor, "captions": [...]}` of encoded images, with optional columns if given.
 
     Args:
         views: One cache per augmentation; each epoch samples one for each image.
         captions: The captions of each image.
         seed: Random seed; samples depend only on seed, epoch and image.
         caption_weights: Weight of each caption of each image.
+        labels: The labels of each image, or None if they are unknown.
     """
 
     def __init__(
@@ -280,10 +291,12 @@ class CaptionedRegions(torch.utils.data.Dataset):
         captions: Sequence[list[str]],
         seed: int = 0,
         caption_weights: Sequence[list[float] | None] | None = None,
+        labels: Sequence[list[str] | None] | None = None,
     ):
         self.views = views
-        self.caption_weights = caption_weights
         self.captions = captions
+        carried = {WEIGHTS: caption_weights, LABELS: labels}
+        self.carried = {name: values for name, values in carried.items() if values is not None}
         self.seed = seed
         self.epoch = 0
 
@@ -295,7 +308,7 @@ class CaptionedRegions(torch.utils.data.Dataset):
         if len(self.views) > 1:
             view = int(np.random.default_rng((self.seed, self.epoch, index)).integers(len(self.views)))
         row = {"regions": self.views[view][index], "captions": self.captions[index]}
-        return row if self.caption_weights is None else {**row, WEIGHTS: self.caption_weights[index]}
+        return row | {name: values[index] for name, values in self.carried.items()}
 
 
 class CaptionedImages(torch.utils.data.Dataset):
@@ -303,17 +316,21 @@ class CaptionedImages(torch.utils.data.Dataset):
 
     Args:
         dataset: Rows with columns `image` and `captions`, optionally `caption_weights` and `labels`.
-        augment: Take a new random crop of each image in each epoch, mirrored half of the time.
+        augment: Take a new random crop of each image in each epoch.
         color_jitter: Maximum relative change of a crop's brightness, contrast and saturation, [0, 1).
         seed: Random seed; crops and colors depend only on seed, epoch and image.
+        mirror: Mirror half of the crops.
     """
 
-    def __init__(self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0):
+    def __init__(
+        self, dataset: Dataset, augment: bool = True, color_jitter: float = 0.0, seed: int = 0, mirror: bool = True
+    ):
         self.images = dataset.select_columns([name for name in ("image", "image_id") if name in dataset.column_names])
         self.captions = list(dataset["captions"])
-        self.carried = {name: list(dataset[name]) for name in CARRIED if name in dataset.column_names}
+        self.carried = carried_columns(dataset)
         self.augment = augment
         self.color_jitter = color_jitter
+        self.mirror = mirror
         self.seed = seed
         self.epoch = 0
 
@@ -323,10 +340,10 @@ class CaptionedImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         image = ImageOps.exif_transpose(*decode_images(self.images, [index]))
         if self.augment:
-            image = View(crop=1 + self.seed * 1_000_003 + self.epoch)(image, index)
+            image = View(crop=1 + self.seed * 1_000_003 + self.epoch, may_mirror=self.mirror)(image, index)
             if self.color_jitter:
-                image, random = image.convert("RGB"), np.random.default_rng((self.seed, self.epoch, index))
+                image, random = load_image(image), np.random.default_rng((self.seed, self.epoch, index))
                 for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                     image = enhance(image).enhance(random.uniform(1 - self.color_jitter, 1 + self.color_jitter))
-        carried = {name: values[index] for name, values in self.carried.items()}
-        return {"image": image, "captions": self.captions[index], **carried}
+        row = {"image": image, "captions": self.captions[index]}
+        return row | {name: values[index] for name, values in self.carried.items()}

@@ -5,12 +5,15 @@ checked. An image is identified by the digest of its encoded bytes, so that a ca
 name.
 """
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
@@ -28,6 +31,7 @@ from datasets.data_files import EmptyDatasetError
 from datasets.distributed import split_dataset_by_node
 from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
+from pyarrow import compute
 
 from ..errors import UsageError, brief, listed
 from ..model.image_loading_gru_captioner import register_readers
@@ -45,6 +49,7 @@ from .checks import (
     Tally,
     check_row,
     copies,
+    full_path,
     merge_rows,
     read_image,
 )
@@ -172,7 +177,12 @@ def load_captions(
     checked = rows.cast_column(layout.image, Image(decode=False)).map(
         check_row,
         with_indices=True,
-        fn_kwargs={"layout": layout._asdict(), "origin": found.origin, "with_image": with_image},
+        fn_kwargs={
+            "layout": layout._asdict(),
+            "origin": found.origin,
+            "with_image": with_image,
+            "files": _digest_of_files(rows, layout),
+        },
         remove_columns=rows.column_names,
         features=Features({**layout.checked, "image": Image()}) if with_image else layout.checked,
         desc="checking images",
@@ -215,6 +225,7 @@ def stream_captions(
     image_column: str | None = None,
     caption_column: str | None = None,
     spelling: str = "{}",
+    max_images: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     seed: int | None = None,
@@ -228,6 +239,8 @@ def stream_captions(
         source, split, images, allow_urls, image_column, caption_column, spelling: As in `load_captions`.
         max_skipped: As in `load_captions`, for the rows seen by this process; enforced from 100 rows on and when the
             stream ends, which is also when warnings are issued.
+        max_images: Maximum number of images, the first of the source; with several processes, the first of the shards
+            of each. Then shards are not shuffled.
         rank, world_size: Index of this process, and number of processes that share the rows.
         seed: Shuffles the shards, anew after each `set_epoch`; rows keep their order within a shard. By default the
             order of the source.
@@ -249,7 +262,7 @@ def stream_captions(
     rows = rows.select_columns(columns)
     if isinstance(features[layout.image], Image):
         rows = rows.cast_column(layout.image, Image(decode=False))
-    if seed is not None:
+    if seed is not None and max_images is None:  # the first images of shuffled shards would be others in each pass
         rows = rows.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
     tally = Tally(found.name, options, wanted=split if found.divided else None)
     settings = {"layout": layout._asdict(), "origin": found.origin, "with_image": True}
@@ -257,7 +270,34 @@ def stream_captions(
     rows = rows.filter(tally).remove_columns(["image_digest", *INTERNAL])
     kept = {name: each for name, each in layout.checked.items() if name not in ("image_digest", *INTERNAL)}
     rows = rows.cast(Features({"image": Image(), **kept}))
+    if max_images is not None:
+        rows = rows.take(max_images)
     return CheckedStream(split_dataset_by_node(rows, rank, world_size), tally, found.notices)
+
+
+def _digest_of_files(rows: Dataset, layout: "_Layout") -> str:
+    """Digest of the sizes and times of the image files that rows name, so that a changed file is noticed.
+
+    Empty if the images are inside of the rows, or the rows' own fingerprint covers their files.
+    """
+    if layout.is_ours:
+        return ""
+    column = rows.select_columns([layout.image]).with_format("arrow")[:][layout.image]
+    kind = column.type
+    if pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        column = compute.struct_field(column, "path").filter(compute.struct_field(column, "bytes").is_null())
+    elif not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        return ""
+    if not len(column):
+        return ""
+    digest = hashlib.sha256()
+    for path in column:
+        file = full_path(path.as_py(), layout._asdict())
+        with suppress(OSError, ValueError):  # no such file, no path, a URL; a null byte in the name
+            if file:
+                status = os.stat(file)
+                digest.update(f"{file}|{status.st_size}|{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _options(images, max_skipped, allow_urls, image_column, caption_column, spelling) -> ReadingOptions:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import datasets
 import evaluate
 import numpy as np
 
 from .caption_set import MAX_ORDER, CaptionSet
-from .options import ScoringOptions
+from .options import FEATURES, ScoringOptions
 from .ptb import Tokenizer
 from .statistics import MetricResult, ScoreStatistics
 from .writing_systems import MARKS
@@ -154,9 +153,7 @@ class CaptionBleu(evaluate.Metric):
                 "brevity_penalty: False to score as early papers did. Returns bleu_1 to bleu_4 (0 to 1), length_ratio, "
                 "bleu_signature."
             ),
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
-            ),
+            features=FEATURES,
             reference_urls=["https://aclanthology.org/P02-1040"],
         )
 

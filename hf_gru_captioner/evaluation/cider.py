@@ -26,13 +26,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import datasets
 import evaluate
 import numpy as np
 
 from .caption_set import MAX_ORDER, CaptionSet
 from .document_frequencies import DocumentFrequencies
-from .options import ScoringOptions
+from .options import FEATURES, ScoringOptions
 from .ptb import Tokenizer, tokenize
 from .statistics import MetricResult, ScoreStatistics
 from .writing_systems import MARKS
@@ -161,9 +160,7 @@ class Cider(evaluate.Metric):
                 'without it they come from the references. form: "cider-d" or "cider", the plain cosine. '
                 "Returns cider (cider_cosine for the cosine), 0 to 10, and cider_signature."
             ),
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
-            ),
+            features=FEATURES,
             reference_urls=["https://arxiv.org/abs/1411.5726"],
         )
 

@@ -20,7 +20,7 @@ from ..files import write_atomically
 _SHOWN = 5  # ids listed in an error
 
 
-def read_results(path: str | Path) -> dict[str, str]:
+def read_coco_results(path: str | Path) -> dict[str, str]:
     """Return the caption of each image id, in the order of the file.
 
     Raises:
@@ -40,7 +40,7 @@ def read_results(path: str | Path) -> dict[str, str]:
     return results
 
 
-def read_references(path: str | Path) -> dict[str, list[str]]:
+def read_coco_annotations(path: str | Path) -> dict[str, list[str]]:
     """Return the references of each image id, in the order in which the ids first appear: in "images", if present,
     then in "annotations".
 
@@ -66,7 +66,7 @@ def has_annotations(path: str | Path) -> bool:
     """Whether a JSON file is in the annotations format, judging by its keys.
 
     Raises:
-        FileNotFoundError, ValueError: As in [`read_references`].
+        FileNotFoundError, ValueError: As in [`read_coco_annotations`].
     """
     content = _read_json(path)
     return isinstance(content, dict) and "annotations" in content

@@ -15,12 +15,11 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 
 from .caption_set import CaptionSet
-from .options import ScoringOptions
+from .options import FEATURES, ScoringOptions
 from .ptb import WITHOUT_JAVA, Tokenizer, java_command, last_words
 from .statistics import MetricResult, ScoreStatistics
 from .writing_systems import MARKS
@@ -110,9 +109,7 @@ class Meteor(evaluate.Metric):
                 "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple", "char" or "none". Returns meteor (0 to 1) and meteor_signature.'
             ),
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
-            ),
+            features=FEATURES,
             reference_urls=["https://aclanthology.org/W14-3348"],
         )
 

@@ -91,10 +91,10 @@ _ALL = (
         (
             Score("distinct_1", "distinct-1", is_per_image=False),
             Score("distinct_2", "distinct-2", is_per_image=False),
-            Score("vocabulary", "different words", scale=1.0, maximum=None, digits=0, is_per_image=False),
+            Score("vocabulary", "distinct words", scale=1.0, maximum=None, digits=0, is_per_image=False),
             Score("mean_length", "words per caption", scale=1.0, maximum=None),
-            Score("repeated_word_share", "repeating a word, %"),
-            Score("novel_share", "not in training set, %"),
+            Score("repeated_word_share", "captions repeating a word, %"),
+            Score("novel_share", "novel captions, %"),
         ),
     ),
     Metric(

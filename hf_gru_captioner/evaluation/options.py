@@ -1,4 +1,4 @@
-"""Options that `score_captions` passes to every metric besides the captions."""
+"""What the metrics have in common: the options that `score_captions` passes to each, and the inputs of `compute`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import datasets
+
 if TYPE_CHECKING:
     from .caption_bleu import ReferenceLength
     from .document_frequencies import DocumentFrequencies
+
+# Inputs of the `evaluate` metrics: a caption of each image, and its references.
+FEATURES = datasets.Features(
+    {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
+)
 
 
 @dataclass(frozen=True)

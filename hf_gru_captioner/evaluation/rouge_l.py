@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 
 from .caption_set import CaptionSet
-from .options import ScoringOptions
+from .options import FEATURES, ScoringOptions
 from .ptb import Tokenizer
 from .statistics import MetricResult, ScoreStatistics
 from .writing_systems import MARKS
@@ -83,9 +82,7 @@ class RougeL(evaluate.Metric):
                 "predictions: list of str, one caption per image. references: list of lists of str. "
                 'tokenizer: "ptb", "simple", "char" or "none". Returns rouge_l (0 to 1) and rouge_l_signature.'
             ),
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
-            ),
+            features=FEATURES,
             reference_urls=["https://aclanthology.org/P04-1077"],
         )
 

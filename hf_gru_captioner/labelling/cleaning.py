@@ -32,10 +32,20 @@ _IN_THE_IMAGE = re.compile(
     rf"[\s,]+(?:with)?in\s+(?:the|this)\s+{_OF_PICTURES}$|[\s,]+on\s+(?:the|this)\s+image$", re.I
 )
 _ARAFED = re.compile(r"\b(?:(?P<before>\w+)\s+)?araf\w*(?:\s+(?P<after>\w+))?", re.IGNORECASE)
-_TWICE = re.compile(r"\b(\w+)(?:\s+\1\b)+", re.IGNORECASE)
+# Words that are never doubled on purpose; others are: a yo yo, a choo choo train, the number 7 7.
+_NEVER_DOUBLED = (
+    "a|an|the|this|these|its|his|her|their|of|in|on|at|to|by|for|from|with|and|or|is|are|while|as|into|over|under|near|"
+    "red|orange|yellow|green|blue|purple|pink|brown|black|white|gray|grey|beige|golden|silver"
+)
+_REPEATED = re.compile(rf"\b(?:(\w+)(?:\s+\1\b){{2,}}|({_NEVER_DOUBLED})\s+\2\b)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[^\s.!?])[.!?]+[\"'”’)*]*(?=\s+\S)")
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|no|jr|sr|[a-z])$", re.IGNORECASE)
-_EDGES = " \t\n\"'“”‘’*_`#-–—:;,"
+_MARKS = " \t\n*_`#-–—:;,"  # removed at both ends
+_STOPS = " .!?,;:"  # removed at the end
+_QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"))  # opening and closing
+_EDGES = _MARKS + "".join(map("".join, _QUOTES))
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
+_STOP_IN_QUOTES = re.compile(r"[.,]+(?=[\"”]$)")  # as Americans write
 
 
 class Habit(NamedTuple):
@@ -61,7 +71,36 @@ def _without_answer(caption: str) -> str:
 
 
 def _without_quotes(caption: str) -> str:
-    return caption.strip(_EDGES)
+    return _repeat(lambda text: _unquoted(text.strip(_MARKS)), caption)
+
+
+def _repeat(change: Callable[[str], str], caption: str) -> str:
+    """Changes a caption until nothing changes any more."""
+    while (changed := change(caption)) != caption:
+        caption = changed
+    return caption
+
+
+def _unquoted(caption: str) -> str:
+    """Removes quotation marks around the whole caption, or one at an end that lacks its partner; keeps all others."""
+    for opening, closing in _QUOTES:
+        body = caption.rstrip(_STOPS)
+        inner = body[1:-1]
+        plain = _APOSTROPHE.sub("", inner)
+        if len(body) > 1 and body[0] == opening and body[-1] == closing and not {opening, closing} & set(plain):
+            return inner + caption[len(body) :]
+        plain = _APOSTROPHE.sub("", caption)
+        num_open, num_closed = plain.count(opening), plain.count(closing)
+        if (num_open % 2 == 0) if opening == closing else (num_open == num_closed):
+            continue
+        surplus = opening if num_open >= num_closed else closing
+        if surplus == opening and caption.startswith(surplus):
+            return caption[1:]
+        if caption.endswith(surplus):
+            return caption[:-1]
+        if caption.startswith(surplus):
+            return caption[1:]
+    return caption
 
 
 def _first_sentence(caption: str) -> str:
@@ -72,7 +111,7 @@ def _first_sentence(caption: str) -> str:
 
 
 def _without_period(caption: str) -> str:
-    return caption.rstrip(" .!?,;:\"'”’")
+    return _repeat(lambda text: _STOP_IN_QUOTES.sub("", _unquoted(text.rstrip(_STOPS))), caption)
 
 
 def _without_image_shows(caption: str) -> str:
@@ -115,7 +154,7 @@ def _replace_arafed(match: re.Match[str]) -> str:
 
 
 def _without_repetition(caption: str) -> str:
-    return _TWICE.sub(r"\1", caption)
+    return _repeat(lambda text: _REPEATED.sub(lambda match: match[1] or match[2], text), caption)
 
 
 HABITS = (
@@ -153,7 +192,7 @@ class Cleaner:
             return " ".join(caption.split())
         cleaned = caption.strip()
         if self._prompt and " ".join(cleaned.split()).lower().startswith(self._prompt.lower()):
-            cleaned = " ".join(cleaned.split())[len(self._prompt) :].strip(_EDGES + ".")
+            cleaned = " ".join(cleaned.split())[len(self._prompt) :].strip(_MARKS + ".")
             self.counts[self.ECHO] += 1
         for habit in HABITS:
             before, cleaned = cleaned, habit.clean(cleaned)

@@ -70,7 +70,7 @@ def label_photos(
             photo.encode()
             image = load_image(photo)
         except UnicodeEncodeError:
-            problem = _one_line(f"{photo}: its name is not UTF-8, which no caption file holds: rename it")
+            problem = _one_line(f"{photo}: its name is not valid UTF-8, so a caption file can't contain it: rename it")
             return _Loaded(photo, version, problem=problem)
         except (OSError, ValueError) as error:
             return _Loaded(photo, version, problem=one_line(error))
@@ -87,7 +87,7 @@ def label_photos(
                     continue
                 drafts = next(results)
                 captions = tuple(caption for draft in drafts if (caption := cleaner(draft.text)))
-                no_caption = _one_line(f"{each.photo}: the teacher wrote nothing to learn from ({_shown(drafts)})")
+                no_caption = _one_line(f"{each.photo}: the teacher wrote no usable caption ({_shown(drafts)})")
                 problem = "" if captions else no_caption
                 yield Labelled(each.photo, captions, sum(draft.is_cut for draft in drafts), each.version, problem)
 

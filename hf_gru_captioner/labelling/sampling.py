@@ -32,7 +32,7 @@ class PhotoNoise(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if len(scores) != len(self._generators):
-            raise ValueError(f"samples of {len(self._generators)} captions were asked for, found {len(scores)}")
+            raise ValueError(f"expected scores for {len(self._generators)} captions, found {len(scores)}")
         uniform = torch.stack([torch.rand(scores.shape[-1], generator=each) for each in self._generators])  # (N, V)
         noise = -(-uniform.clamp(min=torch.finfo().tiny).log()).log()  # (N, V)
         chosen = (scores.float() + noise.to(scores.device)).argmax(dim=-1, keepdim=True)  # (N, 1)

@@ -73,9 +73,9 @@ class TeacherOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature <= 10:
-            raise UsageError(f"the temperature is above 0 and at most 10, found {self.temperature:g}.")
+            raise UsageError(f"the temperature must be above 0 and at most 10, found {self.temperature:g}.")
         if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p is above 0 and at most 1, found {self.top_p:g}.")
+            raise UsageError(f"top-p must be above 0 and at most 1, found {self.top_p:g}.")
 
 
 @dataclass(frozen=True)

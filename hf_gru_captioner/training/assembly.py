@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from ..captioner import Captioner
 from ..data import (
@@ -25,8 +25,9 @@ from ..data import (
     load_captions,
     stream_captions,
 )
+from ..data.features import carried_columns
 from ..data.mixture import images_of_epoch
-from ..data.sources import LABELS, WEIGHTS
+from ..data.sources import LABELS
 from ..errors import UsageError, listed
 from ..hub import public_name
 from ..inference.backend import PYTORCH
@@ -123,7 +124,11 @@ class Assembly:
     def _validation_set(self, source: SourceConfig):
         split, max_images = self.config.data.validation_split, self.config.validation.max_images
         if self.config.data.streaming:
-            return Dataset.from_list(list(self.stream(source, split).take(max_images)))
+            stream = self.stream(source, split)
+            undecoded = stream.cast_column("image", Image(decode=False)).take(
+                max_images
+            )  # decoded would be encoded anew
+            return Dataset.from_list(list(undecoded.take(max_images)), features=stream.features)
         return _head(self._load(source, split), max_images)
 
     @property
@@ -143,7 +148,7 @@ class Assembly:
     def _counted_rows(self) -> list[dict[str, Any]]:
         """With streaming: the rows from which frequencies are computed, without their images."""
         data = self.config.data
-        streams = [self.stream(each, data.train_split).take(data.streamed_vocabulary) for each in self.sources.values()]
+        streams = [self._training_stream(each).take(data.streamed_vocabulary) for each in self.sources.values()]
         return [{name: value for name, value in row.items() if name != "image"} for rows in streams for row in rows]
 
     @cached_property
@@ -172,6 +177,9 @@ class Assembly:
 
     def stream(self, source: SourceConfig, split: str, **share):
         return stream_captions(source.path, split, **self.config.data.reading(source), **share)
+
+    def _training_stream(self, source: SourceConfig, **share):
+        return self.stream(source, self.config.data.train_split, max_images=self.config.data.max_images, **share)
 
     def _load(self, source: SourceConfig, split: str):
         with self.accelerator.local_main_process_first():
@@ -309,7 +317,8 @@ class Assembly:
         """The views of the training images."""
         data = self.config.data
         mirrored = [View(mirror=True)] if data.mirror else []
-        return [View(), *mirrored, *(View(crop=number + 1) for number in range(data.crops))]
+        crops = [View(crop=number + 1, may_mirror=data.mirror) for number in range(data.crops)]
+        return [View(), *mirrored, *crops]
 
     @property
     def to_encode(self) -> list[tuple[Dataset, View]]:
@@ -336,7 +345,7 @@ class Assembly:
             if optimization.images_per_step % parts:
                 raise UsageError(f"with streaming, optimization.images_per_step must be a multiple of {parts}.")
             share = {"rank": process, "world_size": processes, "seed": optimization.seed}
-            streams = [self.stream(source, data.train_split, **share) for source in self.sources.values()]
+            streams = [self._training_stream(source, **share) for source in self.sources.values()]
             stream = (
                 streams[0] if isinstance(data.source, str) else MixedStream(self._mixed(streams), optimization.seed)
             )
@@ -353,12 +362,11 @@ class Assembly:
         ]
 
     def _training_rows(self, dataset: Dataset) -> CaptionedImages | CaptionedRegions:
-        seed = self.config.optimization.seed
+        data, seed = self.config.data, self.config.optimization.seed
         if not self.config.caches_regions:
-            return CaptionedImages(dataset, color_jitter=self.config.data.color_jitter, seed=seed)
+            return CaptionedImages(dataset, color_jitter=data.color_jitter, seed=seed, mirror=data.mirror)
         views = [self.regions(dataset, view) for view in self.views]
-        weights = list(dataset[WEIGHTS]) if WEIGHTS in dataset.column_names else None
-        return CaptionedRegions(views, list(dataset["captions"]), seed, weights)
+        return CaptionedRegions(views, list(dataset["captions"]), seed, **carried_columns(dataset))
 
     @cached_property
     def validation_rows(self) -> dict[str, CaptionedImages | CaptionedRegions]:
@@ -370,12 +378,13 @@ class Assembly:
             return CaptionedImages(dataset, augment=False)
         return CaptionedRegions([self.regions(dataset, View())], list(dataset["captions"]))
 
-    @property
+    @cached_property
     def objective(self) -> CrossEntropy | SelfCritical:
         if self.config.objective == "cross_entropy":
             options, label_head = self.config.optimization, None
             if options.label_loss:
-                label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
+                frequencies = list(self.label_frequencies.values())
+                label_head = LabelHead(self.model.encoder.vision.region_size, frequencies).to(self.accelerator.device)
             return CrossEntropy(
                 options.label_smoothing,
                 options.scheduled_sampling,

@@ -7,6 +7,7 @@ heavy: `gru-captioner train --help` reads this module.
 import difflib
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cache
@@ -74,15 +75,21 @@ COUNTS = {  # at least 1
 SHARES = {  # from 0 to 1
     "data.color_jitter",
     "data.max_skipped",
-    "model.dropout",
     "model.encoder_reset",
     "optimization.ema_decay",
-    "optimization.label_smoothing",
     "optimization.scheduled_sampling",
     "optimization.warmup_share",
 }
+SHARES_BELOW_1 = {  # from 0 to below 1, where nothing would be left to learn from
+    "model.dropout",
+    "optimization.label_smoothing",
+    "self_critical.cross_entropy_weight",
+}
+ABOVE_0 = {"self_critical.temperature"}
 MAY_BE_NEGATIVE = {"validation.length_penalty"}
 MAX_REPEAT, MAX_WEIGHT = 1000, 1000  # of a source
+
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")  # also those of YAML 1.2 alone
 
 
 def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -133,7 +140,8 @@ class DataConfig:
     validation_split: str = "validation"
     """Split on which the best epoch is selected."""
     max_images: int | None = None
-    """Maximum number of training images per source, the first of the split; null for all."""
+    """Maximum number of training images per source, the first of the split; null for all. With streaming and several
+    processes, the first of the shards of each."""
     max_skipped: float = 0.01
     """Maximum fraction of images that may be unreadable or lack a caption; above it the run stops."""
     allow_urls: bool = False
@@ -145,7 +153,8 @@ class DataConfig:
     cache_precision: Literal["float16", "bfloat16"] = "float16"
     """Precision of the cached encoder outputs."""
     mirror: bool = True
-    """Also train on mirrored images; each epoch uses one random view of each image. Adds a cache."""
+    """Also train on mirrored images, and mirror half of the crops; each epoch uses one random view of each image. Adds
+    a cache."""
     crops: int = 0
     """Number of random crops per image to train on too, each 60 to 100 % of its area; each adds a cache."""
     color_jitter: float = 0.0
@@ -251,7 +260,7 @@ class OptimizationConfig:
     label_loss: float = 0.0
     """Weight of the loss of predicting image labels (column `labels`); needs optimization.encoder_learning_rate."""
     max_grad_norm: float = 5.0
-    """Norm to which gradients are clipped."""
+    """Norm to which gradients are clipped; 0 for no clipping."""
     ema_decay: float = 0.999
     """Decay of the weights' moving average, which spans about 1 / (1 - decay) steps and is validated and saved."""
     patience: int | None = None
@@ -277,7 +286,7 @@ class SelfCriticalConfig:
     """Self-critical training: captions sampled from the model are rewarded by CIDEr-D."""
 
     samples: int = 5
-    """Captions sampled per image."""
+    """Captions sampled per image; at least 2 with the baseline sample_mean."""
     baseline: Literal["sample_mean", "greedy"] = "sample_mean"
     """Baseline of a sample's reward: the image's other samples, or its greedy caption."""
     bleu_weight: float = 0.0
@@ -287,7 +296,7 @@ class SelfCriticalConfig:
     synonyms: str | None = None
     """With a label weight: YAML file of synonyms of each label; see configs/synonyms/coco.yaml."""
     cross_entropy_weight: float = 0.0
-    """Weight of the reference captions' cross-entropy in the loss, as a fraction."""
+    """Weight of the reference captions' cross-entropy in the loss, as a fraction below 1."""
     temperature: float = 1.0
     """Sampling temperature."""
 
@@ -355,6 +364,7 @@ class TrainingConfig:
         for name, kind in option_types().items():
             if not _has_type(options[name], kind):
                 raise ValueError(f"{name} must be {_type_name(kind)}, found {options[name]!r:.60}.")
+        object.__setattr__(self, "output_dir", os.path.expanduser(self.output_dir))
         data, optimization = self.data, self.optimization
         if not isinstance(data.source, str):
             _check_sources(data)
@@ -376,6 +386,11 @@ class TrainingConfig:
                 raise ValueError(
                     f"model.{option} changes the checkpoint that the run starts from: set model.checkpoint."
                 )
+        if self.self_critical.baseline == "sample_mean" and self.self_critical.samples < 2:
+            raise ValueError(
+                "self_critical.samples must be at least 2 with the baseline sample_mean, which compares them, found "
+                f"{self.self_critical.samples}."
+            )
         if optimization.attention_penalty and self.model.attention_type == "none" and not self.model.checkpoint:
             raise ValueError("optimization.attention_penalty needs a model.attention_type other than none.")
         for name, value in options.items():
@@ -389,14 +404,17 @@ class TrainingConfig:
             TrainingConfig.from_options({"data.source": "images", "output_dir": "run", "optimization.epochs": 3})
 
         Args:
-            options: Values by full names, or nested as in a YAML file. Paths may be `Path`s. Options that are not given
-                keep their defaults; `data.source` and `output_dir` have none.
+            options: Values by full names, or nested as in a YAML file; a group may be None if all its options are
+                commented out. Paths may be `Path`s, and numbers texts like "1e-3", as PyYAML reads them. Options that
+                are not given keep their defaults; `data.source` and `output_dir` have none.
 
         Raises:
             UsageError: An option is unknown (the message names the nearest) or missing.
             ValueError: As in the constructor.
         """
-        flat = flatten_options(options)
+        flat = {
+            name: value for name, value in flatten_options(options).items() if value is not None or name not in _GROUPS
+        }
         if unknown := [name for name in flat if name not in option_types()]:
             raise UsageError(f"unknown option {unknown[0]}. Did you mean {nearest_option(unknown[0])}?")
         if missing := [name for name in ("data.source", "output_dir") if name not in flat]:
@@ -404,7 +422,7 @@ class TrainingConfig:
         groups: dict[str, dict[str, Any]] = {}
         for name, value in flat.items():
             group, _, option = name.rpartition(".")
-            groups.setdefault(group, {})[option] = os.fspath(value) if isinstance(value, os.PathLike) else value
+            groups.setdefault(group, {})[option] = _parse_value(value, option_types()[name])
         top_level = groups.pop("", {})
         if isinstance(groups["data"]["source"], list):
             groups["data"]["source"] = [_parse_source(each) for each in groups["data"]["source"]]
@@ -472,6 +490,14 @@ def _has_type(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
+def _parse_value(value: Any, kind: Any) -> Any:
+    """Converts a path to text, and a number that PyYAML takes for text, such as 1e-3, for an option of this type."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    takes_number = float in (kind, *get_args(kind))
+    return float(value) if takes_number and isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
 def _type_name(kind: Any) -> str:
     if isinstance(kind, UnionType):
         return " or ".join(_type_name(each) for each in get_args(kind))
@@ -486,15 +512,13 @@ def _parse_source(options: Any) -> Any:
     """Creates a source from its options by name; leaves anything else as it is, for the constructor to reject."""
     if not isinstance(options, Mapping):
         return options
-    names = [each.name for each in fields(SourceConfig)]
-    if unknown := [str(name) for name in options if name not in names]:
-        nearest = difflib.get_close_matches(unknown[0], names, 1, cutoff=0)[0]
+    types = {each.name: each.type for each in fields(SourceConfig)}
+    if unknown := [str(name) for name in options if name not in types]:
+        nearest = difflib.get_close_matches(unknown[0], types, 1, cutoff=0)[0]
         raise UsageError(f"unknown option {unknown[0]} of a source in data.source. Did you mean {nearest}?")
     if "path" not in options:
         raise UsageError("each source in data.source needs a path.")
-    return SourceConfig(
-        **{name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in options.items()}
-    )
+    return SourceConfig(**{name: _parse_value(value, types[name]) for name, value in options.items()})
 
 
 def _check_sources(data: DataConfig) -> None:
@@ -523,6 +547,10 @@ def _check_sources(data: DataConfig) -> None:
 def _check_range(name: str, value: float) -> None:
     if name in SHARES:
         expected, is_valid = "from 0 to 1", 0 <= value <= 1
+    elif name in SHARES_BELOW_1:
+        expected, is_valid = "at least 0 and below 1", 0 <= value < 1
+    elif name in ABOVE_0:
+        expected, is_valid = "above 0", 0 < value < math.inf
     elif name in MAY_BE_NEGATIVE:
         expected, is_valid = f"from -{LENGTH_PENALTY} to {LENGTH_PENALTY}", abs(value) <= LENGTH_PENALTY
     else:

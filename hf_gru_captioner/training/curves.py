@@ -10,9 +10,23 @@ Record = dict[str, float]
 SCORES = {"cider": "CIDEr-D", "bleu_4": "BLEU-4"}  # displayed times 100
 
 
+def rank(record: Record, select_by: str = "cider") -> tuple[float, float]:
+    """What epochs are compared by: the score, then BLEU-4 if there is one.
+
+    CIDEr-D is 0 for any captions of a single validation image, because its words occur in all images.
+    """
+    return record[select_by], record.get("bleu_4", 0.0)
+
+
 def best_of(history: Sequence[Record], select_by: str = "cider") -> Record:
-    """The record of the best epoch; the first of equal ones."""
-    return max(history, key=lambda record: record[select_by])
+    """The record of the best epoch; the last of equal ones, which has seen the most."""
+    return max(reversed(history), key=lambda record: rank(record, select_by))
+
+
+def last_improvement(history: Sequence[Record], select_by: str = "cider") -> int:
+    """Number of the last epoch that is better than all before it, from 1; an equal one is not."""
+    ranks = [rank(record, select_by) for record in history]
+    return ranks.index(max(ranks)) + 1
 
 
 def plot_curves(history: Sequence[Record], path: str | Path) -> None:

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from PIL import Image
 
 from ..errors import counted
@@ -13,7 +14,7 @@ from .checkpoints import STATES, TrainingStates
 
 
 def estimates(assembly: Assembly) -> str:
-    """Sizes, steps, time and disk space of a run, as text; times are measured on one encoding and one step."""
+    """Sizes, steps, time and disk space of a run, as text; times are measured on one batch of each kind."""
     config, model = assembly.config, assembly.model
     optimization = config.optimization
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -21,26 +22,28 @@ def estimates(assembly: Assembly) -> str:
     image = Image.new("RGB", (224, 224), "grey")
     pixel_values = assembly.processor(images=[image] * 8)["pixel_values"].to(model.device)
     with torch.inference_mode():
-        model.encoder.vision(pixel_values)
-        start = time.perf_counter()
-        model.encoder.vision(pixel_values)
-        encoding_seconds = (time.perf_counter() - start) / len(pixel_values)  # per image
+        for _ in range(2):  # the second is timed
+            start = _now(model.device)
+            model.encoder.vision(pixel_values)
+            encoding_seconds = (_now(model.device) - start) / len(pixel_values)  # per image
 
-    captions = assembly.known_captions[: optimization.images_per_step]
+    num_parts = assembly.accelerator.num_processes * optimization.micro_batches
+    captions = assembly.known_captions[: max(1, optimization.images_per_step // num_parts)]
     rows = [{"captions": each, "image": image} for each in captions]
     if config.caches_regions:
         regions = torch.zeros(assembly.cache.region_shape)
         rows = [{"captions": each, "regions": regions} for each in captions]
-    batch, objective = assembly.collator(rows), assembly.objective
+    batch, objective = send_to_device(assembly.collator(rows), model.device), assembly.objective
     model.train()
     for _ in range(2):  # the second is timed
-        start = time.perf_counter()
+        start = _now(model.device)
         with assembly.accelerator.autocast():
             prepared = objective.prepare(model, batch, 0.0)
             loss = objective.loss(model, prepared, objective.num_items(prepared))
         loss.backward()
-        step_seconds = time.perf_counter() - start
-    model.zero_grad()
+        step_seconds = optimization.micro_batches * (_now(model.device) - start)
+    for module in filter(None, (model, getattr(objective, "label_head", None))):
+        module.zero_grad()
     model.eval()
 
     num_images, steps = "a stream", config.data.steps_per_epoch or 0
@@ -75,6 +78,13 @@ def estimates(assembly: Assembly) -> str:
         + os.path.abspath(config.output_dir),
     ]
     return "\n".join(lines)
+
+
+def _now(device: torch.device) -> float:
+    """The time in seconds when the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _epoch_details(assembly: Assembly) -> str:

@@ -22,7 +22,7 @@ from ..hub import Publisher, check_name
 from ..visualization import draw_attention
 from .assembly import Assembly
 from .config import TrainingConfig
-from .curves import best_of, plot_curves
+from .curves import best_of, last_improvement, plot_curves
 from .energy import EnergyMeter
 from .estimates import estimates
 from .precision import fastest_precision
@@ -43,7 +43,7 @@ class TrainingResult:
     Attributes:
         checkpoint: Folder of the best checkpoint.
         history: One record per epoch: losses, scores (as fractions: CIDEr 0.6, not 60), seconds.
-        selected_by: Name of the score that the best epoch is selected by.
+        selected_by: Name of the score that the best epoch is selected by; BLEU-4, then the later epoch, breaks ties.
     """
 
     checkpoint: Path
@@ -58,8 +58,7 @@ class TrainingResult:
     @property
     def is_improving(self) -> bool:
         """Whether the last epoch is better than all before it, so that more epochs may help."""
-        scores = [record[self.selected_by] for record in self.history]
-        return scores[-1] > max(scores[:-1], default=float("-inf"))
+        return last_improvement(self.history, self.selected_by) == len(self.history)
 
 
 @contextmanager

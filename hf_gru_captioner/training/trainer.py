@@ -29,7 +29,7 @@ from .averaging import MovingAverage
 from .checkpoints import STATES, CheckpointGraphs, TrainingStates, save_whole
 from .config import OptimizationConfig
 from .cross_entropy import CrossEntropy
-from .curves import best_of, describe
+from .curves import best_of, describe, last_improvement
 from .record import TrainingRecord
 
 _logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Progress:
     seconds: float = 0.0  # of training in this epoch
     energy: float = 0.0  # kWh in this epoch up to the newest state
     epochs: int = 0  # configured for the run
-    patient_from: int = 0  # epochs that patience doesn't count: those before a run that stopped early was continued
+    patient_from: int = 0  # epochs that patience doesn't count: those before the run was continued with more epochs
 
 
 class CaptionTrainer:
@@ -84,7 +84,7 @@ class CaptionTrainer:
         output_dir: Folder of `checkpoint/`, the best; `state/`, to resume from; `history.jsonl`, one line per epoch.
         objective: What to minimize; by default cross-entropy with the options of `config`.
         run: Id of this run: it resumes only from its own states.
-        select_by: Name of the validation score that the best epoch is selected by.
+        select_by: Name of the validation score that the best epoch is selected by; see `curves.rank` for equal ones.
         record: The training record saved with each checkpoint.
         graphs: Whether graphs are saved with it.
         on_best: Called with the folder of each best checkpoint after it is saved, on one process.
@@ -253,7 +253,7 @@ class CaptionTrainer:
                 self.accelerator.backward(loss)
             total += loss.detach()
         parameters = [parameter for module in self.trained for parameter in module.parameters()]
-        grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+        grad_norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm or math.inf)
         step_loss = self.accelerator.reduce(total, reduction="mean").item()
         # A gradient scaler skips steps with non-finite gradients itself, to adjust its scale.
         has_scaler = self.accelerator.scaler is not None
@@ -291,8 +291,9 @@ class CaptionTrainer:
     def _stops_early(self) -> bool:
         if self.config.patience is None or not self.progress.history:
             return False
-        scores = [record[self.select_by] for record in self.progress.history]
-        return len(scores) - max(scores.index(max(scores)) + 1, self.progress.patient_from) >= self.config.patience
+        history = self.progress.history
+        patient_from = max(last_improvement(history, self.select_by), self.progress.patient_from)
+        return len(history) - patient_from >= self.config.patience
 
     def _save_state(self, batches: Batches) -> None:
         """Saves a state. Runs on every process."""
@@ -321,7 +322,7 @@ class CaptionTrainer:
             _logger.info("resuming after step %d of %d, from %s", step, num_steps, folder)
         self.accelerator.load_state(str(folder))
         self.progress = Progress(**json.loads((folder / "progress.json").read_text()))
-        if 0 < self.progress.epochs < self.config.epochs and self._stops_early():
+        if 0 < self.progress.epochs < self.config.epochs:
             self.progress.patient_from = len(self.progress.history)  # patience restarts with the added epochs
         self.average.load(str(folder / "averaged.safetensors"), steps=step)
         batches_path = folder / f"batches-{self.accelerator.process_index}.json"

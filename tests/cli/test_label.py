@@ -133,7 +133,7 @@ def test_usage_errors_are_one_line(folder, label, capsys):
     assert [line.partition(": ")[2] for line in lines] == [
         "captions.parquet: name a file that ends in .jsonl or .csv, which train takes.",
         "photos is not a captioner: it has no config.json.",
-        "top-p is above 0 and at most 1, found 0.",
+        "top-p must be above 0 and at most 1, found 0.",
         "empty: no images in this folder.",
         "no photo to label.",
     ]

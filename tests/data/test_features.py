@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 import os
 import shutil
@@ -9,10 +10,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import ImageOps
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps
 
 from hf_gru_captioner.data import CaptionedImages, CaptionedRegions, RegionCache, View
 from hf_gru_captioner.data import features as features_module
+from hf_gru_captioner.data.features import carried_columns
+from hf_gru_captioner.model.image_loading_gru_captioner import load_image
 
 SETTINGS = {"side": 96}
 
@@ -279,3 +284,63 @@ def test_colors_change_anew_each_epoch_within_the_share(make_dataset):
         looks.append(jittered[0]["image"].tobytes())
         assert looks[-1] != plain[0]["image"].tobytes()
     assert looks[0] == looks[2] != looks[1]
+
+
+@pytest.fixture
+def striped():
+    """Images with a white bar on the left."""
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    pixels[:, :20] = 255
+    features = Features({"image": ImageFeature(), "captions": List(Value("string"))})
+    return Dataset.from_dict({"image": [pixels] * 20, "captions": [["a bar on the left"]] * 20}, features=features)
+
+
+def is_mirrored(image) -> bool:
+    pixels = np.asarray(image)
+    return pixels[:, 0].mean() < pixels[:, -1].mean()
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_crops_are_mirrored_only_if_they_may_be(striped, mirror):
+    crops = [View(crop=1, may_mirror=mirror)(striped[index]["image"], index) for index in range(20)]
+    rows = CaptionedImages(striped, mirror=mirror)
+    for images in (crops, [rows[index]["image"] for index in range(20)]):
+        assert any(map(is_mirrored, images)) is mirror
+        assert not all(map(is_mirrored, images))
+    with_mirror = View(crop=1)(striped[0]["image"], 0)
+    assert crops[0].tobytes() in {with_mirror.tobytes(), ImageOps.mirror(with_mirror).tobytes()}  # the same part
+
+
+def test_caches_of_crops_that_may_not_be_mirrored_are_their_own():
+    assert [str(view) for view in (View(), View(mirror=True), View(crop=1), View(crop=1, may_mirror=False))] == [
+        "whole",
+        "whole, mirrored",
+        "crop 1",
+        "crop 1, never mirrored",
+    ]
+    assert str(View(may_mirror=False)) == "whole"
+
+
+def test_weights_and_labels_are_carried_with_regions_as_with_images(make_dataset):
+    dataset = make_dataset(3).add_column("labels", [["dog"], None, []]).add_column("caption_weights", [[1.0, 0.5]] * 3)
+    regions = CaptionedRegions([torch.zeros(3, 4, 5)], list(dataset["captions"]), **carried_columns(dataset))
+    images = CaptionedImages(dataset)
+    for index, labels in enumerate([["dog"], None, []]):
+        for row in (regions[index], images[index]):
+            assert (row["labels"], row["caption_weights"]) == (labels, [1.0, 0.5])
+    bare = CaptionedRegions([torch.zeros(3, 4, 5)], list(dataset["captions"]), **carried_columns(make_dataset(3)))
+    assert set(bare[0]) == {"regions", "captions"}
+
+
+@pytest.mark.parametrize("stored", ["transparent", "16-bit"])
+def test_jittered_colors_are_those_of_the_image_as_it_is_captioned(stored):
+    image = Image.new("RGBA", (30, 20), (0, 0, 0, 0))
+    if stored == "16-bit":
+        image = Image.fromarray(np.full((20, 30), 20_000, np.uint16))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    features = Features({"image": ImageFeature(), "captions": List(Value("string"))})
+    rows = {"image": [{"bytes": encoded.getvalue(), "path": None}], "captions": [["nothing"]]}
+    dataset = Dataset.from_dict(rows, features=features)
+    plain, jittered = (CaptionedImages(dataset, color_jitter=jitter)[0]["image"] for jitter in (0.0, 1e-6))
+    np.testing.assert_allclose(np.asarray(jittered, int), np.asarray(load_image(plain), int), atol=1)

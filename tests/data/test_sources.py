@@ -6,8 +6,10 @@ import os
 import tarfile
 import warnings
 
+import pyarrow.parquet
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_gru_captioner.data import load_captions, stream_captions
@@ -638,3 +640,33 @@ def test_what_is_missing_is_named(save, put, read, tmp_path):
     assert len(list(read(tmp_path / "one" / "photos.csv", "validation"))) == 1
     with pytest.raises(ValueError, match="no images in its split 'train'"):
         read(tmp_path / "one" / "photos.csv", "train")
+
+
+@pytest.mark.parametrize("column", ["paths", "image structs"])
+def test_a_repaired_or_replaced_image_that_a_parquet_file_names_is_noticed(put, tmp_path, column):
+    names = [f"images/{number}.png" for number in range(6)]
+    put(tmp_path / "set", *names)
+    paths = names if column == "paths" else [{"path": str(tmp_path / "set" / name), "bytes": None} for name in names]
+    features = Features({"image": Value("string") if column == "paths" else ImageFeature(), "caption": Value("string")})
+    rows = Dataset.from_dict({"image": paths, "caption": ["a dog"] * 6}, features=features)
+    table = rows.with_format("arrow")[:]
+    pyarrow.parquet.write_table(table, tmp_path / "set" / "train.parquet")  # to_parquet would embed the images
+
+    def digests():
+        return list(load_captions(tmp_path / "set", "all")["image_digest"])
+
+    def stored():
+        return [hashlib.sha256((tmp_path / "set" / name).read_bytes()).hexdigest() for name in names]
+
+    content = (tmp_path / "set" / names[0]).read_bytes()
+    (tmp_path / "set" / names[0]).write_bytes(content[:100])
+    with pytest.raises(ValueError, match="can't be read"):
+        digests()
+    (tmp_path / "set" / names[0]).write_bytes(content)
+    assert digests() == stored()
+    (tmp_path / "set" / names[1]).write_bytes((tmp_path / "set" / names[2]).read_bytes())
+    assert digests() == stored()
+    assert len(set(stored())) == 5
+    (tmp_path / "set" / names[1]).unlink()
+    with pytest.raises(ValueError, match="can't be read"):
+        digests()

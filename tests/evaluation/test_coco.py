@@ -3,7 +3,7 @@ import json
 import pytest
 from pycocotools.coco import COCO
 
-from hf_gru_captioner.evaluation.coco import match, read_references, read_results, write_results
+from hf_gru_captioner.evaluation.coco import match, read_coco_annotations, read_coco_results, write_results
 
 REFERENCES = {"42": ["A dog runs.", "a brown dog"], "7": ["children play"]}
 
@@ -27,7 +27,7 @@ def row(image_id, caption="a dog"):
 def test_results_come_back_as_they_were_written(tmp_path):
     written = {"42": 'a "naïve" 狗 \n', "a.jpg": "", "007": "x", "0": "y", "²": "z"}
     write_results(tmp_path / "results.json", list(written), list(written.values()))
-    assert read_results(tmp_path / "results.json") == written
+    assert read_coco_results(tmp_path / "results.json") == written
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
@@ -45,19 +45,19 @@ def test_a_failed_write_leaves_the_results_before_whole(tmp_path):
         write_results(path, ["1", "2"], ["a cat"])
     with pytest.raises(UnicodeEncodeError):
         write_results(path, ["1"], ["half a pair \ud83d"])
-    assert read_results(path) == {"1": "a dog"}
+    assert read_coco_results(path) == {"1": "a dog"}
 
 
 def test_references_are_in_the_order_in_which_their_images_appear(write):
     rows = [row(7, "children play"), row(42, "A dog runs."), row("9", "a bike"), row(42, "a brown dog")]
     annotations = {"info": {}, "images": [{"id": 42}, {"id": 7}], "annotations": rows}
-    assert list(read_references(write(annotations)).items()) == [*REFERENCES.items(), ("9", ["a bike"])]
+    assert list(read_coco_annotations(write(annotations)).items()) == [*REFERENCES.items(), ("9", ["a bike"])]
     del annotations["images"]
-    assert list(read_references(write(annotations))) == ["7", "42", "9"]
+    assert list(read_coco_annotations(write(annotations))) == ["7", "42", "9"]
 
 
 def test_a_byte_order_mark_does_not_disturb(write):
-    assert read_results(write("\ufeff" + json.dumps([row(1)]))) == {"1": "a dog"}
+    assert read_coco_results(write("\ufeff" + json.dumps([row(1)]))) == {"1": "a dog"}
 
 
 def test_cocos_own_tools_read_what_is_written(tmp_path, write):
@@ -82,7 +82,7 @@ def test_results_are_put_into_the_order_of_the_references():
         ({"42": "", "7": "", "8": ""}, "Found results without annotations for 1 image (8). Pass"),
         (
             {f"{i}.jpg": "" for i in range(1200)},
-            "Found results without annotations for 1,200 images (0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, ...) and no result",
+            "Found results without annotations for 1,200 images (0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 1,195 more) and no result",
         ),
     ],
 )
@@ -98,24 +98,28 @@ ROW_NEEDS = 'row 2 needs an "image_id" (number or text) and a "caption" (text), 
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (read_results, "", " is empty."),
-        (read_references, " \n", " is empty."),
-        (read_results, [], " has no captions."),
-        (read_references, {"images": [], "annotations": []}, " has no captions."),
-        (read_results, "[{]", " is not JSON: Expecting property name enclosed in double quotes: line 1 column 3"),
-        (read_references, '{"images": [],\n', ": line 2 column 1"),
-        (read_results, {"annotations": []}, " is not a list of results, [{"),
-        (read_references, [row(1)], ' has no annotations, {"images":'),
-        (read_references, {"annotations": "x"}, ' has no annotations, {"images":'),
-        (read_results, [row(1), {"image_id": 2}], f': {ROW_NEEDS}{{"image_id": 2}}.'),
-        (read_results, [row(1), {"id": 2, "caption": "a"}], f': {ROW_NEEDS}{{"id": 2, "caption": "a"}}.'),
-        (read_results, [row(1), row(2, None)], f': {ROW_NEEDS}{{"image_id": 2, "caption": null}}.'),
-        (read_results, [row(1), "x" * 100], f': {ROW_NEEDS}"{"x" * 79} ....'),
-        (read_references, {"annotations": [row(1), row(2.5)]}, ROW_NEEDS),
-        (read_references, {"images": [{"id": 1}, {}], "annotations": [row(1)]}, ': image 2 needs an "id", found {}.'),
-        (read_results, [row(1), row(2), row("1")], " has more than one caption of image 1. Keep one"),
+        (read_coco_results, "", " is empty."),
+        (read_coco_annotations, " \n", " is empty."),
+        (read_coco_results, [], " has no captions."),
+        (read_coco_annotations, {"images": [], "annotations": []}, " has no captions."),
+        (read_coco_results, "[{]", " is not JSON: Expecting property name enclosed in double quotes: line 1 column 3"),
+        (read_coco_annotations, '{"images": [],\n', ": line 2 column 1"),
+        (read_coco_results, {"annotations": []}, " is not a list of results, [{"),
+        (read_coco_annotations, [row(1)], ' has no annotations, {"images":'),
+        (read_coco_annotations, {"annotations": "x"}, ' has no annotations, {"images":'),
+        (read_coco_results, [row(1), {"image_id": 2}], f': {ROW_NEEDS}{{"image_id": 2}}.'),
+        (read_coco_results, [row(1), {"id": 2, "caption": "a"}], f': {ROW_NEEDS}{{"id": 2, "caption": "a"}}.'),
+        (read_coco_results, [row(1), row(2, None)], f': {ROW_NEEDS}{{"image_id": 2, "caption": null}}.'),
+        (read_coco_results, [row(1), "x" * 100], f': {ROW_NEEDS}"{"x" * 79} ....'),
+        (read_coco_annotations, {"annotations": [row(1), row(2.5)]}, ROW_NEEDS),
         (
-            read_references,
+            read_coco_annotations,
+            {"images": [{"id": 1}, {}], "annotations": [row(1)]},
+            ': image 2 needs an "id", found {}.',
+        ),
+        (read_coco_results, [row(1), row(2), row("1")], " has more than one caption of image 1. Keep one"),
+        (
+            read_coco_annotations,
             {"images": [{"id": 1}, {"id": 2}, {"id": 3}], "annotations": [row(2)]},
             " has no caption for 2 images (1, 3). Add",
         ),
@@ -134,19 +138,19 @@ def test_bytes_that_are_not_text_are_not_json(tmp_path):
     path = tmp_path / "latin.json"
     path.write_bytes(b'[{"image_id": 1, "caption": "caf\xe9"}]')
     with pytest.raises(ValueError, match=r"latin\.json is not JSON: .*0xe9"):
-        read_results(path)
+        read_coco_results(path)
 
 
-@pytest.mark.parametrize("read", [read_results, read_references])
+@pytest.mark.parametrize("read", [read_coco_results, read_coco_annotations])
 def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         read(tmp_path / "nowhere.json")
 
 
-@pytest.mark.parametrize("read", [read_results, read_references])
+@pytest.mark.parametrize("read", [read_coco_results, read_coco_annotations])
 def test_an_overlong_caption_is_refused(tmp_path, read):
     """The longest common subsequence of two texts of a million words would take forever."""
     rows = [{"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "word " * 200_000}]
-    (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_results else {"annotations": rows}))
+    (tmp_path / "captions.json").write_text(json.dumps(rows if read is read_coco_results else {"annotations": rows}))
     with pytest.raises(ValueError, match="row 2 has a caption of 1,000,000 characters, more than 10,000"):
         read(tmp_path / "captions.json")

@@ -101,7 +101,7 @@ def test_the_table_shows_scores_intervals_and_human_scores_and_cider_leads(rows,
         f"{100 * scores.values['cider']:.1f} {100 * low:.1f} to {100 * high:.1f}",
         f"{100 * scores.human['cider']:.1f}",
     ]
-    assert table["different words"] == [f"{scores.values['vocabulary']:.0f}", f"{scores.human['vocabulary']:.0f}"]
+    assert table["distinct words"] == [f"{scores.values['vocabulary']:.0f}", f"{scores.human['vocabulary']:.0f}"]
     assert page.texts["code"] == [scores.signature]
     assert scores.signature.endswith("|num_beams:5")
     number = len(rows[0])

@@ -126,7 +126,7 @@ def test_single_references_have_no_human_scores():
     scores = score_captions(["a", "b"], [["a"], ["c"]], metrics=["rouge_l", "diversity"], tokenizer="simple")
     assert scores.human == {}
     assert "human" not in scores.table()
-    assert "different words                       2\n" in scores.table()  # a number of words has no fractions
+    assert "distinct words                        2\n" in scores.table()  # a number of words has no fractions
 
 
 @pytest.mark.parametrize("metrics", [[], ["bleu", "spice"]])

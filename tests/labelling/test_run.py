@@ -55,7 +55,7 @@ def test_a_photo_that_cannot_be_read_is_told_and_the_others_go_on(photos, tmp_pa
     labelled = list(label_photos(teacher, [*photos[:4], named_badly], Cleaner(), batch_size=5))
     assert [bool(each.captions) for each in labelled] == [True, True, False, False, False]
     assert teacher.batches == [2]
-    for each, problem in zip(labelled[2:], ("not an image", "no such file", "is not UTF-8"), strict=True):
+    for each, problem in zip(labelled[2:], ("not an image", "no such file", "is not valid UTF-8"), strict=True):
         assert problem in each.problem
     assert "\udcff" not in labelled[4].problem
 
@@ -67,7 +67,7 @@ def test_a_caption_of_which_nothing_is_left_is_told(photos):
 
     (labelled,) = label_photos(Silent(), photos[:1], Cleaner())
     assert labelled.captions == ()
-    assert "wrote nothing to learn from ('...')" in labelled.problem
+    assert "wrote no usable caption ('...')" in labelled.problem
 
 
 def test_a_batch_that_memory_does_not_suffice_for_is_halved(photos):

@@ -47,5 +47,5 @@ def test_the_nucleus_is_cut_before_the_noise():
 
 
 def test_another_number_of_captions_than_was_asked_for_is_refused():
-    with pytest.raises(ValueError, match="samples of 3 captions were asked for, found 2"):
+    with pytest.raises(ValueError, match="expected scores for 3 captions, found 2"):
         PhotoNoise(["a"], 3, seed=0)(torch.zeros(2, 1), torch.zeros(2, 5))

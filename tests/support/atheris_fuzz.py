@@ -78,13 +78,13 @@ def captions(folder: Path):
 
 
 def results(folder: Path):
-    from hf_gru_captioner.evaluation.coco import read_references, read_results
+    from hf_gru_captioner.evaluation.coco import read_coco_annotations, read_coco_results
 
     path = folder / "results.json"
 
     def run(content: bytes) -> None:
         path.write_bytes(content)
-        for read in (read_results, read_references):
+        for read in (read_coco_results, read_coco_annotations):
             try:
                 "".join(read(path)).encode()
             except ValueError as error:

@@ -1,8 +1,10 @@
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hf_gru_captioner.errors import UsageError
 from hf_gru_captioner.training import (
@@ -14,7 +16,7 @@ from hf_gru_captioner.training import (
     TrainingConfig,
     ValidationConfig,
 )
-from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, flatten_options
+from hf_gru_captioner.training.config import ABOVE_0, COUNTS, MAY_BE_NEGATIVE, SHARES, SHARES_BELOW_1, flatten_options
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,20 @@ from hf_gru_captioner.training.config import COUNTS, MAY_BE_NEGATIVE, SHARES, fl
         ({"optimization": OptimizationConfig(learning_rate=math.nan)}, "n.learning_rate must be at least 0, found nan"),
         ({"optimization": OptimizationConfig(max_grad_norm=math.inf)}, "n.max_grad_norm must be at least 0, found inf"),
         ({"optimization": OptimizationConfig(ema_decay=1.5)}, "n.ema_decay must be from 0 to 1, found 1.5"),
+        ({"model": ModelConfig(dropout=1.0)}, "model.dropout must be at least 0 and below 1, found 1.0"),
+        (
+            {"optimization": OptimizationConfig(label_smoothing=1.0)},
+            "n.label_smoothing must be at least 0 and below 1, found 1.0",
+        ),
+        (
+            {"self_critical": SelfCriticalConfig(cross_entropy_weight=1.5)},
+            "l.cross_entropy_weight must be at least 0 and below 1, found 1.5",
+        ),
+        ({"self_critical": SelfCriticalConfig(temperature=0.0)}, "l.temperature must be above 0, found 0.0"),
+        (
+            {"self_critical": SelfCriticalConfig(samples=1)},
+            "samples must be at least 2 with the baseline sample_mean",
+        ),
         ({"model": ModelConfig(image_size=0)}, "model.image_size must be at least 1, found 0"),
         (
             {"validation": ValidationConfig(length_penalty=math.inf)},
@@ -54,7 +70,7 @@ def test_options_that_do_not_fit_together_are_refused(parts, message):
 
 def test_every_range_is_that_of_a_option():
     options = flatten_options(asdict(TrainingConfig(DataConfig("x"), "y")))
-    assert set(options) >= COUNTS | SHARES | MAY_BE_NEGATIVE
+    assert set(options) >= COUNTS | SHARES | SHARES_BELOW_1 | ABOVE_0 | MAY_BE_NEGATIVE
     TrainingConfig(DataConfig("x"), "y", validation=ValidationConfig(length_penalty=-1.0))
 
 
@@ -75,7 +91,7 @@ def test_every_option_of_the_objective_is_one_of_its_arguments():
     from hf_gru_captioner.training import SelfCritical
 
     options = set(vars(SelfCriticalConfig())) - {"label_weight", "synonyms"}  # which make the reward of labels
-    assert options == set(signature(SelfCritical).parameters) - {"frequencies", "label_reward"}
+    assert options == set(signature(SelfCritical).parameters) - {"frequencies", "label_reward", "encode_once"}
 
 
 WRONG_TYPES = {
@@ -157,3 +173,43 @@ def test_unknown_and_missing_options_are_named(options, message):
     with pytest.raises(UsageError) as error:
         TrainingConfig.from_options(options)
     assert str(error.value) == message
+
+
+def test_a_greedy_baseline_needs_one_sample():
+    config = SelfCriticalConfig(samples=1, baseline="greedy")
+    assert TrainingConfig(DataConfig("x"), "y", self_critical=config).self_critical.samples == 1
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_options_may_be_those_that_pyyaml_reads_from_a_file(path):
+    nested = yaml.safe_load(path.read_text())
+    nested["data"].setdefault("source", "x")
+    config = TrainingConfig.from_options({"output_dir": "y", **nested})
+    rate = re.search(r"^  learning_rate: (\S+)", path.read_text(), re.MULTILINE)
+    assert config.optimization.learning_rate == (float(rate[1]) if rate else 1e-3)
+
+
+def test_numbers_that_pyyaml_takes_for_text_are_numbers():
+    options = {"learning_rate": "1e-3", "encoder_learning_rate": "2E-5", "weight_decay": ".5", "max_grad_norm": "1."}
+    source = [{"path": "1e-3", "weight": "5e-1"}]
+    config = TrainingConfig.from_options({"data.source": source, "output_dir": "1e-3", "optimization": options})
+    optimization = config.optimization
+    assert (optimization.learning_rate, optimization.encoder_learning_rate) == (1e-3, 2e-5)
+    assert (optimization.weight_decay, optimization.max_grad_norm) == (0.5, 1.0)
+    assert (config.data.source, config.output_dir) == ([SourceConfig("1e-3", weight=0.5)], "1e-3")
+    for text in ("nan", "inf", "1e", "", " 1"):
+        with pytest.raises(ValueError, match="decay must be a number"):
+            TrainingConfig.from_options({"data.source": "x", "output_dir": "y", "optimization.weight_decay": text})
+
+
+def test_a_group_whose_options_are_all_commented_out_is_empty():
+    options = yaml.safe_load("data:\n  source: x\noutput_dir: y\nvalidation:\n#  num_beams: 2\n")
+    assert TrainingConfig.from_options(options) == TrainingConfig(DataConfig("x"), "y")
+    with pytest.raises(UsageError, match="source must be given"):
+        TrainingConfig.from_options({"data": None, "output_dir": "y"})
+
+
+def test_the_home_folder_is_expanded_in_the_output_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/me")
+    assert TrainingConfig.from_options({"data.source": "x", "output_dir": "~/run"}).output_dir == "/home/of/me/run"
+    assert TrainingConfig(DataConfig("x"), "~/run").output_dir == "/home/of/me/run"

@@ -34,10 +34,22 @@ def test_the_curves_are_drawn_a_panel_a_kind(tmp_path, extra, panels):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_of_equal_epochs_the_first_is_best_and_only_a_better_last_one_is_improving(tmp_path):
-    def result(*scores):
-        return TrainingResult(tmp_path, [{"epoch": i, "cider": each} for i, each in enumerate(scores, 1)], "cider")
+def result(folder, *scores, bleu=None):
+    history = [{"epoch": number, "cider": score} for number, score in enumerate(scores, 1)]
+    if bleu:
+        history = [{**record, "bleu_4": score} for record, score in zip(history, bleu, strict=True)]
+    return TrainingResult(folder, history, "cider")
 
-    assert result(0.2, 0.3, 0.3, 0.1).best["epoch"] == 2
-    improving = [result(0.2), result(0.2, 0.3), result(0.3, 0.3), result(0.3, 0.2)]
-    assert [each.is_improving for each in improving] == [True, True, False, False]
+
+def test_of_equal_epochs_the_last_is_best_but_only_a_better_one_is_improving(tmp_path):
+    assert result(tmp_path, 0.2, 0.3, 0.3, 0.1).best["epoch"] == 3
+    scores = [(0.2,), (0.2, 0.3), (0.3, 0.3), (0.3, 0.2)]
+    assert [result(tmp_path, *each).is_improving for each in scores] == [True, True, False, False]
+
+
+def test_bleu_decides_between_epochs_of_equal_cider(tmp_path):
+    single_image = result(tmp_path, 0.0, 0.0, 0.0, 0.0, bleu=[0.0, 0.2, 0.4, 0.3])
+    assert single_image.best["epoch"] == 3
+    assert not single_image.is_improving
+    assert result(tmp_path, 0.0, 0.0, bleu=[0.1, 0.2]).is_improving
+    assert result(tmp_path, 0.2, 0.1, bleu=[0.1, 0.9]).best["epoch"] == 1

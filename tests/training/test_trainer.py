@@ -50,12 +50,30 @@ def test_a_run_without_progress_stops_early(fit):
     assert [record["cider"] for record in history] == [1.0, 3.0, 2.0, 3.0, 2.5]
 
 
+def test_with_one_validation_image_the_epoch_of_the_best_bleu_is_kept_and_patience_counts_from_it(fit, tmp_path):
+    seen, bleu = [], iter([0.1, 0.3, 0.3, 0.2, 0.9])
+
+    def scores(model):
+        seen.append(weights_of(model))
+        return {"cider": 0.0, "bleu_4": next(bleu)}
+
+    _, history = fit(scores, checkpoint_precision="float32", epochs=5, patience=2)
+    assert len(history) == 4  # epoch 3 is no better than epoch 2
+    kept = weights_of(Captioner.from_pretrained(tmp_path / "run" / "checkpoint").model)
+    assert are_equal(kept, seen[2])
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
 def test_a_checkpoint_is_written_in_the_precision_asked_for(fit, tmp_path, precision):
     model, _ = fit(checkpoint_precision=precision, epochs=1)
     weights = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {getattr(torch, precision)}
     assert model.dtype == torch.float32
+
+
+def test_a_maximum_gradient_norm_of_0_clips_nothing(fit):
+    unclipped, clipped = (weights_of(fit(epochs=1, max_grad_norm=norm, folder=f"run-{norm}")[0]) for norm in (0.0, 1e9))
+    assert are_equal(unclipped, clipped)
 
 
 def test_the_frozen_encoder_does_not_move(fit, make_model):
@@ -212,13 +230,36 @@ def test_a_run_that_ended_early_goes_on_with_more_epochs_and_new_patience(make_t
     assert len(make_trainer(epochs=7, patience=2).fit(make_batches(), validate)) == 7
 
 
+def test_a_finished_run_gets_new_patience_with_more_epochs(make_trainer, make_batches):
+    """With the higher learning rate the first epochs are worse."""
+    scores = iter([3.0, 2.0, 1.0, 1.0, 4.0])
+
+    def validate(model):
+        return {"cider": next(scores)}
+
+    assert len(make_trainer(epochs=2, patience=2).fit(make_batches(), validate)) == 2  # finished, not stopped
+    killed = make_trainer(epochs=5, patience=2, state_steps=1)
+    prepare, num_prepared = killed.objective.prepare, iter(range(4))
+
+    def dying_prepare(*arguments):
+        if next(num_prepared) == 1:
+            raise Killed
+        return prepare(*arguments)
+
+    killed.objective.prepare = dying_prepare
+    with pytest.raises(Killed):
+        killed.fit(make_batches(), validate)
+    history = make_trainer(epochs=5, patience=2).fit(make_batches(), validate)
+    assert [record["cider"] for record in history] == [3.0, 2.0, 1.0, 1.0]
+
+
 def test_scores_that_the_log_shows_alike_are_alike(fit, caplog):
     caplog.set_level("INFO")
     scores = iter([0.7, 0.7 + 1e-12, 0.6])
     _, history = fit(lambda model: {"cider": next(scores)})
     assert [record["cider"] for record in history] == [0.7, 0.7, 0.6]
     lines = [message for message in caplog.messages if message.startswith("epoch")]
-    assert [line.endswith("best so far") for line in lines] == [True, False, False]  # of equals the first is kept
+    assert [line.endswith("best so far") for line in lines] == [True, True, False]  # of equals the last is kept
 
 
 def test_a_state_of_another_run_is_named_and_skipped(make_trainer, make_batches, caplog):
