@@ -63,6 +63,8 @@ def read_config(argv: Sequence[str], command: str, description: str) -> Training
     try:
         parsed = parser.parse_args(_normalized(argv))
         for group in dataclasses.fields(TrainingConfig):
+            if parsed[group.name] is None and dataclasses.is_dataclass(group.type):  # without options in YAML
+                parsed[group.name] = parser.get_defaults()[group.name]
             if dataclasses.is_dataclass(group.type) and not isinstance(parsed[group.name], Namespace):
                 raise UsageError(f"{group.name} is a group of options, found {parsed[group.name]!r:.60}.")
         fields = vars(parser.instantiate(parsed))

@@ -125,9 +125,7 @@ class Assembly:
         split, max_images = self.config.data.validation_split, self.config.validation.max_images
         if self.config.data.streaming:
             stream = self.stream(source, split)
-            undecoded = stream.cast_column("image", Image(decode=False)).take(
-                max_images
-            )  # decoded would be encoded anew
+            undecoded = stream.cast_column("image", Image(decode=False))  # decoded images would be encoded again
             return Dataset.from_list(list(undecoded.take(max_images)), features=stream.features)
         return _head(self._load(source, split), max_images)
 

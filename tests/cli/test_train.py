@@ -26,6 +26,7 @@ from hf_gru_captioner.data import RegionCache
 from hf_gru_captioner.training import run as training_run
 from hf_gru_captioner.training import run_folder
 from hf_gru_captioner.training.assembly import Assembly
+from hf_gru_captioner.training.config import ValidationConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -553,3 +554,12 @@ def test_new_words_are_said_by_the_main_process_alone(options, checkpoint, caplo
     accelerator = SimpleNamespace(is_main_process=is_main, local_main_process_first=nullcontext, device="cpu")
     _ = Assembly(read_config(arguments_of(settings), "train", ""), accelerator).model
     assert ("new words" in caplog.text) == is_main
+
+
+def test_a_group_without_options_in_the_file_has_the_defaults(tmp_path):
+    (tmp_path / "options.yaml").write_text("data: {source: photos}\noutput_dir: out\nvalidation:\n  # num_beams: 5\n")
+    config = ["--config", str(tmp_path / "options.yaml")]
+    assert read_config(config, "train", "").validation == ValidationConfig()
+    assert read_config([*config, "--validation.num-beams", "7"], "train", "").validation == ValidationConfig(
+        num_beams=7
+    )

@@ -81,8 +81,8 @@ def test_results_are_put_into_the_order_of_the_references():
         ({"42": ""}, "Found no result for 1 image (7). Pass results and annotations of the same images."),
         ({"42": "", "7": "", "8": ""}, "Found results without annotations for 1 image (8). Pass"),
         (
-            {f"{i}.jpg": "" for i in range(1200)},
-            "Found results without annotations for 1,200 images (0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 1,195 more) and no result",
+            {f"{number}": "" for number in range(100, 1300)},
+            "Found results without annotations for 1,200 images (100, 101, 102, 103, 104 and 1,195 more) and no result",
         ),
     ],
 )
