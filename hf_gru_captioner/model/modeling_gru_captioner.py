@@ -848,7 +848,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("generate() needs an image: pass pixel_values or encoder_outputs.")
             _check_pixel_values(pixel_values)
         if decoder_input_ids is not None:
-            if (decoder_input_ids[:, -1] == self.config.pad_token_id).any():
+            if (decoder_input_ids == self.config.pad_token_id).any():  # on either side
                 raise ValueError("captions that begin with different numbers of tokens can't be continued in one call.")
             kwargs["decoder_input_ids"] = decoder_input_ids
         cache = past_key_values if cache is None else cache

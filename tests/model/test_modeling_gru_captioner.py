@@ -544,8 +544,9 @@ def test_captions_go_on_from_what_the_processor_makes_of_their_beginning(model, 
     assert all(row[:4] == inputs.decoder_input_ids[0].tolist() for row in written.tolist())
     nothing = processor(images=photo, text="")
     assert torch.equal(model.generate(**nothing), model.generate(pixel_values=nothing.pixel_values))
-    with pytest.raises(ValueError, match="different numbers of tokens"):
-        model.generate(**processor(images=[photo, photo], text=["A", "A dog"]))
+    for side in ("left", "right"):
+        with pytest.raises(ValueError, match="different numbers of tokens"):
+            model.generate(**processor(images=[photo, photo], text=["A", "A dog"], padding_side=side))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
