@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
 from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
 from hf_gru_captioner import captioner as captioner_module
@@ -65,6 +66,54 @@ def test_a_model_without_attention_gives_no_maps(make_model, processor, photo):
     caption = Captioner(make_model(attention_type="none"), processor)(photo, max_new_tokens=3)
     assert caption.attention is None
     assert len(caption.words) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"), [((64, 96), (2, 3)), ((32, 128), (1, 4)), ((96, 96), (3, 3)), ((100, 70), (4, 3))]
+)
+def test_maps_have_the_rows_and_columns_of_the_images(make_model, processor, photo, tmp_path, size, grid):
+    sides = dict(zip(("height", "width"), size, strict=True))
+    model = make_model()  # of 32 pixels a region
+    shaped = GRUCaptionerProcessor(CLIPImageProcessor(size=sides, do_center_crop=False), processor.tokenizer)
+    captioner = Captioner(model, shaped)
+    caption = captioner(photo, max_new_tokens=3, num_beams=1)
+    assert caption.attention.shape[1:] == grid
+    model.save_pretrained(tmp_path)
+    shaped.save_pretrained(tmp_path)
+    assert Captioner.from_pretrained(tmp_path)(photo, max_new_tokens=3, num_beams=1).attention.shape[1:] == grid
+    cropped = CLIPImageProcessor(size={"shortest_edge": 128}, crop_size=sides)
+    cropping = Captioner(model, GRUCaptionerProcessor(cropped, processor.tokenizer))
+    assert cropping(photo, max_new_tokens=3, num_beams=1).attention.shape[1:] == grid
+
+
+def test_regions_that_are_no_grid_of_the_image_give_no_maps(make_model, processor, photo, tmp_path, monkeypatch):
+    assert [captioner_module._grid(num, (64, 64)) for num in (1, 2, 5, 16, 17)] == [(1, 1), None, None, (4, 4), None]
+    assert captioner_module._grid(16, None) is None
+    assert captioner_module._grid(64, (32, 128)) == (4, 16)
+    assert captioner_module._grid(136, (299, 598)) == (8, 17)  # of Inception, which doesn't pad
+    model = make_model()
+    captioner = Captioner(model, processor)
+    model.encoder.vision.register_forward_hook(lambda module, inputs, regions: regions[:, 1:])
+    assert captioner(photo, max_new_tokens=3).attention is None
+    captioner._try_out("it")
+    assert not captioner.has_attention
+
+
+def test_special_token_ids_that_the_generation_settings_lack_are_those_of_the_model(checkpoint, photo):
+    expected = Captioner.from_pretrained(checkpoint)(photo)
+    path = checkpoint / "generation_config.json"
+    settings = json.loads(path.read_text())
+    ids = {name: settings.pop(name) for name in list(settings) if name.endswith("_token_id")}
+    for kept in ({}, {"bos_token_id": ids["bos_token_id"]}):
+        path.write_text(json.dumps(settings | kept))
+        captioner = Captioner.from_pretrained(checkpoint)
+        assert captioner(photo) == expected
+        assert captioner.defaults().items() >= ids.items()
+        torch.manual_seed(0)
+        captioner(photo, do_sample=True, begin="a")  # by generate()
+    path.unlink()
+    caption = Captioner.from_pretrained(checkpoint)(photo, max_new_tokens=6, num_beams=2)
+    assert caption == expected
 
 
 def test_captioning_leaves_dropout_off(make_model, processor, photo):

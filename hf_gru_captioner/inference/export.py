@@ -40,7 +40,7 @@ from torch.export import Dim
 
 from ..files import GRAPHS_FOLDER, GRAPHS_SETTINGS, TOKENIZER, WEIGHTS, atomic_folder, sha256_of
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-from .backend import EXTERNAL, GRAPH_RUNTIMES
+from .backend import EXTERNAL, GRAPH_RUNTIMES, with_token_ids
 from .graphs import architecture_of
 
 FORMATS = ("onnx", "openvino", "exported-program")
@@ -86,7 +86,10 @@ def export_graphs(
         "license": getattr(model.config, "license", None) or "other",
         "format": format,
         "precision": "float32" if calibration is None else "int8",
-        "generation": {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
+        "generation": with_token_ids(
+            {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
+            model.config.to_dict(),
+        ),
     }
     with _written(folder) as temporary:
         _write_graphs(_graphs(model.eval(), processor), temporary, format, calibration)
