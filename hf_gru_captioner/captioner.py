@@ -205,7 +205,7 @@ class Captioner:
                 of whole graphs.
             revision, token: As in `AutoModel.from_pretrained`.
             device: Device that torch runs on.
-            dtype: The model's dtype there, whatever the file's.
+            dtype: The model's dtype there, whatever the file's; `"auto"` for the file's.
             backend: `"onnxruntime"` or `"openvino"` for the graphs, which give the same captions as `"torch"`, faster
                 and without importing it. What only generate() supports, such as sampling, still runs on torch.
                 `"auto"` is ONNX Runtime if it is installed, the checkpoint has float32 graphs and no other device or
@@ -216,8 +216,8 @@ class Captioner:
         Raises:
             FileNotFoundError: No such folder or Hub repository.
             OSError: The Hub failed, timed out or closed the connection.
-            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend, or graphs that don't
-                match the checkpoint.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend or dtype, or graphs that
+                don't match the checkpoint.
             MissingExtraError: The backend isn't installed.
         """
         source = Source(fspath(checkpoint or SHIPPED_CHECKPOINT), revision, token)

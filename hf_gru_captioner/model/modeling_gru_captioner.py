@@ -1,6 +1,6 @@
 """A GRU captioner: a vision encoder, and two GRUs with attention over image regions between them.
 
-    regions                     r = VisionEncoder(image)                      any transformers or timm encoder
+    regions                     r = VisionEncoder(image)                      a transformers or timm encoder
     keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once per image
     language GRU                h1_t = GRU1(embed(w_t), h1_{t-1})             h1_0, h2_0 = tanh(W m)
     attention                   c_t = Attention(h1_t, k, v)                   none | additive | multihead
@@ -82,19 +82,23 @@ class GRUCaptionerEncoderOutput(ModelOutput):
 
 
 class GRUCaptionerVisionEncoder(nn.Module):
-    """Converts the outputs of any transformers or timm encoder to regions `(B, P, D)`.
+    """Converts the outputs of a transformers or timm encoder of images to regions `(B, P, D)`.
 
     The backbone has no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation mode,
     whatever `train()` says. BatchNorm keeps its pretrained statistics even when the backbone is trained: captioning
     batches are too small for good ones.
+
+    Raises:
+        ValueError: The backbone doesn't turn images alone into regions; the message names it.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.backbone = AutoModel.from_config(
-            config.encoder_config, trust_remote_code=False, **_without_pooling(config.encoder_config)
-        )
+        if config.encoder_config.model_type == "vit_mae":
+            config.encoder_config.mask_ratio = 0.0  # otherwise it hides most of each image, in evaluation too
+        self.backbone = _make_backbone(config.encoder_config)
         self.region_size = _region_size(self.backbone)
+        self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
         self.set_frozen(config.freeze_encoder)
 
     def set_frozen(self, frozen: bool, first_layer: str | None = None) -> None:
@@ -124,14 +128,27 @@ class GRUCaptionerVisionEncoder(nn.Module):
         # Channels last: the same results, and convolutions are twice as fast on a CPU.
         pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(pixel_values, return_dict=True).last_hidden_state
-        if isinstance(features, list | tuple):  # timm's features_only: one map per stage, use the last
-            features = features[-1]  # (B, D, height, width)
+            features = _features(self.backbone, pixel_values)
         if features.ndim == 3:
-            return features[:, _num_prefix_tokens(self.backbone) :]  # (B, P, D)
+            return features[:, self.num_prefix_tokens :]  # (B, P, D)
         if _is_channels_last(self.backbone):
             return features.flatten(1, 2)  # (B, P, D)
         return features.flatten(2).transpose(1, 2)  # (B, P, D)
+
+
+def _make_backbone(encoder_config) -> PreTrainedModel:
+    return AutoModel.from_config(encoder_config, trust_remote_code=False, **_without_pooling(encoder_config))
+
+
+def _features(backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Tokens `(B, tokens, D)` or feature maps `(B, D, height, width)`, of timm's Swin `(B, height, width, D)`."""
+    arguments = {}
+    if backbone.config.model_type == "vit_mae":  # shuffles its patches by this noise even if it hides none
+        order = torch.arange(backbone.embeddings.patch_embeddings.num_patches, device=pixel_values.device)
+        arguments["noise"] = order.expand(pixel_values.shape[0], -1)
+    output = backbone(pixel_values, return_dict=True, **arguments)
+    features = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.feature_maps
+    return features[-1] if isinstance(features, list | tuple) else features  # one map per stage: the last
 
 
 def _without_pooling(encoder_config) -> dict[str, bool]:
@@ -142,22 +159,42 @@ def _without_pooling(encoder_config) -> dict[str, bool]:
 
 
 def _region_size(backbone: PreTrainedModel) -> int:
-    """Width D of one region."""
+    """Width D of one region.
+
+    Raises:
+        ValueError: The backbone doesn't turn images alone into regions.
+    """
     if hasattr(backbone, "timm_model"):
         if getattr(backbone, "features_only", False):
             return backbone.timm_model.feature_info.channels()[-1]
         return backbone.timm_model.num_features
-    hidden_sizes = getattr(backbone.config, "hidden_sizes", None)
-    return hidden_sizes[-1] if hidden_sizes else backbone.config.hidden_size
+    config = backbone.config
+    side = getattr(config, "image_size", None) or 224
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    try:
+        with torch.device("meta"), torch.no_grad():  # shapes only: takes no time
+            image = torch.empty(1, getattr(config, "num_channels", None) or 3, height, width)
+            is_on_meta = next(backbone.parameters()).is_meta
+            features = _features((backbone if is_on_meta else _make_backbone(copy.deepcopy(config))).eval(), image)
+        if features.ndim not in (3, 4):
+            raise ValueError(f"its output for an image is {features.ndim}-dimensional")
+    except Exception as error:  # each encoder raises its own
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(
+            f"{config.model_type} can't be the vision encoder, it doesn't make regions of an image: {reason}."
+        ) from error
+    return features.shape[-1 if features.ndim == 3 else 1]
 
 
 def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
     """Number of class, distillation and register tokens before the patch tokens of a `(B, tokens, D)` output."""
     if hasattr(backbone, "timm_model"):
         return getattr(backbone.timm_model, "num_prefix_tokens", 0)
-    embeddings = getattr(backbone, "embeddings", None)
-    tokens = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token", "register_tokens"))
-    return sum(token.shape[1] for token in tokens if token is not None)
+    if backbone.config.model_type == "dinov3_convnext":
+        return 1  # the mean of the others
+    names = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+    tokens = (each for name, each in backbone.named_parameters() if name.rpartition(".")[2] in names)
+    return sum(token.numel() // token.shape[-1] for token in tokens)
 
 
 def _is_channels_last(backbone: PreTrainedModel) -> bool:

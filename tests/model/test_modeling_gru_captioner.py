@@ -9,16 +9,25 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
+    BertConfig,
+    CLIPVisionConfig,
     ConvNextConfig,
+    DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ConvNextConfig,
     DynamicCache,
+    EfficientNetConfig,
     GenerationConfig,
+    MobileViTConfig,
+    PvtConfig,
     ResNetConfig,
+    Siglip2VisionConfig,
     SwinConfig,
     TimmWrapperConfig,
     TimmWrapperModel,
     ViTConfig,
+    ViTMAEConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import find_labels
@@ -754,6 +763,53 @@ def test_regions_stand_row_by_row_as_the_photo_does(make_model, family):
     changed[:, :, : image_size // 8, : image_size // 8] += 3
     difference = (model.encoder.vision(changed) - model.encoder.vision(pixel_values)).abs().mean(-1)[0]
     assert difference[0] > difference[-1]
+
+
+FOUR_STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4}
+OTHER_FAMILIES = {
+    # name: configuration, regions of an image of 64 x 64 pixels, region size
+    "clip": (lambda: CLIPVisionConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "vit-mae": (lambda: ViTMAEConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "deit": (lambda: DeiTConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "pvt": (
+        lambda: PvtConfig(image_size=64, depths=[1] * 4, hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1] * 4),
+        4,
+        32,
+    ),
+    "dinov3-convnext": (lambda: DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4), 4, 32),
+    "efficientnet": (
+        lambda: EfficientNetConfig(image_size=64, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128),
+        4,
+        128,
+    ),
+    "mobilevit": (lambda: MobileViTConfig(image_size=64), 4, 640),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_other_encoders_give_one_region_per_part_of_the_image(make_model, tmp_path, family):
+    make_config, num_regions, region_size = OTHER_FAMILIES[family]
+    model = make_model(encoder_config=make_config())
+    pixel_values = torch.randn(1, 3, 64, 64)
+    regions = model.encoder.vision(pixel_values)
+    assert regions.shape == (1, num_regions, region_size)
+    assert torch.equal(model.encoder.vision(pixel_values), regions)
+    changed = pixel_values.clone()
+    changed[:, :, :8, :8] += 3
+    difference = (model.encoder.vision(changed) - regions).abs().mean(-1)[0]
+    assert difference[0] > difference[-1] or family in ("efficientnet", "mobilevit")  # initial weights see nothing
+    model.save_pretrained(tmp_path)
+    loaded = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encoder.vision(pixel_values), regions)
+
+
+def test_an_encoder_that_does_not_make_regions_of_images_is_refused_by_name(make_model):
+    with pytest.raises(ValueError, match=r"bert can't be the vision encoder, .* image: \w") as refusal:
+        make_model(encoder_config=BertConfig(**SMALL_TRANSFORMER))
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match=r"siglip2_vision_model can't be the vision encoder, .*: .*spatial_shapes"):
+        make_model(encoder_config=Siglip2VisionConfig(**SMALL_TRANSFORMER))
 
 
 def batch_norm_statistics(model):
