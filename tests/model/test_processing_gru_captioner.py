@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from transformers import AutoProcessor, TimmWrapperConfig, ViTConfig, ViTImageProcessor
 
 from hf_gru_captioner.model import GRUCaptionerProcessor, load_image
@@ -122,10 +122,16 @@ def test_the_first_frame_stands_for_an_animation(file_format):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     animation = Image.open(io.BytesIO(encode(frames[0], file_format, save_all=True, append_images=frames[1:])))
     assert animation.n_frames == 3
-    animation.seek(2)
-    red, green, blue = np.asarray(load_image(animation), np.int16)[4, 4]
+    red, green, blue = np.asarray(
+        load_image(encode(frames[0], file_format, save_all=True, append_images=frames[1:])), np.int16
+    )[4, 4]
     assert red > 250
     assert max(green, blue) < 5
+    colors = [np.asarray(load_image(frame))[4, 4].argmax() for frame in ImageSequence.Iterator(animation)]
+    assert colors == [0, 1, 2]  # of an open image the frame that it is at
+    animation.seek(2)
+    load_image(animation)
+    assert animation.tell() == 2
 
 
 def test_what_is_no_image_is_refused_by_name(photo, tmp_path, served_photo):
