@@ -52,6 +52,9 @@ CACHE_NAME = (
 )
 
 
+PER_CAPTION = ("num_beams", "num_return_sequences")  # the greater is the number of rows that generate() makes of each
+
+
 def _autocast_float32_only(forward):
     """Disables autocast for half-precision weights: BatchNorm and packing can't mix dtypes."""
 
@@ -485,7 +488,7 @@ class GRUCaptionerDecoder(nn.Module):
             image_index: Image of each caption, `(N,)`; None if captions are in image order, N / B per image.
         """
         keys, values, mean_region = projected_regions
-        num_images, num_captions = len(mean_region), len(input_ids)
+        num_images, num_captions = mean_region.shape[0], input_ids.shape[0]  # not len(), see _check_pixel_values
         embeddings = self.dropout(self.embed_tokens(input_ids))  # (N, T, E)
         if states is None:
             states = self.first_states(mean_region)  # (2, B, H)
@@ -814,7 +817,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("forward needs labels or decoder_input_ids; to write captions call generate().")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         projected_regions = encoder_outputs["projected_regions"]
-        num_images = len(projected_regions[0])
+        num_images = projected_regions[0].shape[0]
         self._check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images=num_images)
 
         lengths = None
@@ -889,9 +892,14 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("captions that begin with different numbers of tokens can't be continued in one call.")
             kwargs["decoder_input_ids"] = decoder_input_ids
         cache = past_key_values if cache is None else cache
+        generation_config = (args[0] if args else kwargs.get("generation_config")) or self.generation_config
         if cache is not None:
+            cache = copy.copy(cache)  # generate() reorders it
+            if decoder_input_ids is not None and cache.batch_size == decoder_input_ids.shape[0]:
+                counts = ((kwargs.get(name) or getattr(generation_config, name, None) or 1) for name in PER_CAPTION)
+                cache.batch_repeat_interleave(max(counts))
             kwargs[CACHE_NAME] = cache
-        self._check_guidance(kwargs.get("guidance_scale"), args[0] if args else kwargs.get("generation_config"))
+        self._check_guidance(kwargs.get("guidance_scale"), generation_config)
         if kwargs.get("stop_strings") is not None and kwargs.get("tokenizer") is not None:
             stop = StopAtStrings(kwargs.pop("stop_strings"), kwargs.pop("tokenizer"))
             kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or ()), stop])
@@ -899,7 +907,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
     def _check_guidance(self, scale: float | None, generation_config) -> None:
         """Rejects guidance: transformers' processor for it calls the model without an image."""
-        scale = getattr(generation_config or self.generation_config, "guidance_scale", None) if scale is None else scale
+        scale = getattr(generation_config, "guidance_scale", None) if scale is None else scale
         if scale not in (None, 1):
             raise ValueError(f"captions can't be written with guidance_scale (found {scale}): leave it out.")
 
@@ -914,7 +922,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
     @staticmethod
     def _check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images: int) -> None:
-        num_captions = len(decoder_input_ids)
+        num_captions = decoder_input_ids.shape[0]
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"labels and decoder_input_ids must have the same shape, found {tuple(labels.shape)} and "

@@ -547,6 +547,36 @@ def test_generation_goes_on_from_a_prefix_and_from_a_state(model, name):
     assert from_state.tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_a_state_is_shared_by_the_beams_and_left_alone(model, settings):
+    encoder_outputs = encode(model)
+    prefix = torch.tensor([[0, 5, 6], [0, 7, 8]])
+    state = model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, :2]).cache
+    before = state.states.clone()
+    arguments = {"encoder_outputs": encoder_outputs, "decoder_input_ids": prefix, "max_new_tokens": 5, **settings}
+    expected = model.generate(**arguments)
+    assert torch.equal(model.generate(**arguments, cache=state), expected)
+    assert torch.equal(model.generate(**arguments, cache=state), expected)  # again
+    assert torch.equal(state.states, before)
+    settings = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 3}
+    sampled = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=prefix, cache=state, **settings)
+    assert len(sampled) == 8
+
+
+def test_a_forward_with_any_number_of_images_can_be_exported(model):
+    pixel_values, ids = torch.randn(2, 3, 96, 96), torch.tensor([[0, 4], [0, 6]])
+    number = torch.export.Dim("images", min=1, max=64)
+    shapes = {"pixel_values": {0: number}, "decoder_input_ids": {0: number}, "use_cache": None}
+    inputs = {"pixel_values": pixel_values, "decoder_input_ids": ids, "use_cache": False}
+    program = torch.export.export(model, (), inputs, strict=False, dynamic_shapes=shapes).module()
+    one, three = ([each[:1].repeat(count, *[1] * (each.ndim - 1)) for each in (pixel_values, ids)] for count in (1, 3))
+    expected = model(**inputs).logits[0]
+    for images, tokens in (one, three):
+        logits = program(pixel_values=images, decoder_input_ids=tokens, use_cache=False).logits
+        assert logits.shape == (len(images), 2, model.config.vocab_size)
+        torch.testing.assert_close(logits[0], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_captions_go_on_from_what_the_processor_makes_of_their_beginning(model, processor, photo):
     inputs = processor(images=photo, text="A brown dog")
     written = model.generate(**inputs, num_beams=2, num_return_sequences=2, max_new_tokens=3)
