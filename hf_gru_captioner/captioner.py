@@ -113,7 +113,7 @@ class Captioner:
         processor: Its processor.
 
     Raises:
-        ValueError: Processor and model differ in vocabulary size.
+        ValueError: The processor's vocabulary is larger than the model's.
     """
 
     _backend: Backend
@@ -327,6 +327,9 @@ class Captioner:
 
         settings = {**self._backend.defaults(), **generation}
         check_search_settings(settings)
+        if unused := self._backend.unused_tokens:
+            settings["suppress_tokens"] = [*(settings.get("suppress_tokens") or ()), *unused]
+            generation = generation | {"suppress_tokens": settings["suppress_tokens"]}
         search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
         if search_settings is not None:
             states, step = self._backend.begin(encoded)

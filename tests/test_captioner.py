@@ -125,9 +125,10 @@ def test_captioning_leaves_dropout_off(make_model, processor, photo):
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(model, processor):
-    small = GRUCaptionerProcessor(processor.image_processor, build_tokenizer(["a dog"], min_count=1))
-    with pytest.raises(ValueError, match=r"the tokenizer has 6 tokens, the model \d+"):
-        Captioner(model, small)
+    words = " ".join(f"word{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(40))
+    large = GRUCaptionerProcessor(processor.image_processor, build_tokenizer([words], min_count=1))
+    with pytest.raises(ValueError, match=r"the tokenizer has 44 tokens, the model 29"):
+        Captioner(model, large)
 
 
 def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
@@ -324,3 +325,21 @@ def test_a_caption_with_an_unknown_word_is_the_least_likely_one(captioner, photo
 def test_each_image_needs_its_list_of_captions(captioner, photo):
     with pytest.raises(ValueError, match="found 1 images but captions of 2"):
         captioner.mean_log_probabilities([photo], [["A dog"], ["A dog"]])
+
+
+def test_suppressed_tokens_outside_the_vocabulary_are_ignored_as_by_generate(captioner, photo):
+    expected = captioner(photo)
+    for tokens in ([99_999], [-1]):
+        assert captioner(photo, suppress_tokens=tokens) == expected
+        assert captioner(photo, suppress_tokens=tokens, repetition_penalty=1.0).text == expected.text  # by generate()
+
+
+def test_rows_that_pad_a_vocabulary_are_never_written(model, processor, photo):
+    model.generation_config.update(max_new_tokens=6, num_beams=2)
+    expected = Captioner(model, processor)(photo)
+    model.resize_token_embeddings(len(processor.tokenizer), pad_to_multiple_of=64)
+    assert model.config.vocab_size == 64
+    model.lm_head.bias.data[len(processor.tokenizer) :] = 9.0
+    captioner = Captioner(model, processor)
+    for settings in ({}, {"repetition_penalty": 1.0}, {"suppress_tokens": [1]}):
+        assert captioner(photo, **settings).words == expected.words

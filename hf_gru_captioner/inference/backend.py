@@ -65,6 +65,10 @@ class Backend(Protocol):
     def image_size(self) -> tuple[int, int] | None:
         """Height and width in pixels of the images that the encoder sees; None if they vary."""
 
+    @property
+    def unused_tokens(self) -> range:
+        """Ids of the model that are no token of the tokenizer: a vocabulary may be padded to a round size."""
+
     def defaults(self) -> dict[str, Any]:
         """The checkpoint's generation settings, with all special token ids."""
 

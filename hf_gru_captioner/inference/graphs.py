@@ -90,6 +90,7 @@ class GraphBackend:
             height, width = self.settings["image_size"]
             self.image_size = (height, width)
             weights: dict[str, Weights] = {}
+            config: dict[str, Any] = {}
             source = folder  # of the tokenizer
             if not self.are_whole:
                 source = _matching_checkpoint(folder, self.settings, checkpoint)
@@ -97,9 +98,12 @@ class GraphBackend:
                 path = source / GENERATION_CONFIG
                 generation = read_json(path) if path.is_file() else {}
                 generation = {name: each for name, each in generation.items() if name[0] != "_"}
-                self.settings["generation"] = with_token_ids(generation, read_json(source / CONFIG))
+                config = read_json(source / CONFIG)
+                self.settings["generation"] = with_token_ids(generation, config)
             check_tokenizer(read_json(source / TOKENIZER))
             self._tokenizer = tokenizers.Tokenizer.from_file(str(source / TOKENIZER))
+            num_tokens = self._tokenizer.get_vocab_size()
+            self.unused_tokens = range(num_tokens, config.get("vocab_size", num_tokens))
             with needs_extra(runtime.extra):
                 self._encoder, self._step = (
                     runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS

@@ -27,13 +27,13 @@ class PyTorchBackend:
         processor: Its processor.
 
     Raises:
-        ValueError: Processor and model differ in vocabulary size.
+        ValueError: The processor's vocabulary is larger than the model's.
     """
 
     name = PYTORCH
 
     def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
-        if len(processor.tokenizer) != model.config.vocab_size:
+        if len(processor.tokenizer) > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
                 "they are not from the same checkpoint."
@@ -57,6 +57,10 @@ class PyTorchBackend:
             return self.processor.image_size
         size = image_processor.crop_size
         return int(size["height"]), int(size["width"])
+
+    @property
+    def unused_tokens(self) -> range:
+        return range(len(self.processor.tokenizer), self.model.config.vocab_size)
 
     def defaults(self) -> dict[str, Any]:
         """Settings of the model's generation_config that differ from generate()'s defaults, and all special token
