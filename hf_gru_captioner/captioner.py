@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from os import PathLike, fspath
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .inference.pytorch import PyTorchBackend
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
+TINY = 1e-9
 FLOAT32 = "float32"  # precision at which graphs give the same captions as torch
 
 _logger = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class Caption:
         words: Its tokens, as text.
         log_probabilities: Log-probability of each word given the words before it, in nats.
         attention: Attention weights of each word over the grid of regions, `(words, rows, columns)`, averaged over
-            heads; they sum to 1 for each word. None if the model has no attention.
+            heads; they sum to 1 for each word. None if the model has no attention, or if its regions are no grid of
+            the image.
         alternatives: For each word, the likeliest tokens at its position with their probabilities, which may include
             the word itself; empty unless requested.
     """
@@ -111,7 +113,7 @@ class Captioner:
         processor: Its processor.
 
     Raises:
-        ValueError: Processor and model differ in vocabulary size.
+        ValueError: The processor's vocabulary is larger than the model's.
     """
 
     _backend: Backend
@@ -119,6 +121,7 @@ class Captioner:
     """Where it was loaded from, with the commit if on the Hub."""
     not_graphs: str = ""
     """Why `backend="auto"` chose PyTorch over the graphs."""
+    _are_regions_a_grid = True  # as far as known
 
     def __init__(self, model: "GRUCaptionerForConditionalGeneration", processor: "GRUCaptionerProcessor"):
         from .inference.pytorch import PyTorchBackend
@@ -161,7 +164,7 @@ class Captioner:
     @property
     def has_attention(self) -> bool:
         """Whether captions come with attention weights."""
-        return self._backend.has_attention
+        return self._backend.has_attention and self._are_regions_a_grid
 
     @property
     def num_beams(self) -> int:
@@ -202,7 +205,7 @@ class Captioner:
                 of whole graphs.
             revision, token: As in `AutoModel.from_pretrained`.
             device: Device that torch runs on.
-            dtype: The model's dtype there, whatever the file's.
+            dtype: The model's dtype there, whatever the file's; `"auto"` for the file's.
             backend: `"onnxruntime"` or `"openvino"` for the graphs, which give the same captions as `"torch"`, faster
                 and without importing it. What only generate() supports, such as sampling, still runs on torch.
                 `"auto"` is ONNX Runtime if it is installed, the checkpoint has float32 graphs and no other device or
@@ -213,8 +216,8 @@ class Captioner:
         Raises:
             FileNotFoundError: No such folder or Hub repository.
             OSError: The Hub failed, timed out or closed the connection.
-            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend, or graphs that don't
-                match the checkpoint.
+            ValueError: Not a checkpoint of a GRU captioner, a damaged one, an unknown backend or dtype, or graphs that
+                don't match the checkpoint.
             MissingExtraError: The backend isn't installed.
         """
         source = Source(fspath(checkpoint or SHIPPED_CHECKPOINT), revision, token)
@@ -324,6 +327,9 @@ class Captioner:
 
         settings = {**self._backend.defaults(), **generation}
         check_search_settings(settings)
+        if unused := self._backend.unused_tokens:
+            settings["suppress_tokens"] = [*(settings.get("suppress_tokens") or ()), *unused]
+            generation = generation | {"suppress_tokens": settings["suppress_tokens"]}
         search_settings = _search_settings(settings, num_captions) if self._backend.can_search else None
         if search_settings is not None:
             states, step = self._backend.begin(encoded)
@@ -381,6 +387,7 @@ class Captioner:
         check_generation(self._backend.defaults(), name)
         with names_damaged(f"the checkpoint {name}"):
             caption = self(Image.new("RGB", (32, 32), "grey"), max_new_tokens=1)
+        self._are_regions_a_grid = caption.attention is not None
         if not math.isfinite(caption.score):
             raise ValueError(f"the checkpoint {name} is damaged: its token probabilities are not finite.")
 
@@ -388,10 +395,10 @@ class Captioner:
         tokens = hypothesis.tokens.tolist()
         log_probabilities = hypothesis.log_probabilities.tolist()
         num_words = len(tokens) - (tokens[-1] in ends)
-        attention = hypothesis.attention
+        attention = hypothesis.attention  # (tokens, P)
         if attention is not None:
-            rows = math.isqrt(attention.shape[-1])
-            attention = attention.reshape(len(tokens), rows, -1)[:num_words]  # (words, rows, columns)
+            grid = _grid(attention.shape[-1], self._backend.image_size)
+            attention = None if grid is None else attention.reshape(-1, *grid)[:num_words]  # (words, rows, columns)
         return Caption(
             text=self._backend.decode_tokens(tokens),
             score=math.fsum(log_probabilities[prefix_length:]) / (len(tokens) - prefix_length) ** length_penalty,
@@ -467,6 +474,33 @@ def _graph_captioner_if_possible(
     if precision != FLOAT32:
         return None, f"the checkpoint's graphs are {precision}, whose captions may differ (--backend onnxruntime)"
     return captioner, ""
+
+
+@cache
+def _grid(num_regions: int, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Rows and columns of an encoder's regions.
+
+    Args:
+        num_regions: The number of regions.
+        image_size: Height and width of its images, which it divides into squares, rounding both up or both down.
+
+    Returns:
+        The grid closest to the images' shape, or None if there is none.
+    """
+    if image_size is None:
+        return None
+    height, width = image_size
+    grids = []
+    for rows in range(1, num_regions + 1):
+        columns, rest = divmod(num_regions, rows)
+        if rest:
+            continue
+        exact = height / rows, width / columns  # sides of a region if it is not rounded, in pixels
+        rounds_down = max(height / (rows + 1), width / (columns + 1)) < min(exact)
+        rounds_up = max(exact) < min(height / (rows - 1 or TINY), width / (columns - 1 or TINY))
+        if rounds_down or rounds_up:
+            grids.append((abs(math.log(exact[0] / exact[1])), rows, columns))
+    return min(grids)[1:] if grids else None
 
 
 def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .inference.graphs import GraphBackend
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
+AUTO = "auto"  # the dtype of the weights file
+DTYPES = (AUTO, "float32", "float16", "bfloat16", "float64")
 SHIPPED_CHECKPOINT = Path(__file__).parent / "pretrained"
 
 # Limits on encoding one image: 1.5 times what DINOv2 large needs at 518 pixels.
@@ -91,17 +93,16 @@ def load_checkpoint(
     Args:
         source: Where the checkpoint is.
         device: The model's device.
-        dtype: Its dtype, whatever the file's.
+        dtype: Its dtype, whatever the file's, or its name; `"auto"` for the file's.
 
     Raises:
         FileNotFoundError: No such folder or Hub repository.
         OSError: The Hub failed, timed out or closed the connection.
-        ValueError: Not a checkpoint of a GRU captioner, or a damaged one.
+        ValueError: Not a checkpoint of a GRU captioner, or a damaged one; no such dtype.
     """
-    import torch
-
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
+    dtype = _dtype(dtype)
     name = source.name
     folder = source.folder(CONFIG)  # first, since some other model may be very large
     check_config(name, folder / CONFIG)
@@ -115,7 +116,7 @@ def load_checkpoint(
         with _TRANSFORMERS_LOADS:
             model, loading = GRUCaptionerForConditionalGeneration.from_pretrained(
                 folder,
-                dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+                dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -131,6 +132,22 @@ def load_checkpoint(
         if is_checked and not all(map(math.isfinite, map(float, values.aminmax()))):
             raise ValueError(f"the checkpoint {name} has weights that are not finite, such as {weight}.")
     return model.to(device), processor
+
+
+def _dtype(dtype: "str | torch.dtype") -> "str | torch.dtype":
+    """The dtype of that name, `"auto"` as it is.
+
+    Raises:
+        ValueError: A model can't have it.
+    """
+    import torch
+
+    if dtype == AUTO:
+        return AUTO
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, found {dtype!r}.")
+    return found
 
 
 def load_graphs(
@@ -305,7 +322,8 @@ def _check_sides(image_processor: Any) -> None:
 
 
 def _check_cost(vision: Any, image_size: tuple[int, int]) -> None:
-    """Checks the cost of encoding one image of that height and width; `vision` is on the meta device."""
+    """Checks the cost of encoding one image of that height and width, and the shape of its regions; `vision` is on the
+    meta device."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -322,16 +340,22 @@ def _check_cost(vision: Any, image_size: tuple[int, int]) -> None:
                     self.values = max(self.values, each.numel())
             return results
 
-    image = torch.empty(1, 3, *image_size, device="meta")
+    image, shape = torch.empty(1, 3, *image_size, device="meta"), None
     with torch.no_grad(), Largest() as largest, FlopCounterMode(display=False) as counter:
         try:
-            vision.eval()(image)
+            shape = tuple(vision.eval()(image).shape)
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):  # control flow that depends on pixel values; what ran so far is counted
                 raise
     if counter.get_total_flops() > MAX_OPERATIONS or largest.values > MAX_VALUES:
         raise ValueError(
             f"an image of {image_size[0]} x {image_size[1]} pixels would take its encoder too much time or memory"
+        )
+    if shape is not None and (len(shape) != 3 or shape[1] < 1 or shape[-1] != vision.region_size):
+        config = vision.backbone.config
+        raise ValueError(
+            f"{getattr(config, 'architecture', config.model_type)} can't be the vision encoder: its regions have the "
+            f"shape {shape}, not (1, regions, {vision.region_size})"
         )
 
 

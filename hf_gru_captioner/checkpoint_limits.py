@@ -12,6 +12,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -209,18 +210,25 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
 
 
 def check_search_settings(settings: Mapping[str, Any], of_name: str = "") -> None:
-    """Rejects a length penalty that makes scores non-finite, and an n-gram size that is not a size.
+    """Rejects numbers that are none, a length penalty that makes scores non-finite, and tokens that are no list.
 
     Raises:
         ValueError: Names the allowed values.
     """
     length_penalty, size = settings.get("length_penalty"), settings.get("no_repeat_ngram_size")
+    for setting in ("num_beams", "max_new_tokens"):
+        value = settings.get(setting)
+        if value is not None and not (_is_whole(value) and value >= 1):
+            raise ValueError(f"{setting}{of_name} must be a whole number of at least 1, found {_short(value)}.")
+    suppressed = settings.get("suppress_tokens")
+    if suppressed is not None and not (isinstance(suppressed, list | tuple) and all(map(_is_whole, suppressed))):
+        raise ValueError(f"suppress_tokens{of_name} must be a list of token ids, found {_short(suppressed)}.")
     if length_penalty is not None and not (_is_number(length_penalty) and abs(length_penalty) <= LENGTH_PENALTY):
         raise ValueError(
             f"length_penalty{of_name} must be a number from -{LENGTH_PENALTY} to {LENGTH_PENALTY}, found "
             f"{_short(length_penalty)}."
         )
-    if size is not None and not (isinstance(size, int) and not isinstance(size, bool) and size >= 0):
+    if size is not None and not (_is_whole(size) and size >= 0):
         raise ValueError(
             f"no_repeat_ngram_size{of_name} must be a whole number, or 0 to allow repetition, found {_short(size)}."
         )
@@ -353,6 +361,10 @@ def _settings(content: Any, setting: str = "") -> Iterator[tuple[str, Any]]:
 
 def _layers(value: Any) -> float:
     return value if _is_number(value) and value > 0 else 0
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

@@ -194,7 +194,8 @@ def extend_tokenizer(
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"]["type"] != "WordLevel":
         return tokenizer, []
-    vocabulary = state["model"]["vocab"]
+    vocabulary = state["model"]["vocab"] | tokenizer.get_vocab()  # with tokens added since
+    state["model"]["vocab"] = vocabulary
     if state["pre_tokenizer"].get("pattern") == {"Regex": _PATTERN_BEFORE_UNDERSCORES}:
         state["pre_tokenizer"]["pattern"] = {"Regex": _PATTERN}  # new words may have underscores
     split = Tokenizer.from_str(json.dumps(state))
@@ -204,7 +205,7 @@ def extend_tokenizer(
         for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(caption))
     )
     words = [word for word, count in counts.most_common() if count >= min_count and word not in vocabulary]
-    vocabulary |= {word: number for number, word in enumerate(words, len(vocabulary))}
+    vocabulary |= {word: number for number, word in enumerate(words, max(vocabulary.values()) + 1)}
     extended = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         model_max_length=tokenizer.model_max_length,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .model.image_loading_gru_captioner import load_image
+
 PANEL_HEIGHT = 200  # pixels
 PANEL_WIDTHS = (120, 400)  # pixels; narrower or wider images are distorted to fit
 LABEL_HEIGHT = 26  # pixels
@@ -18,7 +20,7 @@ def draw_attention(
     """Draws the image, then once per word with the attended regions highlighted.
 
     Args:
-        image: The captioned image.
+        image: The captioned image; drawn upright and over white, as the model sees it.
         words: Words of the caption.
         attention: `(words, rows, columns)`, as in `Caption.attention`.
         max_columns: Maximum number of panels per row.
@@ -31,8 +33,9 @@ def draw_attention(
             f"draw_attention needs one map per word, found {0 if attention is None else len(attention)} maps for "
             f"{len(words)} words; a model with attention_type='none' has no maps."
         )
+    image = load_image(image)
     width = int(np.clip(round(image.width * PANEL_HEIGHT / image.height), *PANEL_WIDTHS))
-    image = image.convert("RGB").resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
+    image = image.resize((width, PANEL_HEIGHT), Image.Resampling.LANCZOS)
     panels = [("", image)] + [(word, _light(image, weights)) for word, weights in zip(words, attention, strict=True)]
     columns = min(max_columns, len(panels))
     rows = math.ceil(len(panels) / columns)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor
 
 from hf_gru_captioner import Caption, Captioner, GRUCaptionerProcessor
 from hf_gru_captioner import captioner as captioner_module
@@ -67,6 +68,54 @@ def test_a_model_without_attention_gives_no_maps(make_model, processor, photo):
     assert len(caption.words) > 0
 
 
+@pytest.mark.parametrize(
+    ("size", "grid"), [((64, 96), (2, 3)), ((32, 128), (1, 4)), ((96, 96), (3, 3)), ((100, 70), (4, 3))]
+)
+def test_maps_have_the_rows_and_columns_of_the_images(make_model, processor, photo, tmp_path, size, grid):
+    sides = dict(zip(("height", "width"), size, strict=True))
+    model = make_model()  # of 32 pixels a region
+    shaped = GRUCaptionerProcessor(CLIPImageProcessor(size=sides, do_center_crop=False), processor.tokenizer)
+    captioner = Captioner(model, shaped)
+    caption = captioner(photo, max_new_tokens=3, num_beams=1)
+    assert caption.attention.shape[1:] == grid
+    model.save_pretrained(tmp_path)
+    shaped.save_pretrained(tmp_path)
+    assert Captioner.from_pretrained(tmp_path)(photo, max_new_tokens=3, num_beams=1).attention.shape[1:] == grid
+    cropped = CLIPImageProcessor(size={"shortest_edge": 128}, crop_size=sides)
+    cropping = Captioner(model, GRUCaptionerProcessor(cropped, processor.tokenizer))
+    assert cropping(photo, max_new_tokens=3, num_beams=1).attention.shape[1:] == grid
+
+
+def test_regions_that_are_no_grid_of_the_image_give_no_maps(make_model, processor, photo, tmp_path, monkeypatch):
+    assert [captioner_module._grid(num, (64, 64)) for num in (1, 2, 5, 16, 17)] == [(1, 1), None, None, (4, 4), None]
+    assert captioner_module._grid(16, None) is None
+    assert captioner_module._grid(64, (32, 128)) == (4, 16)
+    assert captioner_module._grid(136, (299, 598)) == (8, 17)  # of Inception, which doesn't pad
+    model = make_model()
+    captioner = Captioner(model, processor)
+    model.encoder.vision.register_forward_hook(lambda module, inputs, regions: regions[:, 1:])
+    assert captioner(photo, max_new_tokens=3).attention is None
+    captioner._try_out("it")
+    assert not captioner.has_attention
+
+
+def test_special_token_ids_that_the_generation_settings_lack_are_those_of_the_model(checkpoint, photo):
+    expected = Captioner.from_pretrained(checkpoint)(photo)
+    path = checkpoint / "generation_config.json"
+    settings = json.loads(path.read_text())
+    ids = {name: settings.pop(name) for name in list(settings) if name.endswith("_token_id")}
+    for kept in ({}, {"bos_token_id": ids["bos_token_id"]}):
+        path.write_text(json.dumps(settings | kept))
+        captioner = Captioner.from_pretrained(checkpoint)
+        assert captioner(photo) == expected
+        assert captioner.defaults().items() >= ids.items()
+        torch.manual_seed(0)
+        captioner(photo, do_sample=True, begin="a")  # by generate()
+    path.unlink()
+    caption = Captioner.from_pretrained(checkpoint)(photo, max_new_tokens=6, num_beams=2)
+    assert caption == expected
+
+
 def test_captioning_leaves_dropout_off(make_model, processor, photo):
     model = make_model(dropout=0.9).train()
     captioner = Captioner(model, processor)
@@ -76,9 +125,10 @@ def test_captioning_leaves_dropout_off(make_model, processor, photo):
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(model, processor):
-    small = GRUCaptionerProcessor(processor.image_processor, build_tokenizer(["a dog"], min_count=1))
-    with pytest.raises(ValueError, match=r"the tokenizer has 6 tokens, the model \d+"):
-        Captioner(model, small)
+    words = " ".join(f"word{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(40))
+    large = GRUCaptionerProcessor(processor.image_processor, build_tokenizer([words], min_count=1))
+    with pytest.raises(ValueError, match=r"the tokenizer has 44 tokens, the model 29"):
+        Captioner(model, large)
 
 
 def test_what_is_no_checkpoint_is_refused(checkpoint, tmp_path):
@@ -275,3 +325,21 @@ def test_a_caption_with_an_unknown_word_is_the_least_likely_one(captioner, photo
 def test_each_image_needs_its_list_of_captions(captioner, photo):
     with pytest.raises(ValueError, match="found 1 images but captions of 2"):
         captioner.mean_log_probabilities([photo], [["A dog"], ["A dog"]])
+
+
+def test_suppressed_tokens_outside_the_vocabulary_are_ignored_as_by_generate(captioner, photo):
+    expected = captioner(photo)
+    for tokens in ([99_999], [-1]):
+        assert captioner(photo, suppress_tokens=tokens) == expected
+        assert captioner(photo, suppress_tokens=tokens, repetition_penalty=1.0).text == expected.text  # by generate()
+
+
+def test_rows_that_pad_a_vocabulary_are_never_written(model, processor, photo):
+    model.generation_config.update(max_new_tokens=6, num_beams=2)
+    expected = Captioner(model, processor)(photo)
+    model.resize_token_embeddings(len(processor.tokenizer), pad_to_multiple_of=64)
+    assert model.config.vocab_size == 64
+    model.lm_head.bias.data[len(processor.tokenizer) :] = 9.0
+    captioner = Captioner(model, processor)
+    for settings in ({}, {"repetition_penalty": 1.0}, {"suppress_tokens": [1]}):
+        assert captioner(photo, **settings).words == expected.words

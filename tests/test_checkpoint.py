@@ -8,6 +8,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, TimmWrapperConfig, ViTConfig
 
+from hf_gru_captioner import checkpoint
 from hf_gru_captioner.checkpoint import SHIPPED_CHECKPOINT, Source, encoder_folder, load_checkpoint
 from hf_gru_captioner.hub import push
 
@@ -103,3 +104,28 @@ def test_a_processor_that_was_loaded_is_saved_as_it_was(tmp_path):
     for name in ("tokenizer_config.json", "processor_config.json"):
         saved, shipped = (json.loads((folder / name).read_text()) for folder in (tmp_path, SHIPPED_CHECKPOINT))
         assert saved | {"auto_map": None} == shipped | {"auto_map": None}
+
+
+def test_an_encoder_whose_regions_have_another_width_is_refused_by_name(make_model, processor):
+    vision = checkpoint._on_meta_device(make_model().config).encoder.vision
+    checkpoint._check_cost(vision, (96, 96))
+    vision.region_size += 1
+    with pytest.raises(ValueError, match=r"test_resnet can't be the vision encoder: its regions .* \(1, 9, \d+\)"):
+        checkpoint._check_cost(vision, (96, 96))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("auto", torch.float16), ("torch.float32", torch.float32), ("bfloat16", torch.bfloat16), (torch.half, torch.half)],
+)
+def test_a_dtype_is_a_name_with_or_without_torch_or_that_of_the_file(tmp_path, model, processor, dtype, expected):
+    model.half().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = load_checkpoint(Source(str(tmp_path)), dtype=dtype)
+    assert loaded.dtype == expected
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "torch", "nn", 16])
+def test_what_is_no_dtype_is_not_blamed_on_the_checkpoint(dtype):
+    with pytest.raises(ValueError, match=f"dtype must be one of .*, found '?{dtype}'?"):
+        load_checkpoint(Source(str(SHIPPED_CHECKPOINT)), dtype=dtype)

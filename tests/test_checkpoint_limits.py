@@ -5,12 +5,13 @@ import json
 import struct
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from transformers import SwinConfig, ViTConfig
 
 from hf_gru_captioner import Captioner
-from hf_gru_captioner.checkpoint_limits import PATTERNS, _is_slow, check_encoder, check_tokenizer
+from hf_gru_captioner.checkpoint_limits import PATTERNS, _is_slow, check_encoder, check_search_settings, check_tokenizer
 
 AUTO_CLASSES = (
     *("AutoConfig", "AutoProcessor", "AutoImageProcessor", "AutoFeatureExtractor", "AutoVideoProcessor"),
@@ -285,3 +286,16 @@ def test_an_adapter_that_names_another_model_is_refused(checkpoint):
     (checkpoint / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
     with pytest.raises(ValueError, match=r"adapter_config\.json leads to another model"):
         Captioner.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("setting", ["num_beams", "max_new_tokens"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
+def test_settings_of_the_search_are_whole_numbers(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} must be a whole number of at least 1, found {value}"):
+        check_search_settings({setting: value})
+
+
+def test_suppressed_tokens_are_a_list():
+    check_search_settings({"num_beams": np.int64(3), "max_new_tokens": None, "suppress_tokens": [1, 99999]})
+    with pytest.raises(ValueError, match="suppress_tokens must be a list of token ids, found 5"):
+        check_search_settings({"suppress_tokens": 5})

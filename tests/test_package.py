@@ -70,6 +70,7 @@ MAY_IMPORT = {
         "visualization",
     },
     "raw_photos": {"model"},
+    "visualization": {"model"},
     "untrusted_images": {"model", "raw_photos"},  # image loading, which travels and so is below all others
     "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
     "cli": {

@@ -1,7 +1,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from hf_gru_captioner.tokenization import build_tokenizer, count_unknown, special_token_ids
+from hf_gru_captioner.tokenization import build_tokenizer, count_unknown, extend_tokenizer, special_token_ids
 
 SENTENCES = {
     "A Dog RUNS .": "a dog runs",
@@ -92,3 +92,13 @@ def test_nonsense_is_refused():
         build_tokenizer(SENTENCES, kind="char")
     with pytest.raises(ValueError, match="no word occurs 9 times"):
         build_tokenizer(["a dog"], min_count=9)
+
+
+def test_new_words_take_no_id_of_tokens_that_were_added():
+    tokenizer = build_tokenizer(["a dog runs"], min_count=1)
+    tokenizer.add_tokens(["quux", "zzyzx"])
+    before = tokenizer.get_vocab()
+    extended, words = extend_tokenizer(tokenizer, ["a cat , zzyzx"], min_count=1)
+    assert words == ["cat"]
+    assert extended.get_vocab() == before | {"cat": len(before)}
+    assert extended.decode(extended("quux cat zzyzx", add_special_tokens=False)["input_ids"]) == "quux cat zzyzx"

@@ -34,3 +34,13 @@ def test_one_map_per_word_is_needed(attention):
 def test_panoramas_and_slivers_give_sheets_of_ordinary_size(size):
     sheet = draw_attention(Image.new("RGB", size), ["a"] * 3, np.ones((3, 3, 3)))
     assert 400 < sheet.width < 2000
+
+
+def test_the_image_is_drawn_upright_and_over_white_as_the_model_sees_it():
+    image = Image.new("RGBA", (100, 200), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 100, 100))  # red on top, transparent below
+    image.getexif()[0x0112] = 6  # shown turned by 90 degrees
+    sheet = np.asarray(draw_attention(image, [], np.ones((0, 1, 1))))
+    assert sheet.shape == (PANEL_HEIGHT + LABEL_HEIGHT, 2 * PANEL_HEIGHT, 3)
+    assert sheet[-20, -20].tolist() == [255, 0, 0]
+    assert sheet[-20, 20].tolist() == [255, 255, 255]

@@ -61,8 +61,16 @@ class Backend(Protocol):
     def has_attention(self) -> bool:
         """Whether its decoder step returns attention weights."""
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of the images that the encoder sees; None if they vary."""
+
+    @property
+    def unused_tokens(self) -> range:
+        """Ids of the model that are no token of the tokenizer: a vocabulary may be padded to a round size."""
+
     def defaults(self) -> dict[str, Any]:
-        """The checkpoint's generation settings."""
+        """The checkpoint's generation settings, with all special token ids."""
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Token ids -> text."""
@@ -162,6 +170,27 @@ GRAPH_RUNTIMES = {
     OPENVINO: GraphRuntime(_load_openvino, "openvino", (".xml", ".onnx")),
 }
 BACKENDS = (PYTORCH, *GRAPH_RUNTIMES)
+
+
+def with_token_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation settings, with special token ids that they lack from the model's configuration.
+
+    Args:
+        generation: Settings; generate() starts captions with `bos_token_id` if they have no `decoder_start_token_id`.
+        config: Entries of config.json.
+    """
+    ids = {
+        name: _first(generation.get(name), config.get(name))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    start, bos = "decoder_start_token_id", "bos_token_id"
+    ids[start] = _first(generation.get(start), generation.get(bos), config.get(start), config.get(bos))
+    return {**generation, **{name: value for name, value in ids.items() if value is not None}}
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
 
 
 def encode_known(text: str, encode: Callable[[str], Sequence[int]], unknown: int | None) -> list[int]:

@@ -98,7 +98,7 @@ def beam_search(
         num_captions: Captions to return per image, best first; at most `num_beams`.
         max_words: Maximum length of a caption, including the end token but not `begin`.
         length_penalty: Exponent of the length in beam search scores; unused by greedy search.
-        suppressed: Token ids that are never generated.
+        suppressed: Token ids that are never generated; those outside the vocabulary are ignored, as in generate().
         no_repeat_ngram_size: If above 0, no n-gram of this many tokens occurs twice, `start` and `begin` included.
         begin: Token ids that every caption starts with. Only the tokens after them count for its score, as in
             generate() with `decoder_input_ids`.
@@ -145,7 +145,8 @@ class _Settings(NamedTuple):
 
     def ban(self, log_probabilities: np.ndarray, hypotheses: Iterable[Sequence[int]]) -> None:
         """Rules out tokens that may not follow the given hypotheses, `(N, V)`, in place."""
-        log_probabilities[:, self.suppressed] = -np.inf
+        vocab_size = log_probabilities.shape[1]
+        log_probabilities[:, [token for token in self.suppressed if 0 <= token < vocab_size]] = -np.inf
         if self.no_repeat_ngram_size > 0:
             for row, tokens in zip(log_probabilities, hypotheses, strict=True):
                 row[self._repeating([*self.start, *tokens])] = -np.inf

@@ -40,7 +40,7 @@ from torch.export import Dim
 
 from ..files import GRAPHS_FOLDER, GRAPHS_SETTINGS, TOKENIZER, WEIGHTS, atomic_folder, sha256_of
 from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-from .backend import EXTERNAL, GRAPH_RUNTIMES
+from .backend import EXTERNAL, GRAPH_RUNTIMES, with_token_ids
 from .graphs import architecture_of
 
 FORMATS = ("onnx", "openvino", "exported-program")
@@ -86,7 +86,7 @@ def export_graphs(
         "license": getattr(model.config, "license", None) or "other",
         "format": format,
         "precision": "float32" if calibration is None else "int8",
-        "generation": {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"},
+        "generation": _generation(model, processor),
     }
     with _written(folder) as temporary:
         _write_graphs(_graphs(model.eval(), processor), temporary, format, calibration)
@@ -128,6 +128,14 @@ def add_graphs(
         settings["tensors"] = {graph.name: graph.write_structure(temporary, saved) for graph in graphs}
         (temporary / GRAPHS_SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
     return folder
+
+
+def _generation(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> dict[str, Any]:
+    """Generation settings of whole graphs, which have no config.json."""
+    settings = {name: value for name, value in model.generation_config.to_diff_dict().items() if name[0] != "_"}
+    if unused := range(len(processor.tokenizer), model.config.vocab_size):
+        settings["suppress_tokens"] = [*(settings.get("suppress_tokens") or ()), *unused]
+    return with_token_ids(settings, model.config.to_dict())
 
 
 def _settings(model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor) -> dict[str, Any]:

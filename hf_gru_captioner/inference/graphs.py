@@ -23,7 +23,7 @@ from ..files import (
     sha256_of,
 )
 from ..model.image_loading_gru_captioner import ImageSource, load_image
-from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known
+from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known, with_token_ids
 from .beam_search import Step, StepOutput
 
 GRAPHS = ("encoder", "step")
@@ -84,21 +84,26 @@ class GraphBackend:
 
         self.name = backend
         runtime = GRAPH_RUNTIMES[backend]
-        num_threads = num_threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        num_threads = num_threads or _threads_of_environment() or os.cpu_count() or 1
         try:
             self.settings = read_graphs_settings(folder)
             height, width = self.settings["image_size"]
-            self._image_size = (height, width)
+            self.image_size = (height, width)
             weights: dict[str, Weights] = {}
+            config: dict[str, Any] = {}
             source = folder  # of the tokenizer
             if not self.are_whole:
                 source = _matching_checkpoint(folder, self.settings, checkpoint)
                 weights = read_weights(source / WEIGHTS, self.settings["tensors"])
                 path = source / GENERATION_CONFIG
                 generation = read_json(path) if path.is_file() else {}
-                self.settings["generation"] = {name: each for name, each in generation.items() if name[0] != "_"}
+                generation = {name: each for name, each in generation.items() if name[0] != "_"}
+                config = read_json(source / CONFIG)
+                self.settings["generation"] = with_token_ids(generation, config)
             check_tokenizer(read_json(source / TOKENIZER))
             self._tokenizer = tokenizers.Tokenizer.from_file(str(source / TOKENIZER))
+            num_tokens = self._tokenizer.get_vocab_size()
+            self.unused_tokens = range(num_tokens, config.get("vocab_size", num_tokens))
             with needs_extra(runtime.extra):
                 self._encoder, self._step = (
                     runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS
@@ -118,8 +123,8 @@ class GraphBackend:
         return bool(self.settings["has_attention"])
 
     def defaults(self) -> dict[str, Any]:
-        """The checkpoint's generation settings."""
-        return dict(self.settings["generation"])
+        """The checkpoint's generation settings, with all special token ids."""
+        return with_token_ids(self.settings["generation"], {})
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(map(int, tokens)), skip_special_tokens=skip_special_tokens)
@@ -134,7 +139,7 @@ class GraphBackend:
 
     def load_image(self, source: ImageSource) -> Image.Image:
         """Loads an image: upright, RGB, at the encoder's input size."""
-        return load_image(source, size=self._image_size, resample=self.settings["resample"])
+        return load_image(source, size=self.image_size, resample=self.settings["resample"])
 
     def encode(self, images: Sequence[ImageSource]) -> EncodedImages:
         pixels = np.stack([np.asarray(self.load_image(image)) for image in images])  # (B, height, width, 3)
@@ -169,6 +174,12 @@ class _GraphStep(NamedTuple):
 
     def of_images(self, images: Sequence[int] | np.ndarray) -> "_GraphStep":
         return _GraphStep(self.run, self.keys[images], self.values[images])
+
+
+def _threads_of_environment() -> int:
+    """OMP_NUM_THREADS, or the first of its numbers, which are for nested levels; 0 if it is not set to a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def architecture_of(checkpoint: Path) -> str:

@@ -43,7 +43,7 @@ def caption_all(
     def load(source: "ImageSource") -> "Image.Image | Exception":
         try:
             return captioner.load_image(source)
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             return error
 
     def encode(batch: "list[Image.Image | Exception]") -> "tuple[list[Image.Image | Exception], Any]":

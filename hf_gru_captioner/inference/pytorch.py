@@ -16,7 +16,7 @@ from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..model.configuration_gru_captioner import IGNORE_INDEX
 from ..model.image_loading_gru_captioner import ImageSource
 from ..model.modeling_gru_captioner import GRUCaptionerEncoderOutput
-from .backend import PYTORCH, encode_known
+from .backend import PYTORCH, encode_known, with_token_ids
 from .beam_search import Hypothesis, Step, StepOutput
 
 
@@ -27,13 +27,13 @@ class PyTorchBackend:
         processor: Its processor.
 
     Raises:
-        ValueError: Processor and model differ in vocabulary size.
+        ValueError: The processor's vocabulary is larger than the model's.
     """
 
     name = PYTORCH
 
     def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
-        if len(processor.tokenizer) != model.config.vocab_size:
+        if len(processor.tokenizer) > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
                 "they are not from the same checkpoint."
@@ -50,11 +50,25 @@ class PyTorchBackend:
     def has_attention(self) -> bool:
         return bool(self.model.config.attention_type != "none")
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        image_processor = self.processor.image_processor
+        if not getattr(image_processor, "do_center_crop", False):
+            return self.processor.image_size
+        size = image_processor.crop_size
+        return int(size["height"]), int(size["width"])
+
+    @property
+    def unused_tokens(self) -> range:
+        return range(len(self.processor.tokenizer), self.model.config.vocab_size)
+
     def defaults(self) -> dict[str, Any]:
-        """Settings of the model's generation_config that differ from generate()'s defaults."""
+        """Settings of the model's generation_config that differ from generate()'s defaults, and all special token
+        ids."""
         standard = _standard_settings()
         config = vars(self.model.generation_config)
-        return {name: value for name, value in config.items() if name[0] != "_" and value != standard.get(name)}
+        settings = {name: value for name, value in config.items() if name[0] != "_" and value != standard.get(name)}
+        return with_token_ids(settings, vars(self.model.config))
 
     def decode_tokens(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.processor.decode(tokens, skip_special_tokens=skip_special_tokens)
@@ -91,9 +105,11 @@ class PyTorchBackend:
         begin: Sequence[int] = (),
     ) -> list[list[Hypothesis]]:
         """Captions by generate(), which supports every setting; `report` and `begin` as in beam_search()."""
-        model = self.model
+        model, defaults = self.model, self.defaults()
+        lacking = [name for name in defaults if getattr(model.generation_config, name, None) is None]
+        generation = {name: defaults[name] for name in lacking} | generation
         if begin:
-            words = [model.generation_config.decoder_start_token_id, *begin]
+            words = [defaults["decoder_start_token_id"], *begin]
             num_images = len(encoder_outputs.last_hidden_state)
             generation = generation | {"decoder_input_ids": torch.tensor([words] * num_images, device=model.device)}
         sequences = model.generate(

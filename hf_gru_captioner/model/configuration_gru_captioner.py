@@ -24,8 +24,9 @@ class GRUCaptionerConfig(PreTrainedConfig):
     """Sizes and token ids of a [`GRUCaptionerForConditionalGeneration`].
 
     Args:
-        encoder_config: Configuration of the vision encoder, any that `AutoModel.from_config` supports (ResNet, ViT,
-            DINOv2, ConvNeXt, Swin, every `timm` model through `TimmWrapperConfig`), or its `dict`.
+        encoder_config: Configuration of the vision encoder, or its `dict`: any that `AutoModel.from_config` supports
+            and that turns images alone into feature maps or tokens (ResNet, ViT, DINOv2, CLIP's, ConvNeXt, Swin, `timm`
+            models through `TimmWrapperConfig`). Building the model with any other raises a `ValueError`.
         freeze_encoder: Freeze the vision encoder: no gradients, and BatchNorm and dropout in evaluation mode even after
             `model.train()`.
         vocab_size: Number of tokens, including special ones.

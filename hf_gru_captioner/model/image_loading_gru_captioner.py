@@ -105,7 +105,8 @@ def load_image(
         source: Path, `http(s)://` URL, `data:` URI, the bytes of an image file, a file opened in binary mode, a
             `{"bytes": ..., "path": ...}` from `datasets`, PIL image, or an array or tensor `(H, W)`, `(H, W, C)` or
             `(C, H, W)` with 1, 3 or 4 channels: 8- or 16-bit integers, or floats in [0, 1].
-            The first frame of an animation is used, and the largest preview of a camera's raw file.
+            The first frame of an animation is used, of a PIL image the current one, and the largest preview of a
+            camera's raw file.
         timeout: Seconds for a download to complete.
         size: Height and width to resize to. A large JPEG is then decoded at reduced size, at least twice this height
             and width, which is much faster.
@@ -129,7 +130,7 @@ def load_image(
         # A progressive JPEG is held in memory at full size even if decoded at reduced size.
         width, height = whole if image.info.get("progressive") else image.size
         with _one_at_a_time(width * height):
-            return _to_upright_rgb(image, name, size, resample)
+            return _to_upright_rgb(image, name, size, resample, rewind=True)
 
 
 def readable_suffixes() -> set[str]:
@@ -197,7 +198,9 @@ def is_one_image(images: ImageSource | Sequence[ImageSource]) -> bool:
     return is_one and getattr(images, "ndim", 0) != 4
 
 
-def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None, resample: int) -> Image.Image:
+def _to_upright_rgb(
+    image: Image.Image, name: str, size: tuple[int, int] | None, resample: int, rewind: bool = False
+) -> Image.Image:
     _check_pixels(image, name)
     try:
         num_scans = count_scans(image) if image.info.get("progressive") else 0
@@ -205,7 +208,7 @@ def _to_upright_rgb(image: Image.Image, name: str, size: tuple[int, int] | None,
             raise ValueError(f"it has {num_scans} scans")
         first = getattr(image, "_min_frame", 0)
         # HEIF's primary image may be any in the file; seeking only if needed avoids other frames, which may be damaged.
-        if image.tell() > first and image.format != "HEIF":
+        if rewind and image.tell() > first and image.format != "HEIF":
             image.seek(first)
         image.load()  # before its orientation is read: Pillow turns a TIFF here, and removes the tag
     except Exception as error:  # Pillow raises errors of any kind for damaged files

@@ -1,6 +1,6 @@
 """A GRU captioner: a vision encoder, and two GRUs with attention over image regions between them.
 
-    regions                     r = VisionEncoder(image)                      any transformers or timm encoder
+    regions                     r = VisionEncoder(image)                      a transformers or timm encoder
     keys, values, mean region   k, v = W [LayerNorm(r)],  m = mean(v)         once per image
     language GRU                h1_t = GRU1(embed(w_t), h1_{t-1})             h1_0, h2_0 = tanh(W m)
     attention                   c_t = Attention(h1_t, k, v)                   none | additive | multihead
@@ -52,6 +52,9 @@ CACHE_NAME = (
 )
 
 
+PER_CAPTION = ("num_beams", "num_return_sequences")  # the greater is the number of rows that generate() makes of each
+
+
 def _autocast_float32_only(forward):
     """Disables autocast for half-precision weights: BatchNorm and packing can't mix dtypes."""
 
@@ -82,19 +85,23 @@ class GRUCaptionerEncoderOutput(ModelOutput):
 
 
 class GRUCaptionerVisionEncoder(nn.Module):
-    """Converts the outputs of any transformers or timm encoder to regions `(B, P, D)`.
+    """Converts the outputs of a transformers or timm encoder of images to regions `(B, P, D)`.
 
     The backbone has no pooling layer or classifier. While `frozen`, it gets no gradients and stays in evaluation mode,
     whatever `train()` says. BatchNorm keeps its pretrained statistics even when the backbone is trained: captioning
     batches are too small for good ones.
+
+    Raises:
+        ValueError: The backbone doesn't turn images alone into regions; the message names it.
     """
 
     def __init__(self, config: GRUCaptionerConfig):
         super().__init__()
-        self.backbone = AutoModel.from_config(
-            config.encoder_config, trust_remote_code=False, **_without_pooling(config.encoder_config)
-        )
+        if config.encoder_config.model_type == "vit_mae":
+            config.encoder_config.mask_ratio = 0.0  # otherwise it hides most of each image, in evaluation too
+        self.backbone = _make_backbone(config.encoder_config)
         self.region_size = _region_size(self.backbone)
+        self.num_prefix_tokens = _num_prefix_tokens(self.backbone)
         self.set_frozen(config.freeze_encoder)
 
     def set_frozen(self, frozen: bool, first_layer: str | None = None) -> None:
@@ -124,14 +131,27 @@ class GRUCaptionerVisionEncoder(nn.Module):
         # Channels last: the same results, and convolutions are twice as fast on a CPU.
         pixel_values = pixel_values.to(dtype, memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(pixel_values, return_dict=True).last_hidden_state
-        if isinstance(features, list | tuple):  # timm's features_only: one map per stage, use the last
-            features = features[-1]  # (B, D, height, width)
+            features = _features(self.backbone, pixel_values)
         if features.ndim == 3:
-            return features[:, _num_prefix_tokens(self.backbone) :]  # (B, P, D)
+            return features[:, self.num_prefix_tokens :]  # (B, P, D)
         if _is_channels_last(self.backbone):
             return features.flatten(1, 2)  # (B, P, D)
         return features.flatten(2).transpose(1, 2)  # (B, P, D)
+
+
+def _make_backbone(encoder_config) -> PreTrainedModel:
+    return AutoModel.from_config(encoder_config, trust_remote_code=False, **_without_pooling(encoder_config))
+
+
+def _features(backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Tokens `(B, tokens, D)` or feature maps `(B, D, height, width)`, of timm's Swin `(B, height, width, D)`."""
+    arguments = {}
+    if backbone.config.model_type == "vit_mae":  # shuffles its patches by this noise even if it hides none
+        order = torch.arange(backbone.embeddings.patch_embeddings.num_patches, device=pixel_values.device)
+        arguments["noise"] = order.expand(pixel_values.shape[0], -1)
+    output = backbone(pixel_values, return_dict=True, **arguments)
+    features = output.last_hidden_state if hasattr(output, "last_hidden_state") else output.feature_maps
+    return features[-1] if isinstance(features, list | tuple) else features  # one map per stage: the last
 
 
 def _without_pooling(encoder_config) -> dict[str, bool]:
@@ -142,22 +162,42 @@ def _without_pooling(encoder_config) -> dict[str, bool]:
 
 
 def _region_size(backbone: PreTrainedModel) -> int:
-    """Width D of one region."""
+    """Width D of one region.
+
+    Raises:
+        ValueError: The backbone doesn't turn images alone into regions.
+    """
     if hasattr(backbone, "timm_model"):
         if getattr(backbone, "features_only", False):
             return backbone.timm_model.feature_info.channels()[-1]
         return backbone.timm_model.num_features
-    hidden_sizes = getattr(backbone.config, "hidden_sizes", None)
-    return hidden_sizes[-1] if hidden_sizes else backbone.config.hidden_size
+    config = backbone.config
+    side = getattr(config, "image_size", None) or 224
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    try:
+        with torch.device("meta"), torch.no_grad():  # shapes only: takes no time
+            image = torch.empty(1, getattr(config, "num_channels", None) or 3, height, width)
+            is_on_meta = next(backbone.parameters()).is_meta
+            features = _features((backbone if is_on_meta else _make_backbone(copy.deepcopy(config))).eval(), image)
+        if features.ndim not in (3, 4):
+            raise ValueError(f"its output for an image is {features.ndim}-dimensional")
+    except Exception as error:  # each encoder raises its own
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(
+            f"{config.model_type} can't be the vision encoder, it doesn't make regions of an image: {reason}."
+        ) from error
+    return features.shape[-1 if features.ndim == 3 else 1]
 
 
 def _num_prefix_tokens(backbone: PreTrainedModel) -> int:
     """Number of class, distillation and register tokens before the patch tokens of a `(B, tokens, D)` output."""
     if hasattr(backbone, "timm_model"):
         return getattr(backbone.timm_model, "num_prefix_tokens", 0)
-    embeddings = getattr(backbone, "embeddings", None)
-    tokens = (getattr(embeddings, name, None) for name in ("cls_token", "distillation_token", "register_tokens"))
-    return sum(token.shape[1] for token in tokens if token is not None)
+    if backbone.config.model_type == "dinov3_convnext":
+        return 1  # the mean of the others
+    names = ("cls_token", "class_embedding", "distillation_token", "register_tokens")
+    tokens = (each for name, each in backbone.named_parameters() if name.rpartition(".")[2] in names)
+    return sum(token.numel() // token.shape[-1] for token in tokens)
 
 
 def _is_channels_last(backbone: PreTrainedModel) -> bool:
@@ -448,7 +488,7 @@ class GRUCaptionerDecoder(nn.Module):
             image_index: Image of each caption, `(N,)`; None if captions are in image order, N / B per image.
         """
         keys, values, mean_region = projected_regions
-        num_images, num_captions = len(mean_region), len(input_ids)
+        num_images, num_captions = mean_region.shape[0], input_ids.shape[0]  # not len(), see _check_pixel_values
         embeddings = self.dropout(self.embed_tokens(input_ids))  # (N, T, E)
         if states is None:
             states = self.first_states(mean_region)  # (2, B, H)
@@ -513,18 +553,18 @@ def _is_word(packed: PackedSequence) -> torch.Tensor:
 
 
 def _cross_entropy(
-    words: torch.Tensor,
+    logits: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor | None,
     smoothing: float,
     num_items: int | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Loss of packed words `(S, V)`, targets `(S,)` and weights `(S,)`: the sum divided by `num_items`, or the mean."""
+    """Loss of packed logits `(S, V)`, targets and weights `(S,)`: the sum divided by `num_items`, or the mean."""
     settings: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "label_smoothing": smoothing}
     if weights is None:
-        loss = F.cross_entropy(words.float(), targets, reduction="mean" if num_items is None else "sum", **settings)
+        loss = F.cross_entropy(logits.float(), targets, reduction="mean" if num_items is None else "sum", **settings)
     else:
-        loss = (F.cross_entropy(words.float(), targets, reduction="none", **settings) * weights).sum()
+        loss = (F.cross_entropy(logits.float(), targets, reduction="none", **settings) * weights).sum()
         if num_items is None:
             loss = loss / (weights * (targets != IGNORE_INDEX)).sum()
     return loss if num_items is None else loss / num_items
@@ -777,7 +817,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("forward needs labels or decoder_input_ids; to write captions call generate().")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         projected_regions = encoder_outputs["projected_regions"]
-        num_images = len(projected_regions[0])
+        num_images = projected_regions[0].shape[0]
         self._check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images=num_images)
 
         lengths = None
@@ -791,20 +831,22 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             lengths=lengths,
             image_index=image_index,
         )
-        words = self.lm_head(decoded.output_embeddings)  # (S, V) or (N, T, V)
+        packed_logits = self.lm_head(decoded.output_embeddings)  # (S, V), or (N, T, V) if not packed
 
         loss = None
         if labels is not None:
             targets, weights = _pack_like(decoded.packed, labels), None  # (S,)
             if caption_weights is not None:
                 weights = _pack_like(decoded.packed, caption_weights[:, None].expand_as(labels))  # (S,)
-            scaled = words
+            scaled = packed_logits
             if temperature is not None:
-                scaled = words / _pack_like(decoded.packed, temperature[:, None].expand_as(labels))[:, None]  # (S, V)
+                scaled = (
+                    packed_logits / _pack_like(decoded.packed, temperature[:, None].expand_as(labels))[:, None]
+                )  # (S, V)
             loss = _cross_entropy(scaled, targets, weights, smoothing, num_items_in_batch)
 
         total_length = decoder_input_ids.shape[1]
-        logits = None if skip_logits else decoded.pad(words, total_length)  # (N, T, V)
+        logits = None if skip_logits else decoded.pad(packed_logits, total_length)  # (N, T, V)
         if logits is not None and logits.requires_grad and labels is None and caption_weights is not None:
             logits.register_hook(lambda gradient: gradient * caption_weights[:, None, None].to(gradient))
         seen_tokens = cache.seen_tokens if cache is not None else 0
@@ -848,13 +890,18 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
                 raise ValueError("generate() needs an image: pass pixel_values or encoder_outputs.")
             _check_pixel_values(pixel_values)
         if decoder_input_ids is not None:
-            if (decoder_input_ids[:, -1] == self.config.pad_token_id).any():
+            if (decoder_input_ids == self.config.pad_token_id).any():  # on either side
                 raise ValueError("captions that begin with different numbers of tokens can't be continued in one call.")
             kwargs["decoder_input_ids"] = decoder_input_ids
         cache = past_key_values if cache is None else cache
+        generation_config = (args[0] if args else kwargs.get("generation_config")) or self.generation_config
         if cache is not None:
+            cache = copy.copy(cache)  # generate() reorders it
+            if decoder_input_ids is not None and cache.batch_size == decoder_input_ids.shape[0]:
+                counts = ((kwargs.get(name) or getattr(generation_config, name, None) or 1) for name in PER_CAPTION)
+                cache.batch_repeat_interleave(max(counts))
             kwargs[CACHE_NAME] = cache
-        self._check_guidance(kwargs.get("guidance_scale"), args[0] if args else kwargs.get("generation_config"))
+        self._check_guidance(kwargs.get("guidance_scale"), generation_config)
         if kwargs.get("stop_strings") is not None and kwargs.get("tokenizer") is not None:
             stop = StopAtStrings(kwargs.pop("stop_strings"), kwargs.pop("tokenizer"))
             kwargs["stopping_criteria"] = StoppingCriteriaList([*(kwargs.get("stopping_criteria") or ()), stop])
@@ -862,7 +909,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
     def _check_guidance(self, scale: float | None, generation_config) -> None:
         """Rejects guidance: transformers' processor for it calls the model without an image."""
-        scale = getattr(generation_config or self.generation_config, "guidance_scale", None) if scale is None else scale
+        scale = getattr(generation_config, "guidance_scale", None) if scale is None else scale
         if scale not in (None, 1):
             raise ValueError(f"captions can't be written with guidance_scale (found {scale}): leave it out.")
 
@@ -877,7 +924,7 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
 
     @staticmethod
     def _check_rows(decoder_input_ids, labels, image_index, caption_weights, num_images: int) -> None:
-        num_captions = len(decoder_input_ids)
+        num_captions = decoder_input_ids.shape[0]
         if labels is not None and labels.shape != decoder_input_ids.shape:
             raise ValueError(
                 f"labels and decoder_input_ids must have the same shape, found {tuple(labels.shape)} and "

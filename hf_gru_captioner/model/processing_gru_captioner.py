@@ -8,12 +8,14 @@ intervals are +/- 3.5): cropping gains nothing and loses the sides.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, CLIPImageProcessor, PreTrainedTokenizerBase
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import ProcessorMixin
+from transformers.tokenization_utils_base import PaddingStrategy, TruncationStrategy
 
 from .configuration_gru_captioner import IGNORE_INDEX
 from .image_loading_gru_captioner import ImageSource, is_one_image, load_image
@@ -23,6 +25,7 @@ IMAGE_SETTINGS = {
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std", "do_convert_rgb",
 }  # fmt: skip
+NO_LENGTH = 1_000_000  # a tokenizer's model_max_length from here on stands for none
 TEXT_SETTINGS = {"add_special_tokens", "padding", "padding_side", "pad_to_multiple_of", "truncation", "max_length"}
 
 
@@ -30,6 +33,13 @@ def _flatten(images) -> list[ImageSource]:
     if is_one_image(images):
         return [images]
     return [each for one in images for each in (_flatten(one) if isinstance(one, list | tuple) else [one])]
+
+
+def _is_float(source: ImageSource) -> bool:
+    """Whether this is an array or tensor of floats, which [`load_image`] takes in [0, 1]."""
+    if isinstance(source, torch.Tensor):
+        return source.is_floating_point()
+    return isinstance(source, np.ndarray) and np.issubdtype(source.dtype, np.floating)
 
 
 def _merge(settings: dict[str, Any], names: set[str], grouped: dict[str, Any] | None, group: str) -> dict[str, Any]:
@@ -132,9 +142,11 @@ class GRUCaptionerProcessor(ProcessorMixin):
                 Lists of lists are flattened.
             text: Captions, image by image; for generate(), the beginnings of the captions.
             return_tensors: `"pt"` for torch, `"np"` for NumPy, None for lists (of arrays, for images).
-            images_kwargs: Settings of the image processor for this call, such as `do_rescale` and `size`.
+            images_kwargs: Settings of the image processor for this call, such as `do_rescale` and `size`, which may be
+                the side of a square. `do_rescale=False` leaves the range of the pixels as it is: float arrays and
+                tensors stay in [0, 1], all other images in [0, 255].
             text_kwargs: Settings of the tokenizer for this call: `padding` (True), `truncation` (True), `max_length`
-                and `add_special_tokens` (True); False omits the end token.
+                and `add_special_tokens` (True); False omits the end token: one more -100 stands in its place.
             common_kwargs: `return_tensors`.
             settings: The same settings by name.
 
@@ -145,8 +157,8 @@ class GRUCaptionerProcessor(ProcessorMixin):
 
         Raises:
             TypeError: A setting that neither the image processor nor the tokenizer has.
-            ValueError: Nothing to process, a setting given both by name and in `images_kwargs` or `text_kwargs`, or
-                captions of different lengths with `padding=False`.
+            ValueError: Nothing to process, a setting given both by name and in `images_kwargs` or `text_kwargs`,
+                captions of different lengths with `padding=False`, or images of both ranges with `do_rescale=False`.
         """
         if images is None and text is None:
             raise ValueError("pass images, text (captions), or both.")
@@ -163,7 +175,7 @@ class GRUCaptionerProcessor(ProcessorMixin):
             pixel_values = self._pixel_values(images, image_settings)
             inputs["pixel_values"] = list(pixel_values.numpy()) if return_tensors is None else pixel_values
         if text is not None:
-            inputs["labels"] = self._labels(text, **text_settings)
+            inputs["labels"] = self._with_room_for_end(self._labels(text, **text_settings))
             inputs["decoder_input_ids"] = [self._shift(labels) for labels in inputs["labels"]]
         try:
             return inputs.convert_to_tensors(return_tensors)
@@ -176,6 +188,16 @@ class GRUCaptionerProcessor(ProcessorMixin):
         sources = _flatten(images)
         if not sources:
             raise ValueError("pass at least one image.")
+        if settings.get("size") is not None:
+            is_square = bool((self.image_processor.size or {}).get("height"))
+            settings = settings | {"size": get_size_dict(settings["size"], default_to_square=is_square)}
+        do_rescale = settings.get("do_rescale")
+        if not (self.image_processor.do_rescale if do_rescale is None else do_rescale):
+            are_floats = set(map(_is_float, sources))
+            if len(are_floats) > 1:
+                raise ValueError("do_rescale=False needs images of one range: floats in [0, 1], or 8-bit images.")
+            if True in are_floats:  # load_image makes 8-bit images of them
+                settings = settings | {"do_rescale": True, "rescale_factor": 1 / 255}
         size, resample = self._image_size(settings), settings.get("resample", self.image_processor.resample)
         loaded = [load_image(source, size=size, resample=resample) for source in sources]
         return self.image_processor(loaded, return_tensors="pt", **settings)["pixel_values"]
@@ -184,16 +206,49 @@ class GRUCaptionerProcessor(ProcessorMixin):
         """Captions -> labels `(N, T)`."""
         return torch.tensor(self._labels(captions))
 
-    def _labels(self, captions: str | Sequence[str], **settings) -> list[list[int]]:
-        """Captions -> N rows of labels, of different lengths unless padded."""
+    def _labels(
+        self,
+        captions: str | Sequence[str],
+        padding: bool | str = True,
+        truncation: bool | str = True,
+        max_length: int | None = None,
+        padding_side: str | None = None,
+        pad_to_multiple_of: int | None = None,
+        **settings,
+    ) -> list[list[int]]:
+        """Captions -> N rows of labels, of different lengths unless padded.
+
+        The tokenizer neither truncates nor pads: both are settings of a fast tokenizer, shared by all threads that use
+        it, and changing them while another thread tokenizes fails.
+        """
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("pass at least one caption.")
-        encoded = self.tokenizer(captions, **{"padding": True, "truncation": True, **settings})
-        return [
-            [token if is_token else IGNORE_INDEX for token, is_token in zip(ids, mask, strict=True)]
-            for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
-        ]
+        longest = self.tokenizer.model_max_length if max_length is None else max_length
+        rows = self.tokenizer(captions, padding=False, truncation=False, verbose=False, **settings)["input_ids"]
+        if truncation is True or TruncationStrategy(truncation or "do_not_truncate") != "do_not_truncate":
+            rows = [self._truncate(row, longest) for row in rows]
+        if padding is not True and PaddingStrategy(padding or "do_not_pad") == "do_not_pad":
+            return rows
+        width = max(map(len, rows))
+        if padding == "max_length" and longest < NO_LENGTH:
+            width = max(width, longest)
+        width += -width % (pad_to_multiple_of or 1)
+        side = padding_side or self.tokenizer.padding_side
+        missing = [[IGNORE_INDEX] * (width - len(row)) for row in rows]
+        return [pad + row if side == "left" else row + pad for row, pad in zip(rows, missing, strict=True)]
+
+    def _truncate(self, tokens: list[int], max_length: int) -> list[int]:
+        """At most this number of tokens, with the end token if there was one."""
+        if len(tokens) <= max_length:
+            return tokens
+        num_ends = int(tokens[-1] == self.tokenizer.eos_token_id)
+        return tokens[: max_length - num_ends] + tokens[len(tokens) - num_ends :]
+
+    def _with_room_for_end(self, rows: list[list[int]]) -> list[list[int]]:
+        """Rows of labels that all end in an end token or -100, so that shifted right none loses its last word."""
+        are_ended = all(row and row[-1] in (IGNORE_INDEX, self.tokenizer.eos_token_id) for row in rows)
+        return rows if are_ended else [[*row, IGNORE_INDEX] for row in rows]
 
     def _shift(self, labels: list[int]) -> list[int]:
         """Shifts the labels of one caption right after the start token, with padding after its end."""

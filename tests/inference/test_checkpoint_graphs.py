@@ -17,7 +17,9 @@ from hf_gru_captioner import Captioner
 from hf_gru_captioner.captioner import SHIPPED_CHECKPOINT
 from hf_gru_captioner.cli import main
 from hf_gru_captioner.inference import export
+from hf_gru_captioner.inference.backend import GRAPH_RUNTIMES, GraphRuntime
 from hf_gru_captioner.inference.graphs import (
+    GraphBackend,
     GraphsError,
     WeightsError,
     architecture_of,
@@ -242,6 +244,31 @@ def test_weights_of_another_shape_are_refused(copied):
 def test_graphs_without_weights_are_not_a_checkpoint(with_graphs):
     with pytest.raises(GraphsError, match="have no weights of their own"):
         Captioner.from_pretrained(with_graphs / "onnx")
+
+
+def test_graphs_too_take_missing_special_token_ids_from_the_model(copied, photo):
+    expected = Captioner.from_pretrained(copied, backend="onnxruntime")(photo, max_new_tokens=6, num_beams=2)
+    settings = json.loads((copied / "generation_config.json").read_text())
+    for missing in (["decoder_start_token_id"], ["decoder_start_token_id", "bos_token_id", "eos_token_id"], None):
+        (copied / "generation_config.json").unlink()
+        if missing is not None:
+            kept = {name: value for name, value in settings.items() if name not in missing}
+            (copied / "generation_config.json").write_text(json.dumps(kept))
+        captioner = Captioner.from_pretrained(copied, backend="onnxruntime")
+        caption = captioner(photo, max_new_tokens=6, num_beams=2)
+        assert (caption.text, caption.words) == (expected.text, expected.words)
+        assert captioner.backend_for(max_new_tokens=6) == "onnxruntime"
+
+
+@pytest.mark.parametrize(("number", "expected"), [("4,2", 4), (" 3 ", 3), ("many", 7), ("", 7)])
+def test_the_first_of_several_numbers_of_threads_counts(copied, monkeypatch, number, expected):
+    monkeypatch.setenv("OMP_NUM_THREADS", number)
+    monkeypatch.setattr("hf_gru_captioner.inference.graphs.os.cpu_count", lambda: 7)
+    asked = []
+    runtime = GraphRuntime(lambda path, num_threads, weights: asked.append(num_threads), "", (".onnx",))
+    monkeypatch.setitem(GRAPH_RUNTIMES, "onnxruntime", runtime)
+    GraphBackend(copied / "onnx", "onnxruntime", checkpoint=copied)
+    assert asked == [expected] * 2
 
 
 def test_only_light_libraries_are_imported_for_a_caption(photo, tmp_path):

@@ -31,6 +31,8 @@ def test_what_can_not_be_read_keeps_its_place(captioner, make_photo, tmp_path):
     for each, kind in zip(found, (FileNotFoundError, list, ValueError, list), strict=True):
         assert isinstance(each, kind)
     assert found[3][0].text == captioner(make_photo(2)).text
+    empty = list(caption_all(captioner, [None, make_photo(2), {"bytes": None, "path": None}], batch_size=2))
+    assert [type(each) for each in empty] == [TypeError, list, TypeError]
     assert all(isinstance(each, ValueError) for each in caption_all(captioner, [b"", b"x"], batch_size=2))
 
 

@@ -9,16 +9,25 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
+    BertConfig,
+    CLIPVisionConfig,
     ConvNextConfig,
+    DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ConvNextConfig,
     DynamicCache,
+    EfficientNetConfig,
     GenerationConfig,
+    MobileViTConfig,
+    PvtConfig,
     ResNetConfig,
+    Siglip2VisionConfig,
     SwinConfig,
     TimmWrapperConfig,
     TimmWrapperModel,
     ViTConfig,
+    ViTMAEConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import find_labels
@@ -538,14 +547,45 @@ def test_generation_goes_on_from_a_prefix_and_from_a_state(model, name):
     assert from_state.tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_a_state_is_shared_by_the_beams_and_left_alone(model, settings):
+    encoder_outputs = encode(model)
+    prefix = torch.tensor([[0, 5, 6], [0, 7, 8]])
+    state = model(encoder_outputs=encoder_outputs, decoder_input_ids=prefix[:, :2]).cache
+    before = state.states.clone()
+    arguments = {"encoder_outputs": encoder_outputs, "decoder_input_ids": prefix, "max_new_tokens": 5, **settings}
+    expected = model.generate(**arguments)
+    assert torch.equal(model.generate(**arguments, cache=state), expected)
+    assert torch.equal(model.generate(**arguments, cache=state), expected)  # again
+    assert torch.equal(state.states, before)
+    settings = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 3}
+    sampled = model.generate(encoder_outputs=encoder_outputs, decoder_input_ids=prefix, cache=state, **settings)
+    assert len(sampled) == 8
+
+
+def test_a_forward_with_any_number_of_images_can_be_exported(model):
+    pixel_values, ids = torch.randn(2, 3, 96, 96), torch.tensor([[0, 4], [0, 6]])
+    number = torch.export.Dim("images", min=1, max=64)
+    shapes = {"pixel_values": {0: number}, "decoder_input_ids": {0: number}, "use_cache": None}
+    inputs = {"pixel_values": pixel_values, "decoder_input_ids": ids, "use_cache": False}
+    program = torch.export.export(model, (), inputs, strict=False, dynamic_shapes=shapes).module()
+    one, three = ([each[:1].repeat(count, *[1] * (each.ndim - 1)) for each in (pixel_values, ids)] for count in (1, 3))
+    expected = model(**inputs).logits[0]
+    for images, tokens in (one, three):
+        logits = program(pixel_values=images, decoder_input_ids=tokens, use_cache=False).logits
+        assert logits.shape == (len(images), 2, model.config.vocab_size)
+        torch.testing.assert_close(logits[0], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_captions_go_on_from_what_the_processor_makes_of_their_beginning(model, processor, photo):
     inputs = processor(images=photo, text="A brown dog")
     written = model.generate(**inputs, num_beams=2, num_return_sequences=2, max_new_tokens=3)
     assert all(row[:4] == inputs.decoder_input_ids[0].tolist() for row in written.tolist())
     nothing = processor(images=photo, text="")
     assert torch.equal(model.generate(**nothing), model.generate(pixel_values=nothing.pixel_values))
-    with pytest.raises(ValueError, match="different numbers of tokens"):
-        model.generate(**processor(images=[photo, photo], text=["A", "A dog"]))
+    for side in ("left", "right"):
+        with pytest.raises(ValueError, match="different numbers of tokens"):
+            model.generate(**processor(images=[photo, photo], text=["A", "A dog"], padding_side=side))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -753,6 +793,53 @@ def test_regions_stand_row_by_row_as_the_photo_does(make_model, family):
     changed[:, :, : image_size // 8, : image_size // 8] += 3
     difference = (model.encoder.vision(changed) - model.encoder.vision(pixel_values)).abs().mean(-1)[0]
     assert difference[0] > difference[-1]
+
+
+FOUR_STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4}
+OTHER_FAMILIES = {
+    # name: configuration, regions of an image of 64 x 64 pixels, region size
+    "clip": (lambda: CLIPVisionConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "vit-mae": (lambda: ViTMAEConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "deit": (lambda: DeiTConfig(image_size=64, patch_size=16, **SMALL_TRANSFORMER), 16, 32),
+    "pvt": (
+        lambda: PvtConfig(image_size=64, depths=[1] * 4, hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1] * 4),
+        4,
+        32,
+    ),
+    "dinov3-convnext": (lambda: DINOv3ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4), 4, 32),
+    "efficientnet": (
+        lambda: EfficientNetConfig(image_size=64, width_coefficient=0.1, depth_coefficient=0.1, hidden_dim=128),
+        4,
+        128,
+    ),
+    "mobilevit": (lambda: MobileViTConfig(image_size=64), 4, 640),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_other_encoders_give_one_region_per_part_of_the_image(make_model, tmp_path, family):
+    make_config, num_regions, region_size = OTHER_FAMILIES[family]
+    model = make_model(encoder_config=make_config())
+    pixel_values = torch.randn(1, 3, 64, 64)
+    regions = model.encoder.vision(pixel_values)
+    assert regions.shape == (1, num_regions, region_size)
+    assert torch.equal(model.encoder.vision(pixel_values), regions)
+    changed = pixel_values.clone()
+    changed[:, :, :8, :8] += 3
+    difference = (model.encoder.vision(changed) - regions).abs().mean(-1)[0]
+    assert difference[0] > difference[-1] or family in ("efficientnet", "mobilevit")  # initial weights see nothing
+    model.save_pretrained(tmp_path)
+    loaded = GRUCaptionerForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encoder.vision(pixel_values), regions)
+
+
+def test_an_encoder_that_does_not_make_regions_of_images_is_refused_by_name(make_model):
+    with pytest.raises(ValueError, match=r"bert can't be the vision encoder, .* image: \w") as refusal:
+        make_model(encoder_config=BertConfig(**SMALL_TRANSFORMER))
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ValueError, match=r"siglip2_vision_model can't be the vision encoder, .*: .*spatial_shapes"):
+        make_model(encoder_config=Siglip2VisionConfig(**SMALL_TRANSFORMER))
 
 
 def batch_norm_statistics(model):

@@ -1,3 +1,4 @@
+import copy
 import http.server
 import io
 import threading
@@ -6,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from transformers import AutoProcessor, TimmWrapperConfig, ViTConfig, ViTImageProcessor
 
 from hf_gru_captioner.model import GRUCaptionerProcessor, load_image
@@ -121,10 +122,16 @@ def test_the_first_frame_stands_for_an_animation(file_format):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     animation = Image.open(io.BytesIO(encode(frames[0], file_format, save_all=True, append_images=frames[1:])))
     assert animation.n_frames == 3
-    animation.seek(2)
-    red, green, blue = np.asarray(load_image(animation), np.int16)[4, 4]
+    red, green, blue = np.asarray(
+        load_image(encode(frames[0], file_format, save_all=True, append_images=frames[1:])), np.int16
+    )[4, 4]
     assert red > 250
     assert max(green, blue) < 5
+    colors = [np.asarray(load_image(frame))[4, 4].argmax() for frame in ImageSequence.Iterator(animation)]
+    assert colors == [0, 1, 2]  # of an open image the frame that it is at
+    animation.seek(2)
+    load_image(animation)
+    assert animation.tell() == 2
 
 
 def test_what_is_no_image_is_refused_by_name(photo, tmp_path, served_photo):
@@ -214,7 +221,7 @@ def test_a_call_takes_what_every_processor_of_transformers_takes(processor, phot
     cut = processor(text=captions[1], text_kwargs={"max_length": 4, "truncation": True}).labels
     assert cut.tolist() == [[*expected.labels[1, :3].tolist(), tokenizer.eos_token_id]]
     unended = processor(text=captions[0], add_special_tokens=False).labels
-    assert unended.tolist() == [expected.labels[0, :3].tolist()]
+    assert unended.tolist() == [[*expected.labels[0, :3].tolist(), -100]]
     assert list(map(len, processor(text=captions, padding=False, return_tensors=None).labels)) == [4, 8]
     with pytest.raises(ValueError, match="pass padding=True or return_tensors=None"):
         processor(text=captions, padding=False)
@@ -226,6 +233,74 @@ def test_a_call_takes_what_every_processor_of_transformers_takes(processor, phot
     )
     with pytest.raises(TypeError, match="no setting 'paddding'"):
         processor(text=captions, paddding=True)
+
+
+def test_without_rescaling_floats_keep_their_range_as_in_transformers(processor, photo):
+    levels = np.asarray(photo.resize((96, 96)))
+    expected = processor(images=levels).pixel_values
+    floats = levels.astype(np.float32).transpose(2, 0, 1) / 255  # as torchvision's ToTensor makes them
+    for images in (floats, torch.from_numpy(floats), floats[None], [floats.astype(np.float64)]):
+        torch.testing.assert_close(processor(images=images, do_rescale=False).pixel_values, expected)
+    own = processor.image_processor(torch.from_numpy(floats), do_rescale=False, return_tensors="pt").pixel_values
+    torch.testing.assert_close(expected, own, atol=1e-4, rtol=1e-4)
+    raw = processor(images=floats, do_rescale=False, do_normalize=False).pixel_values
+    np.testing.assert_allclose(raw[0], floats, atol=1e-6)
+    raw = processor(images=photo, do_rescale=False, do_normalize=False).pixel_values
+    assert raw.max() > 200  # of 8-bit images too
+    with pytest.raises(ValueError, match="do_rescale=False needs images of one range"):
+        processor(images=[floats, photo], do_rescale=False)
+
+
+def test_a_size_is_also_a_side_or_height_and_width(processor, photo):
+    square = processor(images=photo, size={"height": 32, "width": 32}).pixel_values
+    assert torch.equal(processor(images=photo, size=32).pixel_values, square)
+    assert torch.equal(processor(images=photo, size=(32, 32)).pixel_values, square)
+    assert processor(images=photo, images_kwargs={"size": (32, 48)}).pixel_values.shape == (1, 3, 32, 48)
+
+
+def test_a_beginning_without_an_end_token_keeps_its_last_word(processor, model, photo):
+    ended = processor(text=["A brown dog", "A"])
+    unended = processor(text=["A brown dog", "A"], add_special_tokens=False)
+    assert torch.equal(unended.decoder_input_ids, ended.decoder_input_ids)
+    end = processor.tokenizer.eos_token_id
+    assert torch.equal(unended.labels, ended.labels.masked_fill(ended.labels == end, -100))
+    assert model(**processor(images=photo, text="A brown dog", add_special_tokens=False)).loss.isfinite()
+    assert processor(text="", add_special_tokens=False).decoder_input_ids.tolist() == [
+        [processor.tokenizer.bos_token_id]
+    ]
+
+
+def test_captions_are_padded_and_cut_as_by_the_tokenizer(processor):
+    captions = ["A dog runs .", "A brown dog runs through the grass .", ""]
+    for settings in (
+        {},
+        {"padding": "longest", "padding_side": "left"},
+        {"pad_to_multiple_of": 5},
+        {"padding": "max_length", "max_length": 6},
+        {"padding": "max_length", "max_length": 12, "truncation": False},
+        {"max_length": 3, "truncation": "longest_first"},
+        {"max_length": 3, "truncation": "do_not_truncate"},
+    ):
+        tokenizer = copy.deepcopy(processor.tokenizer)
+        encoded = tokenizer(captions, **{"padding": True, "truncation": True, **settings}, return_tensors="pt")
+        expected = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
+        assert torch.equal(processor(text=captions, **settings).labels, expected), settings
+    with pytest.raises(ValueError, match="PaddingStrategy"):
+        processor(text=captions, padding="longst")
+    with pytest.raises(ValueError, match="TruncationStrategy"):
+        processor(text=captions, truncation="shortest")
+
+
+def test_threads_share_a_processor(processor):
+    """A fast tokenizer refuses to change its padding or truncation while another thread uses it."""
+    processor = GRUCaptionerProcessor(processor.image_processor, copy.deepcopy(processor.tokenizer))
+    settings = processor.tokenizer.backend_tokenizer
+    settings.no_padding()
+    settings.no_truncation()
+    processor(text=["A dog runs", "A"], max_length=2)
+    processor(text="A", padding="max_length")
+    assert settings.padding is None
+    assert settings.truncation is None
 
 
 def test_a_setting_given_by_name_and_in_a_group_is_refused_where_one_would_be_lost(processor, photo):
