@@ -101,8 +101,8 @@ class Caption:
     score: float
     words: tuple[str, ...]
     log_probabilities: tuple[float, ...]
-    attention: np.ndarray | None = field(compare=False)
-    alternatives: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), compare=False)
+    attention: np.ndarray | None = field(compare=False, repr=False)
+    alternatives: tuple[tuple[tuple[str, float], ...], ...] = field(default=(), compare=False, repr=False)
 
 
 class Captioner:

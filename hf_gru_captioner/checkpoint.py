@@ -272,6 +272,8 @@ def names_damaged(what: str, *let_through: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
+    except MemoryError:  # of this machine
+        raise
     except let_through:
         raise
     except Exception as error:

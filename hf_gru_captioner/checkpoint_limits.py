@@ -195,10 +195,6 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
         ValueError: Names the setting, and the checkpoint if its name is given.
     """
     of_name = f" of {name}" if name else ""
-    for setting, limit in LIMITS.items():
-        value = settings.get(setting)
-        if value is not None and not (isinstance(value, int) and 1 <= value <= limit):
-            raise ValueError(f"{setting}{of_name} must be a whole number from 1 to {limit:,}, found {_short(value)}.")
     check_search_settings(settings, of_name)
     for setting, value in settings.items():
         is_off = value in (None, 0, "", [], {}) or (setting in OFF_AT_ONE and value == 1 and value is not True)
@@ -210,16 +206,17 @@ def check_generation(settings: Mapping[str, Any], name: str = "") -> None:
 
 
 def check_search_settings(settings: Mapping[str, Any], of_name: str = "") -> None:
-    """Rejects numbers that are none, a length penalty that makes scores non-finite, and tokens that are no list.
+    """Rejects settings of the wrong type, numbers of beams and tokens that would exhaust memory, and a length penalty
+    that makes scores non-finite.
 
     Raises:
         ValueError: Names the allowed values.
     """
     length_penalty, size = settings.get("length_penalty"), settings.get("no_repeat_ngram_size")
-    for setting in ("num_beams", "max_new_tokens"):
+    for setting, limit in LIMITS.items():
         value = settings.get(setting)
-        if value is not None and not (_is_whole(value) and value >= 1):
-            raise ValueError(f"{setting}{of_name} must be a whole number of at least 1, found {_short(value)}.")
+        if value is not None and not (_is_whole(value) and 1 <= value <= limit):
+            raise ValueError(f"{setting}{of_name} must be a whole number from 1 to {limit:,}, found {_short(value)}.")
     suppressed = settings.get("suppress_tokens")
     if suppressed is not None and not (isinstance(suppressed, list | tuple) and all(map(_is_whole, suppressed))):
         raise ValueError(f"suppress_tokens{of_name} must be a list of token ids, found {_short(suppressed)}.")

@@ -31,6 +31,13 @@ def test_one_image_gives_a_caption_and_a_list_gives_a_list(captioner, make_photo
     assert captioner([]) == []
 
 
+def test_a_printed_caption_fits_on_a_line_or_two(captioner, photo):
+    caption = captioner(photo, num_alternatives=3)
+    assert caption.text in repr(caption)
+    assert "attention" not in repr(caption)
+    assert "alternatives" not in repr(caption)
+
+
 def test_the_score_is_what_beam_search_ranked_by(captioner, photo):
     pixel_values = captioner.processor(images=photo).pixel_values
     for length_penalty in (0.0, 0.8, 2.0):

@@ -289,9 +289,9 @@ def test_an_adapter_that_names_another_model_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize("setting", ["num_beams", "max_new_tokens"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
-def test_settings_of_the_search_are_whole_numbers(setting, value):
-    with pytest.raises(ValueError, match=f"{setting} must be a whole number of at least 1, found {value}"):
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True, 1001])
+def test_settings_of_the_search_are_whole_numbers_within_limits(setting, value):
+    with pytest.raises(ValueError, match=f"{setting} must be a whole number from 1 to 1,000, found {value}"):
         check_search_settings({setting: value})
 
 

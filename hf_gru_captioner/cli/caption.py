@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import UsageError, counted, one_line
 from ..files import atomic_path, distinct_names
-from .shell import BAD_INPUT, add_backend, positive, say_what_runs
+from .shell import BAD_INPUT, add_backend, beams, positive, say_what_runs
 
 if TYPE_CHECKING:
     from ..library.caption_file import Standing
@@ -35,7 +35,7 @@ def add_command(commands) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, URL, folder of images, or pattern ('*.jpg')")
     parser.add_argument("--recursive", action="store_true", help="include subfolders")
     parser.add_argument("--checkpoint", help="folder or Hub id (the package's checkpoint)")
-    parser.add_argument("--num-beams", type=positive, help="number of beams (the checkpoint's setting)")
+    parser.add_argument("--num-beams", type=beams, help="number of beams (the checkpoint's setting)")
     parser.add_argument("--num-captions", type=positive, default=1, help="captions per image, best first (%(default)s)")
     parser.add_argument("--batch-size", type=positive, default=16, help="images per batch (%(default)s)")
     add_backend(parser)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, counted, needs_extra
-from .shell import BAD_INPUT, positive, quiet_transformers
+from .shell import BAD_INPUT, beams, positive, quiet_transformers
 
 if TYPE_CHECKING:
     from ..labelling.run import Labelled
@@ -53,7 +53,7 @@ def add_command(commands) -> None:
         help="per photo: one by beam search, several by sampling (%(default)s)",
     )
     writing.add_argument("--prompt", metavar="TEXT", help="the teacher's prompt (what its family needs)")
-    writing.add_argument("--num-beams", type=positive, help="number of beams (3; for chat models 1)")
+    writing.add_argument("--num-beams", type=beams, help="number of beams (3; for chat models 1)")
     writing.add_argument("--top-p", type=float, default=0.9, help="nucleus size for sampling (%(default)s)")
     writing.add_argument("--temperature", type=float, default=1.0, help="for sampling (%(default)s)")
     writing.add_argument("--seed", type=int, default=0, help="for sampling (%(default)s)")

@@ -8,7 +8,7 @@ from ..errors import UsageError, counted, needs_extra
 from ..evaluation.metrics import METRICS, choose_metrics
 from ..files import WEIGHTS
 from ..scoring_run import DEFAULT_METRICS, system_name
-from .shell import add_backend, positive, quiet_transformers
+from .shell import add_backend, beams, positive, quiet_transformers
 
 READING = ("images", "image_column", "caption_column", "max_skipped", "allow_urls")  # options for reading --data
 
@@ -52,7 +52,7 @@ def add_command(commands) -> None:
     )
     parser.add_argument("--checkpoint", help="folder or Hub id; by default the package's checkpoint")
     add_backend(parser)
-    parser.add_argument("--num-beams", type=positive, help="number of beams; by default the checkpoint's")
+    parser.add_argument("--num-beams", type=beams, help="number of beams; by default the checkpoint's")
     parser.add_argument("--batch-size", type=positive, default=32, help="images per batch (%(default)s)")
     parser.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), help=_metrics_help())
     parser.add_argument(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint_limits import LIMITS
 from ..errors import one_line
 from ..inference.backend import AUTO, BACKENDS
 
@@ -38,6 +39,12 @@ def guarded(command: Callable[[Any], int], arguments: Any) -> int:
         is_full = isinstance(error, OSError) and error.errno in NO_ROOM
         hint = ". Make room and run the same command again; no file was left half-written" if is_full else ""
         print(f"gru-captioner: {one_line(error)}{hint}", file=sys.stderr)
+        return BAD_INPUT
+    except MemoryError as error:
+        if os.environ.get("GRU_CAPTIONER_DEBUG"):
+            raise
+        details = f" ({one_line(error)})" if str(error) else ""
+        print(f"gru-captioner: there is not enough memory{details}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return 130
@@ -96,9 +103,23 @@ def say_what_runs(captioner: Any, num_captions: int = 1, **generation: Any) -> N
 
 
 def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {number}")
+    """A whole number of at least 1."""
+    return _whole_number(text, None)
+
+
+def beams(text: str) -> int:
+    """A number of beams; many more than needed would exhaust memory."""
+    return _whole_number(text, LIMITS["num_beams"])
+
+
+def _whole_number(text: str, limit: int | None) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1 or (limit is not None and number > limit):
+        allowed = "of at least 1" if limit is None else f"from 1 to {limit:,}"
+        raise argparse.ArgumentTypeError(f"must be a whole number {allowed}, found {text!r:.50}")
     return number
 
 

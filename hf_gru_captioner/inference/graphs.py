@@ -108,7 +108,7 @@ class GraphBackend:
                 self._encoder, self._step = (
                     runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS
                 )
-        except (MissingExtraError, NoGraphsError, GraphsError, WeightsError):
+        except (MemoryError, MissingExtraError, NoGraphsError, GraphsError, WeightsError):
             raise
         except Exception as error:  # each library raises its own for a damaged file
             raise GraphsError(f"the graphs in {folder} are damaged ({reason_of(error)}): export them again.") from error

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hf_gru_captioner import Captioner, __version__
+from hf_gru_captioner.checkpoint import names_damaged
 from hf_gru_captioner.cli import main, training_options
 from hf_gru_captioner.cli.examples import EXAMPLES
 from hf_gru_captioner.cli.shell import guarded
@@ -174,6 +175,24 @@ def test_who_has_no_room_is_told_what_to_do(capsys, code, is_told):
     assert line.startswith("gru-captioner: ")
     assert os.strerror(code) in line
     assert ("Make room and run the same command again" in line) == is_told
+
+
+@pytest.mark.parametrize(("text", "told"), [("", ""), ("8 GB wanted", " (8 GB wanted)")])
+def test_lack_of_memory_is_not_called_damage(capsys, text, told):
+    def fail(arguments):
+        with names_damaged("the checkpoint a"):
+            raise MemoryError(*filter(None, [text]))
+
+    assert guarded(fail, None) == 2
+    assert capsys.readouterr().err == f"gru-captioner: there is not enough memory{told}\n"
+
+
+@pytest.mark.parametrize("number", ["0", "100000", "many"])
+@pytest.mark.parametrize("command", ["caption a.jpg", "score --data a", "label a --output a.jsonl"])
+def test_a_number_of_beams_that_would_exhaust_memory_is_refused(capsys, command, number):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--num-beams", number])
+    assert f"--num-beams: must be a whole number from 1 to 1,000, found '{number}'" in capsys.readouterr().err
 
 
 def test_what_the_package_logs_is_printed_while_a_command_runs(capsys):
