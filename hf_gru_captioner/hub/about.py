@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from ..files import CONFIG, TRAINING_RECORD
-from .card import license_of
+from ..files import CONFIG
+from .card import license_of, stages_of
 from .markdown import escape_markdown
 from .names import source_names
 
@@ -20,10 +20,9 @@ def about_checkpoint(checkpoint: str | Path, name: str) -> str:
         ValueError: The checkpoint's records are damaged.
     """
     folder = Path(checkpoint)
-    record = folder / TRAINING_RECORD
     try:
         num_words = json.loads((folder / CONFIG).read_text())["vocab_size"]
-        stages = json.loads(record.read_text())["stages"] if record.is_file() else []
+        stages = stages_of(folder)
         sources = dict.fromkeys(each for stage in stages for each in source_names(stage["options"]["data.source"]))
         num_images = max((stage["images"] or 0 for stage in stages), default=0)
         learned = f"knows about {num_words:,} words"

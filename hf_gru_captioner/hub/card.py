@@ -117,6 +117,12 @@ def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
     return str(recorded)
 
 
+def stages_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """The training stages recorded in a checkpoint's folder; empty without a record."""
+    record = checkpoint / TRAINING_RECORD
+    return json.loads(record.read_text())["stages"] if record.is_file() else []
+
+
 def _render(
     checkpoint: Path,
     repo_id: str,
@@ -130,8 +136,7 @@ def _render(
     blanks: Sequence[Example],
 ) -> ModelCard:
     settings = json.loads((checkpoint / CONFIG).read_text())
-    record = checkpoint / TRAINING_RECORD
-    stages = json.loads(record.read_text())["stages"] if record.is_file() else []
+    stages = stages_of(checkpoint)
     scores = read_scores(checkpoint)
     best = _best_of_each(scores)
     encoder = public_name(settings["encoder_config"].get("_name_or_path") or settings["encoder_config"]["model_type"])
@@ -219,11 +224,13 @@ def _best_of_each(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 def count_parameters(weights: str | Path) -> dict[str, int]:
     """Number of parameters of each part of the model, read from the weights' header."""
-    counts: dict[str, int] = dict.fromkeys(PARTS.values(), 0)
     with safe_open(weights, framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118, not a dict
+        names = list(file.keys())
+        parts = PARTS | ({"decoder.embed_tokens.": "word embeddings"} if "lm_head.weight" in names else {})  # not tied
+        counts: dict[str, int] = dict.fromkeys(parts.values(), 0)
+        for name in names:
             if "running_" not in name and "num_batches" not in name:  # BatchNorm's statistics are not parameters
-                part = next(title for prefix, title in PARTS.items() if name.startswith(prefix))
+                part = next(title for prefix, title in parts.items() if name.startswith(prefix))
                 counts[part] += math.prod(file.get_slice(name).get_shape())
     return counts
 

@@ -21,7 +21,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 
 from ..errors import brief
-from .silence import limited_silence
+from .timeout import default_timeout
 
 
 class TransientBar(tqdm):
@@ -54,7 +54,7 @@ def fetch(
         OSError: The Hub failed, timed out or closed the connection.
     """
     try:
-        with limited_silence():
+        with default_timeout():
             if max_bytes and not constants.HF_HUB_OFFLINE:
                 _check_sizes(HfApi(token=token), repo_id, revision, max_bytes)
             return Path(

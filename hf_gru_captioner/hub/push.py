@@ -24,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..files import CONFIG, GRAPHS_FOLDER, SCORES, TRAINING_RECORD, WEIGHTS
 from .card import license_of
 from .names import CODE, with_public_names
-from .silence import limited_silence
+from .timeout import default_timeout
 
 PUBLISHED = (
     CONFIG,
@@ -37,7 +37,7 @@ PUBLISHED = (
     TRAINING_RECORD,
     SCORES,
 )
-MAY_LACK = ("generation_config.json", TRAINING_RECORD, SCORES)
+OPTIONAL = ("generation_config.json", TRAINING_RECORD, SCORES)
 EXAMPLE_IMAGES = "examples"  # folder of a card's images
 OWN_CODE = (Path(__file__).parents[1] / "model").resolve()  # target of the shipped checkpoint's symlinks in a clone
 GRAPH_FILES = re.compile(r"graphs\.json|tokenizer\.json|(encoder|step)\.(onnx|xml|bin)")
@@ -81,7 +81,7 @@ def files_of_checkpoint(checkpoint: str | Path) -> dict[str, Content]:
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
         raise FileNotFoundError(f"{checkpoint} is not the folder of a checkpoint.")
-    missing = [name for name in PUBLISHED if name not in MAY_LACK and not (checkpoint / name).is_file()]
+    missing = [name for name in PUBLISHED if name not in OPTIONAL and not (checkpoint / name).is_file()]
     pickles = sorted(path.name for path in checkpoint.iterdir() if path.suffix in PICKLES)
     if WEIGHTS in missing and pickles:
         raise FileNotFoundError(
@@ -145,7 +145,7 @@ def own_files(folder: Path, files: dict[str, Path]) -> dict[str, Path]:
 
 
 def check_name(repo_id: str) -> None:
-    """Check that this is a valid name of a repository.
+    """Checks that this is a valid repository name.
 
     Raises:
         ValueError: It is not.
@@ -157,7 +157,7 @@ def check_name(repo_id: str) -> None:
         is_name = False
     if not is_name:
         raise ValueError(
-            f"{repo_id!r} is not a name of a repository: it has the form user/name, of letters, digits and -, _ or . "
+            f"{repo_id!r} is not a valid repository name: it has the form user/name, of letters, digits and -, _ or . "
             "between them, at most 96 characters."
         )
 
@@ -198,7 +198,7 @@ def push(
     if (token or get_token()) is None:
         raise OSError("no access token: run `hf auth login`, or set HF_TOKEN.")
     api = HfApi(token=token, library_name="hf_gru_captioner")
-    with _one_line_errors(repo_id), limited_silence():
+    with _one_line_errors(repo_id), default_timeout():
         _check_is_ours(api, repo_id, kind)
         api.create_repo(
             repo_id,

@@ -553,18 +553,18 @@ def _is_word(packed: PackedSequence) -> torch.Tensor:
 
 
 def _cross_entropy(
-    words: torch.Tensor,
+    logits: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor | None,
     smoothing: float,
     num_items: int | torch.Tensor | None,
 ) -> torch.Tensor:
-    """Loss of packed words `(S, V)`, targets `(S,)` and weights `(S,)`: the sum divided by `num_items`, or the mean."""
+    """Loss of packed logits `(S, V)`, targets and weights `(S,)`: the sum divided by `num_items`, or the mean."""
     settings: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "label_smoothing": smoothing}
     if weights is None:
-        loss = F.cross_entropy(words.float(), targets, reduction="mean" if num_items is None else "sum", **settings)
+        loss = F.cross_entropy(logits.float(), targets, reduction="mean" if num_items is None else "sum", **settings)
     else:
-        loss = (F.cross_entropy(words.float(), targets, reduction="none", **settings) * weights).sum()
+        loss = (F.cross_entropy(logits.float(), targets, reduction="none", **settings) * weights).sum()
         if num_items is None:
             loss = loss / (weights * (targets != IGNORE_INDEX)).sum()
     return loss if num_items is None else loss / num_items
@@ -831,20 +831,22 @@ class GRUCaptionerForConditionalGeneration(GRUCaptionerPreTrainedModel, Generati
             lengths=lengths,
             image_index=image_index,
         )
-        words = self.lm_head(decoded.output_embeddings)  # (S, V) or (N, T, V)
+        packed_logits = self.lm_head(decoded.output_embeddings)  # (S, V), or (N, T, V) if not packed
 
         loss = None
         if labels is not None:
             targets, weights = _pack_like(decoded.packed, labels), None  # (S,)
             if caption_weights is not None:
                 weights = _pack_like(decoded.packed, caption_weights[:, None].expand_as(labels))  # (S,)
-            scaled = words
+            scaled = packed_logits
             if temperature is not None:
-                scaled = words / _pack_like(decoded.packed, temperature[:, None].expand_as(labels))[:, None]  # (S, V)
+                scaled = (
+                    packed_logits / _pack_like(decoded.packed, temperature[:, None].expand_as(labels))[:, None]
+                )  # (S, V)
             loss = _cross_entropy(scaled, targets, weights, smoothing, num_items_in_batch)
 
         total_length = decoder_input_ids.shape[1]
-        logits = None if skip_logits else decoded.pad(words, total_length)  # (N, T, V)
+        logits = None if skip_logits else decoded.pad(packed_logits, total_length)  # (N, T, V)
         if logits is not None and logits.requires_grad and labels is None and caption_weights is not None:
             logits.register_hook(lambda gradient: gradient * caption_weights[:, None, None].to(gradient))
         seen_tokens = cache.seen_tokens if cache is not None else 0

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from hf_gru_captioner import Captioner
 from hf_gru_captioner.cli import main
-from hf_gru_captioner.hub import CODE, Example, keep_scores, render_card
+from hf_gru_captioner.hub import CODE, Example, count_parameters, keep_scores, render_card
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hf_gru_captioner"
@@ -187,3 +187,12 @@ def test_model_card_is_what_make_card_writes(tmp_path, monkeypatch):
     assert (tmp_path / "model_card.md").read_text() == (ROOT / "model_card.md").read_text()
     images = {path.name for path in (ROOT / "docs" / "card").iterdir()}
     assert {path.name for path in (tmp_path / "docs" / "card").iterdir()} == images
+
+
+def test_word_embeddings_are_shared_with_the_output_layer_only_if_they_are_tied(make_model, tmp_path):
+    for tied, part in ((True, "word embeddings, shared with the output layer"), (False, "word embeddings")):
+        model = make_model(tie_word_embeddings=tied)
+        model.save_pretrained(tmp_path)
+        counts = count_parameters(tmp_path / "model.safetensors")
+        assert counts[part] == model.decoder.embed_tokens.weight.numel()
+        assert sum(counts.values()) == sum(each.numel() for each in model.parameters())

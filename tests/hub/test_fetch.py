@@ -23,7 +23,7 @@ def publish(hub, monkeypatch):
 
     hooks = get_session().event_hooks["request"]
     hooks.append(shorten)
-    monkeypatch.setattr("hf_gru_captioner.hub.silence.MAX_SILENCE", 0.2)
+    monkeypatch.setattr("hf_gru_captioner.hub.timeout.READ_TIMEOUT", 0.2)
     yield partial(hub.publish, "me/captioner")
     hooks.remove(shorten)
 

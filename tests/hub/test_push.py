@@ -80,7 +80,7 @@ def test_a_hub_that_fails_says_so_in_one_line(hub):
 
 @pytest.mark.parametrize("path", ["GET /api/", "POST /api/repos/create", "PUT /_lfs/", "POST .*/commit/"])
 def test_a_hub_that_falls_silent_times_out(hub, monkeypatch, path):
-    monkeypatch.setattr("hf_gru_captioner.hub.silence.MAX_SILENCE", 0.2)
+    monkeypatch.setattr("hf_gru_captioner.hub.timeout.READ_TIMEOUT", 0.2)
     before = [*get_session().event_hooks["request"]]
     hub.fail(path, "stall", times=20)
     with pytest.raises(OSError, match=r"nothing was published in part.*uploads only what is missing"):
@@ -131,7 +131,7 @@ def test_a_repository_of_something_else_is_not_overwritten(hub):
 
 def test_a_name_that_the_hub_does_not_have_is_refused(hub):
     for name in ("me/with spaces", "a/b/c", "me/--"):
-        with pytest.raises(ValueError, match="not a name of a repository"):
+        with pytest.raises(ValueError, match="not a valid repository name"):
             push(FILES, name, message="first")
 
 
@@ -287,10 +287,10 @@ def test_a_folder_that_is_a_link_is_not_followed_and_links_inside_are(checkpoint
 )
 def test_a_name_that_the_hub_refuses_is_refused_in_the_dry_run_too(checkpoint, tmp_path, capsys, name):
     assert main(["push", str(checkpoint), name, "--dry-run"]) == 2
-    assert "is not a name of a repository: it has the form user/name" in capsys.readouterr().err
+    assert "is not a valid repository name: it has the form user/name" in capsys.readouterr().err
     arguments = ["--data.source", "nowhere", "--output-dir", str(tmp_path / "run"), "--dry-run"]
     assert main(["train", *arguments, "--push-to-hub", name]) == 2
-    assert "is not a name of a repository" in capsys.readouterr().err
+    assert "is not a valid repository name" in capsys.readouterr().err
 
 
 @pytest.fixture

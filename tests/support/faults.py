@@ -341,9 +341,9 @@ def impatient(cache: Path) -> Callable[[], None]:
         from huggingface_hub import constants, file_download
         from huggingface_hub.utils import _http
 
-        from hf_gru_captioner.hub import silence
+        from hf_gru_captioner.hub import timeout
 
-        silence.MAX_SILENCE = SILENCE
+        timeout.READ_TIMEOUT = SILENCE
         constants.HF_HUB_CACHE = str(cache)
         file_download._ETAG_RETRY_TIMEOUT = 1  # of 60 seconds, six times a file
         _http.time.sleep = lambda seconds: None  # type: ignore[attr-defined]  # between its retries

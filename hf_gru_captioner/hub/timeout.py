@@ -6,11 +6,11 @@ from typing import Any
 
 from huggingface_hub import get_session
 
-MAX_SILENCE = 60.0  # seconds without a byte sent or received
+READ_TIMEOUT = 60.0  # seconds without a byte sent or received
 
 
 @contextmanager
-def limited_silence() -> Iterator[None]:
+def default_timeout() -> Iterator[None]:
     """Sets a timeout for requests that have none.
 
     It is set per request, since some explicitly disable the timeout; an existing timeout is kept.
@@ -18,7 +18,7 @@ def limited_silence() -> Iterator[None]:
 
     def limit(request: Any) -> None:
         limits = request.extensions["timeout"].items()
-        request.extensions["timeout"] = {name: MAX_SILENCE if each is None else each for name, each in limits}
+        request.extensions["timeout"] = {name: READ_TIMEOUT if each is None else each for name, each in limits}
 
     hooks = get_session().event_hooks["request"]
     hooks.append(limit)
