@@ -131,7 +131,7 @@ def test_a_repository_of_something_else_is_not_overwritten(hub):
 
 def test_a_name_that_the_hub_does_not_have_is_refused(hub):
     for name in ("me/with spaces", "a/b/c", "me/--"):
-        with pytest.raises(ValueError, match="not a name of a repository"):
+        with pytest.raises(ValueError, match="not a valid repository name"):
             push(FILES, name, message="first")
 
 
