@@ -5,6 +5,8 @@ import http.client
 import io
 import itertools
 import json
+import math
+import re
 import struct
 import subprocess
 import sys
@@ -89,6 +91,10 @@ def test_a_photo_is_captioned_and_its_words_show_where_the_model_looked(visit, e
     assert page.locator("#viewer [data-caption]").count() == 3
     assert bright_pixels(page) == 1
     page.click('#viewer [data-word="1"]')
+    assert page.locator("#viewer [data-caption] .share").all_inner_texts() == [
+        f"{100 * math.exp(sum(each.log_probabilities) / len(each.words)):.0f} % per word"
+        for each in Captioner.from_pretrained()(DOGS, num_captions=3)
+    ]
     assert 0 < bright_pixels(page) < 0.9
     assert page.locator("#viewer .alternatives li").count() == 5
     assert pictures(page) == 1
@@ -114,6 +120,7 @@ def test_another_caption_can_be_looked_into_and_copied(visit, expected):
     assert caption_of(page) == other != expected[DOGS]
     for part, text in (("copy-text", other), ("copy-alt", f'<img src="" alt="{other}">')):
         page.click(f"#viewer [data-part={part}]")
+    assert page.get_attribute("#viewer [data-part=photo]", "alt") == other
         page.wait_for_timeout(100)
         assert page.evaluate("navigator.clipboard.readText()") == text
     page.click("#viewer [data-part=copy-json]")
@@ -596,7 +603,15 @@ def test_the_button_captions_what_is_there(visit, expected):
 
 def test_a_caption_of_no_words_is_said_to_be_one(visit):
     page = visit()
-    caption = {"caption": "", "score": -1, "words": [], "log_probabilities": [], "alternatives": [], "attention": []}
+    caption = {
+        "caption": "",
+        "score": -1,
+        "mean_probability": 1,
+        "words": [],
+        "log_probabilities": [],
+        "alternatives": [],
+        "attention": [],
+    }
     picture = {"photo": "data:image/gif;base64,R0lGODlhAQABAAAAACw=", "width": 4, "height": 3}
     answer = {"captions": [caption], "encoder_ms": 1, "decoder_ms": 1, "batch": 1, **picture}
     event = {
@@ -662,7 +677,7 @@ def test_programs_caption_many_with_the_client(address, expected, tmp_path):
     [
         ({"photo": "nothing"}, "base64"),
         ({"photo": []}, "base64"),
-        ({"photo": {}}, "malformed"),
+        ({"photo": {}}, "handle_file"),
         ({"photo": 7}, "base64"),
         ({"photo": "/etc/passwd"}, "base64"),
         ({"photo": {"path": "/etc/passwd"}}, "is not here"),
