@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "raw_photos": {"model"},
     "visualization": {"model"},
     "untrusted_images": {"model", "raw_photos"},  # image loading, which travels and so is below all others
-    "web": {"captioner", "errors", "inference", "model", "untrusted_images"},
+    "web": {"captioner", "errors", "inference", "model", "tokenization", "untrusted_images"},
     "cli": {
         "captioner",
         "checkpoint",

@@ -26,6 +26,8 @@ from .scores import eval_results, read_scores
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
+NUM_SPECIAL_TOKENS = 4
+
 # Prefix of the weights' names -> part of the model in the card's table; the first match counts.
 PARTS = {
     "encoder.vision.": "vision encoder",
@@ -100,6 +102,11 @@ def render_card(
         ) from error
 
 
+def num_words(settings: Mapping[str, Any]) -> int:
+    """Size of the vocabulary in config.json, without the tokens for start, padding, end and unknown words."""
+    return int(settings["vocab_size"]) - NUM_SPECIAL_TOKENS
+
+
 def license_of(checkpoint: str | Path, wanted: str | None = None) -> str:
     """The license of a checkpoint's weights: `license` in its config.json, which training and saving preserve.
 
@@ -165,7 +172,7 @@ def _render(
         terms=Markdown(terms.strip()),
         examples=examples,
         blanks=blanks,
-        num_special_tokens=4,
+        num_words=num_words(settings),
     )
     return ModelCard(text)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..captioner import Caption
 from ..untrusted_images import RefusedError
-from .service import BusyError, Captioned
+from .service import NO_WORDS, NUM_ALTERNATIVES, BusyError, Captioned
 
 
 @contextmanager
@@ -45,20 +45,27 @@ def answer_of(captioned: Captioned, with_attention: bool = True) -> dict[str, An
 
 
 def caption_as_json(caption: Caption, with_attention: bool = True) -> dict[str, Any]:
-    """The fields of a [`Caption`] as JSON, its text as `caption`; `alternatives` are pairs of word and probability."""
+    """The fields of a [`Caption`] as JSON, its text as `caption`, and the mean probability of its words.
+
+    `alternatives` are pairs of word and probability, without tokens that are no words, except for the end token.
+    """
     answer: dict[str, Any] = {
         "caption": caption.text,
         "score": round(caption.score, 4),
         "words": list(caption.words),
+        "mean_probability": round(mean_probability(caption), 4),
         "log_probabilities": [round(each, 4) for each in caption.log_probabilities],
-        "alternatives": [[[word, round(value, 4)] for word, value in of_word] for of_word in caption.alternatives],
+        "alternatives": [
+            [[word, round(value, 4)] for word, value in of_word if word not in NO_WORDS][:NUM_ALTERNATIVES]
+            for of_word in caption.alternatives
+        ],
     }
     if with_attention:
         answer["attention"] = None if caption.attention is None else caption.attention.round(4).tolist()
     return answer
 
 
-def word_probability(caption: Caption) -> float:
+def mean_probability(caption: Caption) -> float:
     """The geometric mean of the word probabilities: how certain the model is of a caption, whatever its length."""
     return math.exp(math.fsum(caption.log_probabilities) / max(len(caption.log_probabilities), 1))
 

@@ -14,12 +14,15 @@ from PIL import Image
 from ..untrusted_images import ADDRESSES, RefusedError
 from .answers import answer_of, as_sentences
 from .handlers import Handlers
-from .messages import file_of
+from .messages import HANDLE_FILE, file_of
 from .service import CaptionService, Decoding
 from .tabs import DEFAULTS
 from .uploads import uploads
 
 NO_IMAGE = "A photo is an uploaded file, a web address, or the file in base64."
+NO_FILES = (
+    f"Photos must be a list of uploaded files ({HANDLE_FILE}); /caption also takes a web address or the file in base64."
+)
 MAX_STREAMS = 4  # captions streamed at the same time
 MAX_BATCHES = 2  # batches of photos captioned at the same time
 
@@ -45,9 +48,10 @@ def add_endpoints(handlers: Handlers) -> None:
     ) -> dict[str, Any]:
         """Captions a photo: an uploaded file, a web address, or the file in base64.
 
-        Returns caption, score, words, log_probabilities (of each word), alternatives (for each word, pairs of a word in
-        its place and its probability), and with attention=True attention (for each word, rows of the grid of regions);
-        the same for each further caption in other_captions; milliseconds of encoder and decoder.
+        Returns caption, score, mean_probability (of its words), words, log_probabilities (of each word), alternatives
+        (for each word, pairs of a word in its place and its probability), and with attention=True attention (for each
+        word, rows of the grid of regions); the same for each further caption in other_captions; milliseconds of
+        encoder and decoder.
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
@@ -76,8 +80,8 @@ def add_endpoints(handlers: Handlers) -> None:
         """
         settings = (strategy, num_captions, num_beams, temperature, top_p, length_penalty, max_words, no_repeat_ngram)
         with as_sentences():
-            if not isinstance(photos, list) or not photos:
-                raise RefusedError("Photos must be a list of uploaded files.")
+            if not isinstance(photos, list) or not photos or not all(isinstance(photo, dict) for photo in photos):
+                raise RefusedError(NO_FILES)
             decoding = Decoding(*settings)
             files = [file_of(photo, uploads()) for photo in photos]
             yield from handlers.caption_files(files, checkpoint, decoding)
@@ -123,6 +127,7 @@ def _image_of(photo: Any, handlers: Handlers, service: CaptionService) -> Image.
 
 def _decode_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text.partition("base64,")[2] or text, validate=True)
+        # Programs wrap lines, at 76 characters as the `base64` command does.
+        return base64.b64decode("".join((text.partition("base64,")[2] or text).split()), validate=True)
     except ValueError:
         raise RefusedError(NO_IMAGE) from None

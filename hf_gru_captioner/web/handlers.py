@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from ..captioner import Caption
 from ..untrusted_images import ADDRESSES, Limits, RefusedError, fetch_image, open_image, photo_of
-from .answers import answer_of, as_sentences, caption_as_json, jpeg_of, shown_image, word_probability
+from .answers import answer_of, as_sentences, caption_as_json, jpeg_of, mean_probability, shown_image
 from .batch import Sent, caption_all, images_of, saved
 from .messages import reviewed, sent_files
 from .service import NUM_DECODERS, BusyError, CaptionService, Decoding, ServicePool
@@ -156,7 +156,7 @@ class Handlers:
             return {
                 "photo": API_FILES + save_bytes_to_cache(jpeg_of(shown), "photo.jpg", str(uploads().folder)),
                 "captions": [each.text for each in captions],
-                "sure": word_probability(captions[0]),
+                "sure": mean_probability(captions[0]),
             }
 
         rows: list[dict[str, Any]] = []

@@ -11,6 +11,8 @@ from .batch import Reviewed, Sent
 from .uploads import Uploads
 
 NOT_UNDERSTOOD = "This request is malformed. Please reload the page."
+HANDLE_FILE = "in Python, gradio_client's handle_file"
+NO_FILE = f"An uploaded file is an object with its path ({HANDLE_FILE})."
 
 
 def sent_files(text: Any, uploads: Uploads) -> list[Sent]:
@@ -42,9 +44,11 @@ def file_of(sent: Any, uploads: Uploads) -> Sent:
     """A file as sent by Gradio's clients, with `path` and `orig_name`.
 
     Raises:
-        RefusedError: The message is malformed, or the file is not an upload.
+        RefusedError: Not such a file, or it is not an upload.
     """
-    path = uploads.check(_text(sent, "path"))
+    if not isinstance(sent, dict) or not isinstance(sent.get("path"), str):
+        raise RefusedError(NO_FILE)
+    path = uploads.check(sent["path"])
     name = sent.get("orig_name")
     return Sent(safe_name(name) if isinstance(name, str) and name else path.name, path)
 

@@ -24,7 +24,7 @@ from .queueing import NoSuchSession, outlive_clients
 from .routes import MAX_CONNECTIONS, RouteFilter, with_timeouts
 from .service import ServicePool
 from .tabs import batch_tab, compare_tab, one_image_tab
-from .uploads import uploads
+from .uploads import LOCAL_LIMITS, is_loopback, uploads
 
 MAX_WAITING = 64  # callers in the queue
 MAX_SESSIONS = 64  # of which Gradio keeps the last responses
@@ -79,9 +79,14 @@ def serve(pool: ServicePool, load_image: LoadImage, *, host: str, port: int | No
 
 
 def launch(page: gr.Blocks, **server) -> None:
-    """Starts serving, with limits on waiting callers and uploads, and without share link, monitoring or footer."""
+    """Starts serving, with limits on waiting callers and uploads, and without share link, monitoring or footer.
+
+    A page on a loopback address lets visitors on this machine upload more ([`LOCAL_LIMITS`]).
+    """
     limit_arenas()
     uploads().keep_present()
+    # A visitor whom a proxy on this machine names is not on this machine, and keeps to the usual limits.
+    uploads().local_limits = LOCAL_LIMITS if is_loopback(server.get("server_name") or "") else None
     page.queue(max_size=MAX_WAITING, api_open=False)  # every call goes through the queue
     outlive_clients(page)
     page.launch(

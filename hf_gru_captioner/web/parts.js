@@ -10,3 +10,14 @@ const make = (tag, attributes = {}, text = "") => {
   return made;
 };
 
+async function copy(text, button) {
+  button.dataset.label ??= button.textContent; // not that of the last copy
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Can't copy here"; // browsers have no clipboard for http, except from this machine
+  }
+  setTimeout(() => (button.textContent = button.dataset.label), 1200);
+}
+

@@ -1,8 +1,12 @@
 // Many photos: uploads them, and shows their captions for review, which needs no requests. Requests are `props.value`,
 // as a JSON string, and an event: `upload` captions {photos}, `submit` saves {save, rows}, `stop` stops captioning. The
-// server responds with {rows, total, weights, left_out, is_done}. Runs after parts.js.
+// server responds with {rows, total, weights, left_out, is_done}. Runs after parts.js and the constants of tabs.py:
+// ENDINGS of the files that the server reads, and MAX_PHOTOS, how many it captions at once.
 
 const PARALLEL_UPLOADS = 4;
+const MAX_NAMED = 5; // files left out for the same reason
+const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$)/;
+const NOT_A_PHOTO = "This is neither a picture nor a ZIP archive, by the ending of its name.";
 
 let rows = []; // {name, captions, sure, caption, isChecked, card}
 let leftOut = []; // {name, why}
@@ -19,13 +23,50 @@ function start(photos) {
   part("grid").replaceChildren();
   part("training").hidden = true;
   refuse("");
-  send(photos);
+  const wanted = chooseAmong(withoutSharedFolder(photos.filter(({ name }) => !HIDDEN.test(name))));
+  if (wanted.length) return send(wanted);
+  refuse(leftOut.length ? ["No photos among these files.", ...linesOf(leftOut)].join(" ") : "No photos in this folder.");
+  setPhase("", 0, 0);
+}
+
+// Captions belong into the folder that all photos are in, so its name is no part of theirs.
+function withoutSharedFolder(photos) {
+  const inside = photos.filter(isReadable), top = (inside[0] ?? photos[0])?.name.match(/^[^/]+\//)?.[0];
+  if (!top || !inside.every(({ name }) => name.startsWith(top))) return photos;
+  return photos.map((photo) => ({ ...photo, name: photo.name.startsWith(top) ? photo.name.slice(top.length) : photo.name }));
+}
+
+// What the server would reject is not sent: it counts toward what a visitor may send.
+function chooseAmong(photos) {
+  const byName = (one, other) => one.name.localeCompare(other.name, undefined, { numeric: true });
+  const sorted = [...photos].sort(byName), readable = sorted.filter(isReadable), beyond = readable.splice(MAX_PHOTOS);
+  leftOut.push(...sorted.filter((photo) => !isReadable(photo)).map(({ name }) => ({ name, why: NOT_A_PHOTO })));
+  leftOut.push(...beyond.map(({ name }) => ({ name, why: `Only ${MAX_PHOTOS} photos are captioned at once.` })));
+  if (beyond.length) {
+    refuse(`Only ${MAX_PHOTOS} photos are captioned at once: the first by name, to ${readable.at(-1).name}. ` +
+      `Choose the other ${beyond.length} next.`);
+  }
+  return readable;
+}
+
+// The server also reads pictures of other endings that the browser knows.
+function isReadable({ file, name }) {
+  return file.type.startsWith("image/") || ENDINGS.includes(name.match(/\.[^./]*$/)?.[0].toLowerCase());
+}
+
+function linesOf(files) {
+  const byReason = new Map(files.map(({ why }) => [why, []]));
+  for (const { name, why } of files) byReason.get(why).push(name);
+  return [...byReason].flatMap(([why, names]) => {
+    const more = names.splice(MAX_NAMED).length;
+    return more ? `${names.join(", ")} and ${more} more: ${why}` : names.map((name) => `${name}: ${why}`);
+  });
 }
 
 async function send(photos) {
-  const waiting = photos.filter(({ name }) => !/(^|\/)(\.|__MACOSX\/|Thumbs\.db$)/.test(name)), sent = [];
-  const number = waiting.length;
-  const places = new Map(waiting.map((photo, place) => [photo, place]));
+  const waiting = [...photos], number = photos.length, sent = [];
+  const places = new Map(photos.map((photo, place) => [photo, place]));
+  let tried = 0;
   setPhase("sending", 0, number);
   const work = async () => {
     for (let photo; phase === "sending" && (photo = waiting.shift()); ) {
@@ -36,7 +77,7 @@ async function send(photos) {
       } catch (error) {
         leftOut.push({ name: photo.name, why: error?.message || "It couldn't be sent." });
       }
-      setPhase(phase, sent.length + leftOut.length, number);
+      setPhase(phase, ++tried, number);
     }
   };
   await Promise.all(Array.from({ length: PARALLEL_UPLOADS }, work));
@@ -69,8 +110,7 @@ function receive() {
 
 function ended() {
   if (phase !== "sending" && phase !== "captioning") return;
-  setPhase("done", 0, 0);
-  if (!rows.length && !leftOut.length) phase = "";
+  setPhase(rows.length || leftOut.length ? "done" : "", 0, 0);
   arrange();
 }
 
@@ -88,7 +128,7 @@ function showProgress() {
   part("progress").textContent = {
     sending: `Sending ${done} of ${of}`,
     captioning: of ? `${done} of ${of} captioned` : `${done} captioned`,
-    done: `${checked} of ${rows.length} accepted`,
+    done: rows.length ? `${checked} of ${rows.length} accepted` : "No photo was captioned",
   }[phase] ?? "";
   part("choose").hidden = phase !== "";
   part("work").hidden = phase === "";
@@ -96,7 +136,7 @@ function showProgress() {
   part("more").hidden = !isDone;
   part("left").hidden = !leftOut.length;
   part("left-count").textContent = leftOut.length === 1 ? "1 file left out" : `${leftOut.length} files left out`;
-  if (isDone) part("left-list").replaceChildren(...leftOut.map(({ name, why }) => make("li", {}, `${name}: ${why}`)));
+  if (isDone) part("left-list").replaceChildren(...linesOf(leftOut).map((line) => make("li", {}, line)));
 }
 
 function cardOf(row) {
@@ -228,10 +268,7 @@ part("more").addEventListener("click", () => {
 for (const name of ["which", "order"]) part(name).addEventListener("change", arrange);
 part("filter").addEventListener("input", arrange);
 element.querySelectorAll("[data-save]").forEach((button) => button.addEventListener("click", () => save(button.dataset.save)));
-part("copy").addEventListener("click", async (event) => {
-  await navigator.clipboard.writeText(part("command").textContent);
-  event.target.textContent = "Copied";
-});
+part("copy").addEventListener("click", (event) => copy(part("command").textContent, event.target));
 const root = part("root");
 root.addEventListener("photos", (event) => start(event.detail));
 root.addEventListener("ended", ended);

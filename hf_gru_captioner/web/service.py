@@ -17,9 +17,11 @@ from PIL import Image
 
 from ..captioner import Caption, Captioner
 from ..inference.backend import PYTORCH
+from ..tokenization import SPECIAL_TOKENS
 from ..untrusted_images import RefusedError
 
-NUM_ALTERNATIVES = 5
+NUM_ALTERNATIVES = 5  # words offered in place of each word
+NO_WORDS = {text for name, text in SPECIAL_TOKENS.items() if name != "eos_token"}  # may be among a word's alternatives
 NUM_DECODERS = 2  # images decoded at the same time, however many callers there are
 MAX_PIXELS = 2_000_000  # pixels of a waiting image; only encoders without a fixed input size need it
 STRATEGIES = ("beam", "greedy", "sample")
@@ -269,7 +271,10 @@ class CaptionService:
             encoded = self.captioner.encode([request.image for request in batch])
             encoded_at = time.perf_counter()
             captions = self.captioner.decode(
-                encoded, decoding.captions_written, num_alternatives=NUM_ALTERNATIVES, **decoding.generation()
+                encoded,
+                decoding.captions_written,
+                num_alternatives=NUM_ALTERNATIVES + len(NO_WORDS),
+                **decoding.generation(),
             )
             end = time.perf_counter()
         times = (1000 * (encoded_at - start), 1000 * (end - encoded_at), len(batch))

@@ -1,12 +1,14 @@
 """The tabs of the page: which components there are, and which handler each event calls."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ..untrusted_images import SUFFIXES
 from .handlers import Handlers
 from .service import Decoding, ServicePool, has_pytorch
 
@@ -68,7 +70,8 @@ def compare_tab(handlers: Handlers) -> None:
 def batch_tab(handlers: Handlers, settings: list[Any]) -> None:
     """Adds the tab that captions many images into a grid for review; `settings` are the controls of the first tab."""
     with gr.Tab("Many photos", id="many"):
-        review = _component("review", "review", "Review")
+        most = handlers.limits.archive_images
+        review = _component("review", "review", "Review", ENDINGS=[*SUFFIXES, ".zip"], MAX_PHOTOS=most)
         download = gr.DownloadButton("Download", elem_id="saved", visible="hidden")
         captioning = review.upload(
             handlers.caption_for_review,
@@ -143,14 +146,15 @@ def _viewer(elem_id: str, title: str = "") -> gr.HTML:
     return _component("viewer", elem_id, title or "Caption")
 
 
-def _component(name: str, elem_id: str, label: str) -> gr.HTML:
-    """A custom component from its HTML, its stylesheet and its script."""
+def _component(name: str, elem_id: str, label: str, **constants: Any) -> gr.HTML:
+    """A custom component from its HTML, its stylesheet and its script, which reads the constants by their names."""
     html, css, script = ((HERE / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
+    given = "".join(f"const {constant} = {json.dumps(value)};\n" for constant, value in constants.items())
     return gr.HTML(
         "",
         html_template=html,
         css_template=css,
-        js_on_load=(HERE / "parts.js").read_text() + script,
+        js_on_load=(HERE / "parts.js").read_text() + given + script,
         elem_id=elem_id,
         label=label,
     )

@@ -12,7 +12,6 @@ let playing = null; // timer of the slide show
 let growing = null; // timer of the caption appearing word by word
 
 const current = () => answer.captions[caption];
-const probabilityOf = ({ log_probabilities }) => Math.exp(log_probabilities.reduce((sum, each) => sum + each, 0));
 
 // Paints a word's attention map over the photo: a small alpha map, smoothed by the browser's scaling.
 function paint(canvas, map, strength) {
@@ -114,6 +113,7 @@ function showCaption(number) {
     let shown = 0;
     growing = setInterval(() => (shown < buttons.length ? buttons[shown++].classList.remove("unsaid") : clearInterval(growing)), 60);
   }
+  part("photo").alt = current().caption;
   part("said").textContent = current().caption; // for screen readers, in one piece
   element.querySelectorAll("[data-caption]").forEach((button) => {
     button.setAttribute("aria-pressed", String(Number(button.dataset.caption) === number));
@@ -140,7 +140,6 @@ function show() {
   if (!answer) return;
   const photo = part("photo"), canvas = part("attention");
   photo.src = answer.photo;
-  photo.alt = answer.captions[0].caption;
   photo.parentElement.style.setProperty("--shape", answer.width / answer.height);
   canvas.width = answer.width;
   canvas.height = answer.height;
@@ -151,7 +150,7 @@ function show() {
   others.hidden = answer.captions.length < 2;
   answer.captions.forEach((each, place) => {
     const button = make("button", { type: "button", "data-caption": place, "aria-pressed": "false" });
-    button.append(make("span", {}, each.caption), make("span", { class: "share" }, percent(probabilityOf(each))));
+    button.append(make("span", {}, each.caption), make("span", { class: "share" }, `${percent(each.mean_probability)} per word`));
     button.addEventListener("click", () => showCaption(place));
     others.append(button);
   });
@@ -191,17 +190,6 @@ function sheet() {
 
 function escaped(text) {
   return text.replace(/[&<>"]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[sign]);
-}
-
-async function copy(text, button) {
-  const label = button.textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-  } catch {
-    button.textContent = "Can't copy here";
-  }
-  setTimeout(() => (button.textContent = label), 1200);
 }
 
 element.addEventListener("click", (event) => {

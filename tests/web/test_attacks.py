@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -683,13 +684,12 @@ def test_a_review_grid_captions_uploads_only(address, files, traversals):
 
 
 def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
-    from dataclasses import replace
-
     from hf_gru_captioner.web.uploads import uploads
 
     few = replace(uploads().limits, visitor_files=uploads().limits.visitor_files, visitor_bytes=3_000_000)
     uploads().reset_counts()
     monkeypatch.setattr(uploads(), "limits", few)
+    monkeypatch.setattr(uploads(), "local_limits", None)  # as on a page for the network
     before = {file.name for file in uploads().folder.iterdir() if file.is_file()}
     upload(address, ("a.jpg", bytes(2_000_000)))
     status, said = ask(*upload_request(address, [("b.jpg", bytes(2_000_000))]))
@@ -699,6 +699,26 @@ def test_what_a_visitor_sends_is_counted_and_said(address, monkeypatch):
     monkeypatch.setattr(uploads(), "limits", replace(few, visitor_files=5))
     status, said = ask(*upload_request(address, [(f"{n}.jpg", b"") for n in range(6)]))
     assert (status, said) == (413, b"More than 5 files were sent from here in 10 minutes. Please try again later.")
+
+
+@pytest.mark.parametrize(("host", "is_for_all"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_only_on_a_page_for_this_machine_alone_its_visitors_may_send_more(monkeypatch, host, is_for_all):
+    from hf_gru_captioner.web.uploads import uploads
+
+    uploads().reset_counts()
+    monkeypatch.setattr(uploads(), "limits", replace(uploads().limits, visitor_files=2))
+    monkeypatch.setattr(uploads(), "local_limits", None)  # and back to that of the other tests' page
+    page = build_page(ServicePool(["none"], lambda name: None), load_image)
+    launch(page, server_name=host)
+    try:
+        url, body, headers = upload_request(
+            f"http://127.0.0.1:{page.server_port}/", [(f"{n}.jpg", b"") for n in range(3)]
+        )
+        assert ask(url, body, headers)[0] == (413 if is_for_all else 200)
+        assert ask(url, body, {**headers, "X-Forwarded-For": "8.8.8.8"})[0] == 413  # by a proxy on this machine
+    finally:
+        page.close()
+        uploads().reset_counts()
 
 
 def test_sessions_that_are_left_hold_no_photo(address):

@@ -1,8 +1,10 @@
 """What the page's buttons and endpoints call, without a browser."""
 
+import base64
 import io
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -57,6 +59,11 @@ def crowded(checkpoint, monkeypatch):
     monkeypatch.setattr("hf_gru_captioner.web.handlers.time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
     yield functions_of(pool)
     pool.close()
+
+
+def wrapped_base64(path) -> str:
+    """As the `base64` command writes it, in lines of 76 characters."""
+    return base64.encodebytes(Path(path).read_bytes()).decode()
 
 
 def last(answers):
@@ -122,6 +129,23 @@ def test_an_address_as_typed_is_captioned_and_again_after_a_change_of_settings(p
 
 def test_a_program_may_write_the_scheme_of_an_address_in_capitals(page, expected):
     assert page.caption(f"HTTPS://{ADDRESS}", *SETTINGS, ".")["caption"] == expected
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,", "data:image/png;base64,\r\n"])
+def test_base64_may_be_broken_into_lines(page, path, expected, prefix):
+    photo = prefix + wrapped_base64(path)
+    assert photo.count("\n") > 5
+    assert page.caption(photo, *SETTINGS, ".")["caption"] == expected
+    assert last(page.caption_stream(photo, max_words=6)) == expected
+
+
+def test_a_program_is_told_what_many_photos_are(page, path):
+    for photos in ([wrapped_base64(path)], wrapped_base64(path), [], [{"path": path}, "https://photos.example/a.png"]):
+        with pytest.raises(gr.Error, match=r"must be a list of uploaded files .*handle_file.*; /caption also takes"):
+            next(page.caption_many(photos, *SETTINGS, "."))
+    for photo in ({}, {"path": 7}):
+        with pytest.raises(gr.Error, match=r"An uploaded file is an object with its path .*handle_file"):
+            next(page.caption_many([photo], *SETTINGS, "."))
 
 
 @pytest.mark.parametrize("typed", [None, "", "a photo of my dog", "ftp://photos.example/a.png"])

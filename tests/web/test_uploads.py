@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_gru_captioner.untrusted_images import Limits, RefusedError
-from hf_gru_captioner.web.uploads import Uploads, uploads, visitor_of
+from hf_gru_captioner.web.uploads import Uploads, is_loopback, uploads, visitor_of
 
 FEW = Limits(file_bytes=1000, visitor_files=3, visitor_bytes=100, uploads_bytes=150)
 
@@ -91,6 +91,31 @@ def test_the_number_of_files_is_bounded_and_the_next_request_refused_at_once(sto
     store.begin("b")
 
 
+@pytest.mark.parametrize("own", ["127.0.0.1", "::1"])
+def test_visitors_on_this_machine_may_send_more_if_the_page_says_so(store, own):
+    own = visitor_of({"client": (own, 1), "headers": []})
+    behind_proxy = visitor_of({"client": ("127.0.0.1", 1), "headers": [(b"x-forwarded-for", b"8.8.8.8")]})
+    with pytest.raises(RefusedError, match="More than 3 files"):
+        store.count(own, store.begin(own), 0, 4)
+    store.reset_counts()
+    store.local_limits = replace(FEW, visitor_files=50, visitor_bytes=2_500_000_000, uploads_bytes=2_500_000_000)
+    store.count(own, store.begin(own), 1_000_000, 40)
+    with pytest.raises(RefusedError, match=r"More than 2\.5 GB were sent from here in 10 minutes"):
+        store.count(own, store.begin(own), 2_500_000_000, 1)
+    store.reset_counts()
+    with pytest.raises(RefusedError, match="More than 3 files"):
+        store.count(behind_proxy, store.begin(behind_proxy), 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("localhost", True), ("127.0.0.1", True), ("127.9.0.1", True), ("::1", True), ("[::1]", True)]
+    + [(host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", "")],
+)
+def test_an_address_is_of_this_machine_alone_or_not(host, expected):
+    assert is_loopback(host) == expected
+
+
 def test_after_ten_minutes_files_are_gone_and_room_is_there_again(store):
     store.keep_present()
     store.limits = replace(FEW, kept_seconds=0.2)
@@ -142,6 +167,7 @@ def test_what_still_comes_is_not_forgotten(store):
         ("127.0.0.1", b"8.8.8.8, 10.0.0.7", "8.8.8.8"),
         ("127.0.0.1", b"nonsense, ", "127.0.0.1"),
         ("127.0.0.1", None, "127.0.0.1"),
+        ("::1", None, "::1"),
         ("2606:4700::1", None, "2606:4700::/64"),
         ("2606:4700::2", None, "2606:4700::/64"),
         ("testclient", None, "testclient"),
