@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from .inference.pytorch import PyTorchBackend
     from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 
-TINY = 1e-9
 FLOAT32 = "float32"  # precision at which graphs give the same captions as torch
 
 _logger = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ class Captioner:
         processor: Its processor.
 
     Raises:
-        ValueError: The processor's vocabulary is larger than the model's.
+        ValueError: Processor and model differ in vocabulary size, by more than padding.
     """
 
     _backend: Backend
@@ -497,10 +496,15 @@ def _grid(num_regions: int, image_size: tuple[int, int] | None) -> tuple[int, in
             continue
         exact = height / rows, width / columns  # sides of a region if it is not rounded, in pixels
         rounds_down = max(height / (rows + 1), width / (columns + 1)) < min(exact)
-        rounds_up = max(exact) < min(height / (rows - 1 or TINY), width / (columns - 1 or TINY))
+        rounds_up = max(exact) < min(_side(height, rows - 1), _side(width, columns - 1))
         if rounds_down or rounds_up:
             grids.append((abs(math.log(exact[0] / exact[1])), rows, columns))
     return min(grids)[1:] if grids else None
+
+
+def _side(pixels: int, parts: int) -> float:
+    """The side of one of several equal parts; of none, infinity."""
+    return pixels / parts if parts else math.inf
 
 
 def _search_settings(settings: dict[str, Any], num_captions: int) -> dict[str, Any] | None:

@@ -100,9 +100,9 @@ def load_checkpoint(
         OSError: The Hub failed, timed out or closed the connection.
         ValueError: Not a checkpoint of a GRU captioner, or a damaged one; no such dtype.
     """
-    from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
-
     dtype = _dtype(dtype)
+    from .model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor  # after torch, if that is missing
+
     name = source.name
     folder = source.folder(CONFIG)  # first, since some other model may be very large
     check_config(name, folder / CONFIG)

@@ -535,7 +535,7 @@ SETTINGS = {  # file, field, value and what is said
     "words without end": ("generation_config.json", "max_new_tokens", 10**9, "max_new_tokens of .* from 1 to"),
     "no words": ("generation_config.json", "max_new_tokens", 0, "is damaged|max_new_tokens of"),
     "words in words": ("generation_config.json", "max_new_tokens", "many", "is damaged|max_new_tokens of"),
-    "a token that is none": ("generation_config.json", "suppress_tokens", [10**6], "is damaged"),
+    "tokens that are no list": ("generation_config.json", "suppress_tokens", "a", "must be a list of token ids"),
     "a start that is none": ("generation_config.json", "decoder_start_token_id", 10**6, "is damaged"),
     "a penalty in words": ("generation_config.json", "length_penalty", "much", "is damaged"),
     "photos without end": ("processor_config.json", "image_processor.size", {"height": 10**6, "width": 10**6}, "2048"),

@@ -76,6 +76,7 @@ MAY_IMPORT = {
     "cli": {
         "captioner",
         "checkpoint",
+        "checkpoint_limits",
         "data",
         "errors",
         "evaluation",

@@ -136,7 +136,7 @@ def _check_address(host: str, port: int | None) -> None:
         if error.errno == errno.EACCES:
             raise UsageError(f"--port {port} is for administrators: choose one above 1023.") from None
         raise UsageError(
-            f"--host {host} is no address of this machine: 127.0.0.1 is for this machine alone, 0.0.0.0 for its "
+            f"--host {host} is not an address of this machine: 127.0.0.1 is for this machine alone, 0.0.0.0 for its "
             "network."
         ) from None
 

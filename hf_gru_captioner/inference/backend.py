@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..model.image_loading_gru_captioner import ImageSource
     from .beam_search import Step
 
+# transformers' `pad_to_multiple_of` makes vocabularies divisible by 8, 64 or 128, for the sake of tensor cores.
+ROUND, MAX_PADDING = 8, 128
 AUTO = "auto"  # graphs if possible, else torch
 PYTORCH = "torch"  # the one backend that needs no graphs
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
@@ -191,6 +193,20 @@ def with_token_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def _first(*values: Any) -> Any:
     """The first value that is not None."""
     return next((value for value in values if value is not None), None)
+
+
+def unused_tokens(num_tokens: int, vocab_size: int) -> range:
+    """Ids of a model with `vocab_size` tokens that its tokenizer of `num_tokens` lacks.
+
+    Raises:
+        ValueError: More or others than padding to a round size would add, so the two don't belong together.
+    """
+    num_unused = vocab_size - num_tokens
+    if num_unused < 0 or (num_unused and (num_unused >= MAX_PADDING or vocab_size % ROUND)):
+        raise ValueError(
+            f"the tokenizer has {num_tokens} tokens, the model {vocab_size}: they are not from the same checkpoint."
+        )
+    return range(num_tokens, vocab_size)
 
 
 def encode_known(text: str, encode: Callable[[str], Sequence[int]], unknown: int | None) -> list[int]:

@@ -23,7 +23,7 @@ from ..files import (
     sha256_of,
 )
 from ..model.image_loading_gru_captioner import ImageSource, load_image
-from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known, with_token_ids
+from .backend import GRAPH_RUNTIMES, EncodedImages, Run, Weights, encode_known, unused_tokens, with_token_ids
 from .beam_search import Step, StepOutput
 
 GRAPHS = ("encoder", "step")
@@ -103,7 +103,7 @@ class GraphBackend:
             check_tokenizer(read_json(source / TOKENIZER))
             self._tokenizer = tokenizers.Tokenizer.from_file(str(source / TOKENIZER))
             num_tokens = self._tokenizer.get_vocab_size()
-            self.unused_tokens = range(num_tokens, config.get("vocab_size", num_tokens))
+            self.unused_tokens = unused_tokens(num_tokens, config.get("vocab_size", num_tokens))
             with needs_extra(runtime.extra):
                 self._encoder, self._step = (
                     runtime.load(_graph(folder, name, backend), num_threads, weights.get(name)) for name in GRAPHS

@@ -16,7 +16,7 @@ from ..model import GRUCaptionerForConditionalGeneration, GRUCaptionerProcessor
 from ..model.configuration_gru_captioner import IGNORE_INDEX
 from ..model.image_loading_gru_captioner import ImageSource
 from ..model.modeling_gru_captioner import GRUCaptionerEncoderOutput
-from .backend import PYTORCH, encode_known, with_token_ids
+from .backend import PYTORCH, encode_known, unused_tokens, with_token_ids
 from .beam_search import Hypothesis, Step, StepOutput
 
 
@@ -27,17 +27,13 @@ class PyTorchBackend:
         processor: Its processor.
 
     Raises:
-        ValueError: The processor's vocabulary is larger than the model's.
+        ValueError: Processor and model differ in vocabulary size, by more than padding.
     """
 
     name = PYTORCH
 
     def __init__(self, model: GRUCaptionerForConditionalGeneration, processor: GRUCaptionerProcessor):
-        if len(processor.tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(processor.tokenizer)} tokens, the model {model.config.vocab_size}: "
-                "they are not from the same checkpoint."
-            )
+        self.unused_tokens = unused_tokens(len(processor.tokenizer), model.config.vocab_size)
         self.model = model.eval()
         self.processor = processor
 
@@ -57,10 +53,6 @@ class PyTorchBackend:
             return self.processor.image_size
         size = image_processor.crop_size
         return int(size["height"]), int(size["width"])
-
-    @property
-    def unused_tokens(self) -> range:
-        return range(len(self.processor.tokenizer), self.model.config.vocab_size)
 
     def defaults(self) -> dict[str, Any]:
         """Settings of the model's generation_config that differ from generate()'s defaults, and all special token

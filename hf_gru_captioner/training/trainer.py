@@ -343,7 +343,8 @@ class CaptionTrainer:
                 parts.append(self.record)
             if self.graphs is not None:
                 parts.append(self.graphs)
-            save_whole(self.output_dir / "checkpoint", *parts)
+            with torch.random.fork_rng(devices=()):  # exporting graphs, once in a process, draws from the generator
+                save_whole(self.output_dir / "checkpoint", *parts)
             if self.on_best is not None:
                 self.on_best(self.output_dir / "checkpoint")
         lines = [json.dumps({name: round(value, DIGITS) for name, value in record.items()}) for record in history]

@@ -96,7 +96,7 @@ def test_what_is_no_port_is_said(refusal, port):
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "localhost:7860", "256.1.1.1"])
 def test_an_address_of_another_machine_is_said(refusal, host):
-    assert f"--host {host} is no address of this machine: 127.0.0.1 is for this machine alone" in refusal(
+    assert f"--host {host} is not an address of this machine: 127.0.0.1 is for this machine alone" in refusal(
         "--host", host
     )
 
