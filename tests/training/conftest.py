@@ -3,7 +3,8 @@ import torch
 from accelerate import Accelerator
 
 from hf_gru_captioner.data import CaptionCollator, CaptionedImages, EpochBatches
-from hf_gru_captioner.training import CaptionTrainer, OptimizationConfig
+from hf_gru_captioner.training import CaptionTrainer, OptimizationConfig, TrainingConfig
+from hf_gru_captioner.training.assembly import Assembly
 
 
 @pytest.fixture
@@ -44,3 +45,22 @@ def fit(make_trainer, make_batches):
         return trainer.model, trainer.fit(make_batches(micro_batches=micro_batches), scores)
 
     return fit
+
+
+@pytest.fixture
+def make_assembly(save_encoder, tmp_path):
+    """An assembly of a small captioner on a source."""
+
+    def make(source, **options):
+        if not (tmp_path / "encoder").exists():
+            save_encoder(tmp_path / "encoder")
+        given = {
+            "data": {"source": source, "cache_folder": tmp_path / "cache"},
+            "tokenizer.min_count": 1,
+            "model": {"encoder": tmp_path / "encoder", "hidden_size": 16, "embedding_size": 12},
+            "optimization": {"epochs": 1, "images_per_step": 6, "mixed_precision": "no"},
+            "output_dir": tmp_path / "run",
+        }
+        return Assembly(TrainingConfig.from_options(given | options), Accelerator(cpu=True))
+
+    return make

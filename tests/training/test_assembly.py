@@ -2,31 +2,11 @@ import io
 
 import numpy as np
 import pytest
-from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from hf_gru_captioner.data import View
-from hf_gru_captioner.training import TrainingConfig
-from hf_gru_captioner.training.assembly import Assembly
-
-
-@pytest.fixture
-def make_assembly(save_encoder, tmp_path):
-    def make(source, **options):
-        if not (tmp_path / "encoder").exists():
-            save_encoder(tmp_path / "encoder")
-        given = {
-            "data": {"source": source, "cache_folder": tmp_path / "cache"},
-            "tokenizer.min_count": 1,
-            "model": {"encoder": tmp_path / "encoder", "hidden_size": 16, "embedding_size": 12},
-            "optimization": {"epochs": 1, "images_per_step": 6, "mixed_precision": "no"},
-            "output_dir": tmp_path / "run",
-        }
-        return Assembly(TrainingConfig.from_options(given | options), Accelerator(cpu=True))
-
-    return make
 
 
 def test_labels_reward_captions_with_cached_regions_as_without(make_assembly, dataset_folder, checkpoint):

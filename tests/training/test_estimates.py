@@ -3,8 +3,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 
-from hf_gru_captioner.training import TrainingConfig
-from hf_gru_captioner.training.assembly import Assembly
 from hf_gru_captioner.training.estimates import _duration, estimates
 
 
@@ -21,23 +19,6 @@ from hf_gru_captioner.training.estimates import _duration, estimates
 )
 def test_times_are_said_in_units_that_one_reads_at_a_glance(seconds, said):
     assert _duration(seconds) == said
-
-
-@pytest.fixture
-def make_assembly(dataset_folder, save_encoder, tmp_path):
-    save_encoder(tmp_path / "encoder")
-
-    def make(**options):
-        given = {
-            "data": {"source": dataset_folder, "cache": False},
-            "tokenizer.min_count": 1,
-            "model": {"encoder": tmp_path / "encoder", "hidden_size": 16, "embedding_size": 12},
-            "optimization": {"epochs": 2, "images_per_step": 6, "mixed_precision": "no"},
-            "output_dir": tmp_path / "run",
-        }
-        return Assembly(TrainingConfig.from_options(given | options), Accelerator(cpu=True))
-
-    return make
 
 
 class Timed:
@@ -60,8 +41,10 @@ class Timed:
 
 
 @pytest.mark.parametrize(("micro_batches", "processes", "images"), [(1, 1, 6), (3, 1, 2), (3, 2, 1), (4, 2, 1)])
-def test_a_step_takes_as_long_as_the_parts_of_one_process(make_assembly, monkeypatch, micro_batches, processes, images):
-    assembly = make_assembly(**{"optimization.micro_batches": micro_batches})
+def test_a_step_takes_as_long_as_the_parts_of_one_process(
+    make_assembly, dataset_folder, monkeypatch, micro_batches, processes, images
+):
+    assembly = make_assembly(dataset_folder, **{"data.cache": False, "optimization.micro_batches": micro_batches})
     _ = assembly.model, assembly.collator, assembly.training_sets
     assembly.objective = timed = Timed(monkeypatch)
     monkeypatch.setattr(Accelerator, "num_processes", processes)
@@ -70,8 +53,8 @@ def test_a_step_takes_as_long_as_the_parts_of_one_process(make_assembly, monkeyp
     assert f", {10 * micro_batches:.2f} s per step" in text
 
 
-def test_batches_are_timed_on_the_device_of_the_model(make_assembly, monkeypatch):
-    assembly = make_assembly()
+def test_batches_are_timed_on_the_device_of_the_model(make_assembly, dataset_folder, monkeypatch):
+    assembly = make_assembly(dataset_folder, **{"data.cache": False})
     assembly.objective = timed = Timed(monkeypatch)
     assembly.model.to("meta")  # a device that every machine has
     estimates(assembly)
@@ -81,7 +64,10 @@ def test_batches_are_timed_on_the_device_of_the_model(make_assembly, monkeypatch
 def test_estimates_leave_no_gradient_in_the_label_head(make_assembly, dataset_folder):
     path = dataset_folder / "data" / "train-00000-of-00001.parquet"
     Dataset.from_parquet(str(path)).add_column("labels", [["dog"]] * 6).to_parquet(path)
-    assembly = make_assembly(**{"optimization.label_loss": 0.5, "optimization.encoder_learning_rate": 1e-3})
+    assembly = make_assembly(
+        dataset_folder,
+        **{"data.cache": False, "optimization.label_loss": 0.5, "optimization.encoder_learning_rate": 1e-3},
+    )
     estimates(assembly)
     assert assembly.objective is assembly.objective
     assert not any(parameter.grad is not None for parameter in assembly.objective.label_head.parameters())
