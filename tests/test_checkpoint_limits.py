@@ -3,7 +3,7 @@
 import contextlib
 import json
 import struct
-import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -133,10 +133,8 @@ def test_an_encoder_of_its_own_name_is_taken(checkpoint):
 )
 def test_settings_of_generate_that_never_end_are_refused_by_name(checkpoint, settings, said):
     change(checkpoint / "generation_config.json", **settings)
-    start = time.perf_counter()
     with pytest.raises(ValueError, match=said):
         Captioner.from_pretrained(checkpoint)
-    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.parametrize(
@@ -220,10 +218,12 @@ def test_the_packages_own_tokenizers_are_taken(tokenizer):
 def test_a_file_far_larger_than_its_kind_is_refused_unread(checkpoint, file):
     with (checkpoint / file).open("r+b") as content:
         content.truncate(500_000_000)  # a hole: takes no disk
-    start = time.perf_counter()
+    tracemalloc.start()
     with pytest.raises(ValueError, match=rf"{file} is larger than \d+ MB"):
         Captioner.from_pretrained(checkpoint)
-    assert time.perf_counter() - start < 5
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 100_000_000
 
 
 def test_a_large_file_of_the_hub_is_not_fetched(hub, checkpoint, monkeypatch):
@@ -262,10 +262,8 @@ def test_an_encoder_that_takes_for_ever_on_one_photo_is_refused(make_model, proc
     settings = json.loads((tmp_path / "processor_config.json").read_text())["image_processor"]
     settings["size"] = {"height": 1000, "width": 1000}
     change(tmp_path / "processor_config.json", image_processor=settings)
-    start = time.perf_counter()
     with pytest.raises(ValueError, match="an image of 1000 x 1000 pixels would take its encoder too much"):
         Captioner.from_pretrained(tmp_path)
-    assert time.perf_counter() - start < 10
 
 
 def test_hundreds_of_thousands_of_layers_by_list_are_refused(checkpoint):

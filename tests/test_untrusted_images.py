@@ -234,9 +234,13 @@ def test_what_python_s_own_table_lacks_is_known_and_neighbours_are_public(addres
     assert is_public(address) is public
 
 
+web_is_read = threading.Event()  # set when all of a slow answer was read
+
+
 @pytest.fixture
 def web(monkeypatch, photo):
     """A loopback server that stands in for the public web; its pages by path."""
+    web_is_read.clear()
     pages: dict[str, tuple[int, dict[str, str], bytes]] = {"/photo.png": (200, {}, encoded(photo))}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -244,9 +248,10 @@ def web(monkeypatch, photo):
             if self.path == "/drip":
                 self.send_response(200)
                 self.end_headers()
-                for _ in range(100):
+                for _ in range(1000):  # 50 seconds
                     self.wfile.write(b"x")
                     time.sleep(0.05)
+                web_is_read.set()
                 return
             code, headers, body = pages.get(self.path, (404, {}, b""))
             self.send_response(code)
@@ -325,10 +330,9 @@ def test_what_is_not_a_public_picture_is_refused(web, address, said):
 
 
 def test_a_body_that_drips_is_cut_off_at_the_deadline(web):
-    start = time.monotonic()
     with pytest.raises(RefusedError, match="too slow"):
         fetch_image("http://photos.example/drip", Limits(seconds=0.3), resolve=names)
-    assert time.monotonic() - start < 2
+    assert not web_is_read.is_set()
 
 
 @pytest.mark.parametrize("what", ["head", "headers", "chunks", "redirects"])
@@ -345,22 +349,24 @@ def test_a_server_that_drips_or_never_ends_is_cut_off_wherever_it_does(monkeypat
         ),
     }[what]
 
+    web_is_read.clear()
+
     def serve():
         client, _ = listening.accept()
         with client, contextlib.suppress(OSError):
             client.recv(4096)
-            for drop in drops:
+            for drop in itertools.islice(drops, 2500):  # 50 seconds
                 client.sendall(drop)
                 time.sleep(0.02)
+            web_is_read.set()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         threading.Thread(target=serve, daemon=True).start()
         monkeypatch.setitem(untrusted_images.ADDRESS_PORTS, "http", listening.getsockname()[1])
         monkeypatch.setattr(untrusted_images, "is_public", lambda address: address == "127.0.0.1")
-        start = time.monotonic()
         with pytest.raises(RefusedError, match=r"too slow|can't be reached"):
             fetch_image("http://photos.example/a.png", Limits(seconds=0.5), resolve=names)
-        assert time.monotonic() - start < 2
+        assert not web_is_read.is_set()
 
 
 @pytest.mark.parametrize(
@@ -441,10 +447,9 @@ def test_another_address_of_a_server_is_tried_if_one_does_not_answer(web, photo,
     assert fetch_image("http://photos.example/photo.png", limits, resolve=lambda *_: found) == encoded(photo)
     assert tried == ["2001:db8::1", "127.0.0.1"]
     tried.clear()
-    start = time.monotonic()
     with pytest.raises(RefusedError, match="can't be reached"):
         fetch_image("http://photos.example/", Limits(seconds=0.3), resolve=lambda *_: [f"::{n}" for n in range(1000)])
-    assert time.monotonic() - start < 2
+    assert len(tried) < 100 if is_silent else len(tried) == 1000
     tried.clear()
     with pytest.raises(RefusedError, match="not on the public web"):
         fetch_image("http://photos.example/photo.png", resolve=lambda *_: [*found, "10.0.0.1"])

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -74,8 +72,13 @@ def test_no_resamples_are_refused():
         bootstrap_interval(ScoreStatistics.mean("score", np.zeros(3)), resamples=0)
 
 
-def test_a_thousand_resamples_of_a_thousand_images_take_well_under_a_second():
-    metric = ScoreStatistics(("1", "2", "3", "4"), np.random.default_rng(0).random((1000, 10)), bleu_from_statistics)
-    start = time.perf_counter()
-    bootstrap_interval(metric)
-    assert time.perf_counter() - start < 0.5
+def test_resamples_are_scored_together():
+    scored = []
+
+    def score(statistics):
+        scored.append(len(statistics))
+        return bleu_from_statistics(statistics)
+
+    images = np.random.default_rng(0).random((1000, 10))
+    bootstrap_interval(ScoreStatistics(("1", "2", "3", "4"), images, score), resamples=500)
+    assert scored == [500]

@@ -469,7 +469,7 @@ def page_of_colors():
             red, _, _ = photo.getpixel((16, 16))
             text = "red" if red else "blue"
             seen.add(text)
-            go_on.wait(20)
+            go_on.wait(60)
             return Captioned([Caption(text, -1.0, (text,), (-1.0,), None)], 1.0, 1.0, 1)
 
     class Pool(ServicePool):

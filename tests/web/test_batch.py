@@ -1,7 +1,6 @@
 import csv
 import io
 import threading
-import time
 import zipfile
 
 import pytest
@@ -99,20 +98,19 @@ def test_closing_early_waits_for_no_caption(make_photo, tmp_path):
     def wait(content):
         begun.append(content)
         if len(begun) > 1:
-            go_on.wait(20)
+            go_on.wait(60)
         return caption(content)
 
     files = [Sent(f"{number}.png", tmp_path / "a.png") for number in range(100)]
     captioned = caption_all(images_of(files, LIMITS), wait)
     assert next(captioned) == ("0.png", "40 wide")
-    release = threading.Timer(3, go_on.set)
+    release = threading.Timer(30, go_on.set)
     release.start()
-    start = time.monotonic()
     captioned.close()
-    took = time.monotonic() - start
+    has_waited = go_on.is_set()
     release.cancel()
     go_on.set()
-    assert took < 1
+    assert not has_waited
     assert len(begun) <= AT_ONCE + 1
 
 

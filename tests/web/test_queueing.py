@@ -93,7 +93,7 @@ def test_a_page_still_answers_when_the_session_of_a_waiting_request_was_forgotte
 
     def work(name: str) -> str:
         if name == "slow":
-            go_on.wait(20)
+            go_on.wait(60)
         return name
 
     with gr.Blocks() as page:
@@ -130,7 +130,7 @@ def test_a_session_is_answered_however_many_come_after_it_and_none_is_kept():
     go_on = threading.Event()
 
     def slow(name: str) -> str:
-        go_on.wait(20)
+        go_on.wait(60)
         return name
 
     def quick(name: str) -> str:

@@ -37,7 +37,7 @@ def gate(captioner, monkeypatch):
 
     def wait_and_encode(images):
         gate.reached.set()
-        gate.opened.wait(10)
+        gate.opened.wait(60)
         return encode(images)
 
     monkeypatch.setattr(captioner, "encode", wait_and_encode)
@@ -69,7 +69,7 @@ def test_waiting_requests_share_a_forward_pass_and_each_gets_its_own_caption(ser
     photos = [make_photo(seed) for seed in range(5)]
     with ThreadPoolExecutor(5) as callers:
         first = callers.submit(service, photos[0], QUICK)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         others = [callers.submit(service, photo, QUICK) for photo in photos[1:4]]
         other_decoding = callers.submit(service, photos[4], Decoding("greedy", max_words=6))
         wait_until(lambda: service.num_waiting == 4)
@@ -87,7 +87,7 @@ def test_requests_beyond_the_queue_limit_are_rejected_and_the_others_served(capt
     service = CaptionService(captioner, max_waiting=2)
     with ThreadPoolExecutor(3) as callers:
         inside = callers.submit(service, photo, QUICK)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         waiting = [callers.submit(service, photo, QUICK) for _ in range(2)]
         wait_until(lambda: service.num_waiting == 2)
         with pytest.raises(BusyError, match="try again"):
@@ -102,7 +102,7 @@ def test_an_image_that_fails_does_not_fail_the_others(captioner, gate, photo):
     service = CaptionService(captioner)
     with ThreadPoolExecutor(3) as callers:
         first = callers.submit(service, photo, QUICK)
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         good, bad = callers.submit(service, photo, QUICK), callers.submit(service, "nowhere.jpg", QUICK)
         wait_until(lambda: service.num_waiting == 2)
         gate.opened.set()
@@ -205,7 +205,7 @@ def slow_pool(checkpoint):
         loaded.append(name)
         if name == "slow":
             gate.reached.set()
-            assert gate.opened.wait(20)
+            assert gate.opened.wait(60)
         if failures:
             raise failures.pop()
         return Captioner.from_pretrained(checkpoint)
@@ -221,7 +221,7 @@ def test_a_checkpoint_that_is_being_loaded_delays_nobody_else_and_is_loaded_once
     pool["."]
     with ThreadPoolExecutor(4) as callers:
         waiting = [callers.submit(pool.__getitem__, "slow") for _ in range(3)]
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         assert callers.submit(pool.caption, ".", photo, QUICK).result(20).captions
         assert not any(each.done() for each in waiting)
         gate.opened.set()
@@ -234,7 +234,7 @@ def test_a_load_that_fails_is_refused_to_all_who_wait_and_tried_again_by_the_nex
     failures.append(OSError("the connection was\nclosed"))
     with ThreadPoolExecutor(2) as callers:
         waiting = [callers.submit(pool.__getitem__, "slow") for _ in range(2)]
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         time.sleep(0.1)  # until both wait
         gate.opened.set()
         for each in waiting:
@@ -256,7 +256,7 @@ def test_closing_a_pool_waits_for_what_is_being_loaded(slow_pool):
     pool, gate, *_ = slow_pool
     with ThreadPoolExecutor(2) as callers:
         loading = callers.submit(pool.__getitem__, "slow")
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(60)
         closing = callers.submit(pool.close)
         gate.opened.set()
         closing.result(20)
