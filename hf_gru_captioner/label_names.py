@@ -80,13 +80,21 @@ def plural_of(name: str) -> str:
     return f"{first} {last}".strip()
 
 
-def read_synonyms(path: str | Path) -> dict[str | None, list[str]]:
-    """Reads a YAML file of `label: [words that name it]`; words under `null` name no label.
+def read_synonyms(*paths: str | Path) -> dict[str | None, list[str]]:
+    """Reads YAML files of `label: [words that name it]`; words under `null` name no label.
 
     Raises:
         FileNotFoundError: No such file.
         UsageError: The file is malformed; says where.
     """
+    synonyms: dict[str | None, list[str]] = {}
+    for path in paths:
+        for label, names in _read_synonyms(path).items():
+            synonyms.setdefault(label, []).extend(names)
+    return synonyms
+
+
+def _read_synonyms(path: str | Path) -> dict[str | None, list[str]]:
     import yaml
 
     try:

@@ -75,6 +75,10 @@ def test_synonyms_are_read_from_yaml(tmp_path):
     path = tmp_path / "synonyms.yaml"
     path.write_text("cat: [kitten]\nnull: [cat food]\n")
     assert read_synonyms(path) == {"cat": ["kitten"], None: ["cat food"]}
+    (tmp_path / "more.yaml").write_text("cat: [tom]\ncolor: [ginger]")
+    assert read_synonyms(path, tmp_path / "more.yaml") == {
+        "cat": ["kitten", "tom"], None: ["cat food"], "color": ["ginger"],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,11 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--synonyms",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="FILE",
         help="YAML of label: [words that name it], whose plurals count too; the words of null name no label "
-        "(configs/synonyms/coco.yaml is one)",
+        "(configs/synonyms has two: COCO's labels, and colors, whose captions no image borrows)",
     )
     parser.add_argument(
         "--allow-urls",
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_words=arguments.max_words,
         seed=arguments.seed,
     )
-    synonyms = read_synonyms(arguments.synonyms) if arguments.synonyms else None
+    synonyms = read_synonyms(*arguments.synonyms)
     scorer = None
     if arguments.checkpoint:
         from ..captioner import Captioner

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
@@ -29,6 +30,15 @@ def test_captions_are_borrowed_and_counted(arguments, checkpoint, tmp_path, caps
     assert said[3].startswith("labels of images without candidates: zebra (1); --synonyms")
     assert said[5:7] == ["0: dog", f"  {CAPTIONS[0]}"]
     assert said[-1] == f"written: {tmp_path / 'new'}"
+
+
+def test_captions_that_name_a_color_are_not_borrowed(arguments, tmp_path, capsys):
+    """The file of colors that comes with the recipe, beside other synonyms."""
+    colors = Path(__file__).parents[2] / "configs" / "synonyms" / "colors.yaml"
+    arguments += [str(colors), "--min-words", "3"]
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"captions": [*CAPTIONS, "A dog runs"], "labels": ["dog"]}))
+    assert main(arguments) == 0
+    assert load_dataset(str(tmp_path / "new"), split="train")["captions"][:] == [["A dog runs"]]
 
 
 @pytest.mark.parametrize(
