@@ -71,7 +71,7 @@ class System:
         """Computes the gradients of one batch; returns the loss."""
         self.model.zero_grad()
         prepared = self.objective.prepare(self.model, self.batch, 0.0)
-        loss = self.objective.loss(self.model, prepared, self.objective.num_items(prepared))
+        loss, _ = self.objective.loss(self.model, prepared, self.objective.num_items(prepared))
         loss.backward()
         return loss.item()
 

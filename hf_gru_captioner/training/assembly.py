@@ -46,8 +46,9 @@ from .config import SourceConfig, TrainingConfig
 from .cross_entropy import CrossEntropy
 from .depthwise import use_fast_depthwise_gradients
 from .encoder import PretrainedEncoder
-from .label_head import LabelHead, label_frequencies
+from .label_head import LabelHead, WithLabelLoss, label_frequencies
 from .scst import LabelReward, SelfCritical, count_ngrams
+from .trainer import Objective
 from .warm_start import extend_vocabulary, reset_encoder, resize_images
 
 _logger = logging.getLogger(__name__)
@@ -377,19 +378,19 @@ class Assembly:
         return CaptionedRegions([self.regions(dataset, View())], list(dataset["captions"]))
 
     @cached_property
-    def objective(self) -> CrossEntropy | SelfCritical:
-        if self.config.objective == "cross_entropy":
-            options, label_head = self.config.optimization, None
-            if options.label_loss:
-                frequencies = list(self.label_frequencies.values())
-                label_head = LabelHead(self.model.encoder.vision.region_size, frequencies).to(self.accelerator.device)
-            return CrossEntropy(
-                options.label_smoothing,
-                options.scheduled_sampling,
-                options.attention_penalty,
-                label_head=label_head,
-                label_weight=options.label_loss,
-            )
+    def objective(self) -> Objective:
+        options = self.config.optimization
+        if self.config.objective == "self_critical":
+            objective: Objective = self._self_critical
+        else:
+            objective = CrossEntropy(options.label_smoothing, options.scheduled_sampling, options.attention_penalty)
+        if not options.label_loss:
+            return objective
+        label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
+        return WithLabelLoss(objective, label_head.to(self.accelerator.device), options.label_loss)
+
+    @property
+    def _self_critical(self) -> SelfCritical:
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
         settings = dict(vars(self.config.self_critical))
         weight, synonyms = settings.pop("label_weight"), settings.pop("synonyms")

@@ -374,8 +374,6 @@ class TrainingConfig:
             raise ValueError("optimization.encoder_first_layer needs optimization.encoder_learning_rate.")
         if optimization.label_loss and optimization.encoder_learning_rate is None:
             raise ValueError("optimization.label_loss trains the encoder: set optimization.encoder_learning_rate.")
-        if optimization.label_loss and self.objective != "cross_entropy":
-            raise ValueError("optimization.label_loss needs the objective cross_entropy.")
         if self.objective == "self_critical" and self.model.checkpoint is None:
             raise ValueError(
                 "self-critical training improves a trained captioner: train one with cross_entropy, then name its "

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from .label_head import LabelHead, label_loss
-
 Batch = dict[str, Any]
 
 
@@ -28,69 +26,38 @@ class CrossEntropy:
         scheduled_sampling: Fraction of input words sampled from the model at the end of training, [0, 1]; it grows
             linearly from 0.
         attention_penalty: Weight of the doubly stochastic penalty; 1 in the paper.
-        label_head: Regions `(B, P, D)` -> logits of image labels `(B, L)`, for batches with `image_labels`. It is
-            trained with the model.
-        label_weight: Weight of its loss per image: the binary cross-entropy, summed over the labels.
     """
 
-    def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        scheduled_sampling: float = 0.0,
-        attention_penalty: float = 0.0,
-        *,
-        label_head: LabelHead | None = None,
-        label_weight: float = 0.0,
-    ):
+    def __init__(self, label_smoothing: float = 0.0, scheduled_sampling: float = 0.0, attention_penalty: float = 0.0):
         self.label_smoothing = label_smoothing
         self.scheduled_sampling = scheduled_sampling
         self.attention_penalty = attention_penalty
-        self.label_head: Any = label_head  # wrapped by Accelerate in training
-        self.label_weight = label_weight
-        self.metrics: dict[str, float] = {}  # `label_loss` of a step: 0 if no image has known labels
+        self.metrics: dict[str, float] = {}
 
     def prepare(self, model, batch: Batch, share_done: float) -> Batch:
         """The batch to train on: with scheduled sampling, some input words are sampled from the model."""
-        if self.label_head is not None:
-            self.metrics = {"label_loss": 0.0}
         rate = self.scheduled_sampling * share_done
         if rate == 0:
             return batch
+        batch = {name: value for name, value in batch.items() if name != "image_labels"}
         input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         with torch.no_grad():
-            logits = model(**_forward_arguments(batch)).logits  # (N, T, V)
+            logits = model(**batch).logits  # (N, T, V)
         sampled = torch.distributions.Categorical(logits=logits.float()).sample()  # (N, T)
         is_sampled = torch.rand(input_ids[:, 1:].shape, device=input_ids.device) < rate  # (N, T - 1)
         mixed = torch.where(is_sampled, sampled[:, :-1], input_ids[:, 1:])  # (N, T - 1)
         return {**batch, "decoder_input_ids": torch.cat((input_ids[:, :1], mixed), dim=1)}  # (N, T)
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Number of labels, weighted by caption; the loss is divided by their total over the step.
-
-        With a label head, `(2,)`: also the number of images with known labels.
-        """
+        """Number of labels, weighted by caption; the loss is divided by their total over the step."""
         is_label = batch["labels"] >= 0  # (N, T)
         if "caption_weights" in batch:
-            num_labels = (is_label.sum(dim=1) * batch["caption_weights"]).sum()
-        else:
-            num_labels = is_label.sum().float()
-        if self.label_head is None:
-            return num_labels
-        return torch.stack((num_labels, (~batch["image_labels"][:, 0].isnan()).sum().float()))
+            return (is_label.sum(dim=1) * batch["caption_weights"]).sum()
+        return is_label.sum().float()
 
-    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
-        if self.label_head is None:
-            return self._caption_loss(model, batch, num_items)[0]
-        loss, regions = self._caption_loss(model, batch, num_items[0])
-        num_images = torch.where(num_items[1] > 0, num_items[1], 1)
-        head_loss = label_loss(self.label_head(regions), batch["image_labels"]) / num_images
-        self.metrics["label_loss"] += head_loss.item()
-        return loss + self.label_weight * head_loss
-
-    def _caption_loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of the captions, and regions `(B, P, D)`."""
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = model(
-            **_forward_arguments(batch),
+            **batch,
             smoothing=self.label_smoothing,
             num_items_in_batch=num_items,
             skip_logits=True,
@@ -104,8 +71,3 @@ class CrossEntropy:
         if "caption_weights" in batch:
             penalty = penalty * batch["caption_weights"][:, None]
         return output.loss + self.attention_penalty * penalty.sum() / num_items, regions
-
-
-def _forward_arguments(batch: Batch) -> Batch:
-    """The arguments of the model's forward."""
-    return {name: value for name, value in batch.items() if name != "image_labels"}

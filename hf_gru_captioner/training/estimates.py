@@ -39,7 +39,7 @@ def estimates(assembly: Assembly) -> str:
         start = _now(model.device)
         with assembly.accelerator.autocast():
             prepared = objective.prepare(model, batch, 0.0)
-            loss = objective.loss(model, prepared, objective.num_items(prepared))
+            loss, _ = objective.loss(model, prepared, objective.num_items(prepared))
         loss.backward()
         step_seconds = optimization.micro_batches * (_now(model.device) - start)
     for module in filter(None, (model, getattr(objective, "label_head", None))):

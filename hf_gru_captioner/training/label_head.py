@@ -8,10 +8,13 @@ training: it is part of the states, never of a checkpoint.
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .trainer import Batch, Objective
 
 
 class LabelHead(nn.Module):
@@ -43,6 +46,47 @@ def label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")  # (B, L)
     return losses.masked_fill(labels.isnan(), 0).sum()
+
+
+class WithLabelLoss:
+    """An objective, plus the loss of predicting the labels of the images.
+
+    Args:
+        objective: The objective of the captions.
+        label_head: Regions `(B, P, D)` -> logits of image labels `(B, L)`, for batches with `image_labels`. It is
+            trained with the model.
+        weight: Weight of its loss per image with known labels: the binary cross-entropy, summed over the labels.
+    """
+
+    def __init__(self, objective: Objective, label_head: LabelHead, weight: float):
+        self.objective = objective
+        self.label_head: Any = label_head  # wrapped by Accelerate in training
+        self.weight = weight
+        self._label_loss = 0.0  # of a step
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the objective, and `label_loss`, 0 if no image has known labels."""
+        return {**self.objective.metrics, "label_loss": self._label_loss}
+
+    def prepare(self, model, batch: Batch, share_done: float) -> Batch:
+        self._label_loss = 0.0
+        prepared = self.objective.prepare(model, batch, share_done)
+        return {**prepared, "image_labels": batch["image_labels"]}
+
+    def num_items(self, batch: Batch) -> torch.Tensor:
+        """Those of the objective, and the number of images with known labels, `(1 + 1,)` or more."""
+        num_images = (~batch["image_labels"][:, 0].isnan()).sum().float()
+        return torch.cat((self.objective.num_items(batch).view(-1), num_images.view(1)))
+
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = dict(batch)
+        image_labels = batch.pop("image_labels")
+        loss, regions = self.objective.loss(model, batch, num_items[:-1].squeeze())
+        num_images = torch.where(num_items[-1] > 0, num_items[-1], 1)  # a mean over processes, so possibly below 1
+        head_loss = label_loss(self.label_head(regions), image_labels) / num_images
+        self._label_loss += head_loss.item()
+        return loss + self.weight * head_loss, regions
 
 
 def label_frequencies(labels_of_images: Iterable[Sequence[str] | None], min_count: int) -> dict[str, float]:

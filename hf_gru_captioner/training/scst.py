@@ -167,7 +167,7 @@ class SelfCritical:
         is_sample = ~batch["advantage"].isnan()
         return torch.stack((lengths[is_sample].sum(), lengths[~is_sample].sum())).float()
 
-    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor:
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         batch = dict(batch)
         advantage, caption_weights = batch.pop("advantage"), batch.pop("caption_weights", 1.0)
         is_sample = ~advantage.isnan()
@@ -178,8 +178,8 @@ class SelfCritical:
         )  # (N,), of -log p(caption)
         temperature = torch.where(is_sample, self.temperature, 1.0)  # (N,)
         settings = {"caption_weights": weights, "temperature": temperature, "num_items_in_batch": 1}
-        loss: torch.Tensor = model(**batch, **settings, skip_logits=True).loss
-        return loss
+        output = model(**batch, **settings, skip_logits=True)
+        return output.loss, output.encoder_last_hidden_state
 
     def _rewards(
         self,

@@ -41,13 +41,13 @@ Scores = dict[str, float]
 
 
 class Objective(Protocol):
-    """What a step minimizes."""
+    """What a step minimizes; `loss` also returns the regions `(B, P, D)` of the images."""
 
-    metrics: dict[str, float]  # of the last batch, for the log
-
+    @property
+    def metrics(self) -> dict[str, float]: ...  # of the last batch, for the log
     def prepare(self, model, batch: Batch, share_done: float) -> Batch: ...
     def num_items(self, batch: Batch) -> torch.Tensor: ...
-    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> torch.Tensor: ...
+    def loss(self, model, batch: Batch, num_items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Batches(Protocol):
@@ -249,7 +249,7 @@ class CaptionTrainer:
             with ExitStack() as stack:
                 for module in [] if is_last else self.trained:
                     stack.enter_context(self.accelerator.no_sync(module))
-                loss = self.objective.loss(self.wrapped, batch, num_items)
+                loss, _ = self.objective.loss(self.wrapped, batch, num_items)
                 self.accelerator.backward(loss)
             total += loss.detach()
         parameters = [parameter for module in self.trained for parameter in module.parameters()]

@@ -25,13 +25,6 @@ from hf_gru_captioner.training.config import ABOVE_0, COUNTS, MAY_BE_NEGATIVE, S
         ({"data": DataConfig("x", streaming=True)}, "set data.steps_per_epoch"),
         ({"optimization": OptimizationConfig(encoder_first_layer="blocks.4")}, "needs optimization.encoder_learning"),
         ({"optimization": OptimizationConfig(label_loss=0.1)}, "set optimization.encoder_learning_rate"),
-        (
-            {
-                "objective": "self_critical",
-                "optimization": OptimizationConfig(label_loss=0.1, encoder_learning_rate=1e-4),
-            },
-            "label_loss needs the objective cross_entropy",
-        ),
         ({"objective": "self_critical"}, "name its folder in model.checkpoint"),
         (
             {"model": ModelConfig(attention_type="none"), "optimization": OptimizationConfig(attention_penalty=1.0)},

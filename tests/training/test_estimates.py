@@ -37,7 +37,7 @@ class Timed:
         return torch.tensor(1.0)
 
     def loss(self, model, batch, num_items):
-        return torch.zeros((), requires_grad=True)
+        return torch.zeros((), requires_grad=True), None
 
 
 @pytest.mark.parametrize(("micro_batches", "processes", "images"), [(1, 1, 6), (3, 1, 2), (3, 2, 1), (4, 2, 1)])

@@ -68,7 +68,7 @@ def test_the_encoder_runs_once_for_sampling_and_learning(writer, batch, frequenc
     writer.encoder.vision.register_forward_hook(lambda *_: calls.append(1))
     objective = SelfCritical(frequencies, samples=2, encode_once=encode_once)
     prepared = objective.prepare(writer, batch, 0.0)
-    objective.loss(writer, prepared, objective.num_items(prepared)).backward()
+    objective.loss(writer, prepared, objective.num_items(prepared))[0].backward()
     assert len(calls) == runs
     assert writer.encoder.projection.keys_and_values.weight.grad is not None
     assert writer.training
@@ -85,7 +85,7 @@ def test_gradients_are_the_same_whether_the_encoder_runs_once_or_twice(writer, b
         writer.zero_grad()
         objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=0.2, encode_once=encode_once)
         prepared = objective.prepare(writer, batch, 0.0)
-        objective.loss(writer, prepared, objective.num_items(prepared)).backward()
+        objective.loss(writer, prepared, objective.num_items(prepared))[0].backward()
         gradients.append({name: each.grad.clone() for name, each in writer.named_parameters() if each.grad is not None})
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
@@ -134,7 +134,7 @@ def test_the_loss_is_the_policy_gradients_and_the_cross_entropys(writer, batch, 
     objective = SelfCritical(frequencies, samples=2, cross_entropy_weight=share, temperature=temperature)
     prepared = objective.prepare(writer, batch, 0.0)
     num_items = objective.num_items(prepared)
-    loss = objective.loss(writer, prepared, num_items)
+    loss, _ = objective.loss(writer, prepared, num_items)
     expected = 0.0
     for row in range(6):
         labels = prepared["labels"][row : row + 1]
@@ -154,7 +154,7 @@ def test_references_count_with_their_weights_and_samples_alike(writer, batch, fr
     def loss_of(batch):
         torch.manual_seed(2)
         prepared = objective.prepare(writer, batch, 0.0)
-        return objective.loss(writer, prepared, objective.num_items(prepared))
+        return objective.loss(writer, prepared, objective.num_items(prepared))[0]
 
     weighted = {**batch, "caption_weights": torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0, 3.0])}
     difference = writer(**weighted).loss - writer(**batch).loss
@@ -178,7 +178,7 @@ def test_training_raises_the_reward(writer, batch, frequencies):
         prepared = objective.prepare(writer, batch, 0.0)
         rewards.append(objective.metrics["reward"])
         optimizer.zero_grad()
-        objective.loss(writer, prepared, objective.num_items(prepared)).backward()
+        objective.loss(writer, prepared, objective.num_items(prepared))[0].backward()
         optimizer.step()
     assert sum(rewards[-10:]) > 1.1 * sum(rewards[:10])  # the random start differs by release
 

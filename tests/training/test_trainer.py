@@ -323,8 +323,10 @@ def test_a_non_finite_gradient_stops_the_run_before_the_weights_are_lost(make_tr
     loss = trainer.objective.loss
 
     def poisoned(model, batch, num_items):
-        value = loss(model, batch, num_items)
-        return value + (0 * model.lm_head.bias.sum()).sqrt() if trainer.progress.step == 1 else value  # 0 * inf
+        value, regions = loss(model, batch, num_items)
+        if trainer.progress.step == 1:
+            value = value + (0 * model.lm_head.bias.sum()).sqrt()  # 0 * inf
+        return value, regions
 
     trainer.objective.loss = poisoned
     before: list[dict[str, torch.Tensor]] = []
