@@ -35,11 +35,12 @@ class UsualSelfCritical(SelfCritical):
         advantage, labels = batch.pop("advantage"), batch["labels"]
         is_sample = ~advantage.isnan()
         temperature = torch.where(is_sample, self.temperature, 1.0)[:, None, None]  # (N, 1, 1)
-        logits = model(**batch).logits / temperature  # (N, T, V)
+        output = model(**batch)
+        logits = output.logits / temperature  # (N, T, V)
         log_probabilities = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)  # (N, T)
         log_probability = log_probabilities.masked_fill(labels < 0, 0).sum(dim=1)  # (N,)
         weights = torch.where(is_sample, (1 - SHARE) * advantage.nan_to_num() / num_items[0], SHARE / num_items[1])
-        return -(weights * log_probability).sum()
+        return -(weights * log_probability).sum(), output.encoder_last_hidden_state
 
 
 class System:

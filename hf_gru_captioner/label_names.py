@@ -81,7 +81,7 @@ def plural_of(name: str) -> str:
 
 
 def read_synonyms(*paths: str | Path) -> dict[str | None, list[str]]:
-    """Reads YAML files of `label: [words that name it]`; words under `null` name no label.
+    """Reads YAML files of `label: [words that name it]`; words under `null` name no label, unless a later file says so.
 
     Raises:
         FileNotFoundError: No such file.
@@ -89,7 +89,10 @@ def read_synonyms(*paths: str | Path) -> dict[str | None, list[str]]:
     """
     synonyms: dict[str | None, list[str]] = {}
     for path in paths:
-        for label, names in _read_synonyms(path).items():
+        own = _read_synonyms(path)
+        named = {name for label, names in own.items() if label is not None for name in names}
+        synonyms = {label: [name for name in names if label or name not in named] for label, names in synonyms.items()}
+        for label, names in own.items():
             synonyms.setdefault(label, []).extend(names)
     return synonyms
 

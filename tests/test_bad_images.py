@@ -32,7 +32,7 @@ bad_images = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bad_images)
 
 MAX_MEMORY = 512 << 20  # bytes; two threads load photos at once, and a caption needs less than 200 MB
-MAX_SECONDS = 300  # after which a process hangs; it takes a tenth of that
+MAX_SECONDS = 300  # after which a process counts as hung; it takes a tenth of that
 
 # Looks at each image in a process of its own, which has nothing but load_image: its memory is what it took at most.
 LOOK = """

@@ -76,6 +76,7 @@ def test_synonyms_are_read_from_yaml(tmp_path):
     path.write_text("cat: [kitten]\nnull: [cat food]\n")
     assert read_synonyms(path) == {"cat": ["kitten"], None: ["cat food"]}
     (tmp_path / "more.yaml").write_text("cat: [tom]\ncolor: [ginger]")
+    assert read_synonyms(path, path) == {"cat": ["kitten"] * 2, None: ["cat food"] * 2}
     assert read_synonyms(path, tmp_path / "more.yaml") == {
         "cat": ["kitten", "tom"], None: ["cat food"], "color": ["ginger"],
     }  # fmt: skip

@@ -447,8 +447,9 @@ def test_another_address_of_a_server_is_tried_if_one_does_not_answer(web, photo,
     assert fetch_image("http://photos.example/photo.png", limits, resolve=lambda *_: found) == encoded(photo)
     assert tried == ["2001:db8::1", "127.0.0.1"]
     tried.clear()
+    limits = Limits(seconds=0.3 if is_silent else 60)
     with pytest.raises(RefusedError, match="can't be reached"):
-        fetch_image("http://photos.example/", Limits(seconds=0.3), resolve=lambda *_: [f"::{n}" for n in range(1000)])
+        fetch_image("http://photos.example/", limits, resolve=lambda *_: [f"::{n}" for n in range(1000)])
     assert len(tried) < 100 if is_silent else len(tried) == 1000
     tried.clear()
     with pytest.raises(RefusedError, match="not on the public web"):

@@ -45,7 +45,7 @@ def add_command(commands) -> None:
         default=[],
         metavar="FILE",
         help="YAML of label: [words that name it], whose plurals count too; the words of null name no label "
-        "(configs/synonyms has two: COCO's labels, and colors, whose captions no image borrows)",
+        "(configs/synonyms has two: coco.yaml for COCO's labels, and colors.yaml, which excludes captions with colors)",
     )
     parser.add_argument(
         "--allow-urls",

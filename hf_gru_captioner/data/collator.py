@@ -32,7 +32,7 @@ class CaptionCollator:
             `pixel_values` `(B, 3, height, width)` or `encoder_outputs` with `(B, P, D)`; `labels` `(N, T)` of all
             captions, image by image; `image_index` `(N,)`; `caption_weights` `(N,)` if a weight is not 1. With
             `label_names` also `image_labels` `(B, L)`: 1 for each label in the row's `labels`, otherwise 0; NaN for
-            rows without `labels`. (It is not an argument of forward, but used by [`CrossEntropy`].)
+            rows without `labels`. (It is not an argument of forward: objectives use it.)
         """
         batch = self.images(rows)
         captions = [row["captions"] for row in rows]

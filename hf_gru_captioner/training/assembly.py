@@ -381,7 +381,7 @@ class Assembly:
     def objective(self) -> Objective:
         options = self.config.optimization
         if self.config.objective == "self_critical":
-            objective: Objective = self._self_critical
+            objective: Objective = self._make_self_critical()
         else:
             objective = CrossEntropy(options.label_smoothing, options.scheduled_sampling, options.attention_penalty)
         if not options.label_loss:
@@ -389,8 +389,7 @@ class Assembly:
         label_head = LabelHead(self.model.encoder.vision.region_size, list(self.label_frequencies.values()))
         return WithLabelLoss(objective, label_head.to(self.accelerator.device), options.label_loss)
 
-    @property
-    def _self_critical(self) -> SelfCritical:
+    def _make_self_critical(self) -> SelfCritical:
         labels = (self.processor.tokenizer(captions)["input_ids"] for captions in self.known_captions)
         settings = dict(vars(self.config.self_critical))
         weight, synonyms = settings.pop("label_weight"), settings.pop("synonyms")

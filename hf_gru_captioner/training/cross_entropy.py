@@ -39,7 +39,7 @@ class CrossEntropy:
         rate = self.scheduled_sampling * share_done
         if rate == 0:
             return batch
-        batch = {name: value for name, value in batch.items() if name != "image_labels"}
+        batch = {name: value for name, value in batch.items() if name != "image_labels"}  # no argument of forward
         input_ids = model.prepare_decoder_input_ids_from_labels(batch["labels"])  # (N, T)
         with torch.no_grad():
             logits = model(**batch).logits  # (N, T, V)

@@ -75,7 +75,7 @@ class WithLabelLoss:
         return {**prepared, "image_labels": batch["image_labels"]}
 
     def num_items(self, batch: Batch) -> torch.Tensor:
-        """Those of the objective, and the number of images with known labels, `(1 + 1,)` or more."""
+        """The objective's numbers, then the number of images with known labels, `(K + 1,)`."""
         num_images = (~batch["image_labels"][:, 0].isnan()).sum().float()
         return torch.cat((self.objective.num_items(batch).view(-1), num_images.view(1)))
 

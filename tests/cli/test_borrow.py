@@ -33,11 +33,12 @@ def test_captions_are_borrowed_and_counted(arguments, checkpoint, tmp_path, caps
 
 
 def test_captions_that_name_a_color_are_not_borrowed(arguments, tmp_path, capsys):
-    """The file of colors that comes with the recipe, beside other synonyms."""
-    colors = Path(__file__).parents[2] / "configs" / "synonyms" / "colors.yaml"
-    arguments += [str(colors), "--min-words", "3"]
-    (tmp_path / "captions.jsonl").write_text(json.dumps({"captions": [*CAPTIONS, "A dog runs"], "labels": ["dog"]}))
-    assert main(arguments) == 0
+    """With the two files of the recipe, of which the first says that "orange vest" names no label."""
+    synonyms = Path(__file__).parents[2] / "configs" / "synonyms"
+    captions = ["A brown dog runs", "A bright orange dog", "A dog in orange vests", "A dog runs"]
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"captions": captions, "labels": ["dog"]}))
+    files = [str(synonyms / name) for name in ("coco.yaml", "colors.yaml")]
+    assert main([*arguments, "--synonyms", *files, "--min-words", "3"]) == 0
     assert load_dataset(str(tmp_path / "new"), split="train")["captions"][:] == [["A dog runs"]]
 
 

@@ -61,6 +61,26 @@ def test_the_labels_of_images_add_to_the_loss_and_teach_the_encoder(model, batch
     assert head.linear.weight.grad.abs().sum() > 0
 
 
+def test_micro_batches_add_up_to_the_step(model, processor, make_dataset):
+    head = LabelHead(model.encoder.vision.region_size, [0.5])
+    head.linear.weight.data.normal_(std=0.1)
+    objective, rows = WithLabelLoss(CrossEntropy(0.2), head, 0.3), list(make_dataset(3))
+    labels = torch.tensor([[1.0], [torch.nan], [0.0]])
+
+    def prepared(images):
+        batch = CaptionCollator(processor)(rows[images])
+        return objective.prepare(model, {**batch, "image_labels": labels[images]}, 0.0)
+
+    whole, parts = prepared(slice(3)), [prepared(slice(2)), prepared(slice(2, 3))]
+    num_items = objective.num_items(whole)
+    torch.testing.assert_close(sum(map(objective.num_items, parts)), num_items)
+    expected, _ = objective.loss(model, whole, num_items)
+    label_loss_of_step = objective.metrics["label_loss"]
+    objective.prepare(model, whole, 0.0)
+    torch.testing.assert_close(sum(objective.loss(model, part, num_items)[0] for part in parts), expected)
+    assert objective.metrics["label_loss"] == pytest.approx(label_loss_of_step)
+
+
 def test_a_step_without_labelled_images_learns_from_captions_alone(model, batch):
     head = LabelHead(model.encoder.vision.region_size, [0.5])
     objective = WithLabelLoss(CrossEntropy(scheduled_sampling=0.5), head, 1.0)

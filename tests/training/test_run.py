@@ -56,10 +56,23 @@ class PowerCutError(Exception):
     pass
 
 
-def test_labels_are_learned_and_a_killed_run_resumes_to_the_same_weights(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("objective", "micro_batches"), [("cross_entropy", 1), ("cross_entropy", 2), ("self_critical", 1)]
+)
+def test_labels_are_learned_and_a_killed_run_resumes_to_the_same_weights(
+    config, tmp_path, monkeypatch, objective, micro_batches
+):
+    if objective == "self_critical":
+        start = train(replace(config, output_dir=str(tmp_path / "start"))).checkpoint
+        config = replace(config, objective=objective, model=replace(config.model, checkpoint=str(start)))
     add_labels(tmp_path / "set", [["dog"], None, ["dog", "dog", "child"], [], ["child"], ["rare"]])
     options = replace(
-        config.optimization, label_loss=0.5, encoder_learning_rate=1e-3, state_steps=1, checkpoint_precision="float32"
+        config.optimization,
+        label_loss=0.5,
+        encoder_learning_rate=1e-3,
+        micro_batches=micro_batches,
+        state_steps=1,
+        checkpoint_precision="float32",
     )
     config = replace(config, optimization=options, tokenizer=replace(config.tokenizer, min_count=2))
     whole = train(config)
