@@ -91,7 +91,8 @@ def read_synonyms(*paths: str | Path) -> dict[str | None, list[str]]:
     for path in paths:
         own = _read_synonyms(path)
         named = {name for label, names in own.items() if label is not None for name in names}
-        synonyms = {label: [name for name in names if label or name not in named] for label, names in synonyms.items()}
+        if None in synonyms:
+            synonyms[None] = [name for name in synonyms[None] if name not in named]
         for label, names in own.items():
             synonyms.setdefault(label, []).extend(names)
     return synonyms
