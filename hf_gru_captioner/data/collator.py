@@ -1,4 +1,4 @@
-"""Collates rows into a batch whose keys are the arguments of the model's forward."""
+"""Collates rows into a batch whose keys are the arguments of the model's forward, besides `image_labels`."""
 
 from collections.abc import Sequence
 from typing import Any

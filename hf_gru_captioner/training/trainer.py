@@ -143,7 +143,7 @@ class CaptionTrainer:
         The first process writes checkpoint and log, the first of each machine its states.
 
         Args:
-            batches: This process's batches, whose keys are arguments of the model's forward.
+            batches: This process's batches, whose keys are arguments of the model's forward, besides `image_labels`.
             validate: Scores the averaged model; called on every process after each epoch.
 
         Returns:
