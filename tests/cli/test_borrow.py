@@ -33,7 +33,7 @@ def test_captions_are_borrowed_and_counted(arguments, checkpoint, tmp_path, caps
 
 
 def test_captions_that_name_a_color_are_not_borrowed(arguments, tmp_path, capsys):
-    """With the two files of the recipe, of which the first says that "orange vest" names no label."""
+    """With the files of configs/synonyms, of which the first says that "orange vest" names no label."""
     synonyms = Path(__file__).parents[2] / "configs" / "synonyms"
     captions = ["A brown dog runs", "A bright orange dog", "A dog in orange vests", "A dog runs"]
     (tmp_path / "captions.jsonl").write_text(json.dumps({"captions": captions, "labels": ["dog"]}))

@@ -24,6 +24,12 @@ def make_trainer(make_model, processor, tmp_path):
 
 
 @pytest.fixture
+def batch(processor, make_dataset):
+    """Three images with all of their captions."""
+    return CaptionCollator(processor)(list(make_dataset(3)))
+
+
+@pytest.fixture
 def make_batches(processor, make_dataset):
     def make(size=4, images_per_step=2, **options):
         rows = CaptionedImages(make_dataset(size), augment=False)

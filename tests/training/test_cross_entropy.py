@@ -1,13 +1,7 @@
 import pytest
 import torch
 
-from hf_gru_captioner.data import CaptionCollator
 from hf_gru_captioner.training import CrossEntropy
-
-
-@pytest.fixture
-def batch(processor, make_dataset):
-    return CaptionCollator(processor)(list(make_dataset(3)))
 
 
 def test_the_loss_is_the_models_with_smoothing(model, batch):

@@ -9,10 +9,14 @@ from hf_gru_captioner.evaluation import DocumentFrequencies
 from hf_gru_captioner.training import CrossEntropy, SelfCritical
 from hf_gru_captioner.training.label_head import LabelHead, WithLabelLoss, label_frequencies, label_loss
 
+LABELS = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan], [0.0, 1.0]])  # of three images, one of them unlabelled
 
-@pytest.fixture
-def batch(processor, make_dataset):
-    return CaptionCollator(processor)(list(make_dataset(3)))
+
+def make_head(model, frequencies):
+    """A head whose predictions differ between images."""
+    head = LabelHead(model.encoder.vision.region_size, frequencies)
+    head.linear.weight.data.normal_(std=0.1)
+    return head
 
 
 def test_the_loss_is_the_binary_cross_entropy_of_images_whose_labels_are_known():
@@ -37,17 +41,15 @@ def test_the_head_reads_the_mean_region_and_begins_with_the_frequencies():
 
 def test_the_labels_of_images_add_to_the_loss_and_teach_the_encoder(model, batch):
     model.set_encoder_trainable()
-    head = LabelHead(model.encoder.vision.region_size, [0.5, 0.2])
-    head.linear.weight.data.normal_(std=0.1)
-    labels = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan], [0.0, 1.0]])
+    head = make_head(model, [0.5, 0.2])
     objective = WithLabelLoss(CrossEntropy(0.2), head, 0.3)
-    batch = objective.prepare(model, {**batch, "image_labels": labels}, 0.0)
+    batch = objective.prepare(model, {**batch, "image_labels": LABELS}, 0.0)
     num_items = objective.num_items(batch)
     loss, _ = objective.loss(model, batch, num_items)
 
     plain = {name: value for name, value in batch.items() if name != "image_labels"}
     probabilities = head(model.encoder.vision(batch["pixel_values"])).sigmoid()
-    right = torch.where(labels[[0, 2]] == 1, probabilities[[0, 2]], 1 - probabilities[[0, 2]])
+    right = torch.where(LABELS[[0, 2]] == 1, probabilities[[0, 2]], 1 - probabilities[[0, 2]])
     expected = -right.log().sum() / 2  # a mean over the images whose labels are known
     torch.testing.assert_close(loss, model(**plain, smoothing=0.2).loss + 0.3 * expected)
     assert objective.metrics["label_loss"] == pytest.approx(expected.item(), rel=1e-4)
@@ -62,8 +64,7 @@ def test_the_labels_of_images_add_to_the_loss_and_teach_the_encoder(model, batch
 
 
 def test_micro_batches_add_up_to_the_step(model, processor, make_dataset):
-    head = LabelHead(model.encoder.vision.region_size, [0.5])
-    head.linear.weight.data.normal_(std=0.1)
+    head = make_head(model, [0.5])
     objective, rows = WithLabelLoss(CrossEntropy(0.2), head, 0.3), list(make_dataset(3))
     labels = torch.tensor([[1.0], [torch.nan], [0.0]])
 
@@ -95,9 +96,7 @@ def test_a_step_without_labelled_images_learns_from_captions_alone(model, batch)
 def test_it_is_added_to_the_loss_of_samples_too(model, batch, encode_once):
     """The labels still reward the samples that name them."""
     model.set_encoder_trainable()
-    head = LabelHead(model.encoder.vision.region_size, [0.5, 0.2])
-    head.linear.weight.data.normal_(std=0.1)
-    labels = torch.tensor([[1.0, 0.0], [torch.nan, torch.nan], [0.0, 1.0]])
+    head = make_head(model, [0.5, 0.2])
     seen = []
 
     def reward(captions, labels):
@@ -106,14 +105,14 @@ def test_it_is_added_to_the_loss_of_samples_too(model, batch, encode_once):
 
     samples = SelfCritical(DocumentFrequencies({}, 1, "none"), samples=2, label_reward=reward, encode_once=encode_once)
     objective = WithLabelLoss(samples, head, 0.3)
-    prepared = objective.prepare(model, {**batch, "image_labels": labels}, 0.0)
-    torch.testing.assert_close(seen[0], labels.repeat_interleave(2, dim=0), equal_nan=True)
+    prepared = objective.prepare(model, {**batch, "image_labels": LABELS}, 0.0)
+    torch.testing.assert_close(seen[0], LABELS.repeat_interleave(2, dim=0), equal_nan=True)
     num_items = objective.num_items(prepared)
     assert num_items[-1] == 2
     model.eval()  # no dropout
     loss, regions = objective.loss(model, prepared, num_items)
     plain = {name: value for name, value in prepared.items() if name != "image_labels"}
-    expected = label_loss(head(regions), labels) / 2
+    expected = label_loss(head(regions), LABELS) / 2
     torch.testing.assert_close(loss, samples.loss(model, plain, num_items[:-1])[0] + 0.3 * expected)
     assert objective.metrics == {"reward": samples.metrics["reward"], "label_loss": pytest.approx(expected.item())}
     expected.backward()

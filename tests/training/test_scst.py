@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hf_gru_captioner.data import CaptionCollator
 from hf_gru_captioner.evaluation import CaptionSet, bleu_scores, cider_scores
 from hf_gru_captioner.label_names import LabelNames
 from hf_gru_captioner.training import SelfCritical, count_ngrams
 from hf_gru_captioner.training.scst import LabelReward, as_words
 
 END = 2
-
-
-@pytest.fixture
-def batch(processor, make_dataset):
-    return CaptionCollator(processor)(list(make_dataset(3)))
 
 
 @pytest.fixture
